@@ -1,0 +1,1 @@
+"""The numbers of a paper: calibration metrics of nnU-Net predictions. Imports without torch."""
