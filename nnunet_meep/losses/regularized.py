@@ -70,4 +70,5 @@ class RegularizedLoss(nn.Module):
         return loss + sign * self.weight * value
 
     def extra_repr(self) -> str:
-        return f"term={self.term}, weight={self.weight}, ignore_label={self.ignore_label}, regions={self.regions}"
+        names = ("term", "weight", "ignore_label", "regions")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

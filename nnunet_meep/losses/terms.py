@@ -109,7 +109,9 @@ def _voxels(
         return log_p, ((logits > 0) != positive) & valid, valid
 
     label = target.long()
-    valid = torch.ones_like(label, dtype=torch.bool) if ignore_label is None else label != ignore_label
+    valid = torch.ones_like(label, dtype=torch.bool)
+    if ignore_label is not None:
+        valid = label != ignore_label
     label = torch.where(valid, label, 0)
     # argmax takes the first of equal logits, so an earlier class wins a tie against the label.
     # Said in comparisons because argmax over the class axis is slow on CPU.
@@ -143,9 +145,7 @@ def _sum_over_ranks(value: Tensor) -> Tensor:
     return AllGatherGrad.apply(value[None]).sum()
 
 
-def _check_shapes(
-    logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool
-) -> None:
+def _check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
     channels = logits.shape[1] + (ignore_label is not None) if regions else 1
     expected = (logits.shape[0], channels, *logits.shape[2:])
     if tuple(target.shape) != expected:

@@ -109,7 +109,9 @@ def parse(name: str) -> Experiment | None:
             f"{name}: 'lambda{values['lambda']}' needs a term to weigh, for example "
             f"{PREFIX}{'' if loss == 'DiceCE' else loss}MEEP_KL_lambda{values['lambda']}"
         )
-    weight = float(values["lambda"].replace("p", ".")) if "lambda" in values else DEFAULT_LAMBDA[loss]
+    weight = (
+        float(values["lambda"].replace("p", ".")) if "lambda" in values else DEFAULT_LAMBDA[loss]
+    )
     return Experiment(
         name=name,
         segmentation_loss=loss,

@@ -6,6 +6,7 @@ import functools
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -48,7 +49,7 @@ class MEEPTrainer(nnUNetTrainer):
             return loss
         return self._inner_loss(loss)
 
-    def _inner_loss(self, nnunet_loss: torch.nn.Module) -> torch.nn.Module:
+    def _inner_loss(self, nnunet_loss: DC_and_CE_loss | DC_and_BCE_loss) -> torch.nn.Module:
         """nnU-Net's compound of Dice and CE, cut to what is asked for, plus the term."""
         experiment = self.experiment
         if experiment.segmentation_loss == "Dice":

@@ -8,7 +8,7 @@ nnunet-meep: then no name is found here, and nnU-Net's search goes on.
 """
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> type:
     try:
         from nnunet_meep import trainers
     except ModuleNotFoundError as error:

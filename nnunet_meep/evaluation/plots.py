@@ -1,0 +1,75 @@
+"""Pictures of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind people as well.
+_BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
+
+
+def reliability_figure(classes: dict[str, dict[str, Any]], columns: int = 4) -> Figure:
+    """Reliability diagram and histogram of each class, over the voxels of all cases.
+
+    Args:
+        classes: ``classes`` of a ``calibration.json``.
+        columns: classes side by side at most.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(classes))
+    rows = math.ceil(len(classes) / columns)
+    figure = Figure(figsize=(4.2 * columns, 5.6 * rows), layout="constrained")
+    # Two rows of axes for each row of classes: the diagram, and its histogram below.
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 1.1] * rows)
+    for i, (key, entry) in enumerate(classes.items()):
+        row, column = divmod(i, columns)
+        diagram = figure.add_subplot(grid[2 * row, column])
+        histogram = figure.add_subplot(grid[2 * row + 1, column], sharex=diagram)
+        plot_reliability(diagram, entry["pooled"]["bins"])
+        plot_histogram(histogram, entry["pooled"]["bins"])
+        ece = entry["pooled"]["ece"]
+        diagram.set_title(f"{entry['name']} (label {key})\npooled ECE {ece:.3g}")
+        diagram.tick_params(labelbottom=False)
+        histogram.set_xlabel(f"predicted probability of {entry['name']}")
+        if column == 0:
+            diagram.set_ylabel("observed frequency")
+            histogram.set_ylabel("share of voxels")
+    return figure
+
+
+def plot_reliability(ax: Axes, bins: dict[str, list[float]]) -> None:
+    """Observed frequency against mean predicted probability of each bin that holds voxels.
+
+    Args:
+        ax: where to draw.
+        bins: ``edges``, ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
+    """
+    filled = [i for i, n in enumerate(bins["count"]) if n]
+    edges = bins["edges"]
+    left = [edges[i] for i in filled]
+    width = [edges[i + 1] - edges[i] for i in filled]
+    p = [bins["mean_p"][i] for i in filled]
+    y = [bins["mean_y"][i] for i in filled]
+    ax.bar(left, y, width, align="edge", color=_BLUE, alpha=0.25, edgecolor=_BLUE, linewidth=0.6)
+    ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label="perfectly calibrated")
+    ax.vlines(p, p, y, color=_VERMILLION, linewidth=1.5, label="gap")
+    ax.plot(p, y, "o-", color=_BLUE, markersize=4, linewidth=1.2, label="this model")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.legend(loc="upper left", frameon=False, fontsize="small")
+
+
+def plot_histogram(ax: Axes, bins: dict[str, list[float]]) -> None:
+    """Share of the voxels in each bin, on a log scale because background swamps the rest."""
+    edges, count = bins["edges"], bins["count"]
+    total = sum(count) or 1
+    width = [b - a for a, b in pairwise(edges)]
+    ax.bar(edges[:-1], [n / total for n in count], width, align="edge", color=_GREY, edgecolor="w")
+    ax.set_yscale("log")
+    ax.set_ylim(min((n / total for n in count if n), default=0.1) / 3, 1.5)
