@@ -166,10 +166,10 @@ def read_case(case: Case, dataset: Dataset) -> CaseData:
     if dataset.labels.ignore_label is not None:
         known = (*known, dataset.labels.ignore_label)
     found = np.unique(reference)
-    if unknown := [v.item() for v in found if v not in known]:
+    if unknown := [f"{v:g}" for v in found if v not in known]:
         raise InputError(
             f"{case.reference}: expected the labels of dataset.json, {list(known)}, found also "
-            f"{unknown[:10]}"
+            f"{', '.join(unknown[:10])}"
         )
     return CaseData(probabilities, reference, spacing_mm)
 

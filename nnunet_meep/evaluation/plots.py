@@ -68,8 +68,12 @@ def plot_reliability(ax: Axes, bins: dict[str, list[float]]) -> None:
 def plot_histogram(ax: Axes, bins: dict[str, list[float]]) -> None:
     """Share of the voxels in each bin, on a log scale because background swamps the rest."""
     edges, count = bins["edges"], bins["count"]
-    total = sum(count) or 1
+    total = sum(count)
+    ax.set(xlim=(0, 1))
+    if not total:  # everything ignored: a log scale has nothing to show
+        ax.text(0.5, 0.5, "no voxels", ha="center", va="center", transform=ax.transAxes)
+        return
     width = [b - a for a, b in pairwise(edges)]
     ax.bar(edges[:-1], [n / total for n in count], width, align="edge", color=_GREY, edgecolor="w")
     ax.set_yscale("log")
-    ax.set_ylim(min((n / total for n in count if n), default=0.1) / 3, 1.5)
+    ax.set_ylim(min(n for n in count if n) / total / 3, 1.5)
