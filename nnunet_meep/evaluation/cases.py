@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.labels import Labels, read_labels
+from nnunet_meep.gunzip import gunzipped_size
 
 #: A probability may leave [0, 1] by this much (rounding); it is clipped.
 RANGE_TOLERANCE = 1e-3
@@ -206,7 +207,8 @@ def _names(folder: Path, ending: str) -> set[str]:
 
 def _read_probabilities(path: Path) -> NDArray[np.floating]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if archive.files != ["probabilities"]:
                 raise InputError(
                     f'{path}: expected one array "probabilities" as nnU-Net writes it, found '
@@ -266,6 +268,8 @@ def _read_reference(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[f
             f"{path}: expected a file that nnU-Net has a reader for, got {dataset.reader or error}"
         ) from None
     try:
+        if path.suffix == ".gz":
+            gunzipped_size(path)
         segmentation, properties = reader().read_seg(str(path))
     except Exception as error:  # each of nnU-Net's readers raises its library's own
         raise InputError(

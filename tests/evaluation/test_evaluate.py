@@ -357,6 +357,13 @@ class TestBadInput:
         self.reference.write_bytes(b"no image")
         assert str(self.reference) in self.refused()
 
+    def test_reference_cut_short(self) -> None:
+        # Long enough that what is left still has a header and some voxels.
+        noise = np.random.default_rng(0).integers(0, 3, self.y.shape).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(noise), self.reference)
+        self.reference.write_bytes(self.reference.read_bytes()[:-20])
+        assert str(self.reference) in self.refused()
+
     def test_error_in_a_worker_process(self) -> None:
         self.reference.write_bytes(b"no image")
         assert str(self.reference) in self.refused("-np", "2")

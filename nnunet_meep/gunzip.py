@@ -1,0 +1,25 @@
+"""Is a .gz file whole? ITK does not ask.
+
+ITK reads a ``.nii.gz`` that is cut short without a word and makes up the rest, and it does not
+notice a disk that is full while it writes one. gzip's own length and checksum tell.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+#: What :func:`gunzipped_size` raises for a file that is damaged or cut short. (``zlib.error`` is
+#: among them; ``gzip.BadGzipFile`` is an ``OSError``.)
+GUNZIP_ERRORS = (OSError, EOFError, zlib.error)
+
+
+def gunzipped_size(path: Path) -> int:
+    """The number of bytes inside a gzip file, after reading and checking them all.
+
+    Raises:
+        OSError, EOFError, zlib.error: the file is damaged or cut short.
+    """
+    with gzip.open(path) as file:
+        return sum(len(chunk) for chunk in iter(lambda: file.read(1 << 20), b""))
