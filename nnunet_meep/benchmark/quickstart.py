@@ -1,0 +1,420 @@
+"""nnU-Net's default loss beside MEEP-KL, from the images to the reliability diagrams.
+
+Runs the public commands that a user would type, each in a process of its own, and shows them.
+Everything happens inside one working folder::
+
+    FOLDER/nnUNet_raw, nnUNet_preprocessed, nnUNet_results    nnU-Net's folders
+    FOLDER/predictions/TRAINER                                probabilities of the test scans
+    FOLDER/calibration/TRAINER                                what meep-calib-eval writes
+    FOLDER/logs                                               what each command said
+    FOLDER/.meep-quickstart                                   names of all of these files
+
+The trainings are far too short to judge a method by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nnunet_meep.datasets import synthetic
+from nnunet_meep.errors import InputError
+
+EPOCHS = 2
+ITERATIONS = 20
+#: Heading in the table: trainer.
+TRAINERS = {
+    "nnU-Net": f"nnUNetTrainerDiceCE_{EPOCHS}epochs_{ITERATIONS}iters",
+    "MEEP-KL": f"nnUNetTrainerMEEP_KL_{EPOCHS}epochs_{ITERATIONS}iters",
+}
+CONFIGURATION = "3d_fullres"
+SYNTHETIC_DATASET = "Dataset001_SyntheticLA"
+#: Metric in ``calibration.json``: its name in the table, and which way is better.
+METRICS = {
+    "dice": ("Dice", "higher"),
+    "hd": ("Hausdorff distance, mm", "lower"),
+    "hd95": ("its 95th percentile, mm", "lower"),
+    "brier": ("Brier score", "lower"),
+    "brier_plus": ("Brier score of the foreground (Brier+)", "lower"),
+    "ece": ("expected calibration error (ECE)", "lower"),
+}
+#: Lists what a run left in its folder, one name a line: all that the next run may delete.
+MARKER = ".meep-quickstart"
+CAVEAT = (
+    f"So short a training ({EPOCHS} epochs of {ITERATIONS} iterations; nnU-Net trains 1000 of "
+    "250)\nproves the installation, not the method."
+)
+#: For a small machine, where the user has not said otherwise.
+SMALL_MACHINE = {
+    "nnUNet_n_proc_DA": "1",
+    "nnUNet_def_n_proc": "2",
+    "nnUNet_npp": "1",
+    "nnUNet_nps": "1",
+    "nnUNet_compile": "0",
+}
+
+
+def quickstart(folder: Path, *, data: Path | None = None, device: str | None = None) -> None:
+    """Train, predict, evaluate and compare inside ``folder``, saying on stdout what happens.
+
+    Args:
+        folder: new, empty, or left by an earlier quickstart, which is deleted first.
+        data: a ``DatasetXXX_NAME`` folder in nnU-Net's raw format, which is only read; None makes
+            a synthetic data set. Evaluated are the test scans if they have labels, otherwise the
+            validation cases of fold 0.
+        device: ``cpu``, ``cuda`` or ``mps``; None takes ``cuda`` if there is one, else ``cpu``.
+
+    Raises:
+        InputError: ``folder`` holds something else, ``data`` is not nnU-Net raw data, or a
+            command failed; the line names its log file.
+    """
+    started = time.monotonic()
+    if data is not None:
+        data = Path(os.path.abspath(data))
+        on_test_scans = _check_raw_data(data, folder)
+    else:
+        on_test_scans = True
+    _make_empty(folder)
+    try:
+        _say(f"nnU-Net's default loss and MEEP-KL on {data or 'a small synthetic data set'}.")
+        _say(CAVEAT)
+        _say(
+            f"\nEverything goes into {folder}: nnUNet_raw, nnUNet_preprocessed and nnUNet_results "
+            "are set to folders\nin there for the commands below; yours are not used."
+        )
+        if device is None:
+            device = _default_device()
+        if data is not None and device == "cpu":
+            _say("On a CPU, scans of clinical size take hours: nnU-Net plans for a GPU of 8 GB.")
+        dataset = SYNTHETIC_DATASET if data is None else data.name
+        raw = folder / "nnUNet_raw" / dataset
+        if data is None:
+            synthetic.make_dataset(raw)
+        else:
+            _link(data, raw)
+        evaluated = (
+            "the test scans (imagesTs, labelsTs)"
+            if on_test_scans
+            else "the validation cases of fold 0, as there are no test scans with labels"
+        )
+        _say(f"Data: {raw}; evaluated are {evaluated}.")
+        calibrations = _run_commands(folder, dataset, device, on_test_scans, check=data is not None)
+    finally:
+        _leave_marker(folder)
+
+    _say(f"\n{comparison_table(calibrations)}\n")
+    _say("Reliability diagrams:")
+    for trainer in TRAINERS.values():
+        _say(f"  {folder / 'calibration' / trainer / 'reliability.png'}")
+    _say(f"\nEverything took {_clock(time.monotonic() - started)}. {CAVEAT}")
+    _say(
+        "Next, with your own data and nnU-Net folders: "
+        f"nnUNetv2_train DATASET {CONFIGURATION} 0 -tr nnUNetTrainerMEEP_KL"
+    )
+
+
+def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
+    """Means over cases per class and metric.
+
+    Args:
+        calibrations: heading of a column: content of a ``calibration.json``.
+    """
+    first = next(iter(calibrations.values()))
+    rows = [["mean over cases", "", *calibrations, "better is"]]
+    for key, entry in first["classes"].items():
+        name = entry["name"]
+        for metric, (heading, better) in METRICS.items():
+            values = [c["classes"][key]["per_case"][metric] for c in calibrations.values()]
+            rows.append([name, heading, *map(_cell, values), better])
+            name = ""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, range(len(row)), strict=True)
+        aligned = [c.ljust(width) if i < 2 else c.rjust(width) for c, width, i in cells]
+        lines.append("  ".join(aligned))
+    return "\n".join(lines)
+
+
+def _cell(statistics: dict[str, Any]) -> str:
+    if statistics["mean"] is None:
+        return "undefined"
+    # A case without prediction has no surface distance: the mean is over fewer, then.
+    fewer = f" (n={statistics['n']})" if statistics["n_undefined"] else ""
+    return f"{statistics['mean']:.4g}{fewer}"
+
+
+def _run_commands(
+    folder: Path, dataset: str, device: str, on_test_scans: bool, *, check: bool
+) -> dict[str, dict[str, Any]]:
+    """From raw data to the content of ``calibration.json`` of each trainer."""
+    raw = folder / "nnUNet_raw" / dataset
+    runner = _Runner(folder, n_commands=1 + len(TRAINERS) * (3 if on_test_scans else 2))
+    plan = ["nnUNetv2_plan_and_preprocess", "-d", str(int(dataset[7:10])), "-c", CONFIGURATION]
+    plan += ["-npfp", "2", "-np", "2"]
+    if check:
+        plan.append("--verify_dataset_integrity")
+    runner.run(plan, _progress_bars)
+    calibrations = {}
+    for heading, trainer in TRAINERS.items():
+        train = ["nnUNetv2_train", dataset, CONFIGURATION, "0", "-tr", trainer, "-device", device]
+        if not on_test_scans:
+            train.append("--npz")
+        runner.run(train, _training_progress)
+        if on_test_scans:
+            references = raw / "labelsTs"
+            predictions = folder / "predictions" / trainer
+            predict = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions)]
+            predict += ["-d", dataset, "-c", CONFIGURATION, "-f", "0", "-tr", trainer]
+            predict += ["-device", device, "--save_probabilities"]
+            runner.run(predict, _prediction_progress)
+        else:
+            references = folder / "nnUNet_preprocessed" / dataset / "gt_segmentations"
+            model = f"{trainer}__nnUNetPlans__{CONFIGURATION}"
+            predictions = folder / "nnUNet_results" / dataset / model / "fold_0" / "validation"
+        calibration = folder / "calibration" / trainer
+        runner.run(
+            ["meep-calib-eval", str(references), str(predictions), "-o", str(calibration)],
+            _progress_bars,
+        )
+        calibrations[heading] = json.loads((calibration / "calibration.json").read_text())
+    return calibrations
+
+
+class _Runner:
+    """Runs commands one after the other: a line for each, its chatter in a log file."""
+
+    def __init__(self, folder: Path, n_commands: int) -> None:
+        self.logs = folder / "logs"
+        self.logs.mkdir()
+        self.n_commands = n_commands
+        self.n_started = 0
+        folders = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+        self.environment = {
+            **SMALL_MACHINE,
+            **os.environ,
+            **{name: os.path.abspath(folder / name) for name in folders},
+            "nnUNet_wandb_enabled": "0",  # no toy trainings in the user's account
+            "PYTHONUNBUFFERED": "1",  # epochs appear in the log as they begin
+        }
+
+    def run(self, command: list[str], progress: Callable[[str], str]) -> None:
+        """Run ``command`` to its end; ``progress`` says from its log how far it is.
+
+        Raises:
+            InputError: it is not installed, or it failed.
+        """
+        self.n_started += 1
+        log = self.logs / f"{self.n_started}_{command[0]}.log"
+        _say(f"\n[{self.n_started}/{self.n_commands}] $ {shlex.join(command)}")
+        status = _Status()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [_find(command[0]), *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,  # so that it can be ended together with its workers
+            )
+            try:
+                while process.poll() is None:
+                    status.show(progress(_read(log)))
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=1)
+            finally:
+                if process.returncode != 0:
+                    _end(process)
+                    status.close()
+        if process.returncode != 0:
+            raise InputError(
+                f"{command[0]} failed ({_how(process.returncode)}): {_reason(_read(log))} "
+                f"(all it said: {log})"
+            )
+        status.show("done")
+        status.close()
+
+
+class _Status:
+    """What a command is doing: one line that changes, or on no terminal one line per change."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.shown = ""
+
+    def show(self, text: str) -> None:
+        line = f"      {text}, {_clock(time.monotonic() - self.started)}"
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1  # a full line would wrap
+            print(f"\r{line[:width]:<{width}}", end="", flush=True)
+        elif text != self.shown:
+            _say(line)
+        self.shown = text
+
+    def close(self) -> None:
+        if sys.stdout.isatty():
+            print(flush=True)
+
+
+def _training_progress(log: str) -> str:
+    epochs = re.findall(r": Epoch (\d+)\s*$", log, re.MULTILINE)
+    validated = re.findall(r": predicting \S", log)
+    if validated:
+        n_cases = re.findall(r"and (\d+) validation cases", log)
+        return f"validating, case {len(validated)} of {n_cases[-1] if n_cases else '?'}"
+    return f"epoch {int(epochs[-1]) + 1} of {EPOCHS}" if epochs else "starting"
+
+
+def _prediction_progress(log: str) -> str:
+    predicted = re.findall(r"^Predicting \S+:\s*$", log, re.MULTILINE)
+    n_cases = re.findall(r"^There are (\d+) cases that I would like to predict", log, re.MULTILINE)
+    return f"case {len(predicted)} of {n_cases[-1]}" if predicted and n_cases else "starting"
+
+
+def _progress_bars(log: str) -> str:
+    """The last of tqdm's bars."""
+    bars = re.findall(r"([A-Za-z][\w ]*): +\d+%\|[^|]*\| (\d+)/(\d+)", log)
+    return "{}, {} of {}".format(*bars[-1]) if bars else "starting"
+
+
+def _reason(log: str) -> str:
+    """The last line that names an error, else the last line.
+
+    What nnU-Net's workers still say while they are being ended comes after the error.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)(:|$)", line)]
+    return (errors or lines or ["it said nothing"])[-1]
+
+
+def _how(returncode: int) -> str:
+    if returncode == -getattr(signal, "SIGKILL", 9):
+        return "killed, perhaps because memory ran out"
+    return f"exit code {returncode}" if returncode > 0 else f"ended by signal {-returncode}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and the workers it has started, which may outlive it."""
+    if os.name != "posix":
+        process.kill()
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left; on macOS
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def _find(command: str) -> str:
+    """Beside Python first: a virtual environment works without being activated."""
+    found = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
+    if found is None:
+        raise InputError(
+            f"{command}: found neither beside {sys.executable} nor on PATH; "
+            "install nnunet-meep into this environment"
+        )
+    return found
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_raw_data(data: Path, folder: Path) -> bool:
+    """Refuse what nnU-Net would refuse minutes later. Returns whether test scans have labels."""
+    if not data.is_dir():
+        raise InputError(f"{data}: expected a folder with nnU-Net raw data, found none")
+    inside, outside = data.resolve(), folder.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        raise InputError(f"{folder}: the working folder and the data {data} must not overlap")
+    if not re.fullmatch(r"Dataset\d{3}_.+", data.name):
+        raise InputError(f"{data}: expected nnU-Net raw data, a folder named DatasetXXX_NAME")
+    try:
+        ending = str(json.loads((data / "dataset.json").read_bytes())["file_ending"])
+    except FileNotFoundError:
+        raise InputError(f"{data}: expected nnU-Net raw data, found no dataset.json") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f'{data / "dataset.json"}: expected JSON with "file_ending", as nnU-Net has it'
+        ) from None
+    for part in ("imagesTr", "labelsTr"):
+        if not _cases(data / part, ending):
+            raise InputError(f"{data / part}: expected nnU-Net raw data, found no files *{ending}")
+    images = {name[:-5] for name in _cases(data / "imagesTs", ending)}  # CASE_0000
+    labels = _cases(data / "labelsTs", ending)
+    if images and labels and images != labels:
+        case = min(images ^ labels)
+        raise InputError(
+            f"{data}: expected the same cases in imagesTs and labelsTs, found {case} in one only"
+        )
+    return bool(images and labels)
+
+
+def _cases(folder: Path, ending: str) -> set[str]:
+    return {
+        path.name.removesuffix(ending) for path in folder.glob("*") if path.name.endswith(ending)
+    }
+
+
+def _link(data: Path, destination: Path) -> None:
+    destination.parent.mkdir()
+    try:
+        destination.symlink_to(data, target_is_directory=True)
+    except OSError:  # Windows without the right to, some network drives
+        shutil.copytree(data, destination)
+
+
+def _make_empty(folder: Path) -> None:
+    """Delete what the marker lists, if there is nothing else."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder or nothing, found a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / MARKER
+    listed = set(_read(marker).splitlines()) if marker.exists() else set()
+    if others := sorted(_names(folder) - listed):
+        raise InputError(
+            f"{folder}: found {others[0]}, which is not from an earlier meep-quickstart; nothing "
+            "was changed; give another folder with -o, or delete this one"
+        )
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != marker:
+            path.unlink()
+    marker.unlink(missing_ok=True)
+
+
+def _leave_marker(folder: Path) -> None:
+    names = sorted(_names(folder))
+    (folder / MARKER).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def _names(folder: Path) -> set[str]:
+    """All that is in a folder, links not followed, without the marker."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return {name for name in paths if name != MARKER}
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

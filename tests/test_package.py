@@ -1,0 +1,88 @@
+"""What a user meets first: the version, the commands, the README."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnunet_meep
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def commands():
+    """{command: "module:function"} of [project.scripts]."""
+    section = re.search(r"^\[project\.scripts\]\n(.*?)(?=^\[|\Z)", PYPROJECT, re.M | re.S)
+    return dict(re.findall(r'^([\w-]+) = "([\w.:]+)"', section[1], re.M))
+
+
+every_command = pytest.mark.parametrize("command", commands())
+
+
+def test_the_version_is_in_one_place_and_is_that_of_the_installation():
+    assert importlib.metadata.version("nnunet-meep") == nnunet_meep.__version__
+    assert 'dynamic = ["version"]' in PYPROJECT
+    assert not re.search(r"^version\s*=", PYPROJECT, re.M)
+
+
+def test_the_installation_has_the_commands_of_pyproject():
+    installed = importlib.metadata.distribution("nnunet-meep").entry_points
+    scripts = {e.name: e.value for e in installed if e.group == "console_scripts"}
+    assert scripts == commands()
+
+
+@every_command
+def test_a_command_shows_what_it_is_for_without_importing_torch(command):
+    module, function = commands()[command].split(":")
+    script = (
+        "import sys\n"
+        f"sys.argv = [{command!r}, '--help']\n"
+        f"from {module} import {function} as main\n"
+        "try:\n"
+        "    code = main(['--help'])\n"
+        "except SystemExit as error:\n"
+        "    code = error.code\n"
+        "assert not code, code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.startswith(f"usage: {command}")
+    # argparse: the usage, an empty line, the description, the lists of arguments
+    _, description, *_ = result.stdout.split("\n\n")
+    assert len(description.split()) >= 5
+    assert not re.match(r"(positional arguments|options|optional arguments):", description)
+
+
+@every_command
+def test_the_readme_names_every_command(command):
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_names_every_trainer():
+    from nnunet_meep.trainers.names import base_names
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in base_names() if not re.search(rf"\b{name}\b", readme)]
+
+
+@pytest.mark.parametrize("module", ["nnunet_meep.losses", "nnunet_meep.trainers"])
+def test_every_public_name_exists_and_has_a_docstring(module):
+    room = importlib.import_module(module)
+    assert room.__all__
+    for name in room.__all__:
+        assert getattr(room, name).__doc__
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(nnunet_meep.__file__).parent / "py.typed").is_file()
