@@ -102,6 +102,8 @@ def main() -> None:
     for trainer in run.trainers:
         evaluate(run, work, trainer)
         collect_model(run, work, trainer)
+    for part in ("test", "validation"):
+        print(f"\n{run.dataset}, {part} scans\n\n{markdown_table(run, part)}")
 
 
 def make_hippocampus(source: Path, raw: Path) -> None:
@@ -196,6 +198,24 @@ def collect_model(run: Run, work: Path, trainer: str) -> None:
     needed = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
     kept = {key: checkpoint[key] for key in needed}
     torch.save(kept, target / "fold_0" / "checkpoint_final.pth")
+
+
+def markdown_table(run: Run, part: str) -> str:
+    """Mean over cases of each metric, a row for each trainer and class."""
+    units = {"dice": 1, "hd": 1, "hd95": 1, "brier": 1e4, "brier_plus": 1, "ece": 1e3}
+    headings = ["trainer", "class", "Dice", "HD mm", "HD95 mm", "Brier e-4", "Brier+", "ECE e-3"]
+    headings.append("pooled ECE e-3")
+    lines = [f"| {' | '.join(headings)} |", "|" + " --- |" * len(headings)]
+    for trainer in run.trainers:
+        path = HERE / "first_runs" / run.dataset / trainer / part / "calibration.json"
+        for entry in json.loads(path.read_text())["classes"].values():
+            means = [entry["per_case"][metric]["mean"] * unit for metric, unit in units.items()]
+            digits = [3, 2, 2, 1, 3, 2]
+            cells = [f"{mean:.{n}f}" for mean, n in zip(means, digits, strict=True)]
+            cells.append(f"{entry['pooled']['ece'] * 1e3:.2f}")
+            name = trainer.removeprefix("nnUNetTrainer").rsplit("_", 2)[0]
+            lines.append(f"| {name} | {entry['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def command(name: str, *arguments: str, cwd: Path | None = None) -> None:

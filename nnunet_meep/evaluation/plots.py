@@ -60,7 +60,7 @@ def plot_reliability(ax: Axes, bins: dict[str, list[float]]) -> None:
     ax.bar(left, y, width, align="edge", color=_BLUE, alpha=0.25, edgecolor=_BLUE, linewidth=0.6)
     ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label="perfectly calibrated")
     ax.vlines(p, p, y, color=_VERMILLION, linewidth=1.5, label="gap")
-    ax.plot(p, y, "o-", color=_BLUE, markersize=4, linewidth=1.2, label="this model")
+    ax.plot(p, y, "o-", color=_BLUE, markersize=4, linewidth=1.2, label="this model", clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.legend(loc="upper left", frameon=False, fontsize="small")
 
