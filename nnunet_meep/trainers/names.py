@@ -27,10 +27,11 @@ TERMS = ("MEEP_KL", "MEEP_H")
 DEFAULT_LAMBDA = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1}
 EXAMPLE = "nnUNetTrainerMEEP_KL_lambda0p3_50epochs_100iters"
 
-_OPTION_SHAPE = re.compile(r"lambda.*|\d+epochs|\d+iters|[a-z]+\d[0-9p]*|\d+[a-z]+")
-_LAMBDA = re.compile(r"lambda((?:0|[1-9]\d*)(?:p\d*[1-9])?)")
-_EPOCHS = re.compile(r"([1-9]\d*)epochs")
-_ITERS = re.compile(r"([1-9]\d*)iters")
+# What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
+_OPTION_SHAPE = re.compile(r"lambda.*|[\d.p-]+(epoch|iter)s?")
+_LAMBDA = re.compile(r"lambda((?:0|[1-9][0-9]*)(?:p[0-9]*[1-9])?)")
+_EPOCHS = re.compile(r"([1-9][0-9]*)epochs")
+_ITERS = re.compile(r"([1-9][0-9]*)iters")
 
 
 class TrainerNameError(ValueError):
