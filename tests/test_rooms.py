@@ -25,7 +25,7 @@ ARROWS = {
     "cli": {"losses", "evaluation", "datasets", "posthoc", "trainers", "benchmark"},
 }
 #: Modules in the root that every room but ``losses`` may import; they import nothing of ours.
-COMMON = {"errors", "atomic"}
+COMMON = {"errors", "atomic", "gunzip"}
 ROOT = {"__init__", "_autoload", *COMMON}
 
 
