@@ -73,9 +73,13 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation import report
     from nnunet_meep.evaluation.evaluate import evaluate
 
+    output = arguments.o or arguments.pred_folder / "calibration"
+    if output.exists() and not output.is_dir():  # said now, not after all the work
+        raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
     evaluation = evaluate(
         arguments.gt_folder,
         arguments.pred_folder,
@@ -86,7 +90,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         chill=arguments.chill,
         progress=True,
     )
-    paths = report.write(evaluation, arguments.o or arguments.pred_folder / "calibration")
+    paths = report.write(evaluation, output)
     n = len(evaluation.cases)
     print(f"{n} case{'s' * (n != 1)}, whole volumes, {arguments.bins} bins\n")
     print(report.table(evaluation))

@@ -369,6 +369,13 @@ class TestBadInput:
         assert str(self.reference) in self.refused("-np", "2")
 
 
+def test_output_that_is_a_file_is_said_before_the_work(two_cases, capsys) -> None:
+    reference = two_cases.gt / "a.nii.gz"
+    before = reference.read_bytes()
+    assert "a.nii.gz" in refused(capsys, two_cases.gt, two_cases.pred, "-o", reference)
+    assert reference.read_bytes() == before
+
+
 def test_chill_goes_on_and_says_what_it_left_out(two_cases, tmp_path, capsys) -> None:
     (two_cases.pred / "a.npz").write_bytes(b"")
     result = run(two_cases, tmp_path, "--chill")
