@@ -30,6 +30,7 @@ from typing import Any
 
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.report import aligned
 
 EPOCHS = 2
 ITERATIONS = 20
@@ -138,13 +139,7 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
             values = [c["classes"][key]["per_case"][metric] for c in calibrations.values()]
             rows.append([name, heading, *map(_cell, values), better])
             name = ""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, range(len(row)), strict=True)
-        aligned = [c.ljust(width) if i < 2 else c.rjust(width) for c, width, i in cells]
-        lines.append("  ".join(aligned))
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def _cell(statistics: dict[str, Any]) -> str:

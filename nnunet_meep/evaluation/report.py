@@ -62,14 +62,19 @@ def table(evaluation: Evaluation) -> str:
         if any(undefined):
             rows.append(["", "undefined", *(str(n or "") for n in undefined)])
         rows.append(["", "pooled", *(_cell(m, entry["pooled"].get(m)) for m in METRICS)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = aligned(rows)
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """A line for each row: the first two columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = zip(row, widths, range(len(row)), strict=True)
-        aligned = [c.ljust(width) if i < 2 else c.rjust(width) for c, width, i in cells]
-        lines.append("  ".join(aligned).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for c, w, i in cells).rstrip())
+    return lines
 
 
 def _cell(metric: str, value: float | None) -> str:
