@@ -15,7 +15,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-TRAINER = "nnUNetTrainerMEEP_KL_lambda0p2_6epochs_2iters"
+TRAINER = "nnUNetTrainerMEEP_KL_lambda0p2_4epochs_2iters"
 DATASET = "Dataset999_Tiny"
 
 
@@ -79,7 +79,8 @@ def run(folder, name, *arguments):
 
 
 def plan(folder):
-    run(folder, "nnUNetv2_plan_and_preprocess", "-d", "999", "-c", "3d_fullres", "-np", "1")
+    single = ("-npfp", "1", "-np", "1")
+    run(folder, "nnUNetv2_plan_and_preprocess", "-d", "999", "-c", "3d_fullres", *single)
     # A network that a CPU trains in no time.
     plans_file = folder / "preprocessed" / DATASET / "nnUNetPlans.json"
     plans = json.loads(plans_file.read_text())
@@ -111,20 +112,20 @@ def test_the_stock_commands_train_resume_and_predict_with_nothing_exported(folde
     arguments = ("999", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")
     results = folder / "results" / DATASET / f"{TRAINER}__nnUNetPlans__3d_fullres" / "fold_0"
 
-    train_until_killed(folder, arguments, "Epoch 2")
+    train_until_killed(folder, arguments, "Epoch 1")
     assert (results / "checkpoint_latest.pth").is_file()
     assert not (results / "checkpoint_final.pth").exists()
 
     resumed = run(folder, "nnUNetv2_train", *arguments, "--c")
     assert "Epoch 0" not in resumed
-    assert "Epoch 5" in resumed
-    assert "Epoch 6" not in resumed
+    assert "Epoch 3" in resumed
+    assert "Epoch 4" not in resumed
     # nnU-Net's own, and with pickled numpy numbers in it
     checkpoint = torch.load(results / "checkpoint_final.pth", weights_only=False)
     assert checkpoint["trainer_name"] == TRAINER
-    assert checkpoint["current_epoch"] == 6
+    assert checkpoint["current_epoch"] == 4
     losses = checkpoint["logging"]["train_losses"]
-    assert len(losses) == 6
+    assert len(losses) == 4
     assert np.isfinite(losses).all()
     debug = json.loads((results / "debug.json").read_text())
     assert debug["num_iterations_per_epoch"] == "2"
@@ -137,7 +138,7 @@ def test_the_stock_commands_train_resume_and_predict_with_nothing_exported(folde
         "nnUNetv2_predict",
         *("-i", str(folder / "raw" / DATASET / "imagesTs"), "-o", str(folder / "predicted")),
         *("-d", "999", "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu"),
-        *("--save_probabilities", "--disable_tta", "-npp", "1", "-nps", "1"),
+        *("--save_probabilities", "--disable_tta", "-npp", "0", "-nps", "0"),
     )
     with np.load(folder / "predicted" / "new.npz") as file:
         probabilities = file["probabilities"]
