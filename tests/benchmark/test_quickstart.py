@@ -456,6 +456,8 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize("test_labels", [True, False])
 def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch, test_labels):
     monkeypatch.chdir(tmp_path)
+    for heading, trainer in quickstart.TRAINERS.items():  # the same, with fewer iterations
+        monkeypatch.setitem(quickstart.TRAINERS, heading, trainer.replace("_20iters", "_2iters"))
     data = tmp_path / "Dataset123_Tiny"
     synthetic.make_dataset(data, n_training=5, n_test=2, shape=(16, 16, 16))
     if not test_labels:
