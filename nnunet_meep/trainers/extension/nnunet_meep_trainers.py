@@ -16,7 +16,8 @@ def __getattr__(name: str) -> type:
             raise
         raise AttributeError(name) from error
     try:
-        return getattr(trainers, name)
+        # Not getattr(): what else that module holds (__path__, functions) is no trainer.
+        return trainers.__getattr__(name)
     except trainers.TrainerNameError as error:
         # hasattr() swallows AttributeError alone; this ends the nnU-Net command with one line.
         raise SystemExit(f"Error: {error}") from None
