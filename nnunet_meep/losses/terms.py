@@ -12,9 +12,10 @@ A voxel is misclassified if the first of its largest logits is not the label (fo
 ``logit > 0`` is not the target). Ignored voxels are in no sum and in no count.
 
 The probabilities come from a log-softmax (or log-sigmoid) in at least float32, whatever the
-autocast dtype, so the values and gradients are finite for every finite logit. Sums and counts
-run over the whole batch and, where ``torch.distributed`` is initialised, over all ranks: every
-rank has to call the term, also one without a misclassified voxel.
+autocast dtype, so the values and gradients are finite for every logit that float16 can hold (and
+up to 1e37 in bfloat16 and float32). Sums and counts run over the whole batch and, where
+``torch.distributed`` is initialised, over all ranks: every rank has to call the term, also one
+without a misclassified voxel.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ DEFAULT_LAMBDA = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1}
 EXAMPLE = "nnUNetTrainerMEEP_KL_lambda0p3_50epochs_100iters"
 
 # What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
-_OPTION_SHAPE = re.compile(r"lambda.*|[\d.p-]+(epoch|iter)s?")
+_OPTION_SHAPE = re.compile(r"lambda(?![A-Z]).*|[\d.p-]+(epoch|iter)s?")
 _LAMBDA = re.compile(r"lambda((?:0|[1-9][0-9]*)(?:p[0-9]*[1-9])?)")
 _EPOCHS = re.compile(r"([1-9][0-9]*)epochs")
 _ITERS = re.compile(r"([1-9][0-9]*)iters")
