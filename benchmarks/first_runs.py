@@ -109,6 +109,8 @@ def main() -> None:
 def make_hippocampus(source: Path, raw: Path) -> None:
     """nnU-Net raw data of the first 200 cases, with the split of this file's docstring."""
     cases = sorted(p.name[: -len(".nii.gz")] for p in (source / "labelsTr").glob("*.nii.gz"))[:200]
+    if len(cases) < 200:
+        sys.exit(f"{source}: expected 200 hippocampus cases in labelsTr, found {len(cases)}")
     building = raw.with_name(".tmp-" + raw.name)
     shutil.rmtree(building, ignore_errors=True)
     for i, case in enumerate(cases):
