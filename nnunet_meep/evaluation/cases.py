@@ -98,10 +98,16 @@ def read_dataset(
         raise InputError(
             f'{dataset_path}: expected "file_ending", for example ".nii.gz", got {file_ending!r}'
         )
+    reader = plans.get("image_reader_writer")
+    if not isinstance(reader, str | None):
+        raise InputError(
+            f'{plans_path}: expected "image_reader_writer" with the name of one of nnU-Net\'s '
+            f"readers, got {reader!r}"
+        )
     return Dataset(
         labels=read_labels(dataset, dataset_path),
         file_ending=file_ending,
-        reader=plans.get("image_reader_writer"),
+        reader=reader,
         dataset_json=dataset,
     )
 
@@ -263,10 +269,9 @@ def _read_reference(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[f
             )
         else:
             reader = recursive_find_reader_writer_by_name(dataset.reader)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"{path}: expected a file that nnU-Net has a reader for, got {dataset.reader or error}"
-        ) from None
+    except (RuntimeError, AssertionError):
+        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
+        raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
     try:
         if path.suffix == ".gz":
             gunzipped_size(path)

@@ -277,6 +277,15 @@ class TestBadInput:
         (self.folder.pred / "dataset.json").write_text(text)
         assert "dataset.json" in self.refused()
 
+    @pytest.mark.parametrize("reader", [["SimpleITKIO"], 3, {}])
+    def test_reader_that_is_no_name(self, reader) -> None:
+        (self.folder.pred / "plans.json").write_text(json.dumps({"image_reader_writer": reader}))
+        assert "plans.json" in self.refused()
+
+    def test_reader_that_nnunet_does_not_have(self) -> None:
+        (self.folder.pred / "plans.json").write_text('{"image_reader_writer": "NoSuchIO"}')
+        assert "plans.json names NoSuchIO" in self.refused()
+
     def test_no_probabilities_at_all(self) -> None:
         for path in self.folder.pred.glob("*.npz"):
             path.unlink()
