@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -17,6 +18,13 @@ TERMS: dict[str, tuple[Callable[..., Tensor], int]] = {
 }
 
 
+class LossParts(NamedTuple):
+    """What a loss was made of, detached scalars: segmentation loss and unweighted term."""
+
+    segmentation: Tensor
+    term: Tensor
+
+
 class RegularizedLoss(nn.Module):
     r"""``segmentation_loss(logits, target) +- weight * term(logits, target)``.
 
@@ -29,12 +37,15 @@ class RegularizedLoss(nn.Module):
             ignored nnU-Net's may return a plain Python 0: that becomes a zero with a graph.
         term: a key of :data:`TERMS`, or None for the segmentation loss alone.
         weight: lambda of the paper, >= 0.
-        ignore_label, regions: as in :mod:`nnunet_meep.losses.terms`.
+        ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
+
+    Attributes:
+        parts: the :class:`LossParts` of the last call, None before it and without a term.
 
     Raises:
         ValueError: an unknown term, a negative weight, or a weight without a term.
 
-    Shape: ``logits`` and ``target`` as in :mod:`nnunet_meep.losses.terms`; returns a scalar.
+    Shape: ``logits`` and ``target`` as in :mod:`nnunet_meep.losses.voxels`; returns a scalar.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class RegularizedLoss(nn.Module):
         self.weight = weight
         self.ignore_label = ignore_label
         self.regions = regions
+        self.parts: LossParts | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         loss = self.segmentation_loss(logits, target)
@@ -67,6 +79,7 @@ class RegularizedLoss(nn.Module):
             return loss
         function, sign = TERMS[self.term]
         value = function(logits, target, ignore_label=self.ignore_label, regions=self.regions)
+        self.parts = LossParts(loss.detach(), value.detach())
         return loss + sign * self.weight * value
 
     def extra_repr(self) -> str:
