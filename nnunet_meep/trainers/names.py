@@ -2,40 +2,125 @@
 
 ``nnUNetTrainer`` + segmentation loss + term + options::
 
-    nnUNetTrainerMEEP_KL                      nnU-Net's Dice + CE, MEEP-KL with lambda 0.3
-    nnUNetTrainerDiceMEEP_H_lambda0p5         Dice alone, MEEP-H with lambda 0.5
-    nnUNetTrainerCE_50epochs_100iters         cross-entropy alone, a short training
+    nnUNetTrainerMEEP_KL                          nnU-Net's Dice + CE, MEEP-KL with lambda 0.3
+    nnUNetTrainerDiceMEEP_H_lambda0p5_50epochs    Dice alone, MEEP-H with lambda 0.5, 50 epochs
+    nnUNetTrainerFocal_gamma3_seed1               focal loss alone, a seeded initialisation
 
-- segmentation loss: nothing = nnU-Net's default Dice + CE, ``Dice``, ``CE``; spelt out as
-  ``DiceCE`` where there is no term, so that every baseline takes the same options;
-- term: ``MEEP_KL``, ``MEEP_H``, or nothing;
-- options, in this order: ``_lambda0p3`` (weight of the term, a ``p`` for the decimal point),
-  ``_50epochs``, ``_100iters`` (training iterations per epoch; the validation iterations are a
-  fifth of them, at least 5).
+- segmentation loss (:data:`SEGMENTATION_LOSSES`): nothing = nnU-Net's default Dice + CE, or
+  ``Dice``, ``CE``, ``Focal``; spelt out as ``DiceCE`` where there is no term, so that every
+  baseline takes the same options;
+- term (:data:`TERMS`): ``MEEP_KL``, ``MEEP_H``, ``CP``, or nothing;
+- options (:data:`OPTIONS`), in that order, each at most once.
+
+An experiment has one spelling, but for a default value, which may be written out: the name is
+nnU-Net's results folder, and one experiment in two folders would be trained twice.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 
 PREFIX = "nnUNetTrainer"
-SEGMENTATION_LOSSES = ("DiceCE", "Dice", "CE")
-TERMS = ("MEEP_KL", "MEEP_H")
-#: lambda where the name gives none: the smaller of the paper's two best values for Dice and for
-#: CE; Dice + CE is not in the paper.
-DEFAULT_LAMBDA = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1}
-EXAMPLE = "nnUNetTrainerMEEP_KL_lambda0p3_50epochs_100iters"
+#: name in the grammar: what it is. ``DiceCE`` is left out in front of a term.
+SEGMENTATION_LOSSES = {
+    "DiceCE": "nnU-Net's default, Dice + cross-entropy",
+    "Dice": "Dice alone",
+    "CE": "cross-entropy alone",
+    "Focal": "focal loss (Lin et al. 2017)",
+}
+TERMS = {
+    "MEEP_KL": "mean KL(uniform || p) over misclassified voxels, added (MEEP paper, Eq. 2)",
+    "MEEP_H": "mean entropy over misclassified voxels, subtracted (MEEP paper, Eq. 1)",
+    "CP": "confidence penalty: mean entropy over all voxels, subtracted (Pereyra et al. 2017)",
+}
+#: lambda of the MEEP terms where the name gives none: the smaller of the paper's two best values
+#: for Dice and for CE; Dice + CE and focal are not in the paper.
+DEFAULT_LAMBDA = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1, "Focal": 0.1}
+DEFAULT_LAMBDA_CP = 0.2
+DEFAULT_GAMMA = 2.0
+#: The paper's optimisation (``_paper``).
+PAPER_EPOCHS, PAPER_ITERATIONS = 200, 40
+PAPER_LEARNING_RATE, PAPER_DECAY, PAPER_DECAY_EVERY = 1e-4, 0.85, 10
+
+EXAMPLE = f"{PREFIX}MEEP_KL_lambda0p3_50epochs_100iters"
+
+_NUMBER = r"((?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?)"
+_FROM_1 = r"([1-9][0-9]{0,8})"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of the grammar: how it is spelt and what it means."""
+
+    example: str
+    pattern: re.Pattern[str]
+    allowed: str
+    meaning: str
+
+
+#: In the order in which a name has them.
+OPTIONS = {
+    "lambda": Option(
+        "_lambda0p3",
+        re.compile("lambda" + _NUMBER),
+        "a number >= 0 without trailing zeros",
+        "weight of the term, a p for the decimal point",
+    ),
+    "gamma": Option(
+        "_gamma2",
+        re.compile("gamma" + _NUMBER),
+        "a number >= 0 without trailing zeros",
+        "exponent of the focal loss (default 2)",
+    ),
+    "epochs": Option(
+        "_50epochs",
+        re.compile(_FROM_1 + "epochs"),
+        "a whole number from 1",
+        "instead of nnU-Net's 1000",
+    ),
+    "iters": Option(
+        "_100iters",
+        re.compile(_FROM_1 + "iters"),
+        "a whole number from 1",
+        "training iterations per epoch instead of nnU-Net's 250; a fifth of them, at least 5, "
+        "for validation",
+    ),
+    "seed": Option(
+        "_seed1",
+        re.compile("seed(0|[1-9][0-9]{0,8})"),
+        "a whole number of up to nine digits",
+        "the network's initialisation; batches too, but only with nnUNet_n_proc_DA=0, because "
+        "nnU-Net's background loaders stay random",
+    ),
+    "paper": Option(
+        "_paper",
+        re.compile("(paper)"),
+        "no value",
+        f"the MEEP paper's optimisation: Adam {PAPER_LEARNING_RATE:g}, x{PAPER_DECAY} every "
+        f"{PAPER_DECAY_EVERY} epochs, {PAPER_EPOCHS} epochs of {PAPER_ITERATIONS} iterations "
+        "unless said otherwise; deep supervision, augmentation and batch stay nnU-Net's",
+    ),
+    "fg": Option(
+        "_fg0p9",
+        re.compile(r"fg(1|0(?:p[0-9]{0,8}[1-9])?)"),
+        "a probability from 0 to 1 without trailing zeros",
+        "each training patch is centred on foreground with this probability",
+    ),
+}
+_ALL_OPTIONS = ", ".join(option.example for option in OPTIONS.values())
+_ALL_BASES = "[Dice|CE|Focal](MEEP_KL|MEEP_H|CP) or (DiceCE|Dice|CE|Focal)"
 
 # What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
-_OPTION_SHAPE = re.compile(r"lambda(?![A-Z]).*|[\d.p-]+(epoch|iter)s?")
-_LAMBDA = re.compile(r"lambda((?:0|[1-9][0-9]*)(?:p[0-9]*[1-9])?)")
-_EPOCHS = re.compile(r"([1-9][0-9]*)epochs")
-_ITERS = re.compile(r"([1-9][0-9]*)iters")
+_OPTION_SHAPE = re.compile(
+    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda|(seed|fg)[0-9.,+-].*"
+    r"|[0-9.p-]+(epoch|iter)s?|paper"
+)
 
 
 class TrainerNameError(ValueError):
-    """A name that is ours by its first part and wrong in the rest. One line."""
+    """A name that is ours and wrong. One line: the name, the wrong part, the nearest right one."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +128,15 @@ class Experiment:
     """What a trainer name asks for. None stands for nnU-Net's own value."""
 
     name: str
-    segmentation_loss: str  # one of SEGMENTATION_LOSSES
-    term: str | None  # one of TERMS
+    segmentation_loss: str  # a key of SEGMENTATION_LOSSES
+    term: str | None  # a key of TERMS
     weight: float  # lambda; 0 without a term
+    gamma: float = DEFAULT_GAMMA  # of the focal loss
     epochs: int | None = None
     iterations: int | None = None  # per epoch
+    seed: int | None = None
+    paper: bool = False  # the paper's optimiser and learning rate
+    foreground: float | None = None  # probability of a patch centred on foreground
 
     @property
     def validation_iterations(self) -> int | None:
@@ -55,69 +144,222 @@ class Experiment:
         return None if self.iterations is None else max(5, self.iterations // 5)
 
 
+def default_lambda(segmentation_loss: str, term: str) -> float:
+    """The weight of a term where the name gives none."""
+    return DEFAULT_LAMBDA_CP if term == "CP" else DEFAULT_LAMBDA[segmentation_loss]
+
+
+def base_name(segmentation_loss: str, term: str | None) -> str:
+    """The name without options."""
+    if term is None:
+        return PREFIX + segmentation_loss
+    return PREFIX + ("" if segmentation_loss == "DiceCE" else segmentation_loss) + term
+
+
+_BASES = {
+    base_name(loss, term): (loss, term) for loss in SEGMENTATION_LOSSES for term in (None, *TERMS)
+}
+# Longest first, so that nnUNetTrainerDiceCE_... is not taken for Dice.
+_BASES_TO_MATCH = sorted(_BASES, key=len, reverse=True)
+
+
 def base_names() -> list[str]:
     """Every name without options, in the order of the README."""
-    names = []
-    for loss in SEGMENTATION_LOSSES:
-        names.append(PREFIX + loss)
-        names += [PREFIX + ("" if loss == "DiceCE" else loss) + term for term in TERMS]
-    return names
+    return list(_BASES)
 
 
 def parse(name: str) -> Experiment | None:
     """The experiment that ``name`` stands for; None if the name is not ours.
 
-    Ours are the names that begin with one of :func:`base_names` and go on with nothing, or with
-    ``_`` and parts shaped like options; and all that contain ``MEEP``.
+    Ours are all names of trainers that contain ``MEEP``, and those of one of the grammar's losses,
+    with ``CP`` or without, that go on with nothing, or with ``_`` and parts shaped like options.
 
     Raises:
-        TrainerNameError: the name is ours and wrong; the message says which part.
+        TrainerNameError: the name is ours and wrong; the message says which part, and the
+            nearest right name.
     """
     if not name.startswith(PREFIX):
         return None
-    bases = sorted(base_names(), key=len, reverse=True)
-    base = next((b for b in bases if name == b or name.startswith(b + "_")), None)
     contains_meep = "MEEP" in name
+    base = _starts_with(name, _BASES_TO_MATCH)
     if base is None:
-        if contains_meep:
+        spelt_out = _starts_with(name, [f"{PREFIX}DiceCECP"])
+        if contains_meep or (spelt_out and _are_options(_parts(name, spelt_out))):
             raise TrainerNameError(
-                f"{name}: expected one of {', '.join(base_names())}, then options, "
-                f"for example {EXAMPLE}"
+                f"{name}: '{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}, then options, "
+                f"each with its _; the nearest right name is {nearest(name)}"
             )
         return None
-    parts = name[len(base) + 1 :].split("_") if name != base else []
-    if not contains_meep and not all(_OPTION_SHAPE.fullmatch(part) for part in parts):
+    parts = _parts(name, base)
+    if not contains_meep and not _are_options(parts):
         return None  # a user's own nnUNetTrainerDice_something
+    return _experiment(name, base, parts)
 
-    rest = base[len(PREFIX) :]
-    term = next((t for t in TERMS if rest.endswith(t)), None)
-    loss = (rest.removesuffix(term) if term else rest) or "DiceCE"
+
+def _starts_with(name: str, bases: list[str]) -> str | None:
+    return next((base for base in bases if name == base or name.startswith(base + "_")), None)
+
+
+def _parts(name: str, base: str) -> list[str]:
+    return name[len(base) + 1 :].split("_") if name != base else []
+
+
+def _are_options(parts: list[str]) -> bool:
+    return all(_OPTION_SHAPE.fullmatch(part) for part in parts)
+
+
+def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
+    loss, term = _BASES[base]
     values: dict[str, str] = {}
     remaining = list(parts)
-    for option, pattern in (("lambda", _LAMBDA), ("epochs", _EPOCHS), ("iters", _ITERS)):
-        match = pattern.fullmatch(remaining[0]) if remaining else None
+    for key, option in OPTIONS.items():
+        match = option.pattern.fullmatch(remaining[0]) if remaining else None
         if match:
-            values[option] = match[1]
+            values[key] = match[1]
             remaining.pop(0)
+    problem = None
     if remaining:
-        raise TrainerNameError(
-            f"{name}: '{remaining[0]}' is not an option at this place; expected, in this order and "
-            f"each at most once, _lambda0p3 (no trailing zeros), _50epochs, _100iters "
-            f"(at least 1), for example {EXAMPLE}"
-        )
-    if "lambda" in values and term is None:
-        raise TrainerNameError(
-            f"{name}: 'lambda{values['lambda']}' needs a term to weigh, for example "
-            f"{PREFIX}{'' if loss == 'DiceCE' else loss}MEEP_KL_lambda{values['lambda']}"
-        )
-    weight = (
-        float(values["lambda"].replace("p", ".")) if "lambda" in values else DEFAULT_LAMBDA[loss]
-    )
+        problem = f"'{remaining[0]}' {_what_is_wrong(remaining[0])}"
+    elif "lambda" in values and term is None:
+        problem = f"'lambda{values['lambda']}' needs a term to weigh"
+    elif "gamma" in values and loss != "Focal":
+        problem = f"'gamma{values['gamma']}' belongs to the Focal loss alone"
+    if problem:
+        raise TrainerNameError(f"{name}: {problem}; the nearest right name is {nearest(name)}")
+
+    def number(key: str, default: float) -> float:
+        return float(values[key].replace("p", ".")) if key in values else default
+
+    def whole(key: str, default: int | None) -> int | None:
+        return int(values[key]) if key in values else default
+
+    paper = "paper" in values
     return Experiment(
         name=name,
         segmentation_loss=loss,
         term=term,
-        weight=weight if term else 0.0,
-        epochs=int(values["epochs"]) if "epochs" in values else None,
-        iterations=int(values["iters"]) if "iters" in values else None,
+        weight=number("lambda", default_lambda(loss, term)) if term else 0.0,
+        gamma=number("gamma", DEFAULT_GAMMA),
+        epochs=whole("epochs", PAPER_EPOCHS if paper else None),
+        iterations=whole("iters", PAPER_ITERATIONS if paper else None),
+        seed=whole("seed", None),
+        paper=paper,
+        foreground=number("fg", 0.0) if "fg" in values else None,
     )
+
+
+def _what_is_wrong(part: str) -> str:
+    """Why a part does not stand where it stands."""
+    key = next((key for key, option in OPTIONS.items() if option.pattern.fullmatch(part)), None)
+    if key:
+        return f"stands twice or in the wrong place (the order is {_ALL_OPTIONS})"
+    key = next((key for key in OPTIONS if key in part.lower()), None)
+    if key:
+        option = OPTIONS[key]
+        return f"is not an option; {key} takes {option.allowed}, for example {option.example}"
+    return f"is not an option (the options are {_ALL_OPTIONS})"
+
+
+# Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, 50epoch.
+_MEANT = re.compile(
+    r"(?P<key>lamb?da|gamma|seed|fg)_?(?P<value>[0-9.,p+-]*(?P<more>[a-z]?))"
+    r"|(?P<count>[0-9]{1,9})_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def nearest(name: str) -> str:
+    """The right name nearest to a wrong one: what is meant, in the right spelling and order."""
+    loss, term = _meant_base(_before_options(name))
+    values: dict[str, str] = {}
+    for match in _MEANT.finditer(name):
+        if match["paper"]:
+            values.setdefault("paper", "_paper")
+        elif match["unit"]:
+            key = match["unit"].lower() + "s"
+            count = int(match["count"])
+            values.setdefault(key, f"_{count}{key}" if count else OPTIONS[key].example)
+        else:
+            key = "lambda" if match["key"].lower().startswith("l") else match["key"].lower()
+            values.setdefault(key, _respelt(key, "" if match["more"] else match["value"]))
+    if "gamma" in values:
+        loss = "Focal"
+    if "lambda" in values and term is None:
+        term = "MEEP_KL"
+    return base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
+
+
+def _before_options(name: str) -> str:
+    """What a wrong name has between the prefix and the first option."""
+    rest = name[len(PREFIX) :] if name.lower().startswith(PREFIX.lower()) else name
+    first = _MEANT.search(rest)
+    return rest[: first.start()].rstrip("_") if first else rest
+
+
+def _meant_base(text: str) -> tuple[str, str | None]:
+    letters = re.sub("[^a-z]", "", text.lower())
+    before, meep, after = letters.partition("meep")
+    term: str | None = None
+    if meep:
+        term, letters = "MEEP_H" if after.startswith(("h", "ent")) else "MEEP_KL", before
+    elif letters.endswith("cp"):
+        term, letters = "CP", letters[:-2]
+    if not letters:
+        return "DiceCE", term
+    if term is None:
+        known = {base.removeprefix(PREFIX).replace("_", "").lower(): base for base in _BASES}
+        return _BASES[known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]]]
+    losses = {loss.lower(): loss for loss in SEGMENTATION_LOSSES} | {"cedice": "DiceCE"}
+    return losses[difflib.get_close_matches(letters, losses, n=1, cutoff=0.0)[0]], term
+
+
+def _respelt(key: str, value: str) -> str:
+    """An option in the one spelling of its value; its example where that is no value of it."""
+    match = re.fullmatch(r"\+?([0-9]*)(?:[.,p]([0-9]*))?", value, re.ASCII)
+    whole, decimals = (match[1] or "", match[2] or "") if match else ("", "")
+    if not whole + decimals:
+        return OPTIONS[key].example
+    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
+    spelt = f"_{key}{whole}" + (f"p{decimals}" if decimals else "")
+    return spelt if OPTIONS[key].pattern.fullmatch(spelt[1:]) else OPTIONS[key].example
+
+
+def explain(experiment: Experiment) -> dict[str, str]:
+    """What an experiment is, in words: {aspect: explanation}, in a fixed order."""
+    e = experiment
+    loss = SEGMENTATION_LOSSES[e.segmentation_loss]
+    if e.segmentation_loss == "Focal":
+        loss += f", gamma {e.gamma:g}"
+    term = "none"
+    if e.term:
+        term = f"{e.term} with lambda {e.weight:g}: {TERMS[e.term]}"
+        if not e.weight:
+            term = f"{e.term} with lambda 0: none, this is the plain loss"
+    epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"
+    optimiser = "nnU-Net's own (SGD 0.01, polynomial decay)"
+    if e.paper:
+        optimiser = (
+            f"the MEEP paper's (Adam {PAPER_LEARNING_RATE:g}, x{PAPER_DECAY} every "
+            f"{PAPER_DECAY_EVERY} epochs); deep supervision, augmentation and batch are nnU-Net's"
+        )
+    sampling = "nnU-Net's own (a third of each batch is centred on foreground)"
+    if e.foreground is not None:
+        sampling = (
+            f"a training patch is centred on foreground with probability {e.foreground:g}; "
+            "validation patches are nnU-Net's"
+        )
+    seed = "none, every training is another one"
+    if e.seed is not None:
+        seed = (
+            f"{e.seed} for the initialisation; with nnUNet_n_proc_DA=0 for the batches too "
+            "(nnU-Net's background loaders stay random)"
+        )
+    return {
+        "segmentation loss": loss,
+        "term": term,
+        "length": epochs,
+        "optimiser": optimiser,
+        "foreground": sampling,
+        "seed": seed,
+        "results folder": f"{e.name}__PLANS__CONFIGURATION",
+    }
