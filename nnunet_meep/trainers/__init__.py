@@ -1,18 +1,38 @@
 """The trainers that nnU-Net finds by name; each is made when it is asked for.
 
 ``nnunet_meep.trainers.nnUNetTrainerMEEP_KL`` and every other name of the grammar in
-:mod:`nnunet_meep.trainers.names` is an attribute of this module. Importing the module needs
-neither torch nor nnU-Net; taking a trainer from it does.
+:mod:`nnunet_meep.trainers.names` is an attribute of this module, and so is
+:class:`~nnunet_meep.trainers.mixin.MEEPMixin`, for trainers of your own. Importing the module
+needs neither torch nor nnU-Net; taking one of these from it does.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nnunet_meep.trainers.names import TrainerNameError, parse
 
-__all__ = ["TrainerNameError"]
+if TYPE_CHECKING:
+    from nnunet_meep.trainers.mixin import MEEPMixin
+
+__all__ = ["MEEPMixin", "TrainerNameError", "parse"]
 
 
 def __getattr__(name: str) -> type:
+    if name == "MEEPMixin":
+        from nnunet_meep.trainers.mixin import MEEPMixin
+
+        return MEEPMixin
+    return trainer_class(name)
+
+
+def trainer_class(name: str) -> type:
+    """The trainer class of that name.
+
+    Raises:
+        AttributeError: the name is not one of ours.
+        TrainerNameError: it is one of ours and wrong.
+    """
     experiment = parse(name)
     if experiment is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

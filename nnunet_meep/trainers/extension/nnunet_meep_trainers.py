@@ -17,7 +17,7 @@ def __getattr__(name: str) -> type:
         raise AttributeError(name) from error
     try:
         # Not getattr(): what else that module holds (__path__, functions) is no trainer.
-        return trainers.__getattr__(name)
+        return trainers.trainer_class(name)
     except trainers.TrainerNameError as error:
         # hasattr() swallows AttributeError alone; this ends the nnU-Net command with one line.
         raise SystemExit(f"Error: {error}") from None

@@ -1,0 +1,282 @@
+"""MEEP for any nnU-Net trainer: the class to mix in, and what it adds to a training.
+
+A trainer of your own, in a file in a folder of ``nnUNet_extTrainer``::
+
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import (
+        nnUNetTrainerDA5,
+    )
+    from nnunet_meep.trainers import MEEPMixin, parse
+
+    class nnUNetTrainerDA5_MEEP(MEEPMixin, nnUNetTrainerDA5):
+        experiment = parse("nnUNetTrainerMEEP_KL_lambda0p3")
+
+``experiment`` says in the grammar of :mod:`nnunet_meep.trainers.names` what is to be added;
+everything that it does not name stays as the other base class has it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_meep.losses import FocalLoss, RegularizedLoss
+from nnunet_meep.losses.regularized import TERMS, LossParts
+from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
+from nnunet_meep.trainers.names import Experiment
+from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
+from nnunet_meep.trainers.schedule import paper_optimizer
+
+
+class MEEPMixin(nnUNetTrainer):
+    """Gives the trainer that it is mixed into the loss and the options of an experiment.
+
+    It has to stand in front: ``class Mine(MEEPMixin, nnUNetTrainerDA5)``.
+
+    - segmentation loss: nothing (or ``DiceCE``) keeps the other trainer's own loss, whatever it
+      is; ``Dice`` and ``CE`` need one that is nnU-Net's Dice + CE; ``Focal`` replaces it;
+    - the term is added to what nnU-Net's deep supervision wraps, so it acts at each resolution;
+    - options replace what the other trainer sets; without one its own value stays;
+    - every epoch logs the calibration (:mod:`nnunet_meep.trainers.monitor`).
+
+    Attributes:
+        experiment: what :func:`nnunet_meep.trainers.names.parse` returns for a name.
+        monitor: the sums of the present epoch, from ``initialize()`` on.
+    """
+
+    experiment: ClassVar[Experiment]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not isinstance(getattr(cls, "experiment", None), Experiment):
+            raise TypeError(
+                f"{cls.__name__}: experiment: expected what parse() returns for a name of "
+                f"nnunet-meep, got {getattr(cls, 'experiment', None)!r}; see meep-trainers"
+            )
+
+    # nnU-Net inspects this signature to store what rebuilds the trainer from a checkpoint.
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        experiment = self.experiment
+        if experiment.epochs is not None:
+            # nnU-Net's 1000 epochs leave 20 chances to resume from; so do shorter trainings.
+            self.num_epochs = experiment.epochs
+            self.save_every = max(1, experiment.epochs // 20)
+        if experiment.iterations is not None:
+            self.num_iterations_per_epoch = experiment.iterations
+            self.num_val_iterations_per_epoch = experiment.validation_iterations
+        self.logger.local_logger = CalibrationLogger(self.logger.local_logger.verbose)
+
+    # What is trained: loss, optimiser, batches, initialisation
+
+    def _build_loss(self) -> torch.nn.Module:
+        loss = super()._build_loss()
+        if isinstance(loss, DeepSupervisionWrapper):
+            loss.loss = self._inner_loss(loss.loss)
+            return loss
+        return self._inner_loss(loss)
+
+    def _inner_loss(self, own_loss: torch.nn.Module) -> torch.nn.Module:
+        """The trainer's own loss at one resolution, cut to what is asked for, plus the term."""
+        experiment = self.experiment
+        labels = {
+            "ignore_label": self.label_manager.ignore_label,
+            "regions": self.label_manager.has_regions,
+        }
+        if experiment.segmentation_loss == "Focal":
+            own_loss = FocalLoss(experiment.gamma, **labels)
+        elif experiment.segmentation_loss != "DiceCE":
+            if not isinstance(own_loss, DC_and_CE_loss | DC_and_BCE_loss):
+                raise TypeError(
+                    f"{type(self).__name__}: {experiment.segmentation_loss} needs a trainer with "
+                    f"nnU-Net's Dice + CE loss, got {type(own_loss).__name__}; leave the "
+                    "segmentation loss out of the experiment to keep it"
+                )
+            if experiment.segmentation_loss == "Dice":
+                own_loss.weight_ce = 0
+            else:
+                own_loss.weight_dice = 0
+        term = experiment.term if experiment.weight else None
+        # Without a term nnU-Net's own object stays. CE alone returns a Python 0 for a batch that
+        # is ignored altogether, which has no backward().
+        ce_with_ignore = (
+            experiment.segmentation_loss == "CE" and self.label_manager.has_ignore_label
+        )
+        if term is None and not ce_with_ignore:
+            return own_loss
+        return RegularizedLoss(own_loss, term, experiment.weight if term else 0.0, **labels)
+
+    # Some of nnU-Net's trainers pass the stage of a warm-up.
+    def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
+        if self.experiment.paper:
+            return paper_optimizer(self.network)
+        return super().configure_optimizers(*args, **kwargs)
+
+    def initialize(self) -> None:
+        self._seed(0)
+        super().initialize()
+        self.monitor = TrainingMonitor(
+            self.label_manager.num_segmentation_heads - (not self.label_manager.has_regions),
+            ignore_label=self.label_manager.ignore_label,
+            regions=self.label_manager.has_regions,
+            device=self.device,
+        )
+        self._parts: list[LossParts] = []
+        inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+        if isinstance(inner, RegularizedLoss) and inner.term:
+            inner.register_forward_hook(lambda module, *_: self._parts.append(module.parts))
+        self.loss.register_forward_hook(self._on_loss)
+
+    def get_dataloaders(self) -> Any:
+        loaders = super().get_dataloaders()
+        if self.experiment.foreground is not None:
+            _oversample_with_probability(loaders[0], self.experiment.foreground)
+        return loaders
+
+    def _seed(self, epoch: int) -> None:
+        """Start the random numbers of an epoch, the same whether it is resumed or not."""
+        if self.experiment.seed is None:
+            return
+        # Ranks start from the same weights and draw different batches.
+        entropy = [self.experiment.seed, epoch, self.local_rank if self.was_initialized else 0]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from it)
+        torch.manual_seed(seed)
+
+    # What it says while it trains
+
+    def _on_loss(self, _: Any, arguments: tuple[Any, Any], loss: torch.Tensor) -> None:
+        """Sees what nnU-Net's steps give to the loss; a forward hook."""
+        logits, target = arguments
+        if isinstance(logits, list | tuple):
+            logits, target = logits[0], target[0]
+        if self.network.training:
+            if self._parts:
+                weights = getattr(self.loss, "weight_factors", (1.0,))
+                parts = weighted_parts(self._parts, [w for w in weights if w])
+            else:
+                parts = LossParts(loss.detach(), torch.tensor(float("nan")))
+            # Added after the step, when the memory of the backward pass is free again.
+            self._batch = logits.detach(), target, parts
+        else:
+            # At once, because nnU-Net's validation step changes the target after the loss.
+            unforced = self._unforced
+            self.monitor.add_validation(logits[unforced], target[unforced])
+        self._parts.clear()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        result = super().train_step(batch)
+        logits, target, parts = self._batch
+        del self._batch
+        if not np.isfinite(result["loss"]):
+            self._stop(result["loss"], parts, batch)
+        self.monitor.add_training(logits, target, parts)
+        return result
+
+    def _stop(self, loss: float, parts: LossParts, batch: dict[str, Any]) -> None:
+        term = self.experiment.term
+        weighed = f" and {term} {float(parts.term):g} (lambda {self.experiment.weight:g})"
+        finite = bool(torch.isfinite(batch["data"]).all())
+        message = (
+            f"the loss is {float(loss):g} in epoch {self.current_epoch}, iteration "
+            f"{self.monitor.n_batches}: segmentation loss {float(parts.segmentation):g}"
+            f"{weighed if term and self.experiment.weight else ''}; the images of the batch are "
+            f"{'finite' if finite else 'not finite'} (cases {', '.join(map(str, batch['keys']))}). "
+            "The checkpoints are from before; --c goes on from the last one"
+        )
+        self.print_to_log_file(f"Stopped: {message}", also_print_to_console=False)
+        raise FloatingPointError(message)
+
+    def on_train_epoch_start(self) -> None:
+        self._seed(self.current_epoch + 1)
+        super().on_train_epoch_start()
+        self.monitor.start_training()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self._log(self.monitor.training_values())
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.monitor.start_validation()
+        self._unforced = _unforced_patches(self.dataloader_val)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        self._log(self.monitor.validation_values())
+
+    def _log(self, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            self.logger.log(key, value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        values = {key: self.logger.get_value(key, step=-1) for key in KEYS}
+        for line in self._report(values):
+            self.print_to_log_file(line)
+        super().on_epoch_end()
+
+    def _report(self, values: dict[str, Any]) -> list[str]:
+        experiment = self.experiment
+        lines = [f"segmentation_loss {values['segmentation_loss']:.4f}"]
+        if experiment.term and experiment.weight:
+            sign = "+" if TERMS[experiment.term][1] > 0 else "-"
+            lines[0] += (
+                f" {sign} {experiment.weight:g} * {experiment.term} {values['term_value']:.4f}"
+            )
+        lines.append(
+            f"misclassified {values['misclassified']:.3%} of the voxels, with entropy "
+            f"{values['misclassified_entropy']:.3f} of log K"
+        )
+        if np.isnan(values["mean_fg_ece"]):
+            lines.append(
+                "No pseudo ECE, Brier and unexpected errors: nnU-Net centres all validation "
+                "patches on foreground, or any at random, so they say nothing of whole images"
+            )
+            return lines
+        for key, name in (("ece", "Pseudo ECE"), ("brier", "Pseudo Brier")):
+            rounded = [round(x, 5) for x in values[f"{key}_per_class_or_region"]]
+            lines.append(f"{name} {rounded}")
+        lines.append(f"Unexpected errors {values['unexpected_errors']:.3f}")
+        return lines
+
+
+def _loader(augmenter: Any) -> nnUNetDataLoader | None:
+    """nnU-Net's loader inside of what draws from it in the background, or not; None if other."""
+    loader = getattr(augmenter, "generator", getattr(augmenter, "data_loader", None))
+    return loader if isinstance(loader, nnUNetDataLoader) else None
+
+
+def _oversample_with_probability(augmenter: Any, probability: float) -> None:
+    """Let each patch be centred on foreground with a probability, instead of some in each batch."""
+    loader = _loader(augmenter)
+    if loader is None:
+        raise TypeError(
+            f"_fg: expected nnU-Net's own data loader, got {type(augmenter).__name__}; a trainer "
+            "with other loaders has to set its sampling itself"
+        )
+    loader.oversample_foreground_percent = probability
+    loader.get_do_oversample = loader._probabilistic_oversampling
+    if hasattr(augmenter, "restart"):  # workers hold copies of the loader as it was
+        augmenter.restart()
+
+
+def _unforced_patches(augmenter: Any) -> list[int]:
+    """The patches of each batch that nnU-Net does not force onto foreground; none if unknown."""
+    loader = _loader(augmenter)
+    if loader is None or loader.get_do_oversample != loader._oversample_last_XX_percent:
+        return []
+    return [i for i in range(loader.batch_size) if not loader.get_do_oversample(i)]

@@ -1,0 +1,113 @@
+"""nnU-Net's log of a training with what the monitor adds, also in ``progress.png``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from numpy.typing import NDArray
+from PIL import Image
+
+from nnunet_meep.atomic import replacing_file
+
+#: One value per epoch each, beside nnU-Net's own.
+KEYS = (
+    "segmentation_loss",
+    "term_value",
+    "misclassified",
+    "misclassified_entropy",
+    "ece_per_class_or_region",
+    "mean_fg_ece",
+    "brier_per_class_or_region",
+    "mean_fg_brier",
+    "unexpected_errors",
+)
+
+# Okabe and Ito's colours, told apart by colour-blind people as well.
+_BLUE, _VERMILLION, _GREEN, _PURPLE, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
+#: Each panel: (label of the axis, {key: (name, colour, line style)}) for its left and right side.
+PANELS = (
+    (
+        ("loss", {"segmentation_loss": ("segmentation loss (training)", _BLUE, "-")}),
+        ("term", {"term_value": ("term without lambda (training)", _GREEN, "--")}),
+    ),
+    (
+        (
+            "pseudo ECE and Brier, share of voxels",
+            {
+                "mean_fg_ece": ("pseudo ECE", _BLUE, "-"),
+                "mean_fg_brier": ("pseudo Brier", _VERMILLION, "-"),
+                "misclassified": ("misclassified (training)", _BLACK, "-"),
+            },
+        ),
+        (
+            "share of errors, of log K",
+            {
+                "unexpected_errors": ("unexpected errors (overconfident > 0)", _GREEN, "--"),
+                "misclassified_entropy": ("entropy of misclassified (training)", _PURPLE, "--"),
+            },
+        ),
+    ),
+)
+
+
+class CalibrationLogger(LocalLogger):
+    """nnU-Net's logger with :data:`KEYS`, and a panel of its own in ``progress.png``."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__(verbose)
+        self._add_missing()
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over a log, also one that was written without this package (NaN, then)."""
+        super().load_checkpoint(checkpoint)
+        self._add_missing()
+
+    def _add_missing(self) -> None:
+        n_epochs = len(self.my_fantastic_logging["train_losses"])
+        for key in KEYS:
+            self.my_fantastic_logging.setdefault(key, [math.nan] * n_epochs)
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """nnU-Net's figure with the panel below it."""
+        super().plot_progress_png(output_folder)
+        _append_below(Path(output_folder) / "progress.png", self._panel())
+
+    def _panel(self) -> NDArray[np.uint8]:
+        """The panel as an image as wide as nnU-Net's figure, (height, width, 4)."""
+        figure = Figure(figsize=(30, 18 * len(PANELS)))
+        canvas = FigureCanvasAgg(figure)
+        for left, sides in zip(np.ravel(figure.subplots(len(PANELS), 1)), PANELS, strict=True):
+            right = left.twinx()
+            right.grid(False)
+            left.set_xlabel("epoch")
+            for axes, (label, lines), legend_at in zip((left, right), sides, (0, 0.5), strict=True):
+                for key, (name, color, style) in lines.items():
+                    values = self.my_fantastic_logging[key]
+                    axes.plot(values, color=color, ls=style, label=name, linewidth=4)
+                axes.set_ylabel(label)
+                axes.legend(loc=(legend_at, 1))
+        calibration, _, shares = figure.axes[1:]
+        calibration.set_yscale("log")
+        shares.set_ylim(-1.05, 1.05)
+        shares.axhline(0, color=_GREEN, linewidth=1)
+        figure.tight_layout()
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())
+
+
+def _append_below(path: Path, panel: NDArray[np.uint8]) -> None:
+    """Put an image below that of a PNG file."""
+    with Image.open(path) as image:
+        above = image.convert("RGB")
+    below = Image.fromarray(panel).convert("RGB")
+    both = Image.new("RGB", (max(above.width, below.width), above.height + below.height), "white")
+    both.paste(above, (0, 0))
+    both.paste(below, (0, above.height))
+    with replacing_file(path) as temporary:
+        both.save(temporary, compress_level=1)
