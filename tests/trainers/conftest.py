@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
+import small_project
 
 #: dataset.json's labels for the four ways in which nnU-Net trains. Three output channels each.
 LABELS = {
@@ -115,3 +117,44 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         )
 
     return construct
+
+
+@pytest.fixture(scope="session")
+def prepared_balls(tmp_path_factory):
+    """``prepared_balls(kind)``: a folder with the balls in nnU-Net's formats, made once."""
+
+    @functools.cache
+    def prepare(kind):
+        folder = tmp_path_factory.mktemp(kind.replace("+", "_"))
+        dataset = "Dataset901_Balls"
+        cases = small_project.write_balls(folder / "raw" / dataset, small_project.LABELS[kind])
+        plans = small_project.plans(dataset, "SimpleITKIO", small_project.CONFIGURATIONS)
+        small_project.preprocess(folder, dataset, plans, cases)
+        return folder, dataset, plans
+
+    return prepare
+
+
+@pytest.fixture
+def balls(prepared_balls, tmp_path, monkeypatch, no_picture):
+    """``balls(kind)``: a project of the balls with results of its own."""
+
+    def open_project(kind="labels"):
+        prepared, dataset, plans = prepared_balls(kind)
+        folder = tmp_path / kind
+        folder.mkdir()
+        for name in ("raw", "preprocessed"):
+            (folder / name).symlink_to(prepared / name)
+        return small_project.Project(folder, dataset, plans, monkeypatch)
+
+    return open_project
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """No progress.png, which takes longer than a small training; returns what would draw it."""
+    from nnunet_meep.trainers.progress import CalibrationLogger
+
+    draw = CalibrationLogger.plot_progress_png
+    monkeypatch.setattr(CalibrationLogger, "plot_progress_png", lambda *_: None)
+    return draw

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 LABELS = {
     "labels": {"background": 0, "outer": 1, "inner": 2},
@@ -84,10 +82,26 @@ def configuration(dimensions: int, patch: list[int], residual: bool = False, **c
     }
 
 
-def plans(dataset: str, reader: str, configurations: dict, plans_name: str = "nnUNetPlans") -> dict:
+#: Every kind of configuration that nnU-Net plans, for volumes of 20 x 20 x 20.
+CONFIGURATIONS = {
+    "2d": configuration(2, [16, 16]),
+    "3d_fullres": configuration(3, [16, 16, 16]),
+    "3d_lowres": configuration(
+        3,
+        [8, 8, 8],
+        data_identifier="nnUNetPlans_3d_lowres",
+        spacing=[2.0] * 3,
+        next_stage="3d_cascade_fullres",
+    ),
+    "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    "resenc": configuration(3, [16, 16, 16], residual=True),
+}
+
+
+def plans(dataset: str, reader: str, configurations: dict) -> dict:
     return {
         "dataset_name": dataset,
-        "plans_name": plans_name,
+        "plans_name": "nnUNetPlans",
         "original_median_spacing_after_transp": [1.0] * 3,
         "original_median_shape_after_transp": [20] * 3,
         "image_reader_writer": reader,
@@ -100,8 +114,11 @@ def plans(dataset: str, reader: str, configurations: dict, plans_name: str = "nn
     }
 
 
-def write_balls(raw: Path, labels: dict) -> dict:
-    """Six volumes of 20 x 20 x 20 with a noisy ball (1) and its kernel (2), a border ignored."""
+def write_balls(raw: Path, labels: dict) -> list[str]:
+    """Six volumes of 20 x 20 x 20 with a noisy ball (1) and its kernel (2); the case names.
+
+    Where there is an ignore label (3) one border has it.
+    """
     random = np.random.default_rng(0)
     for folder in ("imagesTr", "labelsTr"):
         (raw / folder).mkdir(parents=True)
@@ -119,9 +136,8 @@ def write_balls(raw: Path, labels: dict) -> dict:
             raw / "imagesTr" / f"{name}_0000.nii.gz",
         )
         sitk.WriteImage(sitk.GetImageFromArray(seg), raw / "labelsTr" / f"{name}.nii.gz")
-    dataset = dataset_json(labels)
-    (raw / "dataset.json").write_text(json.dumps(dataset))
-    return dataset
+    (raw / "dataset.json").write_text(json.dumps(dataset_json(labels)))
+    return [f"ball_{case}" for case in range(N_CASES)]
 
 
 def preprocess(folder: Path, dataset: str, plans: dict, cases: list[str]) -> None:
@@ -163,6 +179,76 @@ def preprocess(folder: Path, dataset: str, plans: dict, cases: list[str]) -> Non
             )
 
 
-def link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.symlink(source, target)
+class Project:
+    """Preprocessed data, and results of its own.
+
+    Args:
+        folder: holds ``raw`` and ``preprocessed``; results go to ``results`` beside them.
+        patch: for the environment variables of nnU-Net.
+    """
+
+    def __init__(self, folder: Path, dataset: str, plans: dict, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.dataset, self.plans, self.patch = folder, dataset, plans, patch
+        patch.setenv("nnUNet_raw", str(folder / "raw"))
+        patch.setenv("nnUNet_preprocessed", str(folder / "preprocessed"))
+        patch.setenv("nnUNet_n_proc_DA", "0")  # batches made in this process
+
+    def trainer(
+        self,
+        of,
+        configuration="3d_fullres",
+        fold=0,
+        resume=False,
+        results="results",
+        device="cpu",
+    ):
+        """A trainer, of a class or of a name of ours, as ``nnUNetv2_train`` constructs it."""
+        import torch
+
+        from nnunet_meep import trainers
+
+        self.patch.setenv("nnUNet_results", str(self.folder / results))
+        if isinstance(of, str):
+            of = getattr(trainers, of)
+        plans = {**copy.deepcopy(self.plans), "continue_training": resume}
+        preprocessed = self.folder / "preprocessed" / self.dataset
+        dataset = json.loads((preprocessed / "dataset.json").read_text())
+        return of(plans, configuration, fold, dataset, torch.device(device))
+
+
+def assert_trained(trainer, n_epochs=1):
+    """Finite losses, the log complete, a checkpoint that names the trainer."""
+    checkpoint = load(trainer, "checkpoint_final.pth")
+    assert checkpoint["trainer_name"] == type(trainer).__name__
+    assert checkpoint["current_epoch"] == n_epochs
+    from nnunet_meep.trainers.progress import KEYS
+
+    log = checkpoint["logging"]
+    assert set(KEYS) < set(log)
+    assert {len(values) for values in log.values()} == {n_epochs}
+    assert np.isfinite([log["train_losses"], log["val_losses"]]).all()
+    regularised = trainer.experiment.term and trainer.experiment.weight
+    for key in KEYS:
+        if key != "term_value" or regularised:
+            assert np.isfinite(np.asarray(log[key])).all(), key
+    if regularised:
+        sign = 1 if trainer.experiment.term == "MEEP_KL" else -1
+        whole = np.add(
+            log["segmentation_loss"],
+            sign * trainer.experiment.weight * np.asarray(log["term_value"]),
+        )
+        np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5, atol=1e-6)
+    else:
+        assert np.isnan(log["term_value"]).all()
+        np.testing.assert_allclose(log["segmentation_loss"], log["train_losses"], rtol=1e-5)
+
+
+def load(trainer, name):
+    """A checkpoint of a trainer. With nnU-Net's numpy numbers, so it needs pickle."""
+    import torch
+
+    return torch.load(Path(trainer.output_folder) / name, weights_only=False)
+
+
+def weights(trainer):
+    return {key: value.clone() for key, value in trainer.network.state_dict().items()}

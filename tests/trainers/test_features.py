@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import multiprocessing
 from pathlib import Path
 
@@ -31,110 +30,15 @@ from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup i
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (  # noqa: E501
     nnUNetTrainerNoDeepSupervision,
 )
-from small_project import configuration
+from small_project import assert_trained, load, weights
 
-from nnunet_meep import trainers
+from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers import MEEPMixin, parse
+from nnunet_meep.trainers.monitor import TrainingMonitor
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 
-DATASET = "Dataset901_Balls"
+CPU = torch.device("cpu")
 TOPKS_OWN_WARNING = "ignore:size_average and reduce args will be deprecated:UserWarning"
-CONFIGURATIONS = {
-    "2d": configuration(2, [16, 16]),
-    "3d_fullres": configuration(3, [16, 16, 16]),
-    "3d_lowres": configuration(
-        3,
-        [8, 8, 8],
-        data_identifier="nnUNetPlans_3d_lowres",
-        spacing=[2.0] * 3,
-        next_stage="3d_cascade_fullres",
-    ),
-    "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
-    "resenc": configuration(3, [16, 16, 16], residual=True),
-}
-
-
-class Project:
-    """A preprocessed data set; ``project.trainer(class or name)`` as nnUNetv2_train makes it."""
-
-    def __init__(self, folder: Path, dataset: str, plans: dict, monkeypatch: pytest.MonkeyPatch):
-        self.folder, self.dataset, self.plans, self.patch = folder, dataset, plans, monkeypatch
-
-    def trainer(self, of, configuration="3d_fullres", fold=0, resume=False, results="results"):
-        self.patch.setenv("nnUNet_results", str(self.folder / results))
-        if isinstance(of, str):
-            of = getattr(trainers, of)
-        plans = {**copy.deepcopy(self.plans), "continue_training": resume}
-        preprocessed = self.folder / "preprocessed" / self.dataset
-        dataset = json.loads((preprocessed / "dataset.json").read_text())
-        return of(plans, configuration, fold, dataset, torch.device("cpu"))
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    """``prepared(kind)``: the balls in nnU-Net's preprocessed format, made once."""
-
-    @functools.cache
-    def prepare(kind):
-        folder = tmp_path_factory.mktemp(kind.replace("+", "_"))
-        small_project.write_balls(folder / "raw" / DATASET, small_project.LABELS[kind])
-        plans = small_project.plans(DATASET, "SimpleITKIO", CONFIGURATIONS)
-        cases = [f"ball_{i}" for i in range(small_project.N_CASES)]
-        small_project.preprocess(folder, DATASET, plans, cases)
-        return folder, plans
-
-    return prepare
-
-
-@pytest.fixture
-def project(prepared, tmp_path, monkeypatch):
-    """``project(kind)``: a project with results of its own."""
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    # Most tests do without the picture, which takes longer than the training.
-    monkeypatch.setattr(CalibrationLogger, "plot_progress_png", lambda *_: None)
-
-    def open_project(kind="labels"):
-        folder, plans = prepared(kind)
-        for name in ("raw", "preprocessed"):
-            small_project.link(folder / name, tmp_path / kind / name)
-        monkeypatch.setenv("nnUNet_raw", str(tmp_path / kind / "raw"))
-        monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / kind / "preprocessed"))
-        return Project(tmp_path / kind, DATASET, plans, monkeypatch)
-
-    return open_project
-
-
-def assert_trained(trainer, n_epochs=1):
-    """Finite losses, the log complete, a checkpoint that names the trainer."""
-    checkpoint = load(trainer, "checkpoint_final.pth")
-    assert checkpoint["trainer_name"] == type(trainer).__name__
-    assert checkpoint["current_epoch"] == n_epochs
-    log = checkpoint["logging"]
-    assert set(KEYS) < set(log)
-    assert {len(values) for values in log.values()} == {n_epochs}
-    assert np.isfinite([log["train_losses"], log["val_losses"]]).all()
-    regularised = trainer.experiment.term and trainer.experiment.weight
-    for key in KEYS:
-        if key != "term_value" or regularised:
-            assert np.isfinite(np.asarray(log[key])).all(), key
-    if regularised:
-        sign = 1 if trainer.experiment.term == "MEEP_KL" else -1
-        whole = np.add(
-            log["segmentation_loss"],
-            sign * trainer.experiment.weight * np.asarray(log["term_value"]),
-        )
-        np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5, atol=1e-6)
-    else:
-        assert np.isnan(log["term_value"]).all()
-        np.testing.assert_allclose(log["segmentation_loss"], log["train_losses"], rtol=1e-5)
-
-
-def load(trainer, name):
-    return torch.load(Path(trainer.output_folder) / name, weights_only=False)
-
-
-def weights(trainer):
-    return {key: value.clone() for key, value in trainer.network.state_dict().items()}
 
 
 def assert_same(one, other):
@@ -153,25 +57,25 @@ def recorded(project, n=3):
 
 @pytest.mark.parametrize("kind", small_project.LABELS)
 @pytest.mark.parametrize("base", ["MEEP_KL", "DiceMEEP_H", "CECP", "FocalMEEP_KL", "Focal", "CE"])
-def test_labels_regions_and_the_ignore_label(project, kind, base):
-    trainer = project(kind).trainer(f"nnUNetTrainer{base}_1epochs_2iters")
+def test_labels_regions_and_the_ignore_label(balls, kind, base):
+    trainer = balls(kind).trainer(f"nnUNetTrainer{base}_1epochs_2iters")
     trainer.run_training()
     assert_trained(trainer)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_lowres", "resenc"])
 @pytest.mark.parametrize("kind", ["labels", "regions+ignore"])
-def test_configurations_and_residual_encoder_plans(project, configuration, kind):
-    trainer = project(kind).trainer("nnUNetTrainerMEEP_KL_1epochs_2iters", configuration)
+def test_configurations_and_residual_encoder_plans(balls, configuration, kind):
+    trainer = balls(kind).trainer("nnUNetTrainerMEEP_KL_1epochs_2iters", configuration)
     trainer.run_training()
     assert_trained(trainer)
     assert ("ResidualEncoderUNet" in str(type(trainer.network))) == (configuration == "resenc")
 
 
 @pytest.mark.slow
-def test_a_cascade_on_all_cases_with_validation_in_between(project):
+def test_a_cascade_on_all_cases_with_validation_in_between(balls):
     name = "nnUNetTrainerMEEP_KL_1epochs_2iters"
-    project = project("labels")
+    project = balls("labels")
     project.patch.setenv("nnUNet_def_n_proc", "1")
     low = project.trainer(name, "3d_lowres", fold="all")
     low.run_training()
@@ -185,11 +89,11 @@ def test_a_cascade_on_all_cases_with_validation_in_between(project):
     assert full.num_input_channels == 3  # the image and two labels of the stage before
 
 
-def test_without_deep_supervision(project):
+def test_without_deep_supervision(balls):
     class Trainer(MEEPMixin, nnUNetTrainerNoDeepSupervision):
         experiment = parse("nnUNetTrainerMEEP_KL_1epochs_2iters")
 
-    trainer = project("regions").trainer(Trainer)
+    trainer = balls("regions").trainer(Trainer)
     trainer.run_training()
     assert not isinstance(trainer.loss, DeepSupervisionWrapper)
     assert_trained(trainer)
@@ -197,9 +101,9 @@ def test_without_deep_supervision(project):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_with_torch_compile(project, monkeypatch):
+def test_with_torch_compile(balls, monkeypatch):
     name = "nnUNetTrainerMEEP_KL_1epochs_2iters_seed1"
-    project = project("labels+ignore")
+    project = balls("labels+ignore")
     compiled = project.trainer(name)
     monkeypatch.setattr(compiled, "_do_i_compile", lambda: True)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -210,6 +114,20 @@ def test_with_torch_compile(project, monkeypatch):
     for key, value in load(eager, "checkpoint_final.pth")["network_weights"].items():
         other = load(compiled, "checkpoint_final.pth")["network_weights"][key]
         torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:FutureWarning")  # timm's own
+def test_with_a_transformer(balls):
+    from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import nnUNet_Primus_S_Trainer
+
+    class Primus(MEEPMixin, nnUNet_Primus_S_Trainer):
+        experiment = parse("nnUNetTrainerMEEP_KL_1epochs_1iters")
+
+    trainer = balls().trainer(Primus)
+    trainer.run_training()
+    assert_trained(trainer)
+    assert type(trainer.optimizer) is torch.optim.AdamW
 
 
 class DA5(MEEPMixin, nnUNetTrainerDA5):
@@ -230,15 +148,15 @@ class Warmup(MEEPMixin, nnUNetTrainer_warmup):
 
 @pytest.mark.filterwarnings(TOPKS_OWN_WARNING)
 @pytest.mark.parametrize("of", [DA5, NoMirroring, Topk, Warmup])
-def test_any_trainer_takes_the_mixin(project, of):
-    trainer = project().trainer(of)
+def test_any_trainer_takes_the_mixin(balls, of):
+    trainer = balls().trainer(of)
     trainer.run_training()
     assert_trained(trainer)
     assert Path(trainer.output_folder).parent.name == f"{of.__name__}__nnUNetPlans__3d_fullres"
 
 
-def test_the_mixin_keeps_what_the_other_trainer_changes(project):
-    project = project()
+def test_the_mixin_keeps_what_the_other_trainer_changes(balls):
+    project = balls()
     assert project.trainer(NoMirroring).run_training() is None
     checkpoint = load(project.trainer(NoMirroring), "checkpoint_final.pth")
     assert checkpoint["inference_allowed_mirroring_axes"] is None
@@ -254,14 +172,14 @@ def test_the_mixin_keeps_what_the_other_trainer_changes(project):
 
 
 @pytest.mark.filterwarnings(TOPKS_OWN_WARNING)
-def test_a_loss_that_is_not_dice_and_ce_is_kept_or_replaced_but_not_cut(project):
+def test_a_loss_that_is_not_dice_and_ce_is_kept_or_replaced_but_not_cut(balls):
     class Cut(MEEPMixin, nnUNetTrainerTopk10Loss):
         experiment = parse("nnUNetTrainerDiceMEEP_KL")
 
     class Replaced(MEEPMixin, nnUNetTrainerTopk10Loss):
         experiment = parse("nnUNetTrainerFocal_gamma3")
 
-    project = project()
+    project = balls()
     with pytest.raises(TypeError, match="Cut: Dice needs a trainer with nnU-Net's Dice"):
         project.trainer(Cut).initialize()
     trainer = project.trainer(Replaced)
@@ -276,9 +194,9 @@ def test_a_mixin_without_an_experiment_is_refused(wrong):
         type("Mine", (MEEPMixin,), {"experiment": wrong})
 
 
-def test_resuming_is_as_if_there_had_been_no_interruption(project):
+def test_resuming_is_as_if_there_had_been_no_interruption(balls):
     name = "nnUNetTrainerMEEP_KL_3epochs_2iters_seed1"
-    project = project()
+    project = balls()
     whole = project.trainer(name, results="whole")
     whole.run_training()
 
@@ -299,16 +217,15 @@ def test_resuming_is_as_if_there_had_been_no_interruption(project):
         assert one == other, key
 
 
-def test_a_checkpoint_without_our_log_is_taken_up_with_gaps(project, monkeypatch):
-    project = project()
+def test_a_checkpoint_without_our_log_is_taken_up_with_gaps(balls, monkeypatch, no_picture):
+    picture = no_picture  # what draws it, for this test does
+    project = balls()
     old = project.trainer(nnUNetTrainer)
     old.num_epochs, old.num_iterations_per_epoch, old.num_val_iterations_per_epoch = 2, 1, 1
     old.logger.local_logger.plot_progress_png = lambda *_: None
     old.run_training()
 
-    monkeypatch.undo()  # the picture, this time
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    monkeypatch.setenv("nnUNet_preprocessed", str(project.folder / "preprocessed"))
+    monkeypatch.setattr(CalibrationLogger, "plot_progress_png", picture)
     resumed = project.trainer("nnUNetTrainerMEEP_KL_3epochs_2iters", resume=True)
     resumed.load_checkpoint(str(Path(old.output_folder) / "checkpoint_final.pth"))
     resumed.run_training()
@@ -321,8 +238,8 @@ def test_a_checkpoint_without_our_log_is_taken_up_with_gaps(project, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions+ignore"])
-def test_weights_of_a_plain_model_are_taken_over(project, kind):
-    project = project(kind)
+def test_weights_of_a_plain_model_are_taken_over(balls, kind):
+    project = balls(kind)
     plain = project.trainer(nnUNetTrainer)
     plain.initialize()
     plain.save_checkpoint(str(project.folder / "plain.pth"))
@@ -338,8 +255,8 @@ def test_weights_of_a_plain_model_are_taken_over(project, kind):
 
 @pytest.mark.parametrize("kind", small_project.LABELS)
 @pytest.mark.parametrize("name", ["MEEP_KL_lambda0", "MEEP_H_lambda0", "CP_lambda0", "DiceCE"])
-def test_lambda_0_is_plain_nnunet_to_the_last_bit(project, kind, name):
-    project = project(kind)
+def test_lambda_0_is_plain_nnunet_to_the_last_bit(balls, kind, name):
+    project = balls(kind)
     ours, plain = project.trainer(f"nnUNetTrainer{name}"), project.trainer(nnUNetTrainer)
     batches = recorded(project)
     losses = []
@@ -352,8 +269,8 @@ def test_lambda_0_is_plain_nnunet_to_the_last_bit(project, kind, name):
     assert_same(weights(ours), weights(plain))
 
 
-def test_a_term_changes_the_weights(project):
-    project = project()
+def test_a_term_changes_the_weights(balls):
+    project = balls()
     ours, plain = project.trainer("nnUNetTrainerMEEP_KL"), project.trainer(nnUNetTrainer)
     batches = recorded(project, 1)
     for trainer in (ours, plain):
@@ -364,7 +281,6 @@ def test_a_term_changes_the_weights(project):
     assert any(not torch.equal(weights(ours)[key], weights(plain)[key]) for key in weights(ours))
 
 
-@pytest.mark.parametrize("first", ["nnUNetTrainerMEEP_KL_1epochs_2iters_seed1"])
 @pytest.mark.parametrize(
     ("second", "same_start", "same_end"),
     [
@@ -375,10 +291,11 @@ def test_a_term_changes_the_weights(project):
     ],
 )
 def test_a_seed_fixes_the_initialisation_and_without_workers_the_training(
-    project, first, second, same_start, same_end
+    balls, second, same_start, same_end
 ):
-    project = project()
+    project = balls()
     starts, ends = [], []
+    first = "nnUNetTrainerMEEP_KL_1epochs_2iters_seed1"
     for name, results in ((first, "first"), (second, "second")):
         trainer = project.trainer(name, results=results)
         trainer.initialize()
@@ -389,8 +306,8 @@ def test_a_seed_fixes_the_initialisation_and_without_workers_the_training(
         assert all(torch.equal(one[key], other[key]) for key in one) == same
 
 
-def test_ranks_start_from_the_same_weights_and_draw_different_numbers(project):
-    trainer = project().trainer("nnUNetTrainerMEEP_KL_seed1")
+def test_ranks_start_from_the_same_weights_and_draw_different_numbers(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_seed1")
     numbers = []
     for rank in (0, 1):
         trainer.local_rank = rank
@@ -403,8 +320,8 @@ def test_ranks_start_from_the_same_weights_and_draw_different_numbers(project):
     assert numbers[3][1] != numbers[0][1]
 
 
-def test_the_papers_optimisation(project):
-    trainer = project().trainer("nnUNetTrainerCEMEEP_KL_paper")
+def test_the_papers_optimisation(balls):
+    trainer = balls().trainer("nnUNetTrainerCEMEEP_KL_paper")
     trainer.initialize()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (200, 40)
     assert trainer.num_val_iterations_per_epoch == 8
@@ -427,15 +344,15 @@ def test_the_papers_optimisation(project):
     assert len(set(rates)) == 20
 
 
-def test_options_replace_the_papers_length_alone(project):
-    trainer = project().trainer("nnUNetTrainerCE_1epochs_2iters_paper")
+def test_options_replace_the_papers_length_alone(balls):
+    trainer = balls().trainer("nnUNetTrainerCE_1epochs_2iters_paper")
     trainer.run_training()
     assert_trained(trainer)
     assert type(trainer.optimizer) is torch.optim.Adam
 
 
-def test_foreground_is_sampled_with_a_probability_in_training_only(project):
-    trainer = project().trainer("nnUNetTrainerMEEP_KL_seed1_fg0p9")
+def test_foreground_is_sampled_with_a_probability_in_training_only(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_seed1_fg0p9")
     trainer.initialize()
     np.random.seed(0)  # noqa: NPY002
     train, val = (augmenter.data_loader for augmenter in trainer.get_dataloaders())
@@ -445,7 +362,7 @@ def test_foreground_is_sampled_with_a_probability_in_training_only(project):
 
 
 @pytest.mark.parametrize("option", ["", "_fg0p9"])
-def test_the_sampling_reaches_background_workers(project, monkeypatch, option):
+def test_the_sampling_reaches_background_workers(balls, monkeypatch, option):
     drawn = multiprocessing.Value("i", 0)
 
     def draw(self, index):
@@ -454,7 +371,7 @@ def test_the_sampling_reaches_background_workers(project, monkeypatch, option):
         return True
 
     monkeypatch.setattr(nnUNetDataLoader, "_probabilistic_oversampling", draw)
-    project = project()
+    project = balls()
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     trainer = project.trainer(f"nnUNetTrainerDiceCE{option}")
     trainer.initialize()
@@ -469,16 +386,16 @@ def test_the_sampling_reaches_background_workers(project, monkeypatch, option):
     assert drawn.value >= 8 if option else drawn.value == 0
 
 
-def test_a_loader_of_ones_own_cannot_take_the_sampling(project, monkeypatch):
+def test_a_loader_of_ones_own_cannot_take_the_sampling(balls, monkeypatch):
     monkeypatch.setattr(nnUNetTrainer, "get_dataloaders", lambda self: (iter([]), iter([])))
-    trainer = project().trainer("nnUNetTrainerDice_fg0p9")
+    trainer = balls().trainer("nnUNetTrainerDice_fg0p9")
     with pytest.raises(TypeError, match="_fg: expected nnU-Net's own data loader, got list_iter"):
         trainer.get_dataloaders()
 
 
 @pytest.mark.parametrize("name", ["MEEP_KL", "DiceCE"])
-def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(project, name):
-    trainer = project().trainer(f"nnUNetTrainer{name}_3epochs_4iters")
+def test_a_loss_that_is_not_finite_stops_the_training_and_says_where(balls, name):
+    trainer = balls().trainer(f"nnUNetTrainer{name}_3epochs_4iters")
     trainer.initialize()
     loaders = trainer.get_dataloaders()
     trainer.get_dataloaders = lambda: (poisoned(loaders[0], at=6), loaders[1])
@@ -517,8 +434,8 @@ class Recorder:
         self.config = config
 
 
-def test_wandb_gets_what_the_log_gets(project):
-    trainer = project().trainer("nnUNetTrainerMEEP_KL_2epochs_1iters")
+def test_wandb_gets_what_the_log_gets(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_2epochs_1iters")
     recorder = Recorder()
     trainer.logger.loggers.append(recorder)
     trainer.run_training()
@@ -532,8 +449,8 @@ def test_wandb_gets_what_the_log_gets(project):
                 assert recorder.logged[key][epoch] == value
 
 
-def test_the_training_log_says_it_beside_nnunets_lines(project):
-    trainer = project().trainer("nnUNetTrainerMEEP_KL_lambda0p2_1epochs_2iters")
+def test_the_training_log_says_it_beside_nnunets_lines(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambda0p2_1epochs_2iters")
     trainer.run_training()
     text = Path(trainer.log_file).read_text()
     for line in (
@@ -549,7 +466,7 @@ def test_the_training_log_says_it_beside_nnunets_lines(project):
         assert line in text
 
 
-def test_where_all_validation_patches_are_forced_the_log_says_so(project):
+def test_where_all_validation_patches_are_forced_the_log_says_so(balls):
     class Forced(MEEPMixin, nnUNetTrainer):
         experiment = parse("nnUNetTrainerMEEP_KL_1epochs_1iters")
 
@@ -557,10 +474,43 @@ def test_where_all_validation_patches_are_forced_the_log_says_so(project):
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.oversample_foreground_percent = 1.0
 
-    trainer = project().trainer(Forced)
+    trainer = balls().trainer(Forced)
     trainer.run_training()
     text = Path(trainer.log_file).read_text()
     assert "No pseudo ECE, Brier and unexpected errors: nnU-Net centres all validation" in text
     log = load(trainer, "checkpoint_final.pth")["logging"]
     assert np.isnan(log["unexpected_errors"]).all()
     assert np.isfinite(log["misclassified"]).all()
+
+
+@pytest.mark.parametrize("kind", ["labels+ignore", "regions"])
+def test_what_is_logged_comes_from_the_full_resolution_before_the_step(balls, kind):
+    trainer = balls(kind).trainer("nnUNetTrainerMEEP_KL")
+    trainer.initialize()
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    trainer.on_epoch_start()
+    expected = TrainingMonitor(
+        2, ignore_label=trainer.label_manager.ignore_label, regions="regions" in kind, device=CPU
+    )
+    trainer.on_train_epoch_start()
+    for _ in range(2):
+        batch = next(trainer.dataloader_train)
+        with torch.no_grad():
+            logits = trainer.network(batch["data"])[0]
+        result = trainer.train_step(copy.deepcopy(batch))
+        nothing = torch.tensor(float("nan"))
+        expected.add_training(logits, batch["target"][0], LossParts(nothing, nothing))
+        assert np.isfinite(result["loss"])
+    values = trainer.monitor.training_values()
+    for key in ("misclassified", "misclassified_entropy"):
+        assert values[key] == pytest.approx(expected.training_values()[key], rel=1e-5)
+
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        for _ in range(2):
+            batch = next(trainer.dataloader_val)
+            logits = trainer.network(batch["data"])[0]
+            trainer.validation_step(copy.deepcopy(batch))
+            # Of a batch of two nnU-Net forces the second onto foreground.
+            expected.add_validation(logits[:1], batch["target"][0][:1])
+    assert trainer.monitor.validation_values() == expected.validation_values()
