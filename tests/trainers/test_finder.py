@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,18 @@ BASES = [
     "nnUNetTrainerCE",
     "nnUNetTrainerCEMEEP_KL",
     "nnUNetTrainerCEMEEP_H",
+    "nnUNetTrainerCP",
+    "nnUNetTrainerDiceCP",
+    "nnUNetTrainerCECP",
+    "nnUNetTrainerFocal",
+    "nnUNetTrainerFocalMEEP_KL",
+    "nnUNetTrainerFocalMEEP_H",
+    "nnUNetTrainerFocalCP",
 ]
 OURS = [
     *BASES,
-    *(f"{name}_50epochs_100iters" for name in BASES),
+    *(f"{name}_50epochs_100iters_seed1_paper_fg0p9" for name in BASES),
+    "nnUNetTrainerFocalMEEP_KL_lambda0p5_gamma3_2epochs",
     *(f"{name}_lambda0p25_5epochs" for name in BASES if "MEEP" in name),
 ]
 NNUNETS = ["nnUNetTrainer", "nnUNetTrainer_50epochs", "nnUNetTrainerDiceLoss"]
@@ -61,6 +70,9 @@ class nnUNetTrainerDice_myversion(nnUNetTrainer):
 """
 
 
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
 def environment(**variables):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet_", "NNUNET_"))}
     return {**clean, **variables}
@@ -83,6 +95,10 @@ def users_folder(tmp_path):
     folder = tmp_path / "users trainers"
     folder.mkdir()
     (folder / "my_trainers.py").write_text(USERS_MODULE)
+    example = re.search(
+        r"^## A trainer of your own$.*?^```python$(.*?)^```$", README.read_text(), re.M | re.S
+    )
+    (folder / "from_the_readme.py").write_text(example[1])
     return str(folder)
 
 
@@ -99,12 +115,13 @@ def test_every_name_is_found_with_no_variable_set_and_nnunets_own_stay_nnunets(t
 
 def test_a_users_own_folder_stays_in_front_and_is_searched_as_well(tmp_path, users_folder):
     found = find(
-        [USERS, "nnUNetTrainerMEEP_KL", "nnUNetTrainerDiceLoss"],
+        [USERS, "nnUNetTrainerDA5_MEEP", "nnUNetTrainerMEEP_KL", "nnUNetTrainerDiceLoss"],
         tmp_path,
         nnUNet_extTrainer=users_folder,
     )
     assert found["nnUNet_extTrainer"] == os.pathsep.join([users_folder, EXTENSION_DIR])
     assert found[USERS] == [USERS, "my_trainers"]
+    assert found["nnUNetTrainerDA5_MEEP"] == ["nnUNetTrainerDA5_MEEP", "from_the_readme"]
     assert found["nnUNetTrainerMEEP_KL"] == ["nnUNetTrainerMEEP_KL", "nnunet_meep.trainers"]
     assert found["nnUNetTrainerDiceLoss"][1].startswith("nnunetv2.")
 

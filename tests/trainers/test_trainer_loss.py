@@ -32,15 +32,27 @@ WITH_TERM = {
     "nnUNetTrainerCEMEEP_KL": ("CE", +1, "MEEP_KL", 0.1),
     "nnUNetTrainerCEMEEP_H": ("CE", -1, "MEEP_H", 0.1),
     "nnUNetTrainerCEMEEP_KL_lambda2": ("CE", +1, "MEEP_KL", 2.0),
+    "nnUNetTrainerCP": ("DiceCE", -1, "CP", 0.2),
+    "nnUNetTrainerDiceCP": ("Dice", -1, "CP", 0.2),
+    "nnUNetTrainerCECP_lambda0p5": ("CE", -1, "CP", 0.5),
+    "nnUNetTrainerFocalMEEP_KL": ("Focal", +1, "MEEP_KL", 0.1),
+    "nnUNetTrainerFocalMEEP_H": ("Focal", -1, "MEEP_H", 0.1),
+    "nnUNetTrainerFocalCP": ("Focal", -1, "CP", 0.2),
 }
 DICE_CE = [
     "nnUNetTrainerDiceCE",
     "nnUNetTrainerDiceCE_5epochs_10iters",
     "nnUNetTrainerMEEP_KL_lambda0",
     "nnUNetTrainerMEEP_H_lambda0_5epochs",
+    "nnUNetTrainerCP_lambda0_seed1_paper",
 ]
 DICE = ["nnUNetTrainerDice", "nnUNetTrainerDiceMEEP_KL_lambda0", "nnUNetTrainerDiceMEEP_H_lambda0"]
-CE = ["nnUNetTrainerCE", "nnUNetTrainerCEMEEP_KL_lambda0", "nnUNetTrainerCEMEEP_H_lambda0"]
+CE = [
+    "nnUNetTrainerCE",
+    "nnUNetTrainerCECP_lambda0",
+    "nnUNetTrainerCEMEEP_KL_lambda0",
+    "nnUNetTrainerCEMEEP_H_lambda0",
+]
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -88,6 +100,7 @@ def term_of(name, logits, target, kind):
         valid = (y != 3) if ignores else np.ones(y.shape, bool)
     counted = (z.argmax(-1) != y) & valid
     assert 0 < counted.sum() < valid.sum()
+    counted = valid if name == "CP" else counted
     log_p = log_softmax(z, -1)
     p = np.exp(log_p)
     n_classes = z.shape[-1]
@@ -116,8 +129,20 @@ def segmentation_part(part, compound, logits, target, kind):
         known = target[:, :-1]
     else:
         known = target
+    if part == "Focal":
+        return focal(logits, known, mask)
     dice = compound.dc(logits, known, loss_mask=mask)
     return dice if part == "Dice" else compound(logits, target) - dice
+
+
+def focal(logits, target, mask, gamma=2):
+    """Of the probability of the truth, from torch's own losses of each voxel."""
+    if target.shape == logits.shape:
+        losses = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+    else:
+        losses = F.cross_entropy(logits, target[:, 0].long(), reduction="none")[:, None]
+    losses = (1 - (-losses).exp()) ** gamma * losses
+    return losses.mean() if mask is None else losses[mask.expand_as(losses)].mean()
 
 
 @every_kind
@@ -302,7 +327,32 @@ def test_everything_but_loss_and_length_is_nnunets(build, kind):
     overridden = {key for key in dir(nnUNetTrainer) if not key.startswith("__")} & {
         key for each in type(ours).__mro__[:-2] for key in vars(each)
     }
-    assert overridden == {"_build_loss"}
+    assert overridden == {
+        "_build_loss",
+        "configure_optimizers",  # for _paper
+        "get_dataloaders",  # for _fg
+        *("initialize", "on_train_epoch_start"),  # for _seed, and the monitor
+        # What is logged:
+        *("train_step", "on_train_epoch_end", "on_validation_epoch_start"),
+        *("on_validation_epoch_end", "on_epoch_end"),
+    }
+
+
+@every_kind
+@pytest.mark.parametrize("name", [*WITH_TERM, "nnUNetTrainerFocal_gamma3"])
+def test_float16_logits_with_a_scaled_loss_give_the_gradient_of_float32(build, name, kind):
+    loss = build(trainer_class(name), kind)._build_loss()
+    scale = 2.0**10  # as nnU-Net's GradScaler, so that small gradients survive in float16
+    gradients = []
+    for dtype, factor in ((torch.float16, scale), (torch.float32, 1.0)):
+        outputs, targets = make_scales(kind)
+        outputs = [z.detach().half().to(dtype).requires_grad_() for z in outputs]
+        (loss(outputs, targets) * factor).backward()
+        gradients.append([z.grad.float() / factor for z in outputs[:3]])
+    for half, single in zip(*gradients, strict=True):
+        largest = single.abs().max().item()
+        assert largest > 0
+        torch.testing.assert_close(half, single, rtol=2e-2, atol=2e-3 * largest)
 
 
 def test_the_class_name_is_the_name_of_the_results_folder(build, tmp_path):
