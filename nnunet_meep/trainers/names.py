@@ -262,26 +262,29 @@ def _what_is_wrong(part: str) -> str:
 
 # Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, 50epoch.
 _MEANT = re.compile(
-    r"(?P<key>lamb?da|gamma|seed|fg)_?(?P<value>[0-9.,p+-]*(?P<more>[a-z]?))"
-    r"|(?P<count>[0-9]{1,9})_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
+    r"(?P<key>lamb?da|gamma|seed|fg)"
+    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>[0-9.,p+-]*(?P<more>[a-z]?)))?"
+    r"|(?<![0-9])(?P<count>[0-9]+)_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
     re.IGNORECASE | re.ASCII,
 )
 
 
 def nearest(name: str) -> str:
     """The right name nearest to a wrong one: what is meant, in the right spelling and order."""
-    loss, term = _meant_base(_before_options(name))
+    loss, term = _meant_base(_beside_options(name))
     values: dict[str, str] = {}
     for match in _MEANT.finditer(name):
         if match["paper"]:
             values.setdefault("paper", "_paper")
         elif match["unit"]:
             key = match["unit"].lower() + "s"
-            count = int(match["count"])
-            values.setdefault(key, f"_{count}{key}" if count else OPTIONS[key].example)
+            spelt = match["count"].lstrip("0") + key
+            right = OPTIONS[key].pattern.fullmatch(spelt)
+            values.setdefault(key, f"_{spelt}" if right else OPTIONS[key].example)
         else:
             key = "lambda" if match["key"].lower().startswith("l") else match["key"].lower()
-            values.setdefault(key, _respelt(key, "" if match["more"] else match["value"]))
+            value = "" if match["more"] else (match["value"] or "").lower()
+            values.setdefault(key, _respelt(key, value))
     if "gamma" in values:
         loss = "Focal"
     if "lambda" in values and term is None:
@@ -289,11 +292,11 @@ def nearest(name: str) -> str:
     return base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
 
 
-def _before_options(name: str) -> str:
-    """What a wrong name has between the prefix and the first option."""
+def _beside_options(name: str) -> str:
+    """What a wrong name has in front of its options, and behind them if that is where MEEP is."""
     rest = name[len(PREFIX) :] if name.lower().startswith(PREFIX.lower()) else name
-    first = _MEANT.search(rest)
-    return rest[: first.start()].rstrip("_") if first else rest
+    before, *after = _MEANT.sub("\n", rest).split("\n")
+    return "_".join([before, *after]) if any("meep" in text.lower() for text in after) else before
 
 
 def _meant_base(text: str) -> tuple[str, str | None]:
