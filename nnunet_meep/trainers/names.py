@@ -185,15 +185,22 @@ def parse(name: str) -> Experiment | None:
     if base is None:
         spelt_out = _starts_with(name, [f"{PREFIX}DiceCECP"])
         if contains_meep or (spelt_out and _are_options(_parts(name, spelt_out))):
-            raise TrainerNameError(
-                f"{name}: '{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}, then options, "
-                f"each with its _; the nearest right name is {nearest(name)}"
+            raise _error(
+                name,
+                f"'{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}, then options, each with "
+                "its _",
             )
         return None
     parts = _parts(name, base)
     if not contains_meep and not _are_options(parts):
         return None  # a user's own nnUNetTrainerDice_something
     return _experiment(name, base, parts)
+
+
+def _error(name: str, problem: str) -> TrainerNameError:
+    message = f"{name}: {problem}; the nearest right name is {nearest(name)}"
+    # A name from a script with Windows line ends has a \r, which would hide what precedes it.
+    return TrainerNameError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def _starts_with(name: str, bases: list[str]) -> str | None:
@@ -225,7 +232,7 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
     elif "gamma" in values and loss != "Focal":
         problem = f"'gamma{values['gamma']}' belongs to the Focal loss alone"
     if problem:
-        raise TrainerNameError(f"{name}: {problem}; the nearest right name is {nearest(name)}")
+        raise _error(name, problem)
 
     def number(key: str, default: float) -> float:
         return float(values[key].replace("p", ".")) if key in values else default
