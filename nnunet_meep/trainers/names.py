@@ -334,15 +334,20 @@ def _respelt(key: str, value: str) -> str:
     return spelt if OPTIONS[key].pattern.fullmatch(spelt[1:]) else OPTIONS[key].example
 
 
+def _shown(value: float) -> str:
+    """With all of its digits: a rounded one would be another experiment."""
+    return repr(value).removesuffix(".0")
+
+
 def explain(experiment: Experiment) -> dict[str, str]:
     """What an experiment is, in words: {aspect: explanation}, in a fixed order."""
     e = experiment
     loss = SEGMENTATION_LOSSES[e.segmentation_loss]
     if e.segmentation_loss == "Focal":
-        loss += f", gamma {e.gamma:g}"
+        loss += f", gamma {_shown(e.gamma)}"
     term = "none"
     if e.term:
-        term = f"{e.term} with lambda {e.weight:g}: {TERMS[e.term]}"
+        term = f"{e.term} with lambda {_shown(e.weight)}: {TERMS[e.term]}"
         if not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"
     epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"
@@ -355,7 +360,7 @@ def explain(experiment: Experiment) -> dict[str, str]:
     sampling = "nnU-Net's own (a third of each batch is centred on foreground)"
     if e.foreground is not None:
         sampling = (
-            f"a training patch is centred on foreground with probability {e.foreground:g}; "
+            f"a training patch is centred on foreground with probability {_shown(e.foreground)}; "
             "validation patches are nnU-Net's"
         )
     seed = "none, every training is another one"
