@@ -3,92 +3,209 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nnunet_meep import trainers
-from nnunet_meep.trainers.names import TrainerNameError, base_names, parse
+from nnunet_meep.trainers.names import TrainerNameError, base_names, explain, nearest, parse
 
 #: name: (segmentation loss, term, lambda without an option)
 BASES = {
     "nnUNetTrainerDiceCE": ("DiceCE", None, 0.0),
     "nnUNetTrainerMEEP_KL": ("DiceCE", "MEEP_KL", 0.3),
     "nnUNetTrainerMEEP_H": ("DiceCE", "MEEP_H", 0.3),
+    "nnUNetTrainerCP": ("DiceCE", "CP", 0.2),
     "nnUNetTrainerDice": ("Dice", None, 0.0),
     "nnUNetTrainerDiceMEEP_KL": ("Dice", "MEEP_KL", 0.5),
     "nnUNetTrainerDiceMEEP_H": ("Dice", "MEEP_H", 0.5),
+    "nnUNetTrainerDiceCP": ("Dice", "CP", 0.2),
     "nnUNetTrainerCE": ("CE", None, 0.0),
     "nnUNetTrainerCEMEEP_KL": ("CE", "MEEP_KL", 0.1),
     "nnUNetTrainerCEMEEP_H": ("CE", "MEEP_H", 0.1),
+    "nnUNetTrainerCECP": ("CE", "CP", 0.2),
+    "nnUNetTrainerFocal": ("Focal", None, 0.0),
+    "nnUNetTrainerFocalMEEP_KL": ("Focal", "MEEP_KL", 0.1),
+    "nnUNetTrainerFocalMEEP_H": ("Focal", "MEEP_H", 0.1),
+    "nnUNetTrainerFocalCP": ("Focal", "CP", 0.2),
 }
-WITH_TERM = [name for name in BASES if "MEEP" in name]
-WITHOUT_TERM = [name for name in BASES if "MEEP" not in name]
+WITH_TERM = [name for name, (_, term, _) in BASES.items() if term]
+WITHOUT_TERM = [name for name in BASES if name not in WITH_TERM]
+WITH_MEEP = [name for name in BASES if "MEEP" in name]
+WITHOUT_MEEP = [name for name in BASES if "MEEP" not in name]
+NOT_FOCAL = [name for name in BASES if "Focal" not in name]
+#: What an experiment is where the name says nothing; None is nnU-Net's own value.
+UNSAID = {
+    "gamma": 2.0,
+    "epochs": None,
+    "iterations": None,
+    "seed": None,
+    "paper": False,
+    "foreground": None,
+}
+#: One of each option, in the order of the grammar: all that a name can have.
+ALL_OPTIONS = ("lambda0p5", "gamma3", "50epochs", "100iters", "seed7", "paper", "fg0p5")
+BILLION = 10**9
 
 
-def lambda_option(weight: Decimal) -> str:
-    """The one spelling of a weight: no exponent, no trailing zeros, a p for the point."""
-    digits = f"{weight:f}"
+def spelt(number: Decimal) -> str:
+    """The one spelling of a number: no exponent, no trailing zeros, a p for the point."""
+    digits = f"{number:f}"
     return (digits.rstrip("0").rstrip(".") if "." in digits else digits).replace(".", "p")
 
 
-@pytest.mark.parametrize(("name", "meaning"), BASES.items())
-def test_every_base_name_means_its_loss_its_term_and_the_default_lambda(name, meaning):
-    experiment = parse(name)
-    assert experiment is not None
-    assert (experiment.segmentation_loss, experiment.term, experiment.weight) == meaning
-    assert (experiment.epochs, experiment.iterations) == (None, None)
-    assert experiment.name == name
+def fields_of(base: str) -> dict:
+    loss, term, weight = BASES[base]
+    return {"segmentation_loss": loss, "term": term, "weight": weight, **UNSAID}
+
+
+@st.composite
+def valid_names(draw):
+    """(base, options in their order, all fields of the experiment but its name)."""
+    base = draw(st.sampled_from(list(BASES)))
+    fields = fields_of(base)
+    options = []
+
+    def option(values, spelling):
+        value = draw(st.none() | values)
+        if value is not None:
+            options.append(spelling(value))
+        return value
+
+    if base in WITH_TERM:
+        weight = option(st.decimals(0, BILLION - 1, places=9), lambda x: f"lambda{spelt(x)}")
+        fields["weight"] = fields["weight"] if weight is None else float(weight)
+    if base not in NOT_FOCAL:
+        gamma = option(st.decimals(0, BILLION - 1, places=9), lambda x: f"gamma{spelt(x)}")
+        fields["gamma"] = 2.0 if gamma is None else float(gamma)
+    fields["epochs"] = option(st.integers(1, BILLION - 1), lambda n: f"{n}epochs")
+    fields["iterations"] = option(st.integers(1, BILLION - 1), lambda n: f"{n}iters")
+    fields["seed"] = option(st.integers(0, BILLION - 1), lambda n: f"seed{n}")
+    if option(st.just(True), lambda _: "paper"):
+        fields["paper"] = True
+        fields["epochs"] = fields["epochs"] or 200
+        fields["iterations"] = fields["iterations"] or 40
+    foreground = option(st.decimals(0, 1, places=9), lambda x: f"fg{spelt(x)}")
+    fields["foreground"] = None if foreground is None else float(foreground)
+    return base, options, fields
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_name_means_its_loss_its_term_and_the_defaults(base):
+    assert asdict(parse(base)) == {"name": base, **fields_of(base)}
 
 
 def test_the_list_of_base_names_is_complete():
     assert sorted(base_names()) == sorted(BASES)
+    assert len(BASES) == 16
 
 
-@given(
-    base=st.sampled_from(sorted(BASES)),
-    weight=st.none() | st.decimals(0, 100, places=4),
-    epochs=st.none() | st.integers(1, 10**6),
-    iterations=st.none() | st.integers(1, 10**6),
-)
-def test_a_name_made_of_its_parts_is_read_back_as_these_parts(base, weight, epochs, iterations):
-    loss, term, default = BASES[base]
-    if term is None:
-        weight = None
-    name = base
-    name += f"_lambda{lambda_option(weight)}" if weight is not None else ""
-    name += f"_{epochs}epochs" if epochs else ""
-    name += f"_{iterations}iters" if iterations else ""
-    experiment = parse(name)
-    assert experiment is not None
-    assert experiment.name == name
-    assert (experiment.segmentation_loss, experiment.term) == (loss, term)
-    assert experiment.weight == (default if weight is None else float(weight))
-    assert (experiment.epochs, experiment.iterations) == (epochs, iterations)
+@given(valid_names())
+def test_a_name_made_of_its_parts_is_read_back_as_these_parts(parts):
+    base, options, fields = parts
+    name = "_".join([base, *options])
+    assert asdict(parse(name)) == {"name": name, **fields}
+    assert nearest(name) == name
     assert "__" not in name  # where nnU-Net splits the name of a results folder
 
 
-@given(st.text("0123456789p", min_size=1, max_size=6))
-@example("0p30")
-@example("00")
-@example("1p0")
-@example("p5")
-@example("0p")
-def test_a_weight_has_exactly_one_spelling(digits):
-    name = f"nnUNetTrainerMEEP_KL_lambda{digits}"
-    try:
-        experiment = parse(name)
-    except TrainerNameError:
-        return  # what has to be refused is in the tests below
-    assert experiment is not None
-    assert digits == lambda_option(Decimal(digits.replace("p", ".")))
-    assert experiment.weight == float(digits.replace("p", "."))
+def test_a_name_may_have_every_option_at_once():
+    name = "_".join(["nnUNetTrainerFocalMEEP_H", *ALL_OPTIONS])
+    assert asdict(parse(name)) == {
+        "name": name,
+        "segmentation_loss": "Focal",
+        "term": "MEEP_H",
+        "weight": 0.5,
+        "gamma": 3.0,
+        "epochs": 50,
+        "iterations": 100,
+        "seed": 7,
+        "paper": True,
+        "foreground": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "iterations"),
+    [
+        ("paper", 200, 40),
+        ("50epochs_paper", 50, 40),
+        ("100iters_paper", 200, 100),
+        ("50epochs_100iters_paper", 50, 100),
+    ],
+)
+def test_the_papers_training_has_200_epochs_of_40_iterations_unless_said_otherwise(
+    options, epochs, iterations
+):
+    experiment = parse(f"nnUNetTrainerDiceCE_{options}")
+    assert experiment.paper
+    assert (experiment.epochs, experiment.iterations) == (epochs, iterations)
+
+
+@pytest.mark.parametrize(
+    ("base", "option"),
+    [(base, f"lambda{spelt(Decimal(str(BASES[base][2])))}") for base in WITH_TERM]
+    + [(base, "gamma2") for base in BASES if base not in NOT_FOCAL]
+    + [(f"{base}_paper", option) for base in BASES for option in ("200epochs", "40iters")],
+)
+def test_a_default_value_may_be_written_out(base, option):
+    loss, *rest = base.split("_paper")
+    name = f"{loss}_{option}" + "_paper" * len(rest)
+    assert asdict(parse(name)) == {**asdict(parse(base)), "name": name}
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "largest"),
+    [("lambda", "weight", BILLION), ("gamma", "gamma", BILLION), ("fg", "foreground", 1)],
+)
+@given(digits=st.text("0123456789p", max_size=6))
+@example(digits="0p30")
+@example(digits="00")
+@example(digits="1")
+@example(digits="1p0")
+@example(digits="1p01")
+@example(digits="2")
+@example(digits="p5")
+@example(digits="0p")
+@example(digits="0p5")
+def test_a_number_has_exactly_one_spelling(option, field, largest, digits):
+    name = f"nnUNetTrainerFocalMEEP_KL_{option}{digits}"
+    number = digits.replace("p", ".")
+    is_number = re.fullmatch(r"[0-9]+(\.[0-9]+)?", number)
+    if is_number and digits == spelt(Decimal(number)) and Decimal(number) <= largest:
+        assert getattr(parse(name), field) == float(number)
+    else:
+        with pytest.raises(TrainerNameError):
+            parse(name)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "field", "smallest"),
+    [("", "epochs", "epochs", 1), ("", "iters", "iterations", 1), ("seed", "", "seed", 0)],
+)
+@given(digits=st.text("0123456789", max_size=10))
+@example(digits="0")
+@example(digits="00")
+@example(digits="01")
+@example(digits="999999999")
+@example(digits="1000000000")
+def test_a_whole_number_has_one_spelling_of_up_to_nine_digits(
+    before, after, field, smallest, digits
+):
+    name = f"nnUNetTrainerMEEP_KL_{before}{digits}{after}"
+    if digits and digits == str(int(digits)) and smallest <= int(digits) < BILLION:
+        assert getattr(parse(name), field) == int(digits)
+    else:
+        with pytest.raises(TrainerNameError):
+            parse(name)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +218,38 @@ def test_validation_iterations_are_a_fifth_and_at_least_5(iterations, validation
     assert parse("nnUNetTrainerDiceCE").validation_iterations is None
 
 
-@pytest.mark.parametrize("base", WITH_TERM)
+@given(valid_names(), st.randoms(use_true_random=False))
+def test_options_in_another_order_are_refused_and_put_into_the_right_one(parts, random):
+    base, options, _ = parts
+    shuffled = random.sample(options, len(options))
+    assume(shuffled != options)
+    with pytest.raises(TrainerNameError):
+        parse("_".join([base, *shuffled]))
+    assert nearest("_".join([base, *shuffled])) == "_".join([base, *options])
+
+
+def test_of_all_orders_of_all_options_one_is_right():
+    right = "_".join(["nnUNetTrainerFocalCP", *ALL_OPTIONS])
+    for options in itertools.permutations(ALL_OPTIONS):
+        name = "_".join(["nnUNetTrainerFocalCP", *options])
+        assert nearest(name) == right
+        if name != right:
+            with pytest.raises(TrainerNameError, match="order"):
+                parse(name)
+
+
+@given(valid_names(), st.data())
+def test_an_option_given_twice_is_refused_and_left_out_once(parts, data):
+    base, options, _ = parts
+    assume(options)
+    twice = data.draw(st.integers(0, len(options) - 1))
+    name = "_".join([base, *options[: twice + 1], *options[twice:]])
+    with pytest.raises(TrainerNameError, match=f"'{re.escape(options[twice])}' stands twice"):
+        parse(name)
+    assert nearest(name) == "_".join([base, *options])
+
+
+@pytest.mark.parametrize("base", WITH_MEEP)
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
@@ -123,6 +271,8 @@ def test_validation_iterations_are_a_fifth_and_at_least_5(iterations, validation
         ("lamda0p3", "lamda0p3"),
         ("Lambda0p3", "Lambda0p3"),
         ("0p3", "0p3"),
+        ("lambda1234567890", "lambda1234567890"),
+        ("lambda0p1234567891", "lambda0p1234567891"),
         ("0epochs", "0epochs"),
         ("050epochs", "050epochs"),
         ("-5epochs", "-5epochs"),
@@ -132,14 +282,34 @@ def test_validation_iterations_are_a_fifth_and_at_least_5(iterations, validation
         ("0iters", "0iters"),
         ("0100iters", "0100iters"),
         ("100iter", "100iter"),
+        ("seed", "seed"),
+        ("seed01", "seed01"),
+        ("seed-1", "seed-1"),
+        ("seed1p5", "seed1p5"),
+        ("Seed1", "Seed1"),
+        ("paper1", "paper1"),
+        ("Paper", "Paper"),
+        ("fg", "fg"),
+        ("fg2", "fg2"),
+        ("fg1p1", "fg1p1"),
+        ("fg1p0", "fg1p0"),
+        ("fg0p90", "fg0p90"),
+        ("fg-0p1", "fg-0p1"),
+        ("fg0.9", "fg0.9"),
         ("50epochs_lambda0p3", "lambda0p3"),
         ("100iters_50epochs", "50epochs"),
         ("100iters_lambda0p3", "lambda0p3"),
+        ("seed1_100iters", "100iters"),
+        ("paper_seed1", "seed1"),
+        ("fg0p9_paper", "paper"),
         ("lambda0p3_lambda0p3", "lambda0p3"),
         ("lambda0p3_lambda0p1", "lambda0p1"),
         ("50epochs_50epochs", "50epochs"),
         ("50epochs_60epochs", "60epochs"),
         ("100iters_200iters", "200iters"),
+        ("seed1_seed2", "seed2"),
+        ("paper_paper", "paper"),
+        ("fg0_fg1", "fg1"),
         ("lambda0p3_50epochs_100iters_1", "1"),
         ("noMirroring", "noMirroring"),
         ("_50epochs", ""),
@@ -160,61 +330,280 @@ def test_a_malformed_option_is_refused_and_named(base, options, culprit):
         "nnUNetTrainerMEEP",
         "nnUNetTrainerMEEP_kl",
         "nnUNetTrainerMEEP_KLD",
+        "nnUNetTrainerMEEP_X_50epochs",
         "nnUNetTrainerMEEPKL",
         "nnUNetTrainer_MEEP_KL",
         "nnUNetTrainerDiceCEMEEP_KL",
+        "nnUNetTrainerDiceCEMEEP_H_lambda0p3",
+        "nnUNetTrainerDiceCECP",
+        "nnUNetTrainerDiceCECP_lambda0p2",
+        "nnUNetTrainerDiceCECP_50epochs_seed1",
         "nnUNetTrainerCEDiceMEEP_KL",
         "nnUNetTrainerDice_MEEP_KL",
+        "nnUNetTrainerfocalMEEP_KL",
         "nnUNetTrainerMEEP_KLMEEP_H",
         "nnUNetTrainerMEEP_KL_MEEP_H",
+        "nnUNetTrainerCPMEEP_KL",
         "nnUNetTrainerMEEP_KLlambda0p3",
         "nnUNetTrainerMEEP_KL50epochs",
     ],
 )
-def test_a_name_with_meep_that_is_not_a_base_name_is_refused_with_the_right_names(name):
+def test_a_name_of_ours_that_is_no_base_name_is_refused_with_the_right_names(name):
     with pytest.raises(TrainerNameError) as error:
         parse(name)
-    assert name in str(error.value)
+    assert str(error.value).startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize("base", WITHOUT_TERM)
+@pytest.mark.parametrize("base", WITHOUT_MEEP)
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        ("lambda0p3", "lambda0p3"),  # nothing to weigh
-        ("lambda0p3_50epochs", "lambda0p3"),
+        ("lambda0p30", "lambda0p30"),
+        ("lambda-0p3", "lambda-0p3"),
+        ("lambdanan", "lambdanan"),
+        ("lambda", "lambda"),
+        ("gamma-1", "gamma-1"),
+        ("gamma2p0", "gamma2p0"),
+        ("gammainf", "gammainf"),
         ("0epochs", "0epochs"),
         ("050epochs", "050epochs"),
+        ("50epoch", "50epoch"),
         ("0iters", "0iters"),
+        ("100iter", "100iter"),
+        ("seed01", "seed01"),
+        ("seed-1", "seed-1"),
+        ("fg1p1", "fg1p1"),
+        ("fg0.9", "fg0.9"),
         ("100iters_50epochs", "50epochs"),
+        ("fg0p9_seed1", "seed1"),
         ("50epochs_50epochs", "50epochs"),
     ],
 )
-def test_a_baseline_refuses_malformed_options_and_a_lambda(base, options, culprit):
-    with pytest.raises(TrainerNameError, match=f"'{culprit}"):
+def test_a_loss_without_meep_refuses_what_is_shaped_like_an_option_and_is_none(
+    base, options, culprit
+):
+    with pytest.raises(TrainerNameError, match=re.escape(f"'{culprit}'")):
         parse(f"{base}_{options}")
 
 
+@pytest.mark.parametrize("base", WITHOUT_TERM)
+@pytest.mark.parametrize("options", ["lambda0p3", "lambda0", "lambda0p3_50epochs_fg1"])
+def test_without_a_term_there_is_no_lambda(base, options):
+    with pytest.raises(TrainerNameError, match=f"'{options.split('_')[0]}' needs a term"):
+        parse(f"{base}_{options}")
+
+
+@pytest.mark.parametrize("base", NOT_FOCAL)
+@pytest.mark.parametrize("options", ["gamma2", "gamma0p5", "gamma2_50epochs_paper"])
+def test_a_loss_other_than_focal_has_no_gamma(base, options):
+    with pytest.raises(TrainerNameError, match=f"'{options.split('_')[0]}' belongs to the Focal"):
+        parse(f"{base}_{options}")
+
+
+#: wrong name: the one that is meant. All of them are refused, with that name in the message.
+NEAREST = {
+    # spelling of a number
+    "nnUNetTrainerMEEP_KL_lambda0p50": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda0.5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda0,5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda.5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambdap5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda0P5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda00p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda+0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_H_lambda1p0": "nnUNetTrainerMEEP_H_lambda1",
+    "nnUNetTrainerDiceCP_lambda1.0": "nnUNetTrainerDiceCP_lambda1",
+    "nnUNetTrainerFocal_gamma2p50": "nnUNetTrainerFocal_gamma2p5",
+    "nnUNetTrainerCE_fg0p50": "nnUNetTrainerCE_fg0p5",
+    "nnUNetTrainerCE_fg.5": "nnUNetTrainerCE_fg0p5",
+    "nnUNetTrainerCE_fg1p0": "nnUNetTrainerCE_fg1",
+    "nnUNetTrainerMEEP_KL_seed007": "nnUNetTrainerMEEP_KL_seed7",
+    "nnUNetTrainerDice_seed00": "nnUNetTrainerDice_seed0",
+    "nnUNetTrainerMEEP_KL_060epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_0000000000060epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    # no value of the option: its example instead
+    "nnUNetTrainerMEEP_KL_lambda-0p5": "nnUNetTrainerMEEP_KL_lambda0p3",
+    "nnUNetTrainerMEEP_KL_lambda1e3": "nnUNetTrainerMEEP_KL_lambda0p3",
+    "nnUNetTrainerMEEP_KL_lambdanan": "nnUNetTrainerMEEP_KL_lambda0p3",
+    "nnUNetTrainerCE_lambda0p5dice": "nnUNetTrainerCEMEEP_KL_lambda0p3",
+    "nnUNetTrainerMEEP_KL_lambda": "nnUNetTrainerMEEP_KL_lambda0p3",
+    "nnUNetTrainerMEEP_KL_lambda_60epochs": "nnUNetTrainerMEEP_KL_lambda0p3_60epochs",
+    "nnUNetTrainerMEEP_KL_seed_60iters": "nnUNetTrainerMEEP_KL_60iters_seed1",
+    "nnUNetTrainerFocal_gamma-1": "nnUNetTrainerFocal_gamma2",
+    "nnUNetTrainerMEEP_KL_0epochs": "nnUNetTrainerMEEP_KL_50epochs",
+    "nnUNetTrainerMEEP_KL_0iters": "nnUNetTrainerMEEP_KL_100iters",
+    "nnUNetTrainerMEEP_KL_1234567890epochs": "nnUNetTrainerMEEP_KL_50epochs",
+    "nnUNetTrainerMEEP_KL_seed-4": "nnUNetTrainerMEEP_KL_seed1",
+    "nnUNetTrainerMEEP_KL_fg1p5": "nnUNetTrainerMEEP_KL_fg0p9",
+    # spelling of an option
+    "nnUNetTrainerMEEP_KL_Lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lamda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda_0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_60epoch": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_60Epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_60_epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerDice_60epoch": "nnUNetTrainerDice_60epochs",
+    "nnUNetTrainerMEEP_KL_60iter": "nnUNetTrainerMEEP_KL_60iters",
+    "nnUNetTrainerMEEP_KL_60iterations": "nnUNetTrainerMEEP_KL_60iters",
+    "nnUNetTrainerMEEP_KL_Seed4": "nnUNetTrainerMEEP_KL_seed4",
+    "nnUNetTrainerMEEP_KL_Paper": "nnUNetTrainerMEEP_KL_paper",
+    "nnUNetTrainerMEEP_KL_FG0p5": "nnUNetTrainerMEEP_KL_fg0p5",
+    # order and number of options
+    "nnUNetTrainerMEEP_KL_60epochs_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5_60epochs",
+    "nnUNetTrainerCP_60iters_60epochs": "nnUNetTrainerCP_60epochs_60iters",
+    "nnUNetTrainerFocalCP_gamma3_lambda0p5": "nnUNetTrainerFocalCP_lambda0p5_gamma3",
+    "nnUNetTrainerMEEP_KL_lambda0p5_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lambda0p5_lambda0p1": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainer_60epochs_MEEP_H": "nnUNetTrainerMEEP_H_60epochs",
+    "nnUNetTrainerDice_60epochs_MEEP_H": "nnUNetTrainerDiceMEEP_H_60epochs",
+    # underscores
+    "nnUNetTrainerMEEP_KLlambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL60epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_60epochs60iters": "nnUNetTrainerMEEP_KL_60epochs_60iters",
+    "nnUNetTrainerMEEP_KL__60epochs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainer_MEEP_KL": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerDice_MEEP_H": "nnUNetTrainerDiceMEEP_H",
+    "nnUNetTrainerMEEPKL": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerMEEPH_60epochs": "nnUNetTrainerMEEP_H_60epochs",
+    # loss and term
+    "nnUNetTrainerDiceCEMEEP_KL": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerDiceCEMEEP_H_lambda0p5": "nnUNetTrainerMEEP_H_lambda0p5",
+    "nnUNetTrainerDiceCECP": "nnUNetTrainerCP",
+    "nnUNetTrainerDiceCECP_60epochs": "nnUNetTrainerCP_60epochs",
+    "nnUNetTrainerCEDiceMEEP_KL": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerFocalLossMEEP_KL": "nnUNetTrainerFocalMEEP_KL",
+    "nnUNetTrainerdiceMEEP_KL": "nnUNetTrainerDiceMEEP_KL",
+    "nnUNetTrainerMEEP_kl": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerCEMEEP_h_lambda0p5": "nnUNetTrainerCEMEEP_H_lambda0p5",
+    "nnUNetTrainerMEEP_KLD_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_entropy": "nnUNetTrainerMEEP_H",
+    "nnUNetTrainerMEEP": "nnUNetTrainerMEEP_KL",
+    "nnUNetTrainerDiceMEEP_lambda0p5": "nnUNetTrainerDiceMEEP_KL_lambda0p5",
+    "nnUNetTrainerDice_lambda0p5": "nnUNetTrainerDiceMEEP_KL_lambda0p5",
+    "nnUNetTrainerDiceCE_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerCE_gamma3": "nnUNetTrainerFocal_gamma3",
+    "nnUNetTrainerMEEP_H_gamma3": "nnUNetTrainerFocalMEEP_H_gamma3",
+    # what is no option of ours is left out
+    "nnUNetTrainerMEEP_KL_noMirroring_60epochs": "nnUNetTrainerMEEP_KL_60epochs",
+}
+
+
+@pytest.mark.parametrize(("wrong", "right"), NEAREST.items())
+def test_a_wrong_name_is_refused_with_the_one_that_is_meant(wrong, right):
+    assert nearest(wrong) == right
+    with pytest.raises(TrainerNameError) as error:
+        parse(wrong)
+    assert str(error.value).startswith(f"{wrong}: ")
+    assert str(error.value).endswith(f" {right}")
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("wrong", "right"),
     [
-        "nnUNetTrainerMEEP",
-        "nnUNetTrainerDiceMEEP_KL_50epochs_lambda0p3",
-        "nnUNetTrainerMEEP_H_lambda0p30",
-        "nnUNetTrainerDiceCE_lambda0p3",
-        "nnUNetTrainerDice_lambda0p3",
-        "nnUNetTrainerCE_lambda0",
+        ("nnUNetTrainermeep_kl", "nnUNetTrainerMEEP_KL"),
+        ("nnunettrainermeep_h_60epochs", "nnUNetTrainerMEEP_H_60epochs"),
+        ("MEEP_KL", "nnUNetTrainerMEEP_KL"),
+        ("nnUNetTrainerFocalLoss", "nnUNetTrainerFocal"),
+        ("nnUNetTrainerDice_Lambda0p5", "nnUNetTrainerDiceMEEP_KL_lambda0p5"),
+        ("nnUNetTrainerDice_60Epochs", "nnUNetTrainerDice_60epochs"),
+        ("nnUNetTrainercp_lambda0p5", "nnUNetTrainerCP_lambda0p5"),
+        ("nnUNetTrainer_60epochs", "nnUNetTrainerDiceCE_60epochs"),
+        ("", "nnUNetTrainerDiceCE"),
     ],
 )
-def test_an_error_is_one_line_and_every_other_name_in_it_is_valid(name):
+def test_names_that_are_not_ours_have_a_nearest_one_too(wrong, right):
+    assert parse(wrong) is None
+    assert nearest(wrong) == right
+
+
+@given(
+    st.text()
+    | st.text().map("nnUNetTrainer".__add__)
+    | st.lists(
+        st.sampled_from([*BASES, *ALL_OPTIONS, "_", "-", ".", "p", "٣", "²", "\n", "lamda", "MEEP"])
+        | st.text("0123456789", min_size=1)
+    ).map("".join)
+)
+@example("nnUNetTrainerMEEP_KL_lambda0p٣")
+@example("nnUNetTrainerMEEP_KL_1٠epochs")
+@example("nnUNetTrainerMEEP_KL_ſeed1")  # a small letter whose capital is S
+@example("nnUNetTrainerMEEP_KL_1İters")
+@example("nnUNetTrainerMEEP_KL_lambda" + "9" * 5000)
+@example("nnUNetTrainerMEEP_KL_" + "9" * 5000 + "epochs")
+@example("nnUNetTrainerMEEP_KL_seed" + "0" * 5000)
+@example("nnUNetTrainerMEEP_KL_lambda0p" + "0" * 5000 + "1")
+@example("nnUNetTrainerMEEP_KL\n")
+@example("\nlambda\n0p3")
+def test_the_nearest_name_to_any_text_is_a_right_one(text):
+    name = nearest(text)
+    assert parse(name) is not None
+    assert nearest(name) == name
+    assert "__" not in name
+
+
+#: wrong name: the part of it that is wrong
+CULPRITS = {
+    "nnUNetTrainerMEEP_KL_lambda-0p3": "lambda-0p3",
+    "nnUNetTrainerCP_lambda-1": "lambda-1",
+    "nnUNetTrainerMEEP_KL_lambdafoo": "lambdafoo",
+    "nnUNetTrainerCP_lambdanan": "lambdanan",
+    "nnUNetTrainerMEEP_KL_gamma2": "gamma2",
+    "nnUNetTrainerCE_gamma2": "gamma2",
+    "nnUNetTrainerDiceCP_lambda0p2_gamma2": "gamma2",
+    "nnUNetTrainerDiceCE_lambda0p3": "lambda0p3",
+    "nnUNetTrainerMEEP_KL_0epochs": "0epochs",
+    "nnUNetTrainerDice_0epochs": "0epochs",
+    "nnUNetTrainerMEEP_X": "MEEP_X",
+    "nnUNetTrainerDiceMEEP": "DiceMEEP",
+    "nnUNetTrainerMEEP_H_seed01": "seed01",
+    "nnUNetTrainerFocal_seed007": "seed007",
+    "nnUNetTrainerMEEP_H_fg1p1": "fg1p1",
+    "nnUNetTrainerCE_fg2": "fg2",
+    "nnUNetTrainerDiceMEEP_KL_50epochs_lambda0p3": "lambda0p3",
+    "nnUNetTrainerMEEP_H_lambda0p30": "lambda0p30",
+}
+
+
+@pytest.mark.parametrize(("name", "culprit"), CULPRITS.items())
+def test_an_error_is_one_line_with_the_name_the_wrong_part_and_right_names(name, culprit):
     with pytest.raises(TrainerNameError) as error:
         parse(name)
     message = str(error.value)
     assert "\n" not in message
-    suggested = set(re.findall(r"nnUNetTrainer\w+", message)) - {name}
+    assert message.startswith(f"{name}: '{culprit}' ")
+    suggested = set(re.findall(r"nnUNetTrainer[\w-]+", message)) - {name}
     assert suggested
     for other in suggested:
         assert parse(other) is not None
+
+
+@pytest.mark.parametrize(
+    ("option", "right"),
+    [
+        ("lambda-1", "_lambda0p3"),
+        ("gamma-1", "_gamma2"),
+        ("0epochs", "_50epochs"),
+        ("0iters", "_100iters"),
+        ("seed01", "_seed1"),
+        ("fg2", "_fg0p9"),
+    ],
+)
+def test_an_option_with_a_wrong_value_is_answered_with_a_right_example(option, right):
+    with pytest.raises(TrainerNameError, match=f"'{option}' .* for example {right};"):
+        parse(f"nnUNetTrainerFocalMEEP_KL_{option}")
+    assert parse(f"nnUNetTrainerFocalMEEP_KL{right}") is not None
+
+
+@given(st.text().map("nnUNetTrainerMEEP_".__add__))
+@example("nnUNetTrainerMEEP_KL\r")  # from a script with Windows line ends
+@example("nnUNetTrainerMEEP_KL_50epochs\n")
+@example("nnUNetTrainerMEEP_KL_50epochs\u2028")
+def test_an_error_is_one_line_whatever_the_name_contains(name):
+    assume(name not in BASES)
+    with pytest.raises(TrainerNameError) as error:
+        parse(name)
+    assert str(error.value).isprintable()
 
 
 def test_the_error_is_not_one_that_hasattr_swallows():
@@ -232,10 +621,25 @@ def test_the_error_is_not_one_that_hasattr_swallows():
         "nnUNetTrainerDiceCELoss_noSmooth",
         "nnUNetTrainerDice_myversion",
         "nnUNetTrainerDice_my_version",
+        "nnUNetTrainerDice_50epochs_v2",
+        "nnUNetTrainerDice_v2_50epochs",
+        "nnUNetTrainerDice_lambda0p3_mine",
+        "nnUNetTrainerDice_Lambda0p3",
+        "nnUNetTrainerDice_",
+        "nnUNetTrainerDice__50epochs",
         "nnUNetTrainerDiceFocal",
+        "nnUNetTrainerFocalLoss",
+        "nnUNetTrainerFocal_alpha0p25",
+        "nnUNetTrainerCPU",
+        "nnUNetTrainerCP_mine",
+        "nnUNetTrainerCP_KL",
+        "nnUNetTrainerDiceCECP_mine",
+        "nnUNetTrainerDiceCP50epochs",
         "nnUNetTrainerCE_noMirroring",
         "nnUNetTrainerCE_noMirroring_50epochs",
         "nnUNetTrainerDiceCE_DA5",
+        "nnUNetTrainerH",
+        "nnUNetTrainerKL_lambda0p3",
         "MEEP",
         "MEEP_KL",
         "nnunettrainerMEEP_KL",
@@ -249,44 +653,139 @@ def test_a_name_that_is_not_ours_is_nothing_and_no_error(name):
         getattr(trainers, name)
 
 
-@pytest.mark.parametrize("suffix", ["v2", "lr3", "3layers", "seed1", "fold0", "ds2019"])
-def test_a_users_own_baseline_whose_name_ends_in_a_number_is_not_ours(suffix):
-    assert parse(f"nnUNetTrainerDice_{suffix}") is None
+@pytest.mark.parametrize("base", WITHOUT_MEEP)
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        "v2",
+        "lr3",
+        "3layers",
+        "fold0",
+        "ds2019",
+        "lambdaschedule",
+        "gamma",
+        "seed",
+        "seeds1",
+        "fg",
+        "fgonly",
+        "epochs",
+        "iters",
+        "50ep",
+        "paper2",
+        "newspaper",
+        "1٠epochs",
+    ],
+)
+def test_a_users_own_trainer_that_begins_like_a_loss_of_ours_is_not_ours(base, suffix):
+    assert parse(f"{base}_{suffix}") is None
+    assert parse(f"{base}_{suffix}_50epochs") is None
+    assert parse(f"{base}_50epochs_{suffix}") is None
 
 
 @given(st.text())
 def test_a_text_that_does_not_begin_like_a_trainer_of_ours_is_nothing(text):
     assert parse(text) is None
     assert parse("MEEP_KL_" + text) is None
-    if "MEEP" not in text and not text.startswith(("_", "Dice", "CE")):
+    if "MEEP" not in text and not text.startswith(("Dice", "CE", "Focal", "CP")):
         assert parse("nnUNetTrainer" + text) is None
 
 
-@given(base=st.sampled_from(sorted(BASES)), rest=st.text("_0123456789pambdel-echositrKLMEPH\n٣"))
-def test_whatever_follows_a_base_name_it_is_understood_or_refused_or_nothing(base, rest):
+@given(st.text("_0123456789DiceCEFocalPMH"), st.text("_0123456789pambdel-echositrKLMEPH\n٣"))
+@example("", "_KL")
+@example("my", "")
+def test_a_trainer_with_meep_in_its_name_is_understood_or_refused(before, after):
+    name = f"nnUNetTrainer{before}MEEP{after}"
+    try:
+        assert parse(name).name == name
+    except TrainerNameError as error:
+        assert str(error).endswith(nearest(name))  # noqa: PT017
+
+
+@given(base=st.sampled_from(WITHOUT_MEEP), rest=st.text("_0123456789pambdel-echositrKLMEPHfgs\n٣"))
+def test_whatever_follows_a_loss_it_is_understood_or_refused_or_nothing(base, rest):
     try:
         experiment = parse(base + rest)
     except TrainerNameError:
-        assert "MEEP" in base + rest or rest.startswith("_")
+        assert "MEEP" in rest or rest.startswith(("_", "CP_"))
     else:
         assert experiment is None or experiment.name == base + rest
 
 
-@pytest.mark.parametrize("option", ["lambda0p٣1", "lambda1٠", "1٠epochs", "1٠iters"])
+@pytest.mark.parametrize(
+    "option", ["lambda0p٣1", "lambda1٠", "1٠epochs", "1٠iters", "seed٣", "fg0p٣"]
+)
 def test_only_the_ten_ascii_digits_are_digits(option):
     with pytest.raises(TrainerNameError):
         parse(f"nnUNetTrainerMEEP_KL_{option}")
 
 
 def test_no_name_of_nnunet_itself_is_ours():
-    folder = Path(importlib.util.find_spec("nnunetv2").origin).parent / "training/nnUNetTrainer"
+    folder = Path(importlib.util.find_spec("nnunetv2").origin).parent
     names = {
         name
         for file in folder.rglob("*.py")
-        for name in re.findall(r"^class (nnUNetTrainer\w*)", file.read_text("utf-8"), re.M)
+        for name in re.findall(r"^class (\w+)", file.read_text("utf-8"), re.M)
     }
-    assert {"nnUNetTrainer", "nnUNetTrainerDiceLoss"} <= names
+    assert {"nnUNetTrainer", "nnUNetTrainerDiceCELoss_noSmooth", "nnUNetPredictor"} <= names
     assert not [name for name in names if parse(name) is not None]
+
+
+#: segmentation loss or term: words that have to stand in its explanation
+WORDS = {
+    "DiceCE": ["Dice + cross-entropy"],
+    "Dice": ["Dice alone"],
+    "CE": ["cross-entropy alone"],
+    "Focal": ["focal"],
+    "MEEP_KL": ["MEEP_KL", "KL", "misclassified", "added"],
+    "MEEP_H": ["MEEP_H", "entropy", "misclassified", "subtracted"],
+    "CP": ["CP", "entropy", "all voxels", "subtracted"],
+}
+
+
+def number_after(word: str, text: str) -> float | None:
+    found = re.search(rf"\b{word} ([0-9.]+(?:e-?[0-9]+)?)", text)
+    return float(found[1]) if found else None
+
+
+@given(valid_names())
+@example(("nnUNetTrainerCP", ["lambda0"], {**fields_of("nnUNetTrainerCP"), "weight": 0.0}))
+@example(("nnUNetTrainerCE", ["seed0"], {**fields_of("nnUNetTrainerCE"), "seed": 0}))
+@example(("nnUNetTrainerCE", ["fg0"], {**fields_of("nnUNetTrainerCE"), "foreground": 0.0}))
+def test_an_explanation_says_what_the_name_says(parts):
+    base, options, fields = parts
+    name = "_".join([base, *options])
+    told = explain(parse(name))
+    assert all(text and text.isprintable() for text in told.values())
+
+    loss, term, weight = fields["segmentation_loss"], fields["term"], fields["weight"]
+    assert all(word in told["segmentation loss"] for word in WORDS[loss])
+    gamma = fields["gamma"] if loss == "Focal" else None
+    assert number_after("gamma", told["segmentation loss"]) == gamma
+    if term is None:
+        assert told["term"] == "none"
+    else:
+        assert term in told["term"]
+        assert number_after("lambda", told["term"]) == weight
+        assert all(word in told["term"] for word in WORDS[term]) or not weight
+    epochs, iterations = fields["epochs"] or 1000, fields["iterations"] or 250
+    assert told["length"] == f"{epochs} epochs of {iterations} iterations"
+    assert ("Adam" in told["optimiser"]) == fields["paper"]
+    assert ("SGD" in told["optimiser"]) != fields["paper"]
+    assert number_after("probability", told["foreground"]) == fields["foreground"]
+    seed = fields["seed"]
+    assert told["seed"].startswith("none" if seed is None else f"{seed} ")
+    assert told["results folder"].startswith(f"{name}__")
+
+
+def test_explanations_have_the_same_aspects_in_the_same_order():
+    plain = explain(parse("nnUNetTrainerDiceCE"))
+    full = explain(parse("_".join(["nnUNetTrainerFocalMEEP_H", *ALL_OPTIONS])))
+    assert list(plain) == list(full)
+    assert all(plain[aspect] != full[aspect] for aspect in plain)
+
+
+def test_lambda_0_is_explained_as_no_term():
+    assert "plain loss" in explain(parse("nnUNetTrainerMEEP_KL_lambda0"))["term"]
 
 
 def test_the_meaning_of_a_name_needs_neither_torch_nor_nnunet():
@@ -294,8 +793,9 @@ def test_the_meaning_of_a_name_needs_neither_torch_nor_nnunet():
         "import sys\n"
         "sys.modules['torch'] = sys.modules['nnunetv2'] = None\n"
         "from nnunet_meep import trainers\n"
-        "from nnunet_meep.trainers.names import parse\n"
-        "assert parse('nnUNetTrainerMEEP_KL') is not None\n"
+        "from nnunet_meep.trainers.names import explain, nearest, parse\n"
+        "assert explain(parse('nnUNetTrainerMEEP_KL'))\n"
+        "assert nearest('nnUNetTrainerMEEP') == 'nnUNetTrainerMEEP_KL'\n"
         "assert not hasattr(trainers, 'nnUNetTrainerDiceLoss')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
