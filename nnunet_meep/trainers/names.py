@@ -299,15 +299,43 @@ def nearest(name: str) -> str:
     return base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
 
 
+def meant(name: str) -> str | None:
+    """The right name that a name which is not ours resembles; None if it is like none of them.
+
+    Compared is what stands in front of the options, which are alike in names of all kinds.
+    """
+    first = _MEANT.search(name)
+    own, options = (name[: first.start()], name[first.start() :]) if first else (name, "")
+    own = own.rstrip("_")
+    right = _starts_with(own, _BASES_TO_MATCH)
+    if right and right != own:
+        return None  # a user's own nnUNetTrainerDice_something
+    letters = _letters(_without_prefix(own))
+    # A misspelt prefix is still there; being long, it makes everything alike.
+    for prefix, cutoff in (("", 0.8), (PREFIX, 0.9)):
+        spellings = {_letters(prefix + base.removeprefix(PREFIX)): base for base in _BASES}
+        close = difflib.get_close_matches(letters, spellings, n=1, cutoff=cutoff)
+        if close:
+            return nearest((spellings[close[0]] if prefix else own) + options)
+    return None
+
+
+def _without_prefix(name: str) -> str:
+    return name[len(PREFIX) :] if name.lower().startswith(PREFIX.lower()) else name
+
+
+def _letters(text: str) -> str:
+    return re.sub("[^a-z]", "", text.lower())
+
+
 def _beside_options(name: str) -> str:
     """What a wrong name has in front of its options, and behind them if that is where MEEP is."""
-    rest = name[len(PREFIX) :] if name.lower().startswith(PREFIX.lower()) else name
-    before, *after = _MEANT.sub("\n", rest).split("\n")
+    before, *after = _MEANT.sub("\n", _without_prefix(name)).split("\n")
     return "_".join([before, *after]) if any("meep" in text.lower() for text in after) else before
 
 
 def _meant_base(text: str) -> tuple[str, str | None]:
-    letters = re.sub("[^a-z]", "", text.lower())
+    letters = _letters(text)
     before, meep, after = letters.partition("meep")
     term: str | None = None
     if meep:

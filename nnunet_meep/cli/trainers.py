@@ -1,0 +1,108 @@
+"""``meep-trainers``: all trainer names, or what some of them mean."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterable
+from functools import partial
+
+from nnunet_meep.cli._run import run
+from nnunet_meep.errors import InputError
+from nnunet_meep.trainers import names
+
+_WIDTH = 88
+
+
+def main(args: list[str] | None = None) -> int:
+    """List or explain trainer names; 0 only if all that were given are right."""
+    given = _get_parser().parse_args(args).names
+    if not given:
+        return run(lambda: print(_overview()))
+    # One by one: what is wrong with one name keeps no other from being explained.
+    return max([run(partial(_explain, name)) for name in given])
+
+
+def _overview() -> str:
+    table = [("name", "segmentation loss", "term", "default lambda")]
+    for loss in names.SEGMENTATION_LOSSES:
+        table.append((names.base_name(loss, None), loss, "-", "-"))
+        for term in names.TERMS:
+            weight = f"{names.default_lambda(loss, term):g}"
+            table.append((names.base_name(loss, term), loss, term, weight))
+    options = [(option.example, option.meaning) for option in names.OPTIONS.values()]
+    return "\n".join(
+        [
+            "nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME takes these names:",
+            "",
+            *_aligned(table),
+            "",
+            "Segmentation losses",
+            *_aligned(names.SEGMENTATION_LOSSES.items()),
+            "Terms",
+            *_aligned(names.TERMS.items()),
+            "Options, behind the name, in this order, each at most once",
+            *_aligned(options),
+            "",
+            "For example",
+            _explanation(names.EXAMPLE),
+        ]
+    )
+
+
+def _explain(name: str) -> None:
+    print(_explanation(name))
+
+
+def _explanation(name: str) -> str:
+    try:
+        experiment = names.parse(name)
+    except names.TrainerNameError as error:
+        raise InputError(str(error)) from None
+    if experiment is None:
+        meant = names.meant(name)
+        hint = f"; if one of ours is meant, the nearest right name is {meant}" if meant else ""
+        raise InputError(
+            f"{name!r} is no name of nnunet-meep: it is left to nnU-Net and the folders of "
+            f"nnUNet_extTrainer{hint}"
+        )
+    return "\n".join([name, *_aligned(names.explain(experiment).items())])
+
+
+def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Lines of columns; the last column is wrapped."""
+    rows = list(rows)
+    *widths, _ = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for *cells, text in rows:
+        before = "  " + "".join(c.ljust(w + 2) for c, w in zip(cells, widths, strict=True))
+        lines += textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent=before,
+            subsequent_indent=" " * len(before),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meep-trainers",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "What does a trainer name of nnunet-meep mean, and which names are there?\n\n"
+            "Without a name it lists all trainers and options. With names it explains each, or\n"
+            "says what is wrong with it and which right name is nearest; the exit code is 1 then.\n"
+            "Trains nothing: a typo costs a second here."
+        ),
+        epilog=(
+            "examples:\n"
+            "  meep-trainers\n"
+            f"  meep-trainers {names.EXAMPLE} nnUNetTrainerCE\n"
+            "  meep-trainers $TRAINER && nnUNetv2_train 501 3d_fullres 0 -tr $TRAINER --npz"
+        ),
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a trainer name to explain")
+    return parser

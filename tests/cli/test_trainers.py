@@ -1,0 +1,163 @@
+"""``meep-trainers``: the table, explanations, and answers to names that are not right."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnunet_meep.cli.trainers import main
+from nnunet_meep.trainers import names
+
+LONG_NAME = "nnUNetTrainerFocalMEEP_H_lambda0p15_gamma3_7epochs_9iters_seed4_paper_fg0p25"
+
+
+@pytest.fixture
+def answer(capsys):
+    """``answer(name, ...)``: exit code, standard output, lines on standard error."""
+
+    def ask(*arguments):
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return ask
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("loss", names.SEGMENTATION_LOSSES)
+@pytest.mark.parametrize("term", [None, *names.TERMS])
+def test_without_a_name_each_trainer_is_listed_with_loss_term_and_default_lambda(
+    answer, loss, term
+):
+    code, out, err = answer()
+    name = names.base_name(loss, term)
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == [name]]
+    assert row[1:3] == [loss, term or "-"]
+    weight = names.parse(name).weight
+    assert (float(row[3]) == weight) if term else (row[3] == "-")
+    assert (code, err) == (0, [])
+
+
+def test_without_a_name_all_options_are_explained_and_there_is_an_example(answer):
+    _, out, _ = answer()
+    assert len(re.findall(r"^  nnUNetTrainer", out, re.M)) == len(names.base_names())
+    for option in names.OPTIONS.values():
+        assert flat(f"{option.example} {option.meaning}") in flat(out)
+    for meaning in (*names.SEGMENTATION_LOSSES.values(), *names.TERMS.values()):
+        assert meaning in flat(out)
+    assert answer(names.EXAMPLE)[1] in out
+
+
+@pytest.mark.parametrize("name", [*names.base_names(), LONG_NAME])
+def test_a_right_name_is_explained_in_the_words_of_the_grammar(answer, name):
+    code, out, err = answer(name)
+    assert (code, err) == (0, [])
+    first, *lines = out.splitlines()
+    assert first == name
+    explanation = names.explain(names.parse(name))
+    for aspect, words in explanation.items():
+        assert flat(f"{aspect} {words}") in flat(out)
+    column = max(map(len, explanation)) + 4  # where every line's text begins
+    for line in lines:
+        assert re.fullmatch(r"  \S.*  |\s*", line[:column])
+        assert line[column] != " "
+        assert len(line) <= 88 or "results folder" in line
+
+
+def test_names_are_explained_one_after_the_other_also_around_wrong_ones(answer):
+    wrong, foreign = "nnUNetTrainerMEEP_KL_lambda0p30", "nnUNetTrainerDA5"
+    code, out, err = answer("nnUNetTrainerCE", wrong, foreign, "nnUNetTrainerDiceMEEP_H")
+    assert code == 1
+    assert out == answer("nnUNetTrainerCE")[1] + answer("nnUNetTrainerDiceMEEP_H")[1]
+    assert [line.split(":")[0] for line in err] == ["Error", "Error"]
+    assert wrong in err[0]
+    assert foreign in err[1]
+
+
+def test_a_wrong_name_of_ours_is_answered_with_the_words_of_the_grammar(answer):
+    name = "nnUNetTrainerDiceMEEP_KL_50epochs_lambda0p3"
+    with pytest.raises(names.TrainerNameError) as error:
+        names.parse(name)
+    assert answer(name) == (1, "", [f"Error: {error.value}"])
+    assert "nnUNetTrainerDiceMEEP_KL_lambda0p3_50epochs" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("nnUNetTrainerMEPP_KL", "nnUNetTrainerMEEP_KL"),
+        ("nnUNetTrainerMPEE_KL", "nnUNetTrainerMEEP_KL"),
+        ("nnUNetTrainerMEP_H_lambda0p2", "nnUNetTrainerMEEP_H_lambda0p2"),
+        ("nnUNetTrainerCEMEPP_H_lambda0.30_50epoch", "nnUNetTrainerCEMEEP_H_lambda0p3_50epochs"),
+        ("MEEP_KL", "nnUNetTrainerMEEP_KL"),
+        ("MEEP", "nnUNetTrainerMEEP_KL"),
+        ("DiceMEEP_KL_50epochs", "nnUNetTrainerDiceMEEP_KL_50epochs"),
+        ("nnunettrainerMEEP_KL", "nnUNetTrainerMEEP_KL"),
+        ("nnUNet_TrainerDiceMEEP_KL", "nnUNetTrainerDiceMEEP_KL"),
+        ("nnUNetTrianerMEEP_KL_lambda0p15", "nnUNetTrainerMEEP_KL_lambda0p15"),
+        ("nnUNetTrainrCE_5epochs", "nnUNetTrainerCE_5epochs"),
+        ("nnUNetTrainerFokal_gamma3", "nnUNetTrainerFocal_gamma3"),
+        ("nnUNetTrainerDicee_5epochs", "nnUNetTrainerDiceCE_5epochs"),
+        ("nnUNetTrainerDice_lamda0p3", "nnUNetTrainerDiceMEEP_KL_lambda0p3"),
+    ],
+)
+def test_a_name_like_ours_that_is_not_is_answered_with_the_one_that_is_meant(answer, name, meant):
+    assert names.parse(name) is None
+    assert names.parse(meant) is not None
+    code, out, (line,) = answer(name)
+    assert (code, out) == (1, "")
+    assert line.startswith(f"Error: '{name}' ")
+    assert "nnUNet_extTrainer" in line
+    assert line.endswith(f" {meant}")
+
+
+def nnunets_own():
+    folder = Path(importlib.util.find_spec("nnunetv2").origin).parent / "training/nnUNetTrainer"
+    files = (file.read_text("utf-8") for file in folder.rglob("*.py"))
+    return {name for text in files for name in re.findall(r"^class (\w+)", text, re.M)}
+
+
+USERS_OWN = [
+    "nnUNetTrainerDice_v2",
+    "nnUNetTrainerDice_myversion_50epochs",
+    "nnUNetTrainerCE_noMirroring",
+    "nnUNetTrainerTversky",
+    "nnUNetTrainr_50epochs",
+    "resnet",
+    "",
+]
+
+
+def test_a_name_that_is_unlike_ours_is_left_to_nnunet_without_a_suggestion(answer):
+    others = [*USERS_OWN, *sorted(nnunets_own())]
+    assert {"nnUNetTrainer", "nnUNetTrainerDiceLoss", "nnUNetTrainer_50epochs"} <= set(others)
+    code, out, err = answer(*others)
+    assert (code, out, len(err)) == (1, "", len(others))
+    for name, line in zip(others, err, strict=True):
+        assert f"'{name}'" in line
+        assert "left to nnU-Net" in line
+        assert "nearest" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nnUNetTrainerMEEP_KL"], ["nnUNetTrainerMEEP"], ["nnUNetTrainerDA5", "MEEP"]]
+)
+def test_an_answer_needs_nothing_but_the_standard_library(arguments):
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'nnunetv2', 'numpy', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"  # any import of it raises
+        "from nnunet_meep.cli.trainers import main\n"
+        f"sys.exit(main({arguments!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == (0 if arguments in ([], ["nnUNetTrainerMEEP_KL"]) else 1)
+    assert "Traceback" not in done.stderr
