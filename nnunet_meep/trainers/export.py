@@ -1,0 +1,244 @@
+"""A trained model for people without this package: the same weights under nnU-Net's own trainer.
+
+A checkpoint names its trainer, and nnU-Net looks for that class before it predicts, only to let it
+build the network. MEEP changes what a network learns and nothing of the network: the trainer that
+:class:`~nnunet_meep.trainers.mixin.MEEPMixin` was mixed into builds the same one. So a copy that
+names that trainer predicts the same, voxel by voxel, wherever nnU-Net is. It is for predicting:
+trained further, it would go on with nnU-Net's own loss.
+
+Checkpoints are pickles, which may run anything; these may hold no more than tensors, numbers,
+texts, and lists and dictionaries of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from tqdm import tqdm
+
+from nnunet_meep.atomic import creating_folder
+from nnunet_meep.errors import InputError
+from nnunet_meep.trainers.names import TrainerNameError, parse
+from nnunet_meep.trainers.progress import KEYS
+
+# What nnUNetv2_export_model_to_zip takes beside the checkpoints, but for debug.json, which names
+# the machine and its GPU. Pickles are copied as they are and never opened.
+_OF_A_FOLD = ("progress.png", "network_architecture.pdf", "validation/summary.json")
+_OF_THE_MODEL = (
+    *("plans.json", "dataset.json", "dataset_fingerprint.json"),
+    *(
+        f"crossval_results_folds_*/{name}"
+        for name in ("summary.json", "postprocessing.json", "postprocessing.pkl")
+    ),
+)
+_EXPECTED = (
+    "expected the folder of a trained model, $nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+    " with plans.json, dataset.json and fold_X/checkpoint_*.pth"
+)
+#: What nnU-Net's checkpoints hold beyond what torch takes for safe: numpy's numbers, in its log.
+#: The function that makes them is in one module of numpy 1 and in another of numpy 2.
+_scalar = np.float64(0).__reduce__()[0]
+SAFE_GLOBALS: list[Any] = [
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: all that a command to predict with it has to say."""
+
+    trainer: str
+    dataset: str
+    plans: str
+    configuration: str
+    n_checkpoints: int
+    checkpoint: str  # the one to predict with
+    folds: list[str]  # those that have it
+
+
+def export_model(model_folder: Path, out: Path) -> Export:
+    """Copy a trained model, so that its checkpoints name nnU-Net's own trainer.
+
+    Taken are all folds with all of their checkpoints. In these change ``trainer_name``, and
+    ``logging``, which loses what this package logs: nnU-Net expects a value of each entry for
+    every epoch. Weights and all else are the same to the last bit.
+
+    Args:
+        model_folder: ``TRAINER__PLANS__CONFIGURATION`` in nnU-Net's results.
+        out: must not exist; appears when it is whole.
+
+    Raises:
+        InputError: ``model_folder`` is none, or the trainer of nnU-Net's own already; its network
+            is a user's own; a checkpoint cannot be read or holds something else; ``out`` exists.
+    """
+    names = _check(model_folder)
+    folds = [f for f in model_folder.glob("fold_*") if re.fullmatch("fold_([0-9]+|all)", f.name)]
+    checkpoints = sorted(file for fold in folds for file in fold.glob("checkpoint_*.pth"))
+    if not checkpoints:
+        raise InputError(f"{model_folder}: {_EXPECTED}, got no checkpoint")
+    if out.exists():
+        raise InputError(f"{out} exists: remove it or choose another folder")
+
+    others = [file for pattern in _OF_THE_MODEL for file in model_folder.glob(pattern)]
+    others += [fold / name for fold in folds for name in _OF_A_FOLD if (fold / name).is_file()]
+    trainers = set()
+    with creating_folder(out) as temporary:
+        for file in others:
+            shutil.copyfile(file, _below(temporary, file.relative_to(model_folder)))
+        # A bar only where someone looks at it.
+        for file in tqdm(checkpoints, unit="checkpoint", disable=None):
+            checkpoint = _read(file)
+            trainer = nnunets_trainer(checkpoint["trainer_name"])
+            trainers.add(trainer)
+            if len(trainers) > 1:  # nnU-Net builds the network of the first fold for all
+                raise InputError(
+                    f"{file}: expected one trainer for all checkpoints of a model, got some based "
+                    f"on {' and some on '.join(sorted(trainers))}"
+                )
+            checkpoint["trainer_name"] = trainer
+            for key in KEYS:
+                checkpoint["logging"].pop(key, None)
+            # Through a file of Python's: of a full disk, torch's own says nothing that helps.
+            with _below(temporary, file.relative_to(model_folder)).open("wb") as copy:
+                torch.save(checkpoint, copy)
+
+    # The final one, where a training has ended; nnU-Net predicts with the same one in all folds.
+    chosen = min({f.name for f in checkpoints}, key=lambda n: (n != "checkpoint_final.pth", n))
+    return Export(
+        trainer=trainer,
+        dataset=names["dataset_name"],
+        plans=names["plans_name"],
+        configuration=checkpoint["init_args"]["configuration"],
+        n_checkpoints=len(checkpoints),
+        checkpoint=chosen,
+        folds=[f.parent.name.removeprefix("fold_") for f in checkpoints if f.name == chosen],
+    )
+
+
+def _below(folder: Path, path: Path) -> Path:
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    return folder / path
+
+
+def _check(model_folder: Path) -> dict[str, str]:
+    """Names in its plans; raises where it is no model, and says which folder nearby is one."""
+    if not model_folder.is_dir():
+        what = "a file" if model_folder.exists() else "nothing"
+        raise InputError(f"{model_folder}: {_EXPECTED}, got {what}")
+    missing = [n for n in ("plans.json", "dataset.json") if not (model_folder / n).is_file()]
+    if missing:
+        above = Path(os.path.abspath(model_folder)).parent  # of a fold
+        plans = [above / "plans.json", *sorted(model_folder.glob("*/plans.json"))]  # of a data set
+        models = [str(file.parent) for file in plans if file.is_file()]
+        hint = f"; is it {' or '.join(models)}?" if models else ""
+        raise InputError(f"{model_folder}: {_EXPECTED}, got no {' and no '.join(missing)}{hint}")
+    _read_json(model_folder / "dataset.json", "labels")
+    return _read_json(model_folder / "plans.json", "dataset_name", "plans_name")
+
+
+def _read_json(path: Path, *keys: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: content[key] for key in keys}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: not a file of nnU-Net, or cut short ({error!r})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint of nnU-Net; nothing that is in the file is run."""
+    try:
+        with (
+            path.open("rb") as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(SAFE_GLOBALS),
+        ):
+            warnings.simplefilter("ignore")  # torch's, of a format that is refused right after
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # torch raises whatever a broken file leads to, OSError too
+        other = re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error))
+        problem = f"not a checkpoint of nnU-Net, or cut short ({type(error).__name__})"
+        if other:
+            problem = (
+                f"refused and not run: it holds {other[1] or other[2]}; a checkpoint of nnU-Net "
+                "holds tensors, numbers and texts only"
+            )
+        raise InputError(f"{path}: {problem}") from error
+    needed = {"network_weights": dict, "logging": dict, "init_args": dict, "trainer_name": str}
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(checkpoint.get(key), kind) for key, kind in needed.items()
+    ):
+        raise InputError(f"{path}: not a checkpoint of nnU-Net: it needs {', '.join(needed)}")
+    return checkpoint
+
+
+@functools.cache
+def nnunets_trainer(name: str) -> str:
+    """The trainer of nnU-Net's own that builds the same network as the trainer of that name.
+
+    Raises:
+        InputError: there is none, or ``name`` is it.
+    """
+    if _in_the_grammar(name):
+        return nnUNetTrainer.__name__
+    trainer = _find(name)
+    network = trainer.build_network_architecture
+    bases = [
+        base.__name__
+        for base in trainer.__mro__
+        if base.__module__.startswith("nnunetv2.")
+        and getattr(base, "build_network_architecture", None) is network
+    ]
+    if not bases:
+        raise InputError(
+            f"{name}: its build_network_architecture is its own, and nnU-Net has no trainer that "
+            "builds the same network: who predicts needs the file with this class"
+        )
+    if bases[0] == name:
+        raise InputError(
+            f"{name} is a trainer of nnU-Net's own: there is nothing to export, its models predict "
+            "without nnunet-meep as they are"
+        )
+    return bases[0]
+
+
+def _in_the_grammar(name: str) -> bool:
+    try:
+        return parse(name) is not None
+    except TrainerNameError:  # a user's own may be called nnUNetTrainerDA5_MEEP
+        return False
+
+
+def _find(name: str) -> Any:
+    """The class as nnU-Net finds it, in its own folders and those of ``nnUNet_extTrainer``."""
+    try:
+        # It imports one trainer after the other, names them, and some of them warn of others.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return recursive_find_trainer_class_by_name(name)
+    # Files of the user's are among them, and our own extension ends the search at a wrong name.
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()).removeprefix("Error: ")
+        raise InputError(
+            f"{name}: nnU-Net does not find this trainer, whose class says what it is based on: "
+            f"{reason}"
+        ) from error
