@@ -195,6 +195,24 @@ def test_a_fold_of_all_cases_is_taken_and_a_folder_that_is_no_fold_is_not(model,
     assert done.folds == ["0", "all"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nnUNetTrainerMEEP_KL_1epochs_2iters", "labels"),
+        ("nnUNetTrainerFocalCP_1epochs_2iters_seed1_paper_fg0p5", "regions+ignore"),
+    ],
+)
+def test_what_a_training_leaves_holds_nothing_that_is_refused(balls, tmp_path, name, kind):
+    trainer = balls(kind).trainer(name)
+    trainer.run_training()
+    done = export_model(Path(trainer.output_folder_base), tmp_path / "out")
+    assert (done.dataset, done.folds) == ("Dataset901_Balls", ["0"])
+    assert (done.checkpoint, done.n_checkpoints) == ("checkpoint_final.pth", 2)
+    copied = load(tmp_path / "out/fold_0/checkpoint_final.pth")
+    assert_same(copied["network_weights"], trainer.network.state_dict())
+    assert copied["logging"]["train_losses"]
+
+
 def test_nnunet_builds_its_own_trainers_network_from_the_copy(model, trainer, tmp_path):
     trainer.load_checkpoint(str(model / CHECKPOINTS[1]))
     trainer.network.eval()
@@ -485,7 +503,7 @@ def test_what_exists_is_never_written_to(model, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "empty", tmp_path / "file", model):
-        assert f"{out} exists" in refusal(model, out, capfd)
+        assert f"{out} exists: remove it" in refusal(model, out, capfd)
 
 
 def test_a_full_disk_leaves_nothing_behind(model, tmp_path, monkeypatch, capfd):
