@@ -1,4 +1,4 @@
-"""The terms as the equations say them, one voxel at a time in Python floats.
+"""The terms and the focal loss as the equations say them, one voxel at a time in Python floats.
 
 Shares no code and no tensor operation with the package: what a term and its gradient with
 respect to the logits have to be.
@@ -70,6 +70,30 @@ def term(name, logits, target, ignore_label=None, regions=False):
                 gradient[place] = (p[k] - 1 / n_classes) / len(summands)
             else:
                 gradient[place] = -p[k] * (log_p[k] + entropy) / len(summands)
+    return value / max(1, len(summands)), gradient
+
+
+def focal(logits, target, gamma, ignore_label=None, regions=False):
+    """Value and gradient of f = -(1 - p)^gamma log p, p being the probability of the true class.
+
+    df/dp = gamma (1 - p)^(gamma - 1) log p - (1 - p)^gamma / p, and dp/dz_k = p (1[k=y] - p_k).
+    """
+    summands = list(problems(logits, target, ignore_label, regions))
+    value = 0.0
+    gradient = np.zeros(logits.shape)
+    for z, label, where in summands:
+        log_p = log_softmax(z)
+        p = [math.exp(x) for x in log_p]
+        # 1 - p without the difference, which is 0 in floats where the others are small
+        error = sum(x for k, x in enumerate(p) if k != label)
+        value -= error**gamma * log_p[label]
+        # p df/dp, which is finite for p = 0; for 1 - p = 0 the first summand's limit is 0
+        slope = -(error**gamma)
+        if error:
+            slope += gamma * p[label] * error ** (gamma - 1) * log_p[label]
+        for k, place in enumerate(where):
+            if place is not None:
+                gradient[place] = slope * (error if k == label else -p[k]) / len(summands)
     return value / max(1, len(summands)), gradient
 
 
