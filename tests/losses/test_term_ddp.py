@@ -13,9 +13,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from nnunet_meep.losses import confidence_penalty, meep_entropy, meep_kl
+from nnunet_meep.losses import confidence_penalty, focal_loss, meep_entropy, meep_kl
 
-TERMS = {"MEEP_KL": meep_kl, "MEEP_H": meep_entropy, "CP": confidence_penalty}
+LOSSES = {
+    "MEEP_KL": meep_kl,
+    "MEEP_H": meep_entropy,
+    "CP": confidence_penalty,
+    "focal": focal_loss,
+}
+GAMMA = 2.0  # focal_loss's own
 N_CLASSES = 3
 #: How many voxels of each of the batch's four images are wrong; image size is 6 x 6.
 ERRORS = {
@@ -31,7 +37,7 @@ CASES = [
     (errors, kind, name, share)
     for errors in ERRORS
     for kind in ("labels", "regions")
-    for name in TERMS
+    for name in LOSSES
     for share in SHARES
 ]
 
@@ -81,7 +87,7 @@ def run_rank(rank: int, folder: Path) -> None:
         images, target, options = make_batch(errors, kind)
         part = slice(0, share) if rank == 0 else slice(share, None)
         network = nn.parallel.DistributedDataParallel(make_network())
-        value = TERMS[name](network(images[part]), target[part], **options)
+        value = LOSSES[name](network(images[part]), target[part], **options)
         value.backward()
         results[case] = (value.item(), network.module.weight.grad, network.module.bias.grad)
     torch.save(results, folder / f"rank{rank}.pt")
@@ -101,7 +107,11 @@ def test_two_ranks_get_the_value_and_gradient_of_one_process_with_the_whole_batc
     images, target, options = make_batch(errors, kind)
     network = make_network()
     logits = network(images)
-    value, gradient = meep_oracle.term(name, logits.detach().numpy(), target.numpy(), **options)
+    arrays = logits.detach().numpy(), target.numpy()
+    if name == "focal":
+        value, gradient = meep_oracle.focal(*arrays, GAMMA, **options)
+    else:
+        value, gradient = meep_oracle.term(name, *arrays, **options)
     logits.backward(torch.tensor(gradient))
     for of_rank in of_ranks:
         rank_value, weight_gradient, bias_gradient = of_rank[case]
