@@ -127,6 +127,47 @@ def test_a_half_precision_segmentation_loss_does_not_lower_the_precision_of_the_
     assert loss.item() == pytest.approx(SIGNS[term] * exact, rel=1e-5)
 
 
+@pytest.mark.parametrize("term", SIGNS)
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.5])
+def test_the_parts_of_a_call_are_detached_and_make_up_the_loss(term, weight):
+    logits, target, options = batch(ignore=True)
+    z = torch.tensor(logits, requires_grad=True)
+    module = RegularizedLoss(SquaredLogits(), term, weight, **options)
+    assert module.parts is None
+    loss = module(z, torch.tensor(target))
+    segmentation, value = module.parts
+    assert (module.parts.segmentation, module.parts.term) == (segmentation, value)
+    assert not segmentation.requires_grad
+    assert not value.requires_grad
+    assert segmentation.item() == pytest.approx((logits**2).mean())
+    assert value.item() == pytest.approx(meep_oracle.term(term, logits, target, **options)[0])
+    torch.testing.assert_close(segmentation + SIGNS[term] * weight * value, loss.detach())
+
+
+def test_the_parts_are_those_of_the_last_call():
+    logits, target, _ = batch()
+    module = RegularizedLoss(SquaredLogits(), "MEEP_KL", 0.3)
+    for factor in (1, 2):
+        module(torch.tensor(factor * logits), torch.tensor(target))
+        exact, _ = meep_oracle.term("MEEP_KL", factor * logits, target)
+        assert module.parts.segmentation.item() == pytest.approx(factor**2 * (logits**2).mean())
+        assert module.parts.term.item() == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("segmentation_loss", [SquaredLogits(), PythonZero()])
+def test_without_a_term_there_are_no_parts(segmentation_loss):
+    module = RegularizedLoss(segmentation_loss)
+    assert module.parts is None
+    module(torch.randn(1, 3, 2, 2), torch.zeros(1, 1, 2, 2))
+    assert module.parts is None
+
+
+def test_the_parts_of_a_batch_that_is_ignored_are_zeros():
+    module = RegularizedLoss(PythonZero(), "CP", 0.2, ignore_label=3)
+    module(torch.randn(1, 3, 2, 2), torch.full((1, 1, 2, 2), 3))
+    assert [part.item() for part in module.parts] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("term", "weight", "named"),
     [
