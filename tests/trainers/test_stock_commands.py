@@ -15,7 +15,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-TRAINER = "nnUNetTrainerMEEP_KL_lambda0p2_4epochs_2iters"
+TRAINER = "nnUNetTrainerMEEP_KL_lambda0p2_4epochs_2iters_seed1_fg0p9"
 DATASET = "Dataset999_Tiny"
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def environment(folder, training):
+def environment(folder, training, **others):
     """nnU-Net's three folders, and less work for small machines; none of our own variables."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet_", "NNUNET_"))}
     return {
@@ -58,6 +58,7 @@ def environment(folder, training):
         "nnUNet_def_n_proc": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
+        **others,
     }
 
 
@@ -65,10 +66,10 @@ def command(name, *arguments):
     return [str(Path(sys.executable).with_name(name)), *arguments]
 
 
-def run(folder, name, *arguments):
+def run(folder, name, *arguments, **others):
     result = subprocess.run(
         command(name, *arguments),
-        env=environment(folder, training=name == "nnUNetv2_train"),
+        env=environment(folder, training=name == "nnUNetv2_train", **others),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -107,7 +108,7 @@ def train_until_killed(folder, arguments, line):
     pytest.fail("the training ended by itself:\n" + "".join(seen)[-3000:])
 
 
-def test_the_stock_commands_train_resume_and_predict_with_nothing_exported(folder):
+def test_the_stock_commands_train_resume_predict_and_hand_over_with_nothing_exported(folder):
     plan(folder)
     arguments = ("999", "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu")
     results = folder / "results" / DATASET / f"{TRAINER}__nnUNetPlans__3d_fullres" / "fold_0"
@@ -133,16 +134,27 @@ def test_the_stock_commands_train_resume_and_predict_with_nothing_exported(folde
     assert "term=MEEP_KL" in debug["loss"]
     assert "weight=0.2" in debug["loss"]
 
-    run(
-        folder,
-        "nnUNetv2_predict",
-        *("-i", str(folder / "raw" / DATASET / "imagesTs"), "-o", str(folder / "predicted")),
-        *("-d", "999", "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu"),
-        *("--save_probabilities", "--disable_tta", "-npp", "0", "-nps", "0"),
-    )
+    single = ("-device", "cpu", "--save_probabilities", "--disable_tta", "-npp", "0", "-nps", "0")
+    images = str(folder / "raw" / DATASET / "imagesTs")
+    ours = ("-d", "999", "-c", "3d_fullres", "-f", "0", "-tr", TRAINER)
+    run(folder, "nnUNetv2_predict", "-i", images, "-o", str(folder / "predicted"), *ours, *single)
     with np.load(folder / "predicted" / "new.npz") as file:
         probabilities = file["probabilities"]
     assert probabilities.shape == (2, 16, 16, 16)
     np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=1e-2)
     labels = sitk.GetArrayFromImage(sitk.ReadImage(folder / "predicted" / "new.nii.gz"))
     assert labels.shape == (16, 16, 16)
+
+    # Where nobody has our trainers.
+    out = folder / "elsewhere" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    run(folder, "meep-export-model", str(results.parent), str(out))
+    run(
+        folder,
+        "nnUNetv2_predict",
+        *("-i", images, "-o", str(folder / "again"), "-d", DATASET, "-c", "3d_fullres", "-f", "0"),
+        *single,
+        NNUNET_MEEP_AUTOLOAD="0",
+        nnUNet_results=str(folder / "elsewhere"),
+    )
+    with np.load(folder / "again" / "new.npz") as file:
+        np.testing.assert_array_equal(file["probabilities"], probabilities)
