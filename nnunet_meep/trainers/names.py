@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PREFIX = "nnUNetTrainer"
@@ -159,8 +160,6 @@ def base_name(segmentation_loss: str, term: str | None) -> str:
 _BASES = {
     base_name(loss, term): (loss, term) for loss in SEGMENTATION_LOSSES for term in (None, *TERMS)
 }
-# Longest first, so that nnUNetTrainerDiceCE_... is not taken for Dice.
-_BASES_TO_MATCH = sorted(_BASES, key=len, reverse=True)
 
 
 def base_names() -> list[str]:
@@ -181,7 +180,7 @@ def parse(name: str) -> Experiment | None:
     if not name.startswith(PREFIX):
         return None
     contains_meep = "MEEP" in name
-    base = _starts_with(name, _BASES_TO_MATCH)
+    base = _starts_with(name, _BASES)
     if base is None:
         spelt_out = _starts_with(name, [f"{PREFIX}DiceCECP"])
         if contains_meep or (spelt_out and _are_options(_parts(name, spelt_out))):
@@ -203,7 +202,7 @@ def _error(name: str, problem: str) -> TrainerNameError:
     return TrainerNameError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
-def _starts_with(name: str, bases: list[str]) -> str | None:
+def _starts_with(name: str, bases: Iterable[str]) -> str | None:
     return next((base for base in bases if name == base or name.startswith(base + "_")), None)
 
 
@@ -270,7 +269,7 @@ def _what_is_wrong(part: str) -> str:
 # Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, 50epoch.
 _MEANT = re.compile(
     r"(?P<key>lamb?da|gamma|seed|fg)"
-    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>[0-9.,p+-]*(?P<more>[a-z]?)))?"
+    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>[0-9.,p+-]*[a-z]?))?"
     r"|(?<![0-9])(?P<count>[0-9]+)_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
     re.IGNORECASE | re.ASCII,
 )
@@ -290,8 +289,7 @@ def nearest(name: str) -> str:
             values.setdefault(key, f"_{spelt}" if right else OPTIONS[key].example)
         else:
             key = "lambda" if match["key"].lower().startswith("l") else match["key"].lower()
-            value = "" if match["more"] else (match["value"] or "").lower()
-            values.setdefault(key, _respelt(key, value))
+            values.setdefault(key, _respelt(key, (match["value"] or "").lower()))
     if "gamma" in values:
         loss = "Focal"
     if "lambda" in values and term is None:
@@ -307,7 +305,7 @@ def meant(name: str) -> str | None:
     first = _MEANT.search(name)
     own, options = (name[: first.start()], name[first.start() :]) if first else (name, "")
     own = own.rstrip("_")
-    right = _starts_with(own, _BASES_TO_MATCH)
+    right = _starts_with(own, _BASES)
     if right and right != own:
         return None  # a user's own nnUNetTrainerDice_something
     letters = _letters(_without_prefix(own))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import small_project
+from small_project import configuration
 
 #: dataset.json's labels for the four ways in which nnU-Net trains. Three output channels each.
 LABELS = {
@@ -36,65 +37,14 @@ def make_dataset_json(kind: str) -> dict:
 
 
 def make_plans() -> dict:
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-
-    def configuration(dimensions: int, batch_dice: bool) -> dict:
-        return {
-            "data_identifier": f"nnUNetPlans_{dimensions}d",
-            "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2,
-            "patch_size": [16] * dimensions,
-            "median_image_size_in_voxels": [16.0] * dimensions,
-            "spacing": [1.0] * dimensions,
-            "normalization_schemes": ["ZScoreNormalization"],
-            "use_mask_for_norm": [False],
-            "resampling_fn_data": "resample_data_or_seg_to_shape",
-            "resampling_fn_seg": "resample_data_or_seg_to_shape",
-            "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-            "resampling_fn_data_kwargs": resampling,
-            "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
-            "resampling_fn_probabilities_kwargs": resampling,
-            "architecture": {
-                "network_class_name": (
-                    "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-                ),
-                "arch_kwargs": {
-                    "n_stages": N_STAGES,
-                    "features_per_stage": [2] * N_STAGES,
-                    "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
-                    "kernel_sizes": [[3] * dimensions] * N_STAGES,
-                    "strides": [[1] * dimensions] + [[2] * dimensions] * (N_STAGES - 1),
-                    "n_conv_per_stage": [1] * N_STAGES,
-                    "n_conv_per_stage_decoder": [1] * (N_STAGES - 1),
-                    "conv_bias": True,
-                    "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
-                    "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                    "dropout_op": None,
-                    "dropout_op_kwargs": None,
-                    "nonlin": "torch.nn.LeakyReLU",
-                    "nonlin_kwargs": {"inplace": True},
-                },
-                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-            },
-            "batch_dice": batch_dice,
-        }
-
-    return {
-        "dataset_name": "Dataset999_Tiny",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [1.0] * 3,
-        "original_median_shape_after_transp": [16] * 3,
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {
-            "2d": configuration(2, batch_dice=True),
-            "3d_fullres": configuration(3, batch_dice=False),
+    return small_project.plans(
+        "Dataset999_Tiny",
+        "SimpleITKIO",
+        {
+            "2d": configuration(2, [16, 16], n_stages=N_STAGES, batch_dice=True),
+            "3d_fullres": configuration(3, [16, 16, 16], n_stages=N_STAGES),
         },
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
-    }
+    )
 
 
 @pytest.fixture

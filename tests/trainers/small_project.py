@@ -36,13 +36,14 @@ def dataset_json(labels: dict, channels: int = 1, file_ending: str = ".nii.gz") 
     )
 
 
-def configuration(dimensions: int, patch: list[int], residual: bool = False, **changes) -> dict:
-    """A configuration of ``nnUNetPlans.json`` with a network of three stages."""
-    n_stages = 3
+def configuration(
+    dimensions: int, patch: list[int], n_stages: int = 3, residual: bool = False, **changes
+) -> dict:
+    """A configuration of ``nnUNetPlans.json`` with a small network."""
     resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     arguments = {
         "n_stages": n_stages,
-        "features_per_stage": [4, 8, 8],
+        "features_per_stage": [4] + [8] * (n_stages - 1),
         "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
         "kernel_sizes": [[3] * dimensions] * n_stages,
         "strides": [[1] * dimensions] + [[2] * dimensions] * (n_stages - 1),
