@@ -1,0 +1,81 @@
+"""A whole training in two processes, as ``nnUNetv2_train -num_gpus 2`` runs it, on the CPU.
+
+Under DDP nnU-Net's trainer puts itself on a GPU: what it says about devices is changed here, and
+nothing else of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunets_module
+from small_project import Project, load, weights
+
+from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
+
+pytestmark = pytest.mark.slow
+
+NAME = "nnUNetTrainerMEEP_KL_2epochs_2iters_seed1"
+#: Batches of three: two patches for the first rank and one, on foreground, for the second.
+BATCH = 3
+
+
+def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str) -> None:
+    """One rank: trains and leaves its weights and its log."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder.parent / "meeting_point").as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=180),  # a rank that stays away is an error, not a hang
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CalibrationLogger, "plot_progress_png", lambda *_: None)
+        patch.setattr(nnunets_module, "GradScaler", lambda _: None)
+        ddp = nnunets_module.DDP
+        patch.setattr(nnunets_module, "DDP", lambda network, device_ids: ddp(network))
+        patch.setattr(nnunets_module, "device_count", lambda: 2)
+        trainer = Project(folder, dataset, plans, patch).trainer(NAME)
+        trainer.device = torch.device("cpu")
+        trainer.run_training()
+        left = {
+            "start": trainer.is_ddp and trainer.batch_size,
+            "weights": weights(trainer),
+            "log": trainer.logger.get_checkpoint(),
+            "unforced": trainer._unforced,
+        }
+        torch.save(left, folder / f"rank{rank}_{kind}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["labels+ignore", "regions"])
+def test_two_ranks_train_one_network_and_log_the_same(balls, kind):
+    project = balls(kind)
+    project.plans["configurations"]["3d_fullres"]["batch_size"] = BATCH
+    arguments = (project.folder, project.dataset, project.plans, kind)
+    mp.spawn(trained, args=arguments, nprocs=2)
+    ranks = [
+        torch.load(project.folder / f"rank{rank}_{kind}.pt", weights_only=False)
+        for rank in range(2)
+    ]
+    assert [rank["start"] for rank in ranks] == [2, 1]
+    assert [rank["unforced"] for rank in ranks] == [[0, 1], []]
+    for key, value in ranks[0]["weights"].items():
+        assert torch.equal(value, ranks[1]["weights"][key]), key
+    for key in KEYS:
+        values = [np.asarray(rank["log"][key]) for rank in ranks]
+        assert np.isfinite(values[0]).all(), key
+        np.testing.assert_array_equal(*values, err_msg=key)
+    log = ranks[0]["log"]
+    whole = np.add(log["segmentation_loss"], 0.3 * np.asarray(log["term_value"]))
+    np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5)
+    checkpoint = load(project.trainer(NAME), "checkpoint_final.pth")
+    for key, value in checkpoint["network_weights"].items():
+        assert torch.equal(value, ranks[0]["weights"][f"module.{key}"]), key
