@@ -95,7 +95,7 @@ def balls(prepared_balls, tmp_path, monkeypatch, no_picture):
         folder.mkdir()
         for name in ("raw", "preprocessed"):
             (folder / name).symlink_to(prepared / name)
-        return small_project.Project(folder, dataset, plans, monkeypatch)
+        return small_project.Project(folder, dataset, copy.deepcopy(plans), monkeypatch)
 
     return open_project
 
