@@ -46,7 +46,11 @@ def _get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--chill",
         action="store_true",
-        help="go on without cases that are missing or cannot be evaluated, and list them",
+        help=(
+            "go on without cases that are missing or cannot be evaluated, and list them; "
+            "references without a prediction stop the command only in a folder that "
+            "nnUNetv2_predict wrote, where each was meant to be predicted"
+        ),
     )
     parser.add_argument(
         "--bins",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
@@ -136,14 +137,15 @@ def evaluate(
     results = []
     outcomes = _map(partial(_try_case, dataset=dataset, bins=bins), folder.cases, processes)
     bar = tqdm(outcomes, total=len(folder.cases), unit="case", disable=not progress)
-    for case, outcome in zip(folder.cases, bar, strict=True):
-        if isinstance(outcome, CaseResult):
-            results.append(outcome)
-        elif chill:
-            skipped.append((case.name, str(outcome)))
-        else:
-            bar.close()
-            raise outcome
+    # Closed here and not when Python ends, which is too late for the pool's pipes.
+    with closing(outcomes), closing(bar):
+        for case, outcome in zip(folder.cases, bar, strict=True):
+            if isinstance(outcome, CaseResult):
+                results.append(outcome)
+            elif chill:
+                skipped.append((case.name, str(outcome)))
+            else:
+                raise outcome
     if not results:
         raise InputError(f"{pred_folder}: none of its {len(skipped)} cases could be evaluated")
     settings = {
@@ -192,7 +194,7 @@ def _try_case(case: Case, dataset: Dataset, bins: int) -> CaseResult | InputErro
         return error
 
 
-def _map(function: Any, cases: list[Case], processes: int | None) -> Iterator[Any]:
+def _map(function: Any, cases: list[Case], processes: int | None) -> Generator[Any, None, None]:
     """``map`` over the cases, in their order, in several processes where that helps."""
     n = min(processes or os.cpu_count() or 1, len(cases))
     if n <= 1:
