@@ -33,27 +33,32 @@ _BLUE, _VERMILLION, _GREEN, _PURPLE, _BLACK = "#0072B2", "#D55E00", "#009E73", "
 #: Each panel: (label of the axis, {key: (name, colour, line style)}) for its left and right side.
 PANELS = (
     (
-        ("loss", {"segmentation_loss": ("segmentation loss (training)", _BLUE, "-")}),
-        ("term", {"term_value": ("term without lambda (training)", _GREEN, "--")}),
+        ("loss (training)", {"segmentation_loss": ("segmentation loss", _BLUE, "-")}),
+        ("term (training)", {"term_value": ("term, without lambda", _GREEN, "--")}),
     ),
     (
         (
-            "pseudo ECE and Brier, share of voxels",
+            "pseudo ECE, pseudo Brier (validation)",
             {
                 "mean_fg_ece": ("pseudo ECE", _BLUE, "-"),
                 "mean_fg_brier": ("pseudo Brier", _VERMILLION, "-"),
-                "misclassified": ("misclassified (training)", _BLACK, "-"),
             },
         ),
         (
-            "share of errors, of log K",
-            {
-                "unexpected_errors": ("unexpected errors (overconfident > 0)", _GREEN, "--"),
-                "misclassified_entropy": ("entropy of misclassified (training)", _PURPLE, "--"),
-            },
+            "unexpected errors (validation)",
+            {"unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, "--")},
+        ),
+    ),
+    (
+        ("share of voxels (training)", {"misclassified": ("misclassified", _BLACK, "-")}),
+        (
+            "entropy / log K (training)",
+            {"misclassified_entropy": ("entropy of the misclassified", _PURPLE, "--")},
         ),
     ),
 )
+#: Early in a training the share of unexpected errors may be far below 0.
+_LOWEST_SHARE = -3.0
 
 
 class CalibrationLogger(LocalLogger):
@@ -80,7 +85,7 @@ class CalibrationLogger(LocalLogger):
 
     def _panel(self) -> NDArray[np.uint8]:
         """The panel as an image as wide as nnU-Net's figure, (height, width, 4)."""
-        figure = Figure(figsize=(30, 18 * len(PANELS)))
+        figure = Figure(figsize=(30, 13 * len(PANELS)))
         canvas = FigureCanvasAgg(figure)
         for left, sides in zip(np.ravel(figure.subplots(len(PANELS), 1)), PANELS, strict=True):
             right = left.twinx()
@@ -89,12 +94,18 @@ class CalibrationLogger(LocalLogger):
             for axes, (label, lines), legend_at in zip((left, right), sides, (0, 0.5), strict=True):
                 for key, (name, color, style) in lines.items():
                     values = self.my_fantastic_logging[key]
-                    axes.plot(values, color=color, ls=style, label=name, linewidth=4)
+                    marker = "o" if len(values) == 1 else None  # a line needs two
+                    axes.plot(values, color=color, ls=style, label=name, linewidth=4, marker=marker)
                 axes.set_ylabel(label)
                 axes.legend(loc=(legend_at, 1))
-        calibration, _, shares = figure.axes[1:]
-        calibration.set_yscale("log")
-        shares.set_ylim(-1.05, 1.05)
+        calibration, misclassified, _, shares, entropy = figure.axes[1:]
+        for axes in (calibration, misclassified):
+            # Decades of them in a training; without an error or a number there is nothing to scale.
+            if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
+                axes.set_yscale("log")
+        entropy.set_ylim(0, 1.05)
+        lowest = np.nanmin([-1.05, *self.my_fantastic_logging["unexpected_errors"]])
+        shares.set_ylim(max(lowest, _LOWEST_SHARE), 1.05)
         shares.axhline(0, color=_GREEN, linewidth=1)
         figure.tight_layout()
         canvas.draw()
