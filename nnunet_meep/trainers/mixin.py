@@ -26,10 +26,11 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
 from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
-from nnunet_meep.trainers.names import Experiment
+from nnunet_meep.trainers.names import Experiment, explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 from nnunet_meep.trainers.schedule import paper_optimizer
 
@@ -201,9 +202,19 @@ class MEEPMixin(nnUNetTrainer):
         self.print_to_log_file(f"Stopped: {message}", also_print_to_console=False)
         raise FloatingPointError(message)
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        lines = [f"nnunet-meep {__version__}: {self.experiment.name}"]
+        if type(self).__name__ == self.experiment.name:
+            lines += [f"  {key}: {value}" for key, value in explain(self.experiment).items()]
+        for line in lines:
+            self.print_to_log_file(line, add_timestamp=False)
+
     def on_train_epoch_start(self) -> None:
         self._seed(self.current_epoch + 1)
         super().on_train_epoch_start()
+        if self.experiment.paper:  # nnU-Net rounds to 1e-5
+            self.print_to_log_file(f"that is {self.optimizer.param_groups[0]['lr']:.4g}")
         self.monitor.start_training()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
@@ -250,7 +261,8 @@ class MEEPMixin(nnUNetTrainer):
         for key, name in (("ece", "Pseudo ECE"), ("brier", "Pseudo Brier")):
             rounded = [round(x, 5) for x in values[f"{key}_per_class_or_region"]]
             lines.append(f"{name} {rounded}")
-        lines.append(f"Unexpected errors {values['unexpected_errors']:.3f}")
+        share = round(values["unexpected_errors"], 3) + 0.0  # no -0.0
+        lines.append(f"Unexpected errors {share:.3f}")
         return lines
 
 

@@ -32,6 +32,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from small_project import assert_trained, load, weights
 
+from nnunet_meep import __version__
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers import MEEPMixin, parse
 from nnunet_meep.trainers.monitor import TrainingMonitor
@@ -348,6 +349,7 @@ def test_options_replace_the_papers_length_alone(balls):
     trainer = balls().trainer("nnUNetTrainerCE_1epochs_2iters_paper")
     trainer.run_training()
     assert_trained(trainer)
+    assert "that is 0.0001 \n" in Path(trainer.log_file).read_text()
     assert type(trainer.optimizer) is torch.optim.Adam
 
 
@@ -454,6 +456,9 @@ def test_the_training_log_says_it_beside_nnunets_lines(balls):
     trainer.run_training()
     text = Path(trainer.log_file).read_text()
     for line in (
+        f"nnunet-meep {__version__}: nnUNetTrainerMEEP_KL_lambda0p2_1epochs_2iters",
+        "  term: MEEP_KL with lambda 0.2: ",
+        "  optimiser: nnU-Net's own",
         r" + 0.2 * MEEP_KL ",
         "misclassified ",
         "of log K",

@@ -333,7 +333,7 @@ def test_everything_but_loss_and_length_is_nnunets(build, kind):
         "get_dataloaders",  # for _fg
         *("initialize", "on_train_epoch_start"),  # for _seed, and the monitor
         # What is logged:
-        *("train_step", "on_train_epoch_end", "on_validation_epoch_start"),
+        *("on_train_start", "train_step", "on_train_epoch_end", "on_validation_epoch_start"),
         *("on_validation_epoch_end", "on_epoch_end"),
     }
 
