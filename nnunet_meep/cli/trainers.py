@@ -15,7 +15,7 @@ _WIDTH = 88
 
 
 def main(args: list[str] | None = None) -> int:
-    """List or explain trainer names; 0 only if all that were given are right."""
+    """List or explain trainer names; 1 if one that was given is wrong, or looks like it."""
     given = _get_parser().parse_args(args).names
     if not given:
         return run(lambda: print(_overview()))
@@ -60,12 +60,15 @@ def _explanation(name: str) -> str:
     except names.TrainerNameError as error:
         raise InputError(str(error)) from None
     if experiment is None:
-        meant = names.meant(name)
-        hint = f"; if one of ours is meant, the nearest right name is {meant}" if meant else ""
-        raise InputError(
+        others = (
             f"{name!r} is no name of nnunet-meep: it is left to nnU-Net and the folders of "
-            f"nnUNet_extTrainer{hint}"
+            "nnUNet_extTrainer"
         )
+        if meant := names.meant(name):
+            raise InputError(
+                f"{others}; if one of ours is meant, the nearest right name is {meant}"
+            )
+        return others
     return "\n".join([name, *_aligned(names.explain(experiment).items())])
 
 

@@ -236,9 +236,14 @@ def _find(name: str) -> Any:
             warnings.simplefilter("ignore")
             return recursive_find_trainer_class_by_name(name)
     # Files of the user's are among them, and our own extension ends the search at a wrong name.
-    except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error: ")
+    except SystemExit:
         raise InputError(
-            f"{name}: nnU-Net does not find this trainer, whose class says what it is based on: "
-            f"{reason}"
+            f"{name}: nnU-Net does not find this trainer, whose class says what it is based on; is "
+            "the folder with its file in nnUNet_extTrainer?"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: nnU-Net does not find this trainer, whose class says what it is based on; is "
+            f"the folder with its file in nnUNet_extTrainer? ({reason})"
         ) from error

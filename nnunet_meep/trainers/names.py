@@ -49,6 +49,8 @@ EXAMPLE = f"{PREFIX}MEEP_KL_lambda0p3_50epochs_100iters"
 
 _NUMBER = r"((?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?)"
 _FROM_1 = r"([1-9][0-9]{0,8})"
+_A_NUMBER = "a number >= 0 with a p for the decimal point, no zero to spare, up to nine decimals"
+_A_COUNT = "a whole number from 1, of up to nine digits without leading zeros"
 
 
 @dataclass(frozen=True)
@@ -66,32 +68,32 @@ OPTIONS = {
     "lambda": Option(
         "_lambda0p3",
         re.compile("lambda" + _NUMBER),
-        "a number >= 0 without trailing zeros",
+        _A_NUMBER,
         "weight of the term, a p for the decimal point",
     ),
     "gamma": Option(
         "_gamma2",
         re.compile("gamma" + _NUMBER),
-        "a number >= 0 without trailing zeros",
+        _A_NUMBER,
         "exponent of the focal loss (default 2)",
     ),
     "epochs": Option(
         "_50epochs",
         re.compile(_FROM_1 + "epochs"),
-        "a whole number from 1",
+        _A_COUNT,
         "instead of nnU-Net's 1000",
     ),
     "iters": Option(
         "_100iters",
         re.compile(_FROM_1 + "iters"),
-        "a whole number from 1",
+        _A_COUNT,
         "training iterations per epoch instead of nnU-Net's 250; a fifth of them, at least 5, "
         "for validation",
     ),
     "seed": Option(
         "_seed1",
         re.compile("seed(0|[1-9][0-9]{0,8})"),
-        "a whole number of up to nine digits",
+        "a whole number of up to nine digits without leading zeros",
         "the network's initialisation; batches too, but only with nnUNet_n_proc_DA=0, because "
         "nnU-Net's background loaders stay random",
     ),
@@ -106,12 +108,15 @@ OPTIONS = {
     "fg": Option(
         "_fg0p9",
         re.compile(r"fg(1|0(?:p[0-9]{0,8}[1-9])?)"),
-        "a probability from 0 to 1 without trailing zeros",
+        "a probability from 0 to 1 with a p for the decimal point and no zero to spare",
         "each training patch is centred on foreground with this probability",
     ),
 }
 _ALL_OPTIONS = ", ".join(option.example for option in OPTIONS.values())
-_ALL_BASES = "[Dice|CE|Focal](MEEP_KL|MEEP_H|CP) or (DiceCE|Dice|CE|Focal)"
+_ALL_BASES = (
+    "Dice, CE, Focal or nothing (= Dice + CE) and then MEEP_KL, MEEP_H or CP; or with DiceCE, "
+    "Dice, CE or Focal alone"
+)
 
 # What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
 _OPTION_SHAPE = re.compile(
@@ -186,8 +191,7 @@ def parse(name: str) -> Experiment | None:
         if contains_meep or (spelt_out and _are_options(_parts(name, spelt_out))):
             raise _error(
                 name,
-                f"'{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}, then options, each with "
-                "its _",
+                f"'{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}",
             )
         return None
     parts = _parts(name, base)
@@ -383,7 +387,7 @@ def explain(experiment: Experiment) -> dict[str, str]:
             f"the MEEP paper's (Adam {PAPER_LEARNING_RATE:g}, x{PAPER_DECAY} every "
             f"{PAPER_DECAY_EVERY} epochs); deep supervision, augmentation and batch are nnU-Net's"
         )
-    sampling = "nnU-Net's own (a third of each batch is centred on foreground)"
+    sampling = "nnU-Net's own (a third of a batch, rounded: one of two patches)"
     if e.foreground is not None:
         sampling = (
             f"a training patch is centred on foreground with probability {_shown(e.foreground)}; "
