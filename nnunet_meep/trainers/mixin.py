@@ -136,10 +136,11 @@ class MEEPMixin(nnUNetTrainer):
             device=self.device,
         )
         self._parts: list[LossParts] = []
-        inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
-        if isinstance(inner, RegularizedLoss) and inner.term:
-            inner.register_forward_hook(lambda module, *_: self._parts.append(module.parts))
-        self.loss.register_forward_hook(self._on_loss)
+        self._seen: list[tuple[torch.Tensor, torch.Tensor, LossParts]] | None = None
+        self._unforced: list[int] = []
+        self._heard: torch.nn.Module | None = None
+        self._iteration = 0
+        self._listen()
 
     def get_dataloaders(self) -> Any:
         loaders = super().get_dataloaders()
@@ -160,43 +161,63 @@ class MEEPMixin(nnUNetTrainer):
 
     # What it says while it trains
 
-    def _on_loss(self, _: Any, arguments: tuple[Any, Any], loss: torch.Tensor) -> None:
+    def _listen(self) -> None:
+        """Hear the loss. Asked in each epoch, because a trainer may put another in its place."""
+        if self.loss is self._heard:
+            return
+        inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+        if isinstance(inner, RegularizedLoss) and inner.term:
+            inner.register_forward_hook(lambda module, *_: self._parts.append(module.parts))
+        self.loss.register_forward_hook(self._on_loss)
+        self._heard = self.loss
+
+    def _on_loss(self, _: Any, arguments: tuple[Any, ...], loss: torch.Tensor) -> None:
         """Sees what nnU-Net's steps give to the loss; a forward hook."""
-        logits, target = arguments
+        logits, target = arguments[:2]
         if isinstance(logits, list | tuple):
             logits, target = logits[0], target[0]
-        if self.network.training:
+        if self._seen is None:  # validation, for which the parts are of no interest
+            # At once, because nnU-Net's validation step changes the target after the loss.
+            self.monitor.add_validation(logits[self._unforced], target[self._unforced])
+        else:
             if self._parts:
                 weights = getattr(self.loss, "weight_factors", (1.0,))
                 parts = weighted_parts(self._parts, [w for w in weights if w])
             else:
-                parts = LossParts(loss.detach(), torch.tensor(float("nan")))
-            # Added after the step, when the memory of the backward pass is free again.
-            self._batch = logits.detach(), target, parts
-        else:
-            # At once, because nnU-Net's validation step changes the target after the loss.
-            unforced = self._unforced
-            self.monitor.add_validation(logits[unforced], target[unforced])
+                parts = LossParts(loss.detach(), torch.full_like(loss.detach(), float("nan")))
+            self._add_seen()  # of a step with several losses one batch at a time is kept
+            self._seen.append((logits.detach(), target, parts))
         self._parts.clear()
 
+    def _add_seen(self) -> None:
+        while self._seen:
+            self.monitor.add_training(*self._seen.pop())
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        self._seen = []
         result = super().train_step(batch)
-        logits, target, parts = self._batch
-        del self._batch
         if not np.isfinite(result["loss"]):
-            self._stop(result["loss"], parts, batch)
-        self.monitor.add_training(logits, target, parts)
+            self._stop(result["loss"], batch)
+        # After the step, when the memory of the backward pass is free again.
+        self._add_seen()
+        self._seen = None
+        self._iteration += 1
         return result
 
-    def _stop(self, loss: float, parts: LossParts, batch: dict[str, Any]) -> None:
-        term = self.experiment.term
-        weighed = f" and {term} {float(parts.term):g} (lambda {self.experiment.weight:g})"
+    def _stop(self, loss: float, batch: dict[str, Any]) -> None:
+        term = self.experiment.term if self.experiment.weight else None
+        said = ""
+        if self._seen:
+            parts = self._seen[-1][2]
+            said = f": segmentation loss {float(parts.segmentation):g}"
+            if term:
+                said += f" and {term} {float(parts.term):g} (lambda {self.experiment.weight:g})"
         finite = bool(torch.isfinite(batch["data"]).all())
+        cases = f" (cases {', '.join(map(str, batch['keys']))})" if "keys" in batch else ""
         message = (
             f"the loss is {float(loss):g} in epoch {self.current_epoch}, iteration "
-            f"{self.monitor.n_batches}: segmentation loss {float(parts.segmentation):g}"
-            f"{weighed if term and self.experiment.weight else ''}; the images of the batch are "
-            f"{'finite' if finite else 'not finite'} (cases {', '.join(map(str, batch['keys']))}). "
+            f"{self._iteration}{said}; the images of the batch are "
+            f"{'finite' if finite else 'not finite'}{cases}. "
             "The checkpoints are from before; --c goes on from the last one"
         )
         self.print_to_log_file(f"Stopped: {message}", also_print_to_console=False)
@@ -215,6 +236,8 @@ class MEEPMixin(nnUNetTrainer):
         super().on_train_epoch_start()
         if self.experiment.paper:  # nnU-Net rounds to 1e-5
             self.print_to_log_file(f"that is {self.optimizer.param_groups[0]['lr']:.4g}")
+        self._listen()
+        self._iteration = 0
         self.monitor.start_training()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:

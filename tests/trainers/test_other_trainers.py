@@ -1,0 +1,135 @@
+"""Trainers whose steps go other ways than nnU-Net's own, with the mixin in front."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from small_project import assert_trained, load
+
+from nnunet_meep.trainers import MEEPMixin, parse
+
+EXPERIMENT = parse("nnUNetTrainerMEEP_KL_2epochs_2iters")
+
+
+def mixed(base):
+    return type("Mixed", (MEEPMixin, base), {"experiment": EXPERIMENT})
+
+
+class HalfByHalf(nnUNetTrainer):
+    """Adds up the gradients of the two patches of a batch, and keeps what it made wrong."""
+
+    def train_step(self, batch):
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for half in (slice(0, 1), slice(1, 2)):
+            output = self.network(batch["data"][half])
+            target = [scale[half] for scale in batch["target"]]
+            loss = self.loss(output, target) / 2
+            loss.backward()
+            losses.append(loss.item())
+            wrong = output[0].argmax(1, keepdim=True) != target[0]
+            self.__dict__.setdefault("wrong", []).append(wrong.float().mean().item())
+        self.optimizer.step()
+        return {"loss": np.asarray(sum(losses))}
+
+
+def test_every_loss_of_a_step_counts(balls):
+    trainer = balls().trainer(mixed(HalfByHalf))
+    trainer.run_training()
+    assert_trained(trainer, n_epochs=2)
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    expected = np.reshape(trainer.wrong, (2, -1)).mean(1)
+    np.testing.assert_allclose(log["misclassified"], expected, rtol=1e-5)
+
+
+class PastTheLoss(nnUNetTrainer):
+    """Its steps do not call what ``_build_loss()`` returned."""
+
+    def train_step(self, batch):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss.loss(self.network(batch["data"])[0], batch["target"][0])
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.detach().numpy()}
+
+
+def test_steps_past_the_loss_train_and_leave_gaps_in_the_log(balls):
+    trainer = balls().trainer(mixed(PastTheLoss))
+    trainer.run_training()
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    for key in ("segmentation_loss", "term_value", "misclassified", "misclassified_entropy"):
+        assert np.isnan(log[key]).all(), key
+    assert np.isfinite(log["mean_fg_ece"]).all()  # validation is nnU-Net's own
+
+
+def test_steps_past_the_loss_stop_where_it_is_not_finite(balls):
+    trainer = balls().trainer(mixed(PastTheLoss))
+    trainer.initialize()
+    batch = next(trainer.get_dataloaders()[0])
+    batch["data"][:] = np.inf
+    del batch["keys"]  # a loader of one's own may have none
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 0, iteration 0; the im"):
+        trainer.train_step(batch)
+
+
+class Frozen(nnUNetTrainer):
+    """Trains with the normalisation of evaluation."""
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self.network.eval()
+
+
+def test_a_training_in_evaluation_mode_is_a_training(balls):
+    trainer = balls().trainer(mixed(Frozen))
+    trainer.run_training()
+    assert_trained(trainer, n_epochs=2)
+
+
+class Replacing(nnUNetTrainer):
+    """Has another loss from its second epoch on."""
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 1:
+            self.loss = self._build_loss()
+
+
+def test_a_loss_that_is_replaced_is_heard_as_well(balls):
+    trainer = balls().trainer(mixed(Replacing))
+    trainer.run_training()
+    assert_trained(trainer, n_epochs=2)
+
+
+class OfThree(torch.nn.Module):
+    def forward(self, output, target, data):
+        return (output[0] ** 2).mean() + 0 * data.mean()
+
+
+class WithTheImage(nnUNetTrainer):
+    """Its loss takes more than output and target."""
+
+    def _build_loss(self):
+        return OfThree()
+
+    def train_step(self, batch):
+        loss = self.loss(self.network(batch["data"]), batch["target"], batch["data"])
+        return {"loss": loss.detach().numpy()}
+
+    validation_step = train_step
+
+    def on_validation_epoch_end(self, outputs):
+        for key, value in (("mean_fg_dice", 0.5), ("dice_per_class_or_region", [0.5, 0.5])):
+            self.logger.log(key, value, self.current_epoch)
+        self.logger.log("val_losses", np.mean([each["loss"] for each in outputs]), 0)
+
+
+def test_a_loss_with_more_arguments_is_heard(balls):
+    class Mixed(MEEPMixin, WithTheImage):
+        experiment = parse("nnUNetTrainerDiceCE_1epochs_2iters")
+
+    trainer = balls().trainer(Mixed)
+    trainer.run_training()
+    assert_trained(trainer)
