@@ -79,7 +79,9 @@ class MEEPMixin(nnUNetTrainer):
         if experiment.iterations is not None:
             self.num_iterations_per_epoch = experiment.iterations
             self.num_val_iterations_per_epoch = experiment.validation_iterations
-        self.logger.local_logger = CalibrationLogger(self.logger.local_logger.verbose)
+        own = self.logger.local_logger
+        self.logger.local_logger = CalibrationLogger(own.verbose)
+        self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # what a trainer adds to it
 
     # What is trained: loss, optimiser, batches, initialisation
 

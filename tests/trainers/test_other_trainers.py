@@ -133,3 +133,28 @@ def test_a_loss_with_more_arguments_is_heard(balls):
     trainer = balls().trainer(Mixed)
     trainer.run_training()
     assert_trained(trainer)
+
+
+class Logging(nnUNetTrainer):
+    """Logs a value of its own."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.logger.local_logger.my_fantastic_logging["smallest"] = []
+        self.logger.local_logger.verbose = True
+
+    def on_train_epoch_end(self, outputs):
+        super().on_train_epoch_end(outputs)
+        self.logger.log("smallest", min(each["loss"].item() for each in outputs), 0)
+
+
+def test_what_another_trainer_logs_stays_in_the_log(balls, capsys):
+    class Mixed(MEEPMixin, Logging):
+        experiment = parse("nnUNetTrainerMEEP_KL_1epochs_2iters")
+
+    trainer = balls().trainer(Mixed)
+    trainer.run_training()
+    assert_trained(trainer)
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    assert log["smallest"][0] <= log["train_losses"][0]
+    assert "logging unexpected_errors: " in capsys.readouterr().out  # verbose as before
