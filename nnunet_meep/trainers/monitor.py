@@ -70,7 +70,8 @@ class TrainingMonitor:
         # An entropy of 0 log 0 is NaN; where() keeps it out of the sum.
         of_errors = torch.where(v.wrong, entropy(v.log_p), 0).sum(dtype=torch.float64)
         self._errors += torch.stack((v.valid.sum(), v.wrong.sum(), of_errors))
-        self._parts += torch.stack([part.to(self._parts) for part in parts])
+        # Moved, then converted: in one step Apple's device would have to convert.
+        self._parts += torch.stack([part.to(self.device).double() for part in parts])
         self._log_k = math.log(v.log_p.shape[1])
         self.n_batches += 1
 

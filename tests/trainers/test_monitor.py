@@ -280,6 +280,38 @@ def test_two_ranks_say_what_one_process_says(tmp_path: Path):
                     assert ours[key] == pytest.approx(one[key], rel=1e-12)
 
 
+class OnMPS(torch.Tensor):
+    """In the place of a tensor on Apple's device: it has no float64, and copies convert there."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):
+        result = super().__torch_function__(function, types, arguments, options)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        moved = any(isinstance(argument, torch.device) for argument in arguments)
+        return result.as_subclass(torch.Tensor) if moved else result
+
+
+@every_kind
+def test_apples_device_needs_no_float64(kind):
+    monitor, batches = filled(kind)
+    of_mps = TrainingMonitor(
+        monitor.n_classes,
+        ignore_label=monitor.ignore_label,
+        regions=monitor.regions,
+        device=torch.device("mps"),
+    )
+    for logits, target in batches:
+        logits, target = logits.as_subclass(OnMPS), target.as_subclass(OnMPS)
+        with pytest.raises(TypeError):
+            logits.to(torch.zeros((), dtype=torch.float64))
+        of_mps.add_validation(logits, target)
+        term = torch.tensor(1.5).as_subclass(OnMPS)
+        of_mps.add_training(logits, target, LossParts(logits.mean(), term))
+    assert of_mps.training_values() == monitor.training_values()
+    assert of_mps.validation_values() == monitor.validation_values()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_kind
