@@ -60,6 +60,12 @@ class MEEPMixin(nnUNetTrainer):
                 f"{cls.__name__}: experiment: expected what parse() returns for a name of "
                 f"nnunet-meep, got {getattr(cls, 'experiment', None)!r}; see meep-trainers"
             )
+        for base in cls.__mro__[: cls.__mro__.index(MEEPMixin)]:
+            if issubclass(base, nnUNetTrainer) and not issubclass(base, MEEPMixin):
+                raise TypeError(
+                    f"{cls.__name__}: MEEPMixin has to stand in front of {base.__name__}, whose "
+                    "methods would take the place of its own"
+                )
 
     # nnU-Net inspects this signature to store what rebuilds the trainer from a checkpoint.
     def __init__(

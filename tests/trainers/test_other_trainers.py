@@ -158,3 +158,11 @@ def test_what_another_trainer_logs_stays_in_the_log(balls, capsys):
     log = load(trainer, "checkpoint_final.pth")["logging"]
     assert log["smallest"][0] <= log["train_losses"][0]
     assert "logging unexpected_errors: " in capsys.readouterr().out  # verbose as before
+
+
+def test_the_mixin_behind_another_trainer_is_refused():
+    with pytest.raises(TypeError, match="Mixed: MEEPMixin has to stand in front of HalfByHalf"):
+        type("Mixed", (HalfByHalf, MEEPMixin), {"experiment": EXPERIMENT})
+    helper = type("Helper", (), {})  # no trainer, so it may stand where it wants
+    further = type("Further", (helper, mixed(HalfByHalf)), {})
+    assert further.experiment is EXPERIMENT
