@@ -131,7 +131,9 @@ class MEEPMixin(nnUNetTrainer):
     # Some of nnU-Net's trainers pass the stage of a warm-up.
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
         if self.experiment.paper:
-            return paper_optimizer(self.network)
+            if self.optimizer is None:
+                return paper_optimizer(self.network)
+            return self.optimizer, self.lr_scheduler  # asked again, where a warm-up ends
         return super().configure_optimizers(*args, **kwargs)
 
     def initialize(self) -> None:

@@ -345,6 +345,21 @@ def test_the_papers_optimisation(balls):
     assert len(set(rates)) == 20
 
 
+def test_the_papers_optimiser_stays_the_same_where_a_warm_up_ends(balls):
+    class Trainer(MEEPMixin, nnUNetTrainer_warmup):
+        experiment = parse("nnUNetTrainerMEEP_KL_3epochs_2iters_paper")
+
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.warmup_duration_whole_net = 1
+
+    trainer = balls().trainer(Trainer)
+    trainer.run_training()
+    assert type(trainer.optimizer) is torch.optim.Adam
+    steps = [state["step"] for state in trainer.optimizer.state_dict()["state"].values()]
+    assert set(map(int, steps)) == {6}  # those of all three epochs
+
+
 def test_options_replace_the_papers_length_alone(balls):
     trainer = balls().trainer("nnUNetTrainerCE_1epochs_2iters_paper")
     trainer.run_training()
