@@ -153,6 +153,7 @@ class MEEPMixin(nnUNetTrainer):
         self._listen()
 
     def get_dataloaders(self) -> Any:
+        self._seed(0)  # after initialize() each rank has its own; background loaders inherit them
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             _oversample_with_probability(loaders[0], self.experiment.foreground)

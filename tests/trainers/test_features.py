@@ -321,6 +321,18 @@ def test_ranks_start_from_the_same_weights_and_draw_different_numbers(balls):
     assert numbers[3][1] != numbers[0][1]
 
 
+def test_background_loaders_of_two_ranks_start_from_different_numbers(balls, monkeypatch):
+    monkeypatch.setattr(nnUNetTrainer, "get_dataloaders", lambda self: torch.rand(1).item())
+    project = balls()
+    numbers = []
+    for rank in (0, 1, 1):
+        trainer = project.trainer("nnUNetTrainerMEEP_KL_seed1")
+        trainer.initialize()  # as on every rank
+        trainer.local_rank = rank
+        numbers.append(trainer.get_dataloaders())
+    assert numbers[0] != numbers[1] == numbers[2]
+
+
 def test_the_papers_optimisation(balls):
     trainer = balls().trainer("nnUNetTrainerCEMEEP_KL_paper")
     trainer.initialize()
