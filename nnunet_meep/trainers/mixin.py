@@ -287,11 +287,13 @@ class MEEPMixin(nnUNetTrainer):
             f"{values['misclassified_entropy']:.3f} of log K"
         )
         if np.isnan(values["mean_fg_ece"]):
-            lines.append(
-                "No pseudo ECE, Brier and unexpected errors: nnU-Net centres all validation "
-                "patches on foreground, or any at random, so they say nothing of whole images"
+            reason = (
+                "no voxel of the validation patches has a label and a probability"
+                if self._unforced
+                else "nnU-Net centres all validation patches on foreground, or any at random, so "
+                "they say nothing of whole images"
             )
-            return lines
+            return [*lines, f"No pseudo ECE, Brier and unexpected errors: {reason}"]
         for key, name in (("ece", "Pseudo ECE"), ("brier", "Pseudo Brier")):
             rounded = [round(x, 5) for x in values[f"{key}_per_class_or_region"]]
             lines.append(f"{name} {rounded}")

@@ -515,6 +515,27 @@ def test_where_all_validation_patches_are_forced_the_log_says_so(balls):
     assert np.isfinite(log["misclassified"]).all()
 
 
+class OfNaN:
+    """Batches of a loader, without what is in the images."""
+
+    def __init__(self, augmenter):
+        self.data_loader = augmenter.data_loader
+
+    def __next__(self):
+        batch = next(self.data_loader)
+        return {**batch, "data": torch.full_like(batch["data"], np.nan)}
+
+
+def test_where_validation_gives_no_probabilities_the_log_does_not_blame_the_patches(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_1epochs_1iters")
+    trainer.initialize()
+    train, val = trainer.get_dataloaders()
+    trainer.get_dataloaders = lambda: (train, OfNaN(val))
+    trainer.run_training()
+    text = Path(trainer.log_file).read_text()
+    assert "unexpected errors: no voxel of the validation patches has a label and a prob" in text
+
+
 @pytest.mark.parametrize("kind", ["labels+ignore", "regions"])
 def test_what_is_logged_comes_from_the_full_resolution_before_the_step(balls, kind):
     trainer = balls(kind).trainer("nnUNetTrainerMEEP_KL")
