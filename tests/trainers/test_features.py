@@ -390,6 +390,8 @@ def test_foreground_is_sampled_with_a_probability_in_training_only(balls):
     assert [val.get_do_oversample(i) for i in range(2)] == [False, True]  # nnU-Net's own rule
 
 
+# Where batchgenerators' workers end, the thread that reads from them may find their queue closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("option", ["", "_fg0p9"])
 def test_the_sampling_reaches_background_workers(balls, monkeypatch, option):
     drawn = multiprocessing.Value("i", 0)
