@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import multiprocessing
+import random
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,18 @@ def test_a_cascade_on_all_cases_with_validation_in_between(balls):
     full.run_training()
     assert_trained(full)
     assert full.num_input_channels == 3  # the image and two labels of the stage before
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_the_parts_of_several_resolutions_add_up_to_the_loss(balls, kind):
+    project = balls(kind)
+    project.plans["configurations"]["3d_fullres"] = small_project.configuration(
+        3, [16, 16, 16], n_stages=4
+    )
+    trainer = project.trainer("nnUNetTrainerMEEP_KL_1epochs_2iters")
+    trainer.run_training()
+    assert [bool(weight) for weight in trainer.loss.weight_factors] == [True, True, False]
+    assert_trained(trainer)  # the parts, too
 
 
 def test_without_deep_supervision(balls):
@@ -187,6 +200,20 @@ def test_a_loss_that_is_not_dice_and_ce_is_kept_or_replaced_but_not_cut(balls):
     trainer.initialize()
     assert trainer.loss.loss.gamma == 3
     assert "TopKLoss" in str(project.trainer(Topk)._build_loss())
+
+
+def test_a_warm_up_has_the_schedule_of_nnunets(balls):
+    project = balls()
+    rates = []
+    for of in (Warmup, nnUNetTrainer_warmup):
+        trainer = project.trainer(of, results=of.__name__)
+        trainer.num_epochs, trainer.warmup_duration_whole_net = 4, 2
+        trainer.num_iterations_per_epoch = trainer.num_val_iterations_per_epoch = 1
+        trainer.logger.local_logger.plot_progress_png = lambda *_: None
+        trainer.run_training()
+        rates.append(load(trainer, "checkpoint_final.pth")["logging"]["lrs"])
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) == 3  # it ends at the rate from which the rest begins
 
 
 @pytest.mark.parametrize("wrong", [None, "nnUNetTrainerMEEP_KL", parse("nnUNetTrainer")])
@@ -315,10 +342,36 @@ def test_ranks_start_from_the_same_weights_and_draw_different_numbers(balls):
         for initialised in (False, True):
             trainer.was_initialized = initialised
             trainer._seed(0)
-            numbers.append((np.random.random(), torch.rand(1).item()))  # noqa: NPY002
+            drawn = np.random.random(), torch.rand(1).item(), random.random()  # noqa: NPY002
+            numbers.append(drawn)
     assert numbers[0] == numbers[1] == numbers[2]
-    assert numbers[3][0] != numbers[0][0]
-    assert numbers[3][1] != numbers[0][1]
+    for of_rank_1, of_rank_0 in zip(numbers[3], numbers[0], strict=True):
+        assert of_rank_1 != of_rank_0
+
+
+class OfRandomNumbers(nnUNetTrainer):
+    """Keeps what its random numbers started from: its weights', then each epoch's."""
+
+    def configure_optimizers(self):
+        self.started_from = [torch.initial_seed()]
+        return super().configure_optimizers()
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self.started_from.append(torch.initial_seed())
+
+
+def test_the_weights_and_each_epoch_have_random_numbers_of_their_own(balls):
+    started_from = []
+    project = balls()
+    for seed in (0, 1, 0):
+        name = f"nnUNetTrainerMEEP_KL_3epochs_1iters_seed{seed}"
+        mixed = type("Mixed", (MEEPMixin, OfRandomNumbers), {"experiment": parse(name)})
+        trainer = project.trainer(mixed)
+        trainer.run_training()
+        started_from.append(trainer.started_from)
+    assert len({*started_from[0], *started_from[1]}) == 8
+    assert started_from[2] == started_from[0]
 
 
 def test_background_loaders_of_two_ranks_start_from_different_numbers(balls, monkeypatch):
@@ -388,6 +441,13 @@ def test_foreground_is_sampled_with_a_probability_in_training_only(balls):
     forced = np.array([[train.get_do_oversample(i) for i in range(2)] for _ in range(2000)])
     np.testing.assert_allclose(forced.mean(0), 0.9, atol=0.03)  # 4.5 standard deviations
     assert [val.get_do_oversample(i) for i in range(2)] == [False, True]  # nnU-Net's own rule
+
+
+def test_a_probability_of_0_forces_no_patch(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_fg0")
+    trainer.initialize()
+    train, _ = trainer.get_dataloaders()
+    assert not any(train.data_loader.get_do_oversample(i) for i in range(2) for _ in range(100))
 
 
 # Where batchgenerators' workers end, the thread that reads from them may find their queue closed.
@@ -536,6 +596,21 @@ def test_where_validation_gives_no_probabilities_the_log_does_not_blame_the_patc
     trainer.run_training()
     text = Path(trainer.log_file).read_text()
     assert "unexpected errors: no voxel of the validation patches has a label and a prob" in text
+
+
+def test_a_training_batch_is_counted_after_the_step_that_frees_memory(balls, monkeypatch):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_1epochs_2iters")
+    trainer.initialize()
+    done = []
+
+    def telling(of, name):
+        do = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda *arguments: (done.append(name), do(*arguments))[1])
+
+    telling(trainer.optimizer, "step")
+    telling(trainer.monitor, "add_training")
+    trainer.run_training()
+    assert done == ["step", "add_training"] * 2
 
 
 @pytest.mark.parametrize("kind", ["labels+ignore", "regions"])

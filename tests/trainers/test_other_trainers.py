@@ -74,6 +74,17 @@ def test_steps_past_the_loss_stop_where_it_is_not_finite(balls):
         trainer.train_step(batch)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_nan_and_both_infinities_stop_a_training(balls, value):
+    class Sick(nnUNetTrainer):
+        def train_step(self, batch):
+            return {"loss": np.asarray(float(value))}
+
+    trainer = balls().trainer(mixed(Sick))
+    with pytest.raises(FloatingPointError, match=f"^the loss is {value} in epoch 0, iteration 0; "):
+        trainer.run_training()
+
+
 class Frozen(nnUNetTrainer):
     """Trains with the normalisation of evaluation."""
 
