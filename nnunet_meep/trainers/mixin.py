@@ -30,7 +30,7 @@ from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
 from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
-from nnunet_meep.trainers.names import Experiment, explain
+from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 from nnunet_meep.trainers.schedule import paper_optimizer
 
@@ -85,6 +85,8 @@ class MEEPMixin(nnUNetTrainer):
         if experiment.iterations is not None:
             self.num_iterations_per_epoch = experiment.iterations
             self.num_val_iterations_per_epoch = experiment.validation_iterations
+        if experiment.paper:  # what nnU-Net writes down of it, for wandb and debug.json
+            self.initial_lr, self.weight_decay = PAPER_LEARNING_RATE, 0.0
         own = self.logger.local_logger
         self.logger.local_logger = CalibrationLogger(own.verbose)
         self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # what a trainer adds to it

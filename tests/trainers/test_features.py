@@ -388,7 +388,11 @@ def test_background_loaders_of_two_ranks_start_from_different_numbers(balls, mon
 
 def test_the_papers_optimisation(balls):
     trainer = balls().trainer("nnUNetTrainerCEMEEP_KL_paper")
+    wandb = Recorder()
+    trainer.logger.loggers.append(wandb)
     trainer.initialize()
+    assert wandb.config["hparas"]["initial_lr"] == 1e-4
+    assert wandb.config["hparas"]["weight_decay"] == 0
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (200, 40)
     assert trainer.num_val_iterations_per_epoch == 8
     assert type(trainer.optimizer) is torch.optim.Adam
