@@ -25,6 +25,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.utils.hooks import RemovableHandle
 
 from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
@@ -151,6 +152,7 @@ class MEEPMixin(nnUNetTrainer):
         self._seen: list[tuple[torch.Tensor, torch.Tensor, LossParts]] | None = None
         self._unforced: list[int] = []
         self._heard: torch.nn.Module | None = None
+        self._hooks: list[RemovableHandle] = []
         self._iteration = 0
         self._listen()
 
@@ -178,10 +180,14 @@ class MEEPMixin(nnUNetTrainer):
         """Hear the loss. Asked in each epoch, because a trainer may put another in its place."""
         if self.loss is self._heard:
             return
+        for hook in self._hooks:  # of the old loss, which may be part of the new one
+            hook.remove()
+        self._hooks = []
         inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
         if isinstance(inner, RegularizedLoss) and inner.term:
-            inner.register_forward_hook(lambda module, *_: self._parts.append(module.parts))
-        self.loss.register_forward_hook(self._on_loss)
+            hook = inner.register_forward_hook(lambda m, *_: self._parts.append(m.parts))
+            self._hooks.append(hook)
+        self._hooks.append(self.loss.register_forward_hook(self._on_loss))
         self._heard = self.loss
 
     def _on_loss(self, _: Any, arguments: tuple[Any, ...], loss: torch.Tensor) -> None:

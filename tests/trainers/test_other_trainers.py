@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small_project import assert_trained, load
 
@@ -108,8 +109,18 @@ class Replacing(nnUNetTrainer):
             self.loss = self._build_loss()
 
 
-def test_a_loss_that_is_replaced_is_heard_as_well(balls):
-    trainer = balls().trainer(mixed(Replacing))
+class Reweighting(nnUNetTrainer):
+    """Weights the resolutions in another way from its second epoch on."""
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self.current_epoch == 1:
+            self.loss = DeepSupervisionWrapper(self.loss.loss, [0.25, 0.75])
+
+
+@pytest.mark.parametrize("base", [Replacing, Reweighting])
+def test_a_loss_that_is_replaced_is_heard_as_well(balls, base):
+    trainer = balls().trainer(mixed(base))
     trainer.run_training()
     assert_trained(trainer, n_epochs=2)
 
