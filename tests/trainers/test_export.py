@@ -267,7 +267,7 @@ def test_the_copy_predicts_the_same_where_this_package_is_not(model, tmp_path):
         )
         predictions.append(np.load(result))
     assert predictions[0].shape == (3, 36, 33, 32)
-    assert predictions[0].std() > 0
+    assert len(np.unique(predictions[0])) > 1
     np.testing.assert_array_equal(*predictions)
 
 
