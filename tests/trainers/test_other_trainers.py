@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -82,8 +84,28 @@ def test_nan_and_both_infinities_stop_a_training(balls, value):
             return {"loss": np.asarray(float(value))}
 
     trainer = balls().trainer(mixed(Sick))
-    with pytest.raises(FloatingPointError, match=f"^the loss is {value} in epoch 0, iteration 0; "):
+    said = f"^the loss is {value} in epoch 0, iteration 0; the images of the batch are finite "
+    with pytest.raises(FloatingPointError, match=said):
         trainer.run_training()
+
+
+class Lost(nnUNetTrainer):
+    """Loses the value of its loss."""
+
+    def train_step(self, batch):
+        self.lost = super().train_step(batch)["loss"]
+        return {"loss": np.asarray(np.nan)}
+
+
+def test_a_training_that_stops_says_the_parts_of_the_loss_and_the_cases(balls):
+    trainer = balls().trainer(mixed(Lost))
+    trainer.initialize()
+    batch = next(trainer.get_dataloaders()[0])
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train_step(batch)
+    parts = re.search(r"segmentation loss (\S+) and MEEP_KL (\S+) \(lambda 0.3\);", str(error.value))
+    assert float(parts[1]) + 0.3 * float(parts[2]) == pytest.approx(trainer.lost, rel=1e-4)
+    assert f"(cases {batch['keys'][0]}, {batch['keys'][1]})" in str(error.value)
 
 
 class Frozen(nnUNetTrainer):
