@@ -542,6 +542,36 @@ def test_wandb_gets_what_the_log_gets(balls):
                 assert [recorder.logged[f"{key}/class_{c}"][epoch] for c in (1, 2)] == value
             else:
                 assert recorder.logged[key][epoch] == value
+    of_the_last_epoch = trainer.monitor.training_values() | trainer.monitor.validation_values()
+    assert of_the_last_epoch == {key: log[key][1] for key in KEYS}
+
+
+@pytest.mark.parametrize(("name", "sign"), [("MEEP_KL", "+"), ("MEEP_H", "-")])
+def test_the_training_log_says_each_epochs_own_values(balls, name, sign):
+    trainer = balls().trainer(f"nnUNetTrainer{name}_2epochs_1iters")
+    trainer.run_training()
+    text = Path(trainer.log_file).read_text()
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    for epoch in (0, 1):
+        of = {key: log[key][epoch] for key in KEYS}
+        for line in (
+            f"segmentation_loss {of['segmentation_loss']:.4f} {sign} 0.3 * {name} "
+            f"{of['term_value']:.4f}",
+            f"misclassified {100 * of['misclassified']:.3f}% of the voxels, with entropy "
+            f"{of['misclassified_entropy']:.3f} of log K",
+            f"Pseudo ECE {[round(x, 5) for x in of['ece_per_class_or_region']]}",
+            f"Pseudo Brier {[round(x, 5) for x in of['brier_per_class_or_region']]}",
+            f"Unexpected errors {of['unexpected_errors']:.3f}",
+        ):
+            assert f": {line} \n" in text, line  # behind the time
+
+
+@pytest.mark.parametrize("name", ["DiceCE", "MEEP_H_lambda0"])
+def test_the_training_log_says_no_term_where_there_is_none(balls, name):
+    trainer = balls().trainer(f"nnUNetTrainer{name}_1epochs_1iters")
+    trainer.run_training()
+    loss = load(trainer, "checkpoint_final.pth")["logging"]["segmentation_loss"][0]
+    assert f": segmentation_loss {loss:.4f} \n" in Path(trainer.log_file).read_text()
 
 
 def test_the_training_log_says_it_beside_nnunets_lines(balls):
