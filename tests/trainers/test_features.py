@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import multiprocessing
 import random
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import small_project
 import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -30,6 +32,9 @@ from nnunetv2.training.nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup i
 )
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerNoDeepSupervision import (  # noqa: E501
     nnUNetTrainerNoDeepSupervision,
+)
+from nnunetv2.training.nnUNetTrainer.variants.sampling.nnUNetTrainer_probabilisticOversampling import (  # noqa: E501
+    nnUNetTrainer_probabilisticOversampling,
 )
 from small_project import assert_trained, load, weights
 
@@ -481,10 +486,11 @@ def test_the_sampling_reaches_background_workers(balls, monkeypatch, option):
     assert drawn.value >= 8 if option else drawn.value == 0
 
 
-def test_a_loader_of_ones_own_cannot_take_the_sampling(balls, monkeypatch):
-    monkeypatch.setattr(nnUNetTrainer, "get_dataloaders", lambda self: (iter([]), iter([])))
+@pytest.mark.parametrize("own", [iter([]), SingleThreadedAugmenter(iter([]), None)])
+def test_a_loader_of_ones_own_cannot_take_the_sampling(balls, monkeypatch, own):
+    monkeypatch.setattr(nnUNetTrainer, "get_dataloaders", lambda self: (own, own))
     trainer = balls().trainer("nnUNetTrainerDice_fg0p9")
-    with pytest.raises(TypeError, match="_fg: expected nnU-Net's own data loader, got list_iter"):
+    with pytest.raises(TypeError, match=r"_fg: expected nnU-Net.s own data loader, got (li|Si)"):
         trainer.get_dataloaders()
 
 
@@ -606,9 +612,41 @@ def test_where_all_validation_patches_are_forced_the_log_says_so(balls):
     trainer.run_training()
     text = Path(trainer.log_file).read_text()
     assert "No pseudo ECE, Brier and unexpected errors: nnU-Net centres all validation" in text
+    assert "Pseudo ECE" not in text
     log = load(trainer, "checkpoint_final.pth")["logging"]
     assert np.isnan(log["unexpected_errors"]).all()
     assert np.isfinite(log["misclassified"]).all()
+
+
+class Probabilistic(MEEPMixin, nnUNetTrainer_probabilisticOversampling):
+    experiment = parse("nnUNetTrainerMEEP_KL_1epochs_1iters")
+
+
+class OfOnesOwn(MEEPMixin, nnUNetTrainer):
+    """Its batches come from no loader of nnU-Net's, though it looks like one from outside."""
+
+    experiment = parse("nnUNetTrainerMEEP_KL_1epochs_1iters")
+
+    def get_dataloaders(self):
+        return tuple(
+            SingleThreadedAugmenter(itertools.repeat(next(loader)), None)
+            for loader in super().get_dataloaders()
+        )
+
+
+@pytest.mark.parametrize("of", [Probabilistic, OfOnesOwn])
+def test_where_it_is_unknown_which_patches_are_forced_none_is_counted(balls, of):
+    trainer = balls().trainer(of)
+    trainer.run_training()
+    assert np.isnan(load(trainer, "checkpoint_final.pth")["logging"]["mean_fg_ece"]).all()
+    assert "or any at random, so they say" in Path(trainer.log_file).read_text()
+
+
+def test_a_network_without_errors_has_a_calibration(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL")
+    values = {key: [0.25] if "per_class" in key else 0.25 for key in KEYS}
+    lines = trainer._report({**values, "unexpected_errors": float("nan")})
+    assert lines[-3:] == ["Pseudo ECE [0.25]", "Pseudo Brier [0.25]", "Unexpected errors nan"]
 
 
 class OfNaN:

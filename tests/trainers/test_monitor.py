@@ -80,13 +80,17 @@ def decisions(kind, p, y):
     return p.T, p.argmax(0) != y
 
 
+def add(monitor, batch):
+    logits, target = batch
+    monitor.add_validation(logits, target)
+    monitor.add_training(logits, target, LossParts(logits.mean(), torch.tensor(1.5)))
+
+
 def filled(kind, seeds=(0, 1, 2)):
     monitor = make_monitor(kind)
     batches = [make_batch(kind, seed) for seed in seeds]
-    for logits, target in batches:
-        monitor.add_validation(logits, target)
-        parts = LossParts(logits.mean(), torch.tensor(1.5))
-        monitor.add_training(logits, target, parts)
+    for batch in batches:
+        add(monitor, batch)
     return monitor, batches
 
 
@@ -147,6 +151,21 @@ def test_a_probability_of_0_and_of_1_has_a_bin():
     values = monitor.validation_values()
     assert values["mean_fg_ece"] == values["mean_fg_brier"] == 1
     assert values["unexpected_errors"] == 1
+
+
+def test_the_bins_are_the_evaluators_also_at_their_edges():
+    monitor = TrainingMonitor(1, ignore_label=None, regions=False, device=CPU)
+    # At each edge of 15 bins a voxel of the class, below it one that is not, and one in the last
+    # bin: wherever a voxel stands in another bin, it is weighed against others.
+    edges = np.arange(1, 15) / 15
+    logits = of_probability(*edges, *(edges - 1 / 30), 29 / 30)
+    target = torch.tensor([1] * 14 + [0] * 14 + [1]).view(1, 1, 29, 1)
+    monitor.add_validation(logits, target)
+    p = logits.log_softmax(1)[0, 1].exp().numpy().ravel()
+    assert np.isin(p, np.linspace(0, 1, 16)).any()
+    y = target.numpy().ravel() == 1
+    expected = class_metrics(class_sums(p, y, p > 0.5, 15))["ece"]
+    assert monitor.validation_values()["mean_fg_ece"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_a_network_expects_and_makes_in_equal_number_gives_0():
@@ -259,10 +278,13 @@ def run_rank(rank, folder):
     )
     results = {}
     for kind in KINDS:
-        monitor, _ = filled(kind, seeds=((0, 1), (2,))[rank])
+        monitor = make_monitor(kind)
+        add(monitor, make_batch(kind, (0, 2)[rank]))
+        # Whoever asks leaves each rank its own sums.
+        monitor.training_values(), monitor.validation_values()
+        if rank == 0:
+            add(monitor, make_batch(kind, 1))
         results[kind] = (monitor.training_values(), monitor.validation_values())
-        # Asked twice, the sums of a rank are still its own.
-        assert (monitor.training_values(), monitor.validation_values()) == results[kind]
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
