@@ -43,6 +43,7 @@ from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers import MEEPMixin, parse
 from nnunet_meep.trainers.monitor import TrainingMonitor
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
+from nnunet_meep.trainers.schedule import StepDecay
 
 CPU = torch.device("cpu")
 TOPKS_OWN_WARNING = "ignore:size_average and reduce args will be deprecated:UserWarning"
@@ -417,6 +418,17 @@ def test_the_papers_optimisation(balls):
         schedule.step()
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
     assert len(set(rates)) == 20
+
+
+def test_the_papers_rates_begin_at_once_go_on_by_themselves_and_are_those_of_all_groups():
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}]
+    schedule = StepDecay(torch.optim.Adam(groups, lr=1e-4), 1e-4, 0.85, every=2)
+    rates = [schedule.get_last_lr()]
+    for _ in range(4):
+        schedule.step()
+        rates.append(schedule.get_last_lr())
+        assert rates[-1] == [group["lr"] for group in schedule.optimizer.param_groups]
+    assert rates == [[1e-4 * 0.85**n] * 2 for n in (0, 0, 1, 1, 2)]
 
 
 def test_the_papers_optimiser_stays_the_same_where_a_warm_up_ends(balls):

@@ -192,6 +192,16 @@ def test_float16_logits_are_counted_in_float32_or_better(kind):
 
 
 @every_kind
+def test_the_sums_keep_no_graph(kind):
+    monitor = make_monitor(kind)
+    logits, target = make_batch(kind, 0)
+    add(monitor, (logits.requires_grad_(), target))
+    sums = [value for value in vars(monitor).values() if isinstance(value, torch.Tensor)]
+    assert len(sums) >= 5
+    assert not any(value.requires_grad for value in sums)
+
+
+@every_kind
 def test_a_new_epoch_forgets_the_last(kind):
     monitor, _ = filled(kind)
     monitor.start_training()
