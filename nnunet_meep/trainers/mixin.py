@@ -151,7 +151,6 @@ class MEEPMixin(nnUNetTrainer):
         self._parts: list[LossParts] = []
         self._seen: list[tuple[torch.Tensor, torch.Tensor, LossParts]] | None = None
         self._unforced: list[int] = []
-        self._heard: torch.nn.Module | None = None
         self._hooks: list[RemovableHandle] = []
         self._iteration = 0
         self._listen()
@@ -178,8 +177,6 @@ class MEEPMixin(nnUNetTrainer):
 
     def _listen(self) -> None:
         """Hear the loss. Asked in each epoch, because a trainer may put another in its place."""
-        if self.loss is self._heard:
-            return
         for hook in self._hooks:  # of the old loss, which may be part of the new one
             hook.remove()
         self._hooks = []
@@ -188,7 +185,6 @@ class MEEPMixin(nnUNetTrainer):
             hook = inner.register_forward_hook(lambda m, *_: self._parts.append(m.parts))
             self._hooks.append(hook)
         self._hooks.append(self.loss.register_forward_hook(self._on_loss))
-        self._heard = self.loss
 
     def _on_loss(self, _: Any, arguments: tuple[Any, ...], loss: torch.Tensor) -> None:
         """Sees what nnU-Net's steps give to the loss; a forward hook."""
