@@ -243,3 +243,16 @@ def test_the_scanned_module_passes_on_trainers_and_nothing_else(name):
         f"print(hasattr(module, {name!r}))\n"
     )
     assert python(script).stdout == "False\n"
+
+
+def test_a_package_with_a_missing_part_is_not_taken_for_a_missing_package():
+    script = (
+        f"import sys; sys.path.insert(0, {EXTENSION!r})\n"
+        "sys.modules['nnunet_meep.trainers.names'] = None  # any import of it raises\n"
+        "import nnunet_meep_trainers as module\n"
+        "try:\n"
+        "    hasattr(module, 'nnUNetTrainerMEEP_KL')\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error.name)\n"
+    )
+    assert python(script).stdout == "nnunet_meep.trainers.names\n"

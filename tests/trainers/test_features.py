@@ -610,6 +610,15 @@ def test_the_training_log_says_it_beside_nnunets_lines(balls):
         "Pseudo dice",
     ):
         assert line in text
+    assert "that is 0.01" not in text  # only the paper's rates need more digits
+
+
+def test_the_training_log_of_another_trainer_does_not_explain_what_that_one_changes(balls):
+    trainer = balls().trainer(DA5)
+    trainer.run_training()
+    text = Path(trainer.log_file).read_text()
+    assert f"nnunet-meep {__version__}: nnUNetTrainerMEEP_KL_lambda0p2_1epochs_2iters" in text
+    assert "optimiser: nnU-Net's own" not in text
 
 
 def test_where_all_validation_patches_are_forced_the_log_says_so(balls):
@@ -659,6 +668,7 @@ def test_a_network_without_errors_has_a_calibration(balls):
     values = {key: [0.25] if "per_class" in key else 0.25 for key in KEYS}
     lines = trainer._report({**values, "unexpected_errors": float("nan")})
     assert lines[-3:] == ["Pseudo ECE [0.25]", "Pseudo Brier [0.25]", "Unexpected errors nan"]
+    assert trainer._report({**values, "unexpected_errors": -1e-4})[-1] == "Unexpected errors 0.000"
 
 
 class OfNaN:

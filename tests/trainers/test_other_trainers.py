@@ -34,6 +34,7 @@ class HalfByHalf(nnUNetTrainer):
             losses.append(loss.item())
             wrong = output[0].argmax(1, keepdim=True) != target[0]
             self.__dict__.setdefault("wrong", []).append(wrong.float().mean().item())
+            self.__dict__.setdefault("counted", []).append(self.monitor.n_batches)
         self.optimizer.step()
         return {"loss": np.asarray(sum(losses))}
 
@@ -45,6 +46,21 @@ def test_every_loss_of_a_step_counts(balls):
     log = load(trainer, "checkpoint_final.pth")["logging"]
     expected = np.reshape(trainer.wrong, (2, -1)).mean(1)
     np.testing.assert_allclose(log["misclassified"], expected, rtol=1e-5)
+    # One batch waits for the end of its backward pass, not all of a step.
+    assert trainer.counted == [0, 1, 2, 3] * 2
+
+
+def test_a_loss_beside_the_steps_does_not_count(balls):
+    class Trying(nnUNetTrainer):
+        def on_train_start(self):
+            super().on_train_start()
+            batch = next(self.dataloader_train)
+            self.tried = self.loss(self.network(batch["data"]), batch["target"])
+
+    trainer = balls().trainer(mixed(Trying))
+    trainer.run_training()
+    assert torch.isfinite(trainer.tried)
+    assert_trained(trainer, n_epochs=2)
 
 
 class PastTheLoss(nnUNetTrainer):

@@ -379,6 +379,17 @@ def continued():
     return {"continue_training": False}
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("CEMEEP_KL_lambda0p5", "CE and MEEP_KL with lambda 0.5."),
+        ("Focal_gamma3", "Focal."),
+    ],
+)
+def test_the_class_says_what_it_is(name, said):
+    assert trainer_class(f"nnUNetTrainer{name}").__doc__ == f"nnU-Net's trainer with {said}"
+
+
 def test_a_name_gives_the_same_class_each_time_and_pickles_by_name():
     first = trainers.nnUNetTrainerDiceMEEP_H_lambda0p25_3epochs
     assert trainers.nnUNetTrainerDiceMEEP_H_lambda0p25_3epochs is first
