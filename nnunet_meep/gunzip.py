@@ -6,20 +6,20 @@ notice a disk that is full while it writes one. gzip's own length and checksum t
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 
-#: What :func:`gunzipped_size` raises for a file that is damaged or cut short. (``zlib.error`` is
-#: among them; ``gzip.BadGzipFile`` is an ``OSError``.)
-GUNZIP_ERRORS = (OSError, EOFError, zlib.error)
+from isal import igzip, isal_zlib  # ten times as fast as gzip
+
+#: What :func:`gunzipped_size` raises for a file that is damaged or cut short.
+#: (``gzip.BadGzipFile`` is an ``OSError``.)
+GUNZIP_ERRORS = (OSError, EOFError, isal_zlib.error)
 
 
 def gunzipped_size(path: Path) -> int:
     """The number of bytes inside a gzip file, after reading and checking them all.
 
     Raises:
-        OSError, EOFError, zlib.error: the file is damaged or cut short.
+        OSError, EOFError, isal_zlib.error: the file is damaged or cut short.
     """
-    with gzip.open(path) as file:
+    with igzip.open(path) as file:
         return sum(len(chunk) for chunk in iter(lambda: file.read(1 << 20), b""))

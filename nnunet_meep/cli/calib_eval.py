@@ -1,4 +1,4 @@
-"""``meep-calib-eval``: calibration metrics of a folder of predictions."""
+"""``meep-calib-eval``: calibration metrics of folders of predictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,36 @@ import argparse
 from pathlib import Path
 
 from nnunet_meep.cli._run import run
+
+_EPILOG = """\
+folders:
+  GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
+      references, and predictions with probabilities (CASE.npz); the cases of several folders
+      are evaluated together
+  MODEL_FOLDER
+      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
+      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
+
+written into -o:
+  calibration.json  every metric: per case, over cases (mean, std, median, bootstrap 95 %
+                    interval), and over the pooled voxels of all cases
+  calibration.csv   one row per case, region and class
+  reliability.png   observed frequency against predicted probability, first region
+  cases/            sums of finished cases; a run that was stopped goes on from them
+
+regions (--region), which voxels count; the ignore label never does:
+  image             whole images, as in the MEEP paper
+  crop              without what nnU-Net padded back around its non-zero crop
+  boundary:MM       within MM millimetres of the reference surface
+  mask:FOLDER       where FOLDER/CASE.nii.gz (or the data set's file ending) is not 0
+
+examples:
+  nnUNetv2_predict -i imagesTs -o pred -d 501 -c 3d_fullres -f 0 \\
+      -tr nnUNetTrainerMEEP_KL --save_probabilities
+  meep-calib-eval labelsTs pred -o calibration
+  meep-calib-eval labelsTs pred -o calibration --region image boundary:5
+  meep-calib-eval $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
+"""
 
 
 def _get_parser() -> argparse.ArgumentParser:
@@ -16,21 +46,19 @@ def _get_parser() -> argparse.ArgumentParser:
             "How far can the probabilities of nnU-Net predictions be trusted?\n\n"
             "Compares CASE.npz (written by nnUNetv2_predict --save_probabilities or\n"
             "nnUNetv2_train --npz) with reference segmentations and reports, per case and over\n"
-            "the voxels of all cases: Dice, Hausdorff distance (mm) and its 95th percentile,\n"
-            "Brier score, Brier score of the foreground (Brier+), expected calibration error\n"
-            "(ECE). Writes calibration.json, calibration.csv and reliability.png."
+            "the voxels of all cases: Dice, surface distances (mm), Brier scores, log-likelihood,\n"
+            "calibration errors (ECE, MCE, ACE, adaptive, debiased, smooth), expected volumes,\n"
+            "and of the top label: calibration, risk-coverage, errors made and errors expected."
         ),
-        epilog=(
-            "examples:\n"
-            "  nnUNetv2_predict -i imagesTs -o pred -d 501 -c 3d_fullres -f 0 \\\n"
-            "      -tr nnUNetTrainerMEEP_KL --save_probabilities\n"
-            "  meep-calib-eval labelsTs pred -o calibration\n\n"
-            "  meep-calib-eval $nnUNet_preprocessed/Dataset501_LA/gt_segmentations \\\n"
-            "      $nnUNet_results/Dataset501_LA/TRAINER__PLANS__CONFIG/fold_0/validation"
-        ),
+        epilog=_EPILOG,
     )
-    parser.add_argument("gt_folder", type=Path, help="folder with reference segmentations")
-    parser.add_argument("pred_folder", type=Path, help="folder with predictions (CASE.npz)")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="references and predictions, or a model folder; see below",
+    )
     parser.add_argument(
         "-djfile",
         type=Path,
@@ -42,6 +70,18 @@ def _get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "-np", type=_positive, help="number of processes (default: the number of cores)"
+    )
+    parser.add_argument(
+        "--region",
+        nargs="+",
+        default=["image"],
+        metavar="REGION",
+        help="which voxels count, one or several (default: image); see below",
+    )
+    parser.add_argument(
+        "--no-surface",
+        action="store_true",
+        help="leave out the surface distances, which take longest",
     )
     parser.add_argument(
         "--chill",
@@ -62,44 +102,56 @@ def _get_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_positive.__name__ = "number of at least 1"  # argparse: "invalid number of at least 1 value"
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run(lambda: _evaluate(_get_parser().parse_args(args)))
+    options = _get_parser().parse_args(args)
+    return run(lambda: _evaluate(options))
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation import report
     from nnunet_meep.evaluation.evaluate import evaluate
 
-    output = arguments.o or arguments.pred_folder / "calibration"
+    gt_folder, pred_folders = None, options.folders
+    if len(options.folders) > 1:
+        gt_folder, *pred_folders = options.folders
+    if options.o is None and len(pred_folders) > 1:
+        raise InputError("-o: expected an output folder, because there are several PRED_FOLDER")
+    output = options.o or pred_folders[0] / "calibration"
     if output.exists() and not output.is_dir():  # said now, not after all the work
         raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
     evaluation = evaluate(
-        arguments.gt_folder,
-        arguments.pred_folder,
-        dataset_json=arguments.djfile,
-        plans_json=arguments.pfile,
-        bins=arguments.bins,
-        processes=arguments.np,
-        chill=arguments.chill,
+        gt_folder,
+        pred_folders,
+        dataset_json=options.djfile,
+        plans_json=options.pfile,
+        bins=options.bins,
+        regions=options.region,
+        surface=not options.no_surface,
+        processes=options.np,
+        chill=options.chill,
         progress=True,
+        keep=output / "cases",
     )
+    # Not before: it draws, and what draws takes memory that counting should have.
+    from nnunet_meep.evaluation import report
+
     paths = report.write(evaluation, output)
     n = len(evaluation.cases)
-    print(f"{n} case{'s' * (n != 1)}, whole volumes, {arguments.bins} bins\n")
+    print(f"{n} case{'s' * (n != 1)}, {options.bins} bins\n")
     print(report.table(evaluation))
-    if evaluation.not_predicted:
-        print(f"\n{len(evaluation.not_predicted)} references have no prediction and were left out")
+    if missing := evaluation.not_predicted:
+        print(
+            f"\n{len(missing)} reference{'s' * (len(missing) != 1)} without a prediction left out: "
+            f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"
+        )
     for case, reason in evaluation.skipped:
         print(f"\nskipped {case}: {reason}")
-    print("\nWritten: " + ", ".join(map(str, paths)))
+    print("\nWritten:")
+    for path in paths:
+        print(f"  {path}")

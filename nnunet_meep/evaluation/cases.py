@@ -1,6 +1,6 @@
-"""Cases: pair the files of two folders, read them, refuse what would give a wrong number.
+"""Cases: pair the files of folders, read references, say what does not fit.
 
-Files are nnU-Net's: ``CASE.npz`` with one array ``probabilities`` of shape (C, *shape) as
+Files are nnU-Net's: ``CASE.npz`` with probabilities (see :mod:`.stream`) as
 ``nnUNetv2_predict --save_probabilities`` and ``nnUNetv2_train --npz`` write it, and the reference
 ``CASE<file_ending>``, read with nnU-Net's own reader, so that both have the same axes.
 """
@@ -8,29 +8,22 @@ Files are nnU-Net's: ``CASE.npz`` with one array ``probabilities`` of shape (C, 
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.labels import Labels, read_labels
 from nnunet_meep.gunzip import gunzipped_size
 
-#: A probability may leave [0, 1] by this much (rounding); it is clipped.
-RANGE_TOLERANCE = 1e-3
-#: The probabilities of a voxel may miss the sum of one by this much.
-SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
-
 
 @dataclass(frozen=True)
 class Dataset:
-    """What ``dataset.json`` and ``plans.json`` say about a folder of predictions."""
+    """What ``dataset.json`` and ``plans.json`` say about folders of predictions."""
 
     labels: Labels
     file_ending: str
@@ -48,11 +41,24 @@ class Case:
 
 
 @dataclass(frozen=True)
-class CaseFolder:
-    """The cases of a folder in the order of their names, and what does not pair up.
+class Folders:
+    """Where references and predictions are.
 
     Attributes:
-        cases: reference and probabilities are both there.
+        references: folder of reference segmentations.
+        predictions: folders of predictions; those of a model's folds, if it was a model folder.
+    """
+
+    references: Path
+    predictions: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class PairedCases:
+    """The cases of some folders in the order of their names, and what does not pair up.
+
+    Attributes:
+        cases: reference and probabilities are both there, once.
         broken: (case name, one line that says what is wrong with its files).
         not_predicted: names of references without any prediction file.
     """
@@ -62,34 +68,151 @@ class CaseFolder:
     not_predicted: list[str]
 
 
-@dataclass(frozen=True)
-class CaseData:
-    """The voxels of one case.
+def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folders:
+    """Which folders are meant: model folders stand for their folds, references have a default.
 
-    Attributes:
-        probabilities: (C, *shape), floating, finite, within [0, 1].
-        reference: (*shape), label map.
-        spacing_mm: size of a voxel along each axis of ``shape``.
+    Args:
+        gt_folder: references; None: those of nnU-Net's preprocessing,
+            ``$nnUNet_preprocessed/DATASET/gt_segmentations``, of a model folder
+            (``TRAINER__PLANS__CONFIG``) or of its ``fold_X/validation``.
+        pred_folders: folders of predictions, or model folders.
+
+    Raises:
+        InputError: there are none, or they are not what they should be.
     """
-
-    probabilities: NDArray[np.floating]
-    reference: NDArray[Any]
-    spacing_mm: tuple[float, ...]
+    expanded: list[Path] = []
+    for folder in pred_folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder of predictions, found none")
+        folds = sorted(folder.glob("fold_*/validation"))
+        if _has_probabilities(folder) or not folds:
+            expanded.append(folder)
+            continue
+        expanded += [fold for fold in folds if _has_probabilities(fold)]
+        if empty := [fold for fold in folds if not _has_probabilities(fold)]:
+            raise InputError(
+                f"{empty[0]}: expected CASE.npz files with probabilities, found none; train with "
+                f"--npz, or nnUNetv2_train ... --val --npz for a model that is trained"
+            )
+    if gt_folder is None:
+        gt_folder = _default_references(expanded[0])
+    if not gt_folder.is_dir():
+        raise InputError(f"{gt_folder}: expected a folder of reference segmentations, found none")
+    if _has_probabilities(gt_folder) and not any(map(_has_probabilities, expanded)):
+        raise InputError(
+            f"{gt_folder}: expected references, found predictions (CASE.npz), and none in "
+            f"{expanded[0]}: the folder of references comes first, then that of predictions"
+        )
+    return Folders(gt_folder, tuple(expanded))
 
 
 def read_dataset(
-    pred_folder: Path, dataset_json: Path | None = None, plans_json: Path | None = None
+    pred_folders: Sequence[Path], dataset_json: Path | None = None, plans_json: Path | None = None
 ) -> Dataset:
-    """Labels, file ending and reader of a folder of predictions.
+    """Labels, file ending and reader of folders of predictions.
 
-    Files that are not given are looked for in ``pred_folder``, where ``nnUNetv2_predict`` puts
-    them, and two folders up, where they are for ``fold_0/validation``.
+    Files that are not given are looked for in each folder, where ``nnUNetv2_predict`` puts them,
+    and two folders up, where they are for ``fold_0/validation``.
 
     Raises:
-        InputError: a file is not found, not JSON, or without what is needed.
+        InputError: a file is not found, not JSON, or without what is needed, or folders differ.
     """
-    if not pred_folder.is_dir():
-        raise InputError(f"{pred_folder}: expected a folder of predictions, found none")
+    first = _read_dataset(pred_folders[0], dataset_json, plans_json)
+    for folder in pred_folders[1:]:
+        other = _read_dataset(folder, dataset_json, plans_json)
+        for name in ("labels", "file_ending", "reader"):
+            mine, theirs = getattr(first, name), getattr(other, name)
+            if mine != theirs:
+                raise InputError(
+                    f"{folder}: expected the same {name} as in {pred_folders[0]}, {mine}, "
+                    f"got {theirs}"
+                )
+    return first
+
+
+def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
+    """Pair references and predictions by name.
+
+    Raises:
+        InputError: there are no probabilities at all.
+    """
+    references = _names(folders.references, file_ending)
+    segmentations = {f: _names(f, file_ending) for f in folders.predictions}
+    probabilities = {f: _names(f, ".npz") for f in folders.predictions}
+    if not any(probabilities.values()):
+        n = sum(map(len, segmentations.values()))
+        raise InputError(
+            f"{folders.predictions[0]}: expected CASE.npz files with probabilities, found none "
+            f"beside {n} segmentations ({file_ending}); predict with --save_probabilities (or "
+            f"train with --npz)"
+        )
+    predicted = set().union(*segmentations.values(), *probabilities.values())
+    cases, broken = [], []
+    for name in sorted(predicted):
+        reference = folders.references / f"{name}{file_ending}"
+        npz = [f / f"{name}.npz" for f in folders.predictions if name in probabilities[f]]
+        lonely = [f for f in folders.predictions if name in segmentations[f] - probabilities[f]]
+        if len(npz) > 1:
+            broken.append(
+                (name, f"{npz[0]}: expected one prediction of {name}, found {npz[1]} too")
+            )
+        elif lonely:
+            broken.append(
+                (
+                    name,
+                    f"{lonely[0] / (name + file_ending)}: expected {name}.npz with its "
+                    f"probabilities beside it, found none; predict with --save_probabilities "
+                    f"(or train with --npz)",
+                )
+            )
+        elif name not in references:
+            broken.append((name, f"{npz[0]}: expected a reference {reference}, found none"))
+        else:
+            cases.append(Case(name, reference, npz[0]))
+    return PairedCases(cases, broken, sorted(references - predicted))
+
+
+def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """A segmentation and its voxel size, with the reader of nnU-Net that the plans name.
+
+    Returns:
+        Labels as floating numbers, with the axes of nnU-Net's probabilities, and the size of a
+        voxel along each of them in mm.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import SimpleITK
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        if dataset.reader is None:
+            reader = determine_reader_writer_from_dataset_json(
+                dataset.dataset_json, str(path), verbose=False
+            )
+        else:
+            reader = recursive_find_reader_writer_by_name(dataset.reader)
+    except (RuntimeError, AssertionError):
+        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
+        raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
+    try:
+        if path.suffix == ".gz":
+            gunzipped_size(path)
+        segmentation, properties = reader().read_seg(str(path))
+    except Exception as error:  # each of nnU-Net's readers raises its library's own
+        raise InputError(
+            f"{path}: expected a segmentation, could not read it: {_first_line(str(error))}"
+        ) from None
+    if len(segmentation) != 1:
+        raise InputError(f"{path}: expected one label map, got {len(segmentation)} in one file")
+    return segmentation[0], tuple(float(s) for s in properties["spacing"])
+
+
+def _read_dataset(pred_folder: Path, dataset_json: Path | None, plans_json: Path | None) -> Dataset:
     dataset_path = _find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
     plans_path = _find_json(pred_folder, plans_json, "plans.json", "-pfile")
     dataset, plans = _load_json(dataset_path), _load_json(plans_path)
@@ -112,73 +235,25 @@ def read_dataset(
     )
 
 
-def find_cases(gt_folder: Path, pred_folder: Path, file_ending: str) -> CaseFolder:
-    """Pair references and predictions by name.
-
-    Raises:
-        InputError: a folder is missing, or there are no probabilities in it at all.
-    """
-    if not gt_folder.is_dir():
-        raise InputError(f"{gt_folder}: expected a folder of reference segmentations, found none")
-    references = _names(gt_folder, file_ending)
-    segmentations = _names(pred_folder, file_ending)
-    probabilities = _names(pred_folder, ".npz")
-    if not probabilities:
+def _default_references(pred_folder: Path) -> Path:
+    model = pred_folder.resolve().parent.parent
+    if pred_folder.resolve().name != "validation" or not (model / "plans.json").is_file():
         raise InputError(
-            f"{pred_folder}: expected CASE.npz files with probabilities, found none beside "
-            f"{len(segmentations)} segmentations ({file_ending}); predict with "
-            f"--save_probabilities (or train with --npz)"
+            f"{pred_folder}: expected the folder of reference segmentations before it; only for a "
+            f"model folder (TRAINER__PLANS__CONFIG) or its fold_X/validation they are nnU-Net's own"
         )
-    cases, broken = [], []
-    for name in sorted(segmentations | probabilities):
-        reference = gt_folder / f"{name}{file_ending}"
-        npz = pred_folder / f"{name}.npz"
-        if name not in probabilities:
-            broken.append(
-                (
-                    name,
-                    f"{pred_folder / (name + file_ending)}: expected {npz.name} with its "
-                    f"probabilities beside it, found none; predict with --save_probabilities "
-                    f"(or train with --npz)",
-                )
-            )
-        elif name not in references:
-            broken.append((name, f"{npz}: expected a reference {reference}, found none"))
-        else:
-            cases.append(Case(name, reference, npz))
-    not_predicted = sorted(references - probabilities - segmentations)
-    return CaseFolder(cases, broken, not_predicted)
-
-
-def read_case(case: Case, dataset: Dataset) -> CaseData:
-    """Read and check one case.
-
-    Raises:
-        InputError: a file cannot be read, or its values cannot be what they should be; the line
-            names the file, what was expected and what came.
-    """
-    probabilities = _read_probabilities(case.probabilities)
-    reference, spacing_mm = _read_reference(case.reference, dataset)
-    expected = (dataset.labels.n_channels, *reference.shape)
-    if probabilities.shape != expected:
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    if not preprocessed:
         raise InputError(
-            f"{case.probabilities}: expected probabilities of shape {expected} (classes or "
-            f"regions of dataset.json, then the axes of {case.reference.name}), got "
-            f"{probabilities.shape}"
+            "nnUNet_preprocessed is not set: the references of a model folder are in it; set it, "
+            "or give the folder of references before that of the predictions"
         )
-    probabilities = _check_probabilities(
-        probabilities, case.probabilities, softmax=dataset.labels.regions_class_order is None
-    )
-    known = dataset.labels.values
-    if dataset.labels.ignore_label is not None:
-        known = (*known, dataset.labels.ignore_label)
-    found = np.unique(reference)
-    if unknown := [f"{v:g}" for v in found if v not in known]:
-        raise InputError(
-            f"{case.reference}: expected the labels of dataset.json, {list(known)}, found also "
-            f"{', '.join(unknown[:10])}"
-        )
-    return CaseData(probabilities, reference, spacing_mm)
+    dataset = _load_json(model / "plans.json").get("dataset_name") or model.parent.name
+    return Path(preprocessed) / str(dataset) / "gt_segmentations"
+
+
+def _has_probabilities(folder: Path) -> bool:
+    return next(folder.glob("*.npz"), None) is not None
 
 
 def _find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Path:
@@ -209,79 +284,6 @@ def _names(folder: Path, ending: str) -> set[str]:
         for p in folder.iterdir()
         if p.name.endswith(ending) and not p.name.startswith(".")
     }
-
-
-def _read_probabilities(path: Path) -> NDArray[np.floating]:
-    try:
-        # Opened here, because np.load leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if archive.files != ["probabilities"]:
-                raise InputError(
-                    f'{path}: expected one array "probabilities" as nnU-Net writes it, found '
-                    f"{archive.files}"
-                )
-            array = archive["probabilities"]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
-        # AttributeError: a bare .npy under the name .npz. ValueError: pickled objects.
-        raise InputError(
-            f"{path}: expected an npz file with probabilities, could not read it: {error}"
-        ) from None
-    if array.dtype.name not in SUM_TOLERANCE:
-        raise InputError(f"{path}: expected float16, 32 or 64 probabilities, got {array.dtype}")
-    return array
-
-
-def _check_probabilities(
-    array: NDArray[np.floating], path: Path, *, softmax: bool
-) -> NDArray[np.floating]:
-    if not array.size:
-        raise InputError(f"{path}: expected voxels, got an empty array of shape {array.shape}")
-    low, high = float(array.min()), float(array.max())
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # false for NaN, too
-        if not np.isfinite(array).all():
-            n = int((~np.isfinite(array)).sum())
-            raise InputError(f"{path}: expected probabilities, found {n} values NaN or infinite")
-        raise InputError(f"{path}: expected probabilities in [0, 1], got {low:g} to {high:g}")
-    if softmax:
-        total = array.sum(0, dtype=np.float64 if array.dtype == np.float64 else np.float32)
-        worst = float(np.abs(total - 1).max())
-        tolerance = SUM_TOLERANCE[array.dtype.name]
-        if worst > tolerance:
-            raise InputError(
-                f"{path}: expected probabilities that sum to 1 over the classes within "
-                f"{tolerance:g}, found a voxel that misses it by {worst:.3g}"
-            )
-    return array if low >= 0 and high <= 1 else np.clip(array, 0, 1)
-
-
-def _read_reference(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[float, ...]]:
-    import SimpleITK
-    from nnunetv2.imageio.reader_writer_registry import (
-        determine_reader_writer_from_dataset_json,
-        recursive_find_reader_writer_by_name,
-    )
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        if dataset.reader is None:
-            reader = determine_reader_writer_from_dataset_json(
-                dataset.dataset_json, str(path), verbose=False
-            )
-        else:
-            reader = recursive_find_reader_writer_by_name(dataset.reader)
-    except (RuntimeError, AssertionError):
-        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
-        raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
-    try:
-        if path.suffix == ".gz":
-            gunzipped_size(path)
-        segmentation, properties = reader().read_seg(str(path))
-    except Exception as error:  # each of nnU-Net's readers raises its library's own
-        raise InputError(
-            f"{path}: expected a segmentation, could not read it: {_first_line(str(error))}"
-        ) from None
-    spacing = tuple(float(s) for s in properties["spacing"])
-    return segmentation[0], spacing
 
 
 def _first_line(text: str) -> str:

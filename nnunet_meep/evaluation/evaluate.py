@@ -1,46 +1,89 @@
-"""A folder of nnU-Net predictions with probabilities, evaluated."""
+"""Folders of nnU-Net predictions with probabilities, evaluated."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.bins import ClassSums, class_sums
-from nnunet_meep.evaluation.cases import Case, Dataset, find_cases, read_case, read_dataset
+from nnunet_meep.evaluation import kept
+from nnunet_meep.evaluation.bins import CLIP, MAX_BINS, CellTotals, ClassTotals, Grid, grid
+from nnunet_meep.evaluation.cases import (
+    Case,
+    Dataset,
+    Folders,
+    PairedCases,
+    find_folders,
+    pair_cases,
+    read_dataset,
+)
 from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.metrics import (
     BOOTSTRAP_RESAMPLES,
     BOOTSTRAP_SEED,
+    CLASS_METRICS,
+    ERROR_METRICS,
+    TOP_LABEL_METRICS,
+    binned_metrics,
     class_metrics,
+    error_metrics,
     over_cases,
     reliability_bins,
+    top_label_metrics,
 )
-from nnunet_meep.evaluation.surface import surface_distances_mm
+from nnunet_meep.evaluation.one_pass import RegionSums, sum_case
+from nnunet_meep.evaluation.regions import Region, parse_region
+from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
 
-#: Per case, in the order of tables.
-METRICS = ("dice", "hd", "hd95", "brier", "brier_plus", "ece")
+
+@dataclass(frozen=True)
+class RegionResult:
+    """The metrics over the voxels of a region.
+
+    Attributes:
+        classes: for each class (keys as in ``Labels.keys``) its metrics.
+        top_label: metrics of the top label and ``classwise_ece``; None for regions of labels.
+    """
+
+    classes: dict[str, dict[str, float]]
+    top_label: dict[str, float] | None
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: for each class its sums and its metrics, keys as in ``Labels.keys``."""
+    """One case: its metrics in each region, by the region's name."""
 
     case: str
-    sums: dict[str, ClassSums]
-    metrics: dict[str, dict[str, float]]
+    n_clipped: int
+    regions: dict[str, RegionResult]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The voxels of all cases in one region.
+
+    Attributes:
+        metrics: as of a case, without distances.
+        bins: of each class, as in ``calibration.json``.
+        top_label_bins: of the top label, the same way.
+    """
+
+    metrics: RegionResult
+    bins: dict[str, dict[str, list[float]]]
+    top_label_bins: dict[str, list[float]] | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +93,7 @@ class Evaluation:
     Attributes:
         labels: the classes.
         cases: results in the order of the case names.
+        pooled: by the name of the region, in the order asked for.
         settings: what the numbers depend on.
         not_predicted: references without a prediction.
         skipped: (case, reason) of what ``chill`` left out.
@@ -57,139 +101,283 @@ class Evaluation:
 
     labels: Labels
     cases: list[CaseResult]
+    pooled: dict[str, Pooled]
     settings: dict[str, Any]
     not_predicted: list[str]
     skipped: list[tuple[str, str]]
 
-    def pooled_sums(self, key: str) -> ClassSums:
-        """The sums of a class over the voxels of all cases."""
-        return reduce(add, (case.sums[key] for case in self.cases))
+    @property
+    def class_metrics(self) -> tuple[str, ...]:
+        """The metrics of a class that were computed, in the order of tables."""
+        distances = SURFACE_METRICS if self.settings["surface"] else ()
+        errors = () if self.labels.regions_class_order is None else ERROR_METRICS
+        return ("dice", *distances, *CLASS_METRICS[1:], *errors)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``calibration.json``, schema 1, with NaN where a number does not exist."""
-        classes = {}
-        for key, name in zip(self.labels.keys, self.labels.names, strict=True):
-            pooled = self.pooled_sums(key)
-            classes[key] = {
-                "name": name,
-                "per_case": {
-                    metric: over_cases([case.metrics[key][metric] for case in self.cases])
-                    for metric in METRICS
-                },
-                "pooled": {**class_metrics(pooled), "bins": reliability_bins(pooled)},
-            }
+        first, *others = self.pooled
         return {
             "schema": 1,
             "settings": self.settings,
-            "classes": classes,
-            "cases": [{"case": case.case, "classes": case.metrics} for case in self.cases],
+            **self.region_to_dict(first),
+            "by_region": {name: self.region_to_dict(name) for name in others},
             "not_predicted": self.not_predicted,
             "skipped": [{"case": case, "reason": reason} for case, reason in self.skipped],
         }
 
+    def region_to_dict(self, region: str) -> dict[str, Any]:
+        """``classes``, ``top_label`` and ``cases`` of one region."""
+        pooled = self.pooled[region]
+        cases = [(case, case.regions[region]) for case in self.cases]
+        classes = {
+            key: {
+                "name": name,
+                "per_case": {
+                    metric: over_cases([r.classes[key][metric] for _, r in cases])
+                    for metric in self.class_metrics
+                },
+                "pooled": {**pooled.metrics.classes[key], "bins": pooled.bins[key]},
+            }
+            for key, name in zip(self.labels.keys, self.labels.names, strict=True)
+        }
+        top_label = None
+        if pooled.metrics.top_label is not None:
+            per_case = {
+                metric: over_cases([r.top_label[metric] for _, r in cases if r.top_label])
+                for metric in (*TOP_LABEL_METRICS, "classwise_ece")
+            }
+            all_voxels = dict(pooled.metrics.top_label)
+            top_label = {
+                "classwise_ece": {
+                    "per_case": per_case.pop("classwise_ece"),
+                    "pooled": all_voxels.pop("classwise_ece"),
+                },
+                "per_case": per_case,
+                "pooled": {**all_voxels, "bins": pooled.top_label_bins},
+            }
+        return {
+            "classes": classes,
+            "top_label": top_label,
+            "cases": [
+                {
+                    "case": case.case,
+                    "classes": r.classes,
+                    "top_label": r.top_label,
+                    "n_clipped": case.n_clipped,
+                }
+                for case, r in cases
+            ],
+        }
+
 
 def evaluate(
-    gt_folder: Path,
-    pred_folder: Path,
+    gt_folder: Path | None,
+    pred_folders: Path | Sequence[Path],
     *,
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
     bins: int = 15,
+    regions: Sequence[str] = ("image",),
+    surface: bool = True,
     processes: int | None = None,
     chill: bool = False,
     progress: bool = False,
+    keep: Path | None = None,
 ) -> Evaluation:
-    """Evaluate the probabilities of a folder of nnU-Net predictions.
+    """Evaluate the probabilities of folders of nnU-Net predictions.
 
     Args:
-        gt_folder: reference segmentations.
-        pred_folder: predictions, ``CASE.npz`` beside ``CASE<file_ending>``.
-        dataset_json, plans_json: nnU-Net's files; looked for in ``pred_folder`` and two folders
-            up if None.
+        gt_folder: reference segmentations; None: those of nnU-Net's preprocessing, for a model.
+        pred_folders: predictions, ``CASE.npz`` beside ``CASE<file_ending>``; one folder or
+            several, or a model folder (``TRAINER__PLANS__CONFIG``) for all its
+            ``fold_*/validation``.
+        dataset_json, plans_json: nnU-Net's files; looked for in each folder of predictions and two
+            folders up if None.
         bins: number of bins of the reliability diagram and of the ECE.
+        regions: names of regions, see :mod:`.regions`.
+        surface: compute surface distances, too.
         processes: how many cases are worked on at once; None: as many as there are cores.
         chill: go on without cases that cannot be evaluated, and list them.
         progress: show a progress bar on stderr.
+        keep: folder for the sums of finished cases, which another call with the same arguments
+            takes from there; None keeps nothing.
 
     Raises:
-        InputError: the folders or a file cannot be used.
+        InputError: the folders, an argument or a file cannot be used.
     """
-    if bins < 1:
-        raise InputError(f"bins: expected a number of bins of at least 1, got {bins}")
-    dataset = read_dataset(pred_folder, dataset_json, plans_json)
-    folder = find_cases(gt_folder, pred_folder, dataset.file_ending)
-    # nnUNetv2_predict leaves this file: then every reference was meant to be predicted. The
-    # validation folder of a training holds its fold alone, against references of all folds.
-    if (
-        folder.not_predicted
-        and not chill
-        and (pred_folder / "predict_from_raw_data_args.json").is_file()
-    ):
-        raise InputError(
-            f"{pred_folder}: expected a prediction for each of the references in {gt_folder}, "
-            f"{len(folder.not_predicted)} have none: {_some(folder.not_predicted)} "
-            f"(--chill evaluates the others)"
-        )
-    skipped = list(folder.broken)
-    if skipped and not chill:
-        raise InputError("\n".join(reason for _, reason in skipped))
-
-    results = []
-    outcomes = _map(partial(_try_case, dataset=dataset, bins=bins), folder.cases, processes)
-    bar = tqdm(outcomes, total=len(folder.cases), unit="case", disable=not progress)
-    # Closed here and not when Python ends, which is too late for the pool's pipes.
-    with closing(outcomes), closing(bar):
-        for case, outcome in zip(folder.cases, bar, strict=True):
-            if isinstance(outcome, CaseResult):
-                results.append(outcome)
-            elif chill:
-                skipped.append((case.name, str(outcome)))
-            else:
-                raise outcome
-    if not results:
-        raise InputError(f"{pred_folder}: none of its {len(skipped)} cases could be evaluated")
+    if not 1 <= bins <= MAX_BINS:
+        raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
+    if not regions or len(set(regions)) < len(regions):
+        raise InputError(f"regions: expected each region once, got {' '.join(regions) or 'none'}")
+    asked_regions = [parse_region(name) for name in regions]
+    given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
+    folders = find_folders(gt_folder, given)
+    dataset = read_dataset(folders.predictions, dataset_json, plans_json)
+    paired = pair_cases(folders, dataset.file_ending)
+    if not chill:
+        _refuse_unpaired(folders, paired)
+    skipped = list(paired.broken)
     settings = {
         "bins": bins,
-        "regions": ["image"],
-        "gt_folder": str(gt_folder),
-        "pred_folder": str(pred_folder),
-        "reader": dataset.reader,
-        "bootstrap": {"resamples": BOOTSTRAP_RESAMPLES, "seed": BOOTSTRAP_SEED},
+        "regions": list(regions),
+        "surface": surface,
+        "gt_folder": str(folders.references),
+        "pred_folder": str(given[0]) if len(given) == 1 else [str(f) for f in given],
+        "bootstrap_resamples": BOOTSTRAP_RESAMPLES,
+        "bootstrap_seed": BOOTSTRAP_SEED,
+        "nll_clip": CLIP,
         "version": __version__,
     }
-    return Evaluation(dataset.labels, results, settings, folder.not_predicted, sorted(skipped))
+
+    results: list[CaseResult] = []
+    totals = {name: _Totals(dataset.labels, grid(bins)) for name in regions}
+    with ExitStack() as stack:
+        if keep is None:
+            keep = Path(stack.enter_context(TemporaryDirectory(prefix="meep-calib-eval-")))
+        keep.mkdir(parents=True, exist_ok=True)
+        work = partial(
+            _try_case,
+            dataset=dataset,
+            n_bins=bins,
+            regions=asked_regions,
+            surface=surface,
+            keep=keep,
+        )
+        # Closed here and not when Python ends, which is too late for the pool's pipes.
+        outcomes = stack.enter_context(closing(_map(work, paired.cases, processes)))
+        bar = stack.enter_context(
+            closing(tqdm(outcomes, total=len(paired.cases), unit="case", disable=not progress))
+        )
+        for case, outcome in zip(paired.cases, bar, strict=True):
+            if isinstance(outcome, InputError):
+                if not chill:
+                    raise outcome
+                skipped.append((case.name, str(outcome)))
+                continue
+            results.append(outcome)
+            _, sums = kept.load(_kept_path(keep, case))
+            for name, total in totals.items():
+                total.add(sums.regions[name])
+    if not results:
+        raise InputError(
+            f"{folders.predictions[0]}: none of its {len(skipped)} cases could be evaluated"
+        )
+    return Evaluation(
+        labels=dataset.labels,
+        cases=results,
+        pooled={name: total.pooled() for name, total in totals.items()},
+        settings=settings,
+        not_predicted=paired.not_predicted,
+        skipped=sorted(skipped),
+    )
 
 
-def evaluate_case(case: Case, dataset: Dataset, bins: int) -> CaseResult:
-    """Read one case and reduce it to its sums and metrics.
+def evaluate_case(
+    case: Case,
+    dataset: Dataset,
+    n_bins: int,
+    regions: Sequence[Region],
+    surface: bool,
+    keep: Path,
+) -> CaseResult:
+    """The metrics of a case, its sums kept in a folder, or taken from there if they are in it.
 
     Raises:
         InputError: a file cannot be used.
+        OSError: the sums cannot be written.
     """
-    data = read_case(case, dataset)
-    labels = dataset.labels
-    segmentation = labels.segmentation(data.probabilities)
-    valid: Any = ...
-    if labels.ignore_label is not None:
-        valid = data.reference != labels.ignore_label
-    sums, metrics = {}, {}
-    for i, key in enumerate(labels.keys):
-        y, predicted = labels.mask(data.reference, i), labels.mask(segmentation, i)
-        if labels.ignore_label is not None:
-            y, predicted = y & valid, predicted & valid
-        p = data.probabilities[labels.channel(i)]
-        sums[key] = class_sums(p[valid].ravel(), y[valid].ravel(), predicted[valid].ravel(), bins)
-        values = {
-            **class_metrics(sums[key]),
-            **surface_distances_mm(y, predicted, data.spacing_mm),
+    asked = kept.question(case, dataset, n_bins, regions, surface)
+    path = _kept_path(keep, case)
+    sums = kept.find(path, asked)
+    if sums is None:
+        sums = sum_case(case, dataset, n_bins, regions, surface)
+        kept.save(path, sums, asked)
+    return CaseResult(
+        case.name,
+        sums.n_clipped,
+        {
+            name: _region_result(dataset.labels, grid(n_bins), region, sums.distances_mm)
+            for name, region in sums.regions.items()
+        },
+    )
+
+
+class _Totals:
+    """The sums of a region over the cases."""
+
+    def __init__(self, labels: Labels, grid: Grid) -> None:
+        self._labels, self._grid = labels, grid
+        self._channels = [ClassTotals(grid.n_cells) for _ in range(labels.n_channels)]
+        self._top_label = CellTotals(grid.n_cells)
+
+    def add(self, sums: RegionSums) -> None:
+        for total, channel in zip(self._channels, sums.channels, strict=True):
+            total.add(channel)
+        if sums.top_label is not None:
+            self._top_label.add(sums.top_label)
+
+    def pooled(self) -> Pooled:
+        labels, grid = self._labels, self._grid
+        top = None if labels.regions_class_order else self._top_label.total()
+        sums = RegionSums(tuple(total.total() for total in self._channels), top)
+        bins = {
+            key: reliability_bins(sums.channels[labels.channel(i)].cells, grid)
+            for i, key in enumerate(labels.keys)
         }
-        metrics[key] = {metric: values[metric] for metric in METRICS}
-    return CaseResult(case.name, sums, metrics)
+        return Pooled(
+            metrics=_region_result(labels, grid, sums, None),
+            bins=bins,
+            top_label_bins=None if top is None else reliability_bins(top, grid),
+        )
 
 
-def _try_case(case: Case, dataset: Dataset, bins: int) -> CaseResult | InputError:
+def _region_result(
+    labels: Labels,
+    grid: Grid,
+    sums: RegionSums,
+    distances_mm: tuple[dict[str, float], ...] | None,
+) -> RegionResult:
+    classes = {}
+    for i, key in enumerate(labels.keys):
+        of_class = sums.channels[labels.channel(i)]
+        metrics = class_metrics(of_class, grid)
+        distances = {} if distances_mm is None else distances_mm[i]
+        classes[key] = {"dice": metrics["dice"], **distances, **metrics}
+        if sums.top_label is None:
+            classes[key] |= error_metrics(of_class.cells, grid)
+    top_label = None
+    if sums.top_label is not None:
+        eces = [binned_metrics(channel.cells, grid)["ece"] for channel in sums.channels]
+        top_label = {
+            **top_label_metrics(sums.top_label, grid),
+            "classwise_ece": math.fsum(eces) / len(eces),
+        }
+    return RegionResult(classes, top_label)
+
+
+def _refuse_unpaired(folders: Folders, paired: PairedCases) -> None:
+    # nnUNetv2_predict leaves this file: then every reference was meant to be predicted. The
+    # validation folder of a training holds its fold alone, against references of all folds.
+    predicted = [
+        f for f in folders.predictions if (f / "predict_from_raw_data_args.json").is_file()
+    ]
+    if predicted and paired.not_predicted:
+        raise InputError(
+            f"{predicted[0]}: expected a prediction for each of the references in "
+            f"{folders.references}, {len(paired.not_predicted)} have none: "
+            f"{_some(paired.not_predicted)} (--chill evaluates the others)"
+        )
+    if paired.broken:
+        raise InputError("\n".join(reason for _, reason in paired.broken))
+
+
+def _kept_path(keep: Path, case: Case) -> Path:
+    return keep / f"{case.name}.npz"
+
+
+def _try_case(case: Case, **arguments: Any) -> CaseResult | InputError:
     try:
-        return evaluate_case(case, dataset, bins)
+        return evaluate_case(case, **arguments)
     except InputError as error:
         return error
 

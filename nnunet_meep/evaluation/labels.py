@@ -5,6 +5,7 @@ The same rules as nnU-Net's ``LabelManager``, without torch.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,28 +52,70 @@ class Labels:
             return class_index
         return self.values.index(self.classes[class_index])
 
-    def mask(self, segmentation: NDArray[Any], class_index: int) -> NDArray[np.bool_]:
-        """Voxels of a label map that belong to the class."""
-        members = self.classes[class_index]
-        if isinstance(members, int):
-            return segmentation == members
-        return np.isin(segmentation, members)
+    @property
+    def nowhere(self) -> int:
+        """The code of voxels that count nowhere; below it are the indices into ``values``."""
+        return len(self.values)
 
-    def segmentation(self, probabilities: NDArray[np.floating]) -> NDArray[np.integer]:
-        """nnU-Net's rule: argmax, or the regions with p > 0.5 in ``regions_class_order``.
+    def encode(self, segmentation: NDArray[Any]) -> NDArray[np.unsignedinteger]:
+        """Codes of a label map: index into ``values``, or ``nowhere`` for the ignore label.
 
         Args:
-            probabilities: (C, *shape).
+            segmentation: labels in any type, (*shape).
 
         Returns:
-            Label map of shape ``shape``.
+            (*shape), uint8 where that is enough, else uint16.
+
+        Raises:
+            UnknownLabels: there are others than these.
+        """
+        known = self.values if self.ignore_label is None else (*self.values, self.ignore_label)
+        small = np.uint8 if known[-1] <= np.iinfo(np.uint8).max else np.uint16
+        with np.errstate(invalid="ignore"):  # NaN as an integer: found unequal below
+            labels = segmentation.astype(small)
+        if not (labels == segmentation).all():
+            raise UnknownLabels(np.setdiff1d(segmentation, known))
+        if known == tuple(range(len(known))):
+            unknown = labels.max(initial=0) >= len(known)  # the codes are the labels
+        else:
+            none = len(known)
+            table = np.full(np.iinfo(small).max + 1, none, small)
+            table[list(known)] = np.arange(len(known))
+            labels = table[labels]
+            unknown = labels.max(initial=0) == none
+        if unknown:
+            raise UnknownLabels(np.setdiff1d(segmentation, known))
+        return labels
+
+    def y_of_code(self, members: Collection[int]) -> NDArray[np.uint8]:
+        """For each code whether it is one of some labels: 1, 0, or 2 for ``nowhere``."""
+        return np.array([*(v in members for v in self.values), 2], np.uint8)
+
+    def members(self, class_index: int) -> tuple[int, ...]:
+        """The labels of a class."""
+        members = self.classes[class_index]
+        return (members,) if isinstance(members, int) else members
+
+    def channel_members(self, channel: int) -> tuple[int, ...]:
+        """The labels whose probability a channel holds."""
+        if self.regions_class_order is not None:
+            return self.members(channel)
+        return (self.values[channel],)
+
+    @property
+    def predicted_label(self) -> tuple[int, ...]:
+        """The label that nnU-Net's segmentation gets for each winner.
+
+        Winners are channels for labels (argmax). For regions they are 0 where no p > 1/2, and
+        otherwise 1 + the last channel in ``regions_class_order`` with p > 1/2.
         """
         if self.regions_class_order is None:
-            return np.asarray(self.values)[probabilities.argmax(0)]
-        result = np.zeros(probabilities.shape[1:], dtype=np.int64)
-        for channel, label in enumerate(self.regions_class_order):
-            result[probabilities[channel] > 0.5] = label
-        return result
+            return self.values
+        return (0, *self.regions_class_order)
+
+
+class UnknownLabels(ValueError):
+    """Labels that a data set does not have; ``args[0]`` are their values."""
 
 
 def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:

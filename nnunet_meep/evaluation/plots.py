@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 _BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
 
 
-def reliability_figure(classes: dict[str, dict[str, Any]], columns: int = 4) -> Figure:
+def reliability_figure(classes: dict[str, dict[str, Any]], title: str, columns: int = 4) -> Figure:
     """Reliability diagram and histogram of each class, over the voxels of all cases.
 
     Args:
         classes: ``classes`` of a ``calibration.json``.
+        title: which voxels these are.
         columns: classes side by side at most.
     """
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ def reliability_figure(classes: dict[str, dict[str, Any]], columns: int = 4) -> 
     columns = min(columns, len(classes))
     rows = math.ceil(len(classes) / columns)
     figure = Figure(figsize=(4.2 * columns, 5.6 * rows), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
     # Two rows of axes for each row of classes: the diagram, and its histogram below.
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 1.1] * rows)
     for i, (key, entry) in enumerate(classes.items()):

@@ -5,23 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.evaluate import METRICS, Evaluation
+from nnunet_meep.evaluation.evaluate import Evaluation
+from nnunet_meep.evaluation.metrics import TOP_LABEL_METRICS
 from nnunet_meep.evaluation.plots import reliability_figure
 
-#: metric: (heading with unit, format)
+#: What the terminal's table shows of each class; metric: (heading with unit, format).
 HEADINGS = {
     "dice": ("Dice", ".3f"),
     "hd": ("HD mm", ".2f"),
     "hd95": ("HD95 mm", ".2f"),
     "brier": ("Brier e-4", ".2f"),
     "brier_plus": ("Brier+", ".3f"),
+    "nll": ("NLL e-3", ".2f"),
     "ece": ("ECE e-3", ".2f"),
+    "smece": ("smECE e-3", ".2f"),
 }
-_SCALE = {"brier": 1e4, "ece": 1e3}
+_SCALE = {"brier": 1e4, "ece": 1e3, "nll": 1e3, "smece": 1e3}
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -38,33 +42,81 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("calibration.json", "calibration.csv", "reliability.png")
     paths = [folder / name for name in names]
+    result = evaluation.to_dict()
     with (
         replacing_file(paths[0]) as json_path,
         replacing_file(paths[1]) as csv_path,
         replacing_file(paths[2]) as png_path,
     ):
-        content = _nan_to_none(evaluation.to_dict())
-        json_path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        json_path.write_text(json.dumps(_nan_to_none(result), indent=1, allow_nan=False) + "\n")
         _write_csv(evaluation, csv_path)
-        reliability_figure(evaluation.to_dict()["classes"]).savefig(png_path, dpi=150)
+        region = next(iter(evaluation.pooled))
+        figure = reliability_figure(
+            result["classes"], f"{describe(region)}, {len(evaluation.cases)} cases"
+        )
+        figure.savefig(png_path, dpi=150)
     return paths
 
 
+def describe(region: str) -> str:
+    """A region in words, for people."""
+    kind, _, value = region.partition(":")
+    return {
+        "image": "whole images",
+        "crop": "without nnU-Net's padding (crop)",
+        "boundary": f"within {value} mm of the reference surface ({region})",
+        "mask": f"inside the masks of {value}",
+    }[kind]
+
+
 def table(evaluation: Evaluation) -> str:
-    """A table for the terminal: per class the mean (std) over cases, and the pooled voxels."""
-    result = evaluation.to_dict()
-    rows = [["class", "", *(HEADINGS[m][0] for m in METRICS)]]
-    for key, entry in result["classes"].items():
+    """Tables for the terminal, one for each region: per class the mean (std) over cases, and the
+    pooled voxels; below it how many errors there are and how many were expected."""
+    parts = []
+    for region in evaluation.pooled:
+        result = evaluation.region_to_dict(region)
+        lines = _class_table(result["classes"], evaluation.class_metrics)
+        parts.append(
+            "\n".join([f"Region: {describe(region)}", *lines, *_errors(evaluation, result)])
+        )
+    return "\n\n".join(parts)
+
+
+def _class_table(classes: dict[str, Any], computed: Sequence[str]) -> list[str]:
+    metrics = [m for m in HEADINGS if m in computed]
+    rows = [["class", "", *(HEADINGS[m][0] for m in metrics)]]
+    for key, entry in classes.items():
         name = f"{key} {entry['name']}"
-        rows.append([name, "mean", *(_cell(m, entry["per_case"][m]["mean"]) for m in METRICS)])
-        rows.append(["", "(std)", *(f"({_cell(m, entry['per_case'][m]['std'])})" for m in METRICS)])
-        undefined = [entry["per_case"][m]["n_undefined"] for m in METRICS]
+        rows.append([name, "mean", *(_cell(m, entry["per_case"][m]["mean"]) for m in metrics)])
+        rows.append(["", "(std)", *(f"({_cell(m, entry['per_case'][m]['std'])})" for m in metrics)])
+        undefined = [entry["per_case"][m]["n_undefined"] for m in metrics]
         if any(undefined):
             rows.append(["", "undefined", *(str(n or "") for n in undefined)])
-        rows.append(["", "pooled", *(_cell(m, entry["pooled"].get(m)) for m in METRICS)])
+        rows.append(["", "pooled", *(_cell(m, entry["pooled"].get(m)) for m in metrics)])
     lines = aligned(rows)
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+    return lines
+
+
+def _errors(evaluation: Evaluation, result: dict[str, Any]) -> list[str]:
+    """How wrong the voxels are, and how wrong they expect to be: one line, or one per region."""
+    if result["top_label"] is not None:
+        return [_error_line("all classes", result["top_label"]["pooled"])]
+    return [
+        _error_line(f"{key} {entry['name']}", entry["pooled"])
+        for key, entry in result["classes"].items()
+    ]
+
+
+def _error_line(name: str, pooled: dict[str, float]) -> str:
+    actual, expected = pooled["error_rate"], pooled["error_rate_expected"]
+    if math.isnan(actual):
+        return f"Errors, {name}: no voxels"
+    line = (
+        f"Errors, {name}: {actual:.3%} of the voxels are wrong, {expected:.3%} were expected to be"
+    )
+    ratio = pooled["error_rate_ratio"]
+    return line if math.isnan(ratio) else f"{line} ({ratio:.2f} times)"
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -86,15 +138,26 @@ def _cell(metric: str, value: float | None) -> str:
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:
+    """One row for each case, region and class; where there is a top label, a row for it, too."""
+    names = dict(zip(evaluation.labels.keys, evaluation.labels.names, strict=True))
+    metrics = [*evaluation.class_metrics]
+    if evaluation.labels.regions_class_order is None:
+        metrics += [m for m in (*TOP_LABEL_METRICS, "classwise_ece") if m not in metrics]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "class", "name", *METRICS])
+        writer.writerow(["case", "region", "class", "name", *metrics])
         for case in evaluation.cases:
-            for key, name in zip(evaluation.labels.keys, evaluation.labels.names, strict=True):
-                values = [case.metrics[key][m] for m in METRICS]
-                writer.writerow(
-                    [case.case, key, name, *("" if math.isnan(v) else repr(v) for v in values)]
-                )
+            for region, result in case.regions.items():
+                rows = [(key, names[key], values) for key, values in result.classes.items()]
+                if result.top_label is not None:
+                    rows.append(("top_label", "", result.top_label))
+                for key, name, values in rows:
+                    cells = [_csv_number(values.get(m, math.nan)) for m in metrics]
+                    writer.writerow([case.case, region, key, name, *cells])
+
+
+def _csv_number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
 
 
 def _nan_to_none(value: Any) -> Any:

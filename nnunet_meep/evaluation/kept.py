@@ -1,0 +1,121 @@
+"""Sums of finished cases, kept in files: a run that was stopped goes on where it was.
+
+They are used again only for the same question: file sizes and times, classes, bins, regions and
+the version of this package are part of each file.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep import __version__
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.evaluation.bins import Cells, ClassSums
+from nnunet_meep.evaluation.cases import Case, Dataset
+from nnunet_meep.evaluation.one_pass import CaseSums, RegionSums
+from nnunet_meep.evaluation.regions import Region, mask_path
+
+#: To be raised whenever what is kept changes its meaning.
+_FORMAT = 1
+_SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
+
+
+def question(
+    case: Case, dataset: Dataset, n_bins: int, regions: Sequence[Region], surface: bool
+) -> dict[str, Any]:
+    """All that the sums of a case depend on, as JSON."""
+    files = [case.reference, case.probabilities]
+    files += [mask for r in regions if (mask := mask_path(r, case, dataset)) and mask.is_file()]
+    stats = {str(f.resolve()): f.stat() for f in files}
+    asked = {
+        "format": _FORMAT,
+        "version": __version__,
+        "labels": asdict(dataset.labels),
+        "reader": dataset.reader,
+        "bins": n_bins,
+        "regions": [r.name for r in regions],
+        "surface": surface,
+        "files": {path: [s.st_size, s.st_mtime_ns] for path, s in stats.items()},
+    }
+    return json.loads(json.dumps(asked))  # as it comes back from a file: tuples are lists
+
+
+def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
+    """Keep the sums of a case.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    cells = [c for region in sums.regions.values() for c in _all_cells(region)]
+    about = {
+        "question": asked,
+        "case": sums.case,
+        "n_clipped": sums.n_clipped,
+        "scalars": {
+            name: [[getattr(c, s) for s in _SCALARS] for c in region.channels]
+            for name, region in sums.regions.items()
+        },
+        "has_top_label": [r.top_label is not None for r in sums.regions.values()],
+        "distances_mm": sums.distances_mm,
+    }
+    with replacing_file(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            length=np.array([len(c.index) for c in cells]),
+            index=np.concatenate([c.index for c in cells]),
+            count=np.concatenate([c.count for c in cells]),
+            sum_p=np.concatenate([c.sum_p for c in cells]),
+        )
+
+
+def find(path: Path, asked: dict[str, Any]) -> CaseSums | None:
+    """The sums of a case, if they were kept and answer the same question."""
+    try:
+        question, sums = load(path)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None  # not there, not a file of ours, or damaged: read the case again
+    return sums if question == asked else None
+
+
+def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
+    """What :func:`save` kept, and the question that it answers."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        about = json.loads(archive["about"].tobytes())
+        arrays = {name: archive[name] for name in ("length", "index", "count", "sum_p")}
+    return about["question"], _case_sums(about, arrays)
+
+
+def _all_cells(region: RegionSums) -> list[Cells]:
+    top = [] if region.top_label is None else [region.top_label]
+    return [c.cells for c in region.channels] + top
+
+
+def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
+    cuts = np.cumsum(arrays["length"])[:-1]
+    pieces = zip(*(np.split(arrays[k], cuts) for k in ("index", "count", "sum_p")), strict=True)
+    cells = (Cells(*piece) for piece in pieces)
+    regions = {}
+    for (name, scalars), has_top in zip(
+        about["scalars"].items(), about["has_top_label"], strict=True
+    ):
+        channels = tuple(
+            ClassSums(**dict(zip(_SCALARS, values, strict=True)), cells=next(cells))
+            for values in scalars
+        )
+        regions[name] = RegionSums(channels, next(cells) if has_top else None)
+    distances = about["distances_mm"]
+    return CaseSums(
+        about["case"],
+        about["n_clipped"],
+        regions,
+        None if distances is None else tuple(distances),
+    )

@@ -1,0 +1,229 @@
+"""The probabilities of an npz, part by part and checked, without ever holding the whole array.
+
+Inflating is most of the work of reading, so it is done by ISA-L, which is faster than zlib and lets
+other threads run meanwhile. What zipfile would check is checked here too: length and CRC-32.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+
+#: Values in a part.
+PART = 1 << 18
+#: Floating types that nnU-Net's probabilities may have, and by how much the sum over the classes
+#: of a voxel may miss one.
+SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
+
+_READ = 1 << 16  # compressed bytes at a time
+_PARTS_AHEAD = 16  # parts read and not worked on yet, at most
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some voxels of one channel.
+
+    Attributes:
+        channel: which channel.
+        index: the number of the part within its channel.
+        left: how many parts of the channel come after it.
+        start, stop: which voxels, counted in the order of the file.
+        p: their values, float32 or float64, (stop - start,), contiguous.
+        release: gives the memory back for another part; ``p`` is worth nothing afterwards.
+    """
+
+    channel: int
+    index: int
+    left: int
+    start: int
+    stop: int
+    p: NDArray[np.floating]
+    release: Callable[[], None]
+
+
+class ProbabilityFile:
+    """An open npz with one array ``probabilities`` of shape (C, *shape)."""
+
+    def __init__(self, path: Path, member: _Member, header: tuple) -> None:
+        self.path = path
+        self.shape: tuple[int, ...] = header[0]
+        self.fortran_order: bool = header[1] and len(self.shape) > 1
+        self.dtype: np.dtype = header[2]
+        self._member = member
+
+    @property
+    def order(self) -> str:
+        """In which the voxels of a channel come: "C" or "F", as numpy names them."""
+        return "F" if self.fortran_order else "C"
+
+    def parts(self) -> Iterator[Part]:
+        """The whole array, each channel from its first voxel to its last.
+
+        Raises:
+            InputError: the file is cut short or damaged.
+        """
+        n_channels, n_voxels = self.shape[0], math.prod(self.shape[1:])
+        # In Fortran order the channels of a voxel lie side by side, and the voxels run with their
+        # first axis fastest; otherwise one whole channel follows the other.
+        width = n_channels if self.fortran_order else 1
+        step = max(PART // width, 1)
+        free: queue.SimpleQueue[NDArray] = (
+            queue.SimpleQueue()
+        )  # bounds what lies read and not counted
+        for _ in range(_PARTS_AHEAD):
+            free.put(np.empty(step * width, self.dtype))
+        starts = range(0, n_voxels, step)
+        for first in range(0, n_channels, width):
+            for index, start in enumerate(starts):
+                stop, left = min(start + step, n_voxels), len(starts) - 1 - index
+                memory = free.get()
+                values = memory[: (stop - start) * width]
+                self._fill(values)
+                if width == 1 and values.dtype in (np.float32, np.float64):
+                    yield Part(first, index, left, start, stop, values, partial(free.put, memory))
+                    continue
+                for channel in range(first, first + width):
+                    p = values[channel - first :: width]
+                    p = p.astype(np.float64 if p.dtype.itemsize == 8 else np.float32)
+                    yield Part(channel, index, left, start, stop, p, lambda: None)
+                free.put(memory)
+        try:
+            self._member.finish()
+        except ValueError as error:
+            raise _unreadable(self.path, error) from None
+
+    def _fill(self, values: NDArray) -> None:
+        try:
+            self._member.fill(memoryview(values).cast("B"))
+        except (ValueError, EOFError, OSError, isal_zlib.error) as error:
+            raise _unreadable(self.path, error) from None
+
+
+@contextmanager
+def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
+    """Open an npz as nnU-Net writes it. Nothing is ever unpickled.
+
+    Raises:
+        InputError: it is no npz, holds other arrays, or no floating numbers.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    with file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+            names = [m.filename.removesuffix(".npy") for m in members]
+            if names != ["probabilities"]:
+                raise InputError(
+                    f'{path}: expected one array "probabilities" as nnU-Net writes it, found '
+                    f"{names}"
+                )
+            member = _Member(file, members[0])
+            header = _npy_header(member)
+            shape, _, dtype = header
+            if dtype.hasobject:
+                raise ValueError("it holds pickled objects, which are never loaded")
+            if dtype.name not in SUM_TOLERANCE:
+                raise InputError(f"{path}: expected float16, 32 or 64 probabilities, got {dtype}")
+            expected = math.prod(shape) * dtype.itemsize
+            if member.left != expected:
+                raise ValueError(f"{member.left} bytes where {expected} are needed for {shape}")
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            ValueError,
+            EOFError,
+            OSError,
+            struct.error,
+            isal_zlib.error,
+        ) as error:
+            raise _unreadable(path, error) from None
+        yield ProbabilityFile(path, member, header)
+
+
+class _Member:
+    """The bytes of one member of a zip archive, in order."""
+
+    def __init__(self, file: BinaryIO, info: zipfile.ZipInfo) -> None:
+        if info.flag_bits & 1:
+            raise ValueError("it is encrypted")
+        file.seek(info.header_offset)
+        # The local header: its own name and extra field may differ from the directory's.
+        name_length, extra_length = struct.unpack("<26xHH", file.read(30))
+        file.seek(name_length + extra_length, 1)
+        self.left = info.file_size
+        self._file = file
+        self._compressed_left = info.compress_size
+        self._expected_crc = info.CRC
+        self._crc = 0
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            self._inflate = isal_zlib.decompressobj(-15)
+        elif info.compress_type == zipfile.ZIP_STORED:
+            self._inflate = None
+        else:
+            raise ValueError("it is compressed otherwise than by deflate")
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        result = bytearray(size)
+        self.fill(memoryview(result))
+        return bytes(result)
+
+    def fill(self, target: memoryview) -> None:
+        """The next ``len(target)`` bytes, into memory that is there."""
+        done = 0
+        while done < len(target):
+            piece = self._next(len(target) - done)
+            target[done : done + len(piece)] = piece
+            done += len(piece)
+        self._crc = isal_zlib.crc32(target, self._crc)
+        self.left -= len(target)
+
+    def finish(self) -> None:
+        """After the last byte: was it what was written?"""
+        if self._crc != self._expected_crc:
+            raise ValueError("its checksum is wrong: the file is damaged")
+
+    def _next(self, at_most: int) -> bytes:
+        if self._inflate is None:
+            piece = data = self._take(at_most)
+        else:
+            data = self._inflate.unconsumed_tail or self._take(_READ)
+            piece = self._inflate.decompress(data, at_most)
+        if not piece and (not data or self._inflate is None or self._inflate.eof):
+            raise EOFError("it ends too early")
+        return piece
+
+    def _take(self, at_most: int) -> bytes:
+        data = self._file.read(min(at_most, self._compressed_left))
+        self._compressed_left -= len(data)
+        return data
+
+
+def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)  # type: ignore[arg-type]
+    return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: expected an npz file with probabilities, could not read it: {error}"
+    )
