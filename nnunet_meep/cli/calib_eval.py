@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 from nnunet_meep.cli._run import run
 
@@ -125,6 +127,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     output = options.o or pred_folders[0] / "calibration"
     if output.exists() and not output.is_dir():  # said now, not after all the work
         raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
+    # What draws takes a while to load: meanwhile others count.
+    preload = Thread(target=import_module, args=("matplotlib.backends.backend_agg",))
+    preload.start()
     evaluation = evaluate(
         gt_folder,
         pred_folders,
@@ -138,7 +143,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         progress=True,
         keep=output / "cases",
     )
-    # Not before: it draws, and what draws takes memory that counting should have.
+    preload.join()
     from nnunet_meep.evaluation import report
 
     paths = report.write(evaluation, output)

@@ -2,12 +2,13 @@
 
 Bins are equal in width over [0, 1] and half open, ``(l, u]``, with p = 0 in the first one.
 
-Cells are much finer: 16,384 uniform in logit p over [-24, 24], one for what lies beyond on either
-side, and one each for p exactly 0 and exactly 1. No cell straddles an edge of the bins or 1/2, so
-that bins are unions of cells and nothing is approximated in the ECE. A cell keeps the number of
-voxels and the sum of p, with and without the class; every calibration metric follows from those.
+Cells are much finer: 16,384 uniform in logit p over [-24, 24], the outer ones holding what lies
+beyond, and one each for p exactly 0 and exactly 1. No cell holds p of two bins, or p on both sides
+of 1/2, so that bins are unions of cells and nothing is approximated in the ECE. A cell keeps the
+number of voxels and the sum of p, with and without the class; every calibration metric follows.
 
-Sums are float64 and counts int64: float32 stops counting at 2**24, fewer voxels than one heart scan.
+Sums are float64 and counts int64: float32 stops counting at 2**24, fewer voxels than one heart scan
+has.
 """
 
 from __future__ import annotations
@@ -20,12 +21,26 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-N_CELLS = 16_384
+#: Cells of equal width in logit p, and where they end on both sides.
+N_LOGIT_CELLS = 16_384
 LOGIT_LIMIT = 24.0
 #: More bins would be narrower than the cells.
 MAX_BINS = 1000
 #: The logarithmic score clips probabilities to [CLIP, 1 - CLIP].
 CLIP = 1e-12
+
+#: log2(1 + t) = t * (a + b t + c t^2 + ...) within 3e-6 for t in [0, 1].
+LOG2_COEFFICIENTS = (
+    1.4425272941589355,
+    -0.7179135084152222,
+    0.45654061436653137,
+    -0.27596938610076904,
+    0.12010068446397781,
+    -0.025285663083195686,
+)
+#: From log2 of the odds to the cell: cells in a doubling of the odds, and the cell of p = 1/2.
+CELLS_PER_OCTAVE = math.log(2) * N_LOGIT_CELLS / (2 * LOGIT_LIMIT)
+HALF_CELL = N_LOGIT_CELLS / 2
 
 
 def bin_edges(n_bins: int) -> NDArray[np.float64]:
@@ -39,42 +54,59 @@ def bin_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
     return np.searchsorted(bin_edges(n_bins)[1:], p.astype(np.float64, copy=False), side="left")
 
 
+def cell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
+    """The cell of each probability.
+
+    The logarithm is a polynomial in float32, so that a compiled loop (:mod:`.counting`) comes to
+    the same cell in one vectorized pass; p next to the border of two cells may come to lie on
+    either side of it. Three cells of distance at each edge of the bins and at 1/2 keep apart what
+    lies on either side of those, which is decided exactly.
+
+    Args:
+        p: probabilities in [0, 1], any shape.
+        n_bins: number of bins, 1 to ``MAX_BINS``.
+    """
+    p = p.astype(np.float64)
+    odds = np.maximum(p, CLIP).astype(np.float32) / np.maximum(1 - p, CLIP).astype(np.float32)
+    bits = odds.view(np.int32)
+    exponent = ((bits >> 23) - 127).astype(np.float32)
+    t = ((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - np.float32(1)
+    log2 = np.zeros_like(t)
+    for coefficient in reversed(LOG2_COEFFICIENTS):
+        log2 = (log2 + np.float32(coefficient)) * t
+    position = (exponent + log2) * np.float32(CELLS_PER_OCTAVE) + np.float32(HALF_CELL)
+    cell = np.clip(position, 0, N_LOGIT_CELLS - 1).astype(np.intp)
+    return cell + 3 * (bin_index(p, n_bins) + (p > 0.5)) + (p > 0) + (p >= 1)
+
+
 @dataclass(frozen=True)
 class Grid:
     """The cells for a number of bins.
 
     Attributes:
         n_bins: B.
-        edges: ascending, (C - 1,): cell i holds ``edges[i - 1] < p <= edges[i]``, the first one
-            p = 0 alone, the last one p = 1 alone.
+        n_cells: C. The first cell holds p = 0 alone, the last one p = 1 alone.
         bin_of_cell: (C,), the bin in which a cell lies.
         first_above_half: the first cell with p > 1/2.
     """
 
     n_bins: int
-    edges: NDArray[np.float64]
+    n_cells: int
     bin_of_cell: NDArray[np.intp]
     first_above_half: int
-
-    @property
-    def n_cells(self) -> int:
-        """C."""
-        return len(self.bin_of_cell)
 
 
 @lru_cache(maxsize=8)
 def grid(n_bins: int) -> Grid:
     """The cells whose unions are ``n_bins`` bins."""
-    logits = np.linspace(-LOGIT_LIMIT, LOGIT_LIMIT, N_CELLS + 1)
-    uniform = 1 / (1 + np.exp(-logits))
-    uniform[N_CELLS // 2] = 0.5
-    inner = bin_edges(n_bins)[1:-1]
-    edges = np.unique([0.0, *uniform, *inner, np.nextafter(1.0, 0.0)])
+    n_cells = N_LOGIT_CELLS + 3 * n_bins + 2
+    # Up to an edge no cell is more than one beyond the edge's own, behind it none less than two.
+    behind = cell_index(bin_edges(n_bins)[1:-1], n_bins) + 2
     return Grid(
         n_bins=n_bins,
-        edges=edges,
-        bin_of_cell=np.append(bin_index(edges, n_bins), n_bins - 1),
-        first_above_half=int(np.searchsorted(edges, 0.5)) + 1,
+        n_cells=n_cells,
+        bin_of_cell=np.searchsorted(behind, np.arange(n_cells), side="right"),
+        first_above_half=int(cell_index(np.array([0.5]), n_bins)[0]) + 2,
     )
 
 
@@ -106,7 +138,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Sums over the voxels of one class; :func:`merge` is the sums over several cases.
+    """Sums over the voxels of one class.
 
     Attributes:
         tp, fp, fn: voxels of nnU-Net's segmentation against the reference.
@@ -129,6 +161,38 @@ class ClassSums:
     volume_pred_ml: float
     volume_expected_ml: float
     cells: Cells
+
+
+@dataclass(frozen=True)
+class RegionSums:
+    """The sums over the voxels of a region of a case.
+
+    Attributes:
+        channels: for each channel of the probabilities, background included.
+        top_label: of the largest probability of each voxel, y = it is the right one; None for
+            regions of labels, which overlap.
+    """
+
+    channels: tuple[ClassSums, ...]
+    top_label: Cells | None
+
+
+@dataclass(frozen=True)
+class CaseSums:
+    """All that is kept of a case.
+
+    Attributes:
+        case: its name.
+        n_clipped: probabilities that left [0, 1] by rounding and were clipped.
+        regions: sums by the name of the region.
+        distances_mm: for each class ``hd``, ``hd95``, ``assd`` over the whole image; None if not
+            asked for.
+    """
+
+    case: str
+    n_clipped: int
+    regions: dict[str, RegionSums]
+    distances_mm: tuple[dict[str, float], ...] | None
 
 
 class CellTotals:
@@ -177,14 +241,6 @@ class ClassTotals:
         """The sums of all cases."""
         exact = {k: _exact_sum(values) for k, values in self._scalars.items()}
         return ClassSums(cells=self._cells.total(), **exact)  # type: ignore[arg-type]
-
-
-def merge(sums: Sequence[ClassSums], n_cells: int) -> ClassSums:
-    """The sums over all voxels from those of its parts, none of them twice."""
-    totals = ClassTotals(n_cells)
-    for part in sums:
-        totals.add(part)
-    return totals.total()
 
 
 def _exact_sum(values: Sequence[float]) -> float:

@@ -1,8 +1,6 @@
 """The compiled loops: one look at each voxel.
 
-:class:`Counter` sorts probabilities into the cells of :mod:`.bins` while they arrive. To find a
-cell without a logarithm, the leading bits of p (of 1 - p above one half) are looked up in a table
-that says how many edges lie below, and comparisons with the next two edges settle it exactly.
+:class:`Counter` sorts probabilities into the cells of :mod:`.bins` while they arrive.
 """
 
 from __future__ import annotations
@@ -10,29 +8,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.bins import CLIP, Cells, ClassSums, Grid, grid
+from nnunet_meep.evaluation.bins import (
+    CELLS_PER_OCTAVE,
+    CLIP,
+    HALF_CELL,
+    LOG2_COEFFICIENTS,
+    N_LOGIT_CELLS,
+    Cells,
+    ClassSums,
+    Grid,
+    grid,
+)
 
 #: A probability may leave [0, 1] by this much (rounding); it is clipped.
 RANGE_TOLERANCE = 1e-3
-
-# The table has an entry for each of 2**10 parts of each octave down to 2**-35, below which lies
-# no edge but 0 (e**-24 is the smallest).
-_MANTISSA_BITS = 10
-_SHIFT = 52 - _MANTISSA_BITS
-_OCTAVES = 35
-_FIRST_KEY = (1023 - _OCTAVES) << _MANTISSA_BITS
 
 # Voxels are worked on in blocks that stay in the cache; the products of likelihoods have as many
 # factors as cannot underflow: CLIP**16 = 1e-192.
 _FACTORS, _PRODUCTS = 16, 64
 _BLOCK = _FACTORS * _PRODUCTS
+
+# Most voxels of a saturated network have p = 0 or p = 1. Adding to one cell again and again waits
+# for the addition before, so they are spread over several.
+_SPREAD = 8
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,56 +46,35 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(function, nogil=True)
 
 
-class _Lookup(NamedTuple):
-    """Where to start looking for the cell of a probability."""
-
-    edges: NDArray[np.float64]
-    table: NDArray[np.int32]
-    n_keys: int
-
-
-@lru_cache(maxsize=8)
-def _lookup(edges_bytes: bytes) -> _Lookup:
-    edges = np.frombuffer(edges_bytes)
-    n_keys = (1022 << _MANTISSA_BITS) + 1 - _FIRST_KEY
-    keys = np.arange(n_keys, dtype=np.int64) + _FIRST_KEY
-    low, high = ((k << _SHIFT).view(np.float64) for k in (keys, keys + 1))
-    low[0] = 0  # the first key takes all that is smaller
-    # Edges below every p of a key, for p up to one half and for p = 1 - q above it.
-    lowest, highest = np.concatenate([low, 1 - high]), np.concatenate([high, 1 - low])
-    start, stop = (np.searchsorted(edges, p, "left") for p in (lowest, highest))
-    assert (stop - start).max() <= 2  # the comparisons in _count
-    return _Lookup(np.append(edges, [np.inf, np.inf]), start.astype(np.int32), n_keys)
+_A, _B, _C, _D, _E, _F = (np.float32(c) for c in LOG2_COEFFICIENTS)
+_PER_OCTAVE, _HALF = np.float32(CELLS_PER_OCTAVE), np.float32(HALF_CELL)
+_LAST = np.float32(N_LOGIT_CELLS - 1)
+_ONE = np.float32(1)
 
 
 @_compiled
-def _count(
-    p,  # type: ignore[no-untyped-def]
-    codes,
-    y_of_code,
-    edges,
-    table,
-    n_keys,
-    count,
-    sum_p,
-    squared,
-    log_likelihood,
-):
-    """Add the voxels to ``count`` and ``sum_p`` (flat, cell-major: 2 * cell + y).
+def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ignore[no-untyped-def]
+    """Add voxels to ``count`` and ``sum_p`` (flat, cell-major: 2 * cell + y) and to ``sums``.
 
-    ``y_of_code``: 1, 0, or 2 for voxels that are in nothing. Returns how many values are out of
-    range or NaN, and how many were clipped.
+    Behind the cells there is one for what counts nowhere, and ``_SPREAD`` each for p = 0 and p = 1.
+    ``sums``: of squares where y = 0, where y = 1, and of the log likelihood; only if ``score``.
+    Returns how many values are out of range or NaN, and how many were clipped.
     """
     value = np.empty(_BLOCK)
-    smaller = np.empty(_BLOCK)
-    bits = smaller.view(np.int64)
-    slot = np.empty(_BLOCK, np.int32)
+    odds = np.empty(_BLOCK, np.float32)
+    bits = odds.view(np.int32)
+    exponent = np.empty(_BLOCK, np.float32)
+    slot = np.empty(_BLOCK, np.int64)
+    square_plus = np.empty(_BLOCK)
+    square_minus = np.empty(_BLOCK)
     product = np.empty(_PRODUCTS)
-    nowhere = len(count) - 2  # one cell more than there are, for what counts nowhere
+    plus = np.zeros(_PRODUCTS)
+    minus = np.zeros(_PRODUCTS)
+    first_saturated = len(count) // 2 - 2 * _SPREAD
+    nowhere = 2 * (first_saturated - 1)
+    width = 1.0 / n_bins
     n_bad = 0
     n_clipped = 0
-    plus = 0.0
-    minus = 0.0
     log_sum = 0.0
     for start in range(0, len(p), _BLOCK):
         n = min(_BLOCK, len(p) - start)
@@ -101,40 +84,57 @@ def _count(
             n_clipped += (x < 0) | (x > 1)
             x = min(max(x, 0.0), 1.0)
             value[j] = x
-            smaller[j] = min(x, 1 - x)
+            odds[j] = np.float32(max(x, CLIP)) / np.float32(max(1 - x, CLIP))
+        # bins.cell_index, step by step.
         for j in range(n):
+            exponent[j] = np.float32((bits[j] >> 23) - 127)
+            bits[j] = (bits[j] & 0x7FFFFF) | 0x3F800000
+        for j in range(n):
+            t = odds[j] - _ONE
+            log2 = (((((_F * t + _E) * t + _D) * t + _C) * t + _B) * t + _A) * t
+            position = (exponent[j] + log2) * _PER_OCTAVE + _HALF
+            cell = np.int64(min(max(position, np.float32(0)), _LAST))
+            # Edges are at k * width, as numpy's linspace has them; the last one is 1.
             x = value[j]
-            key = max((bits[j] >> _SHIFT) - _FIRST_KEY, 0)
-            cell = table[key + (n_keys if x > 0.5 else 0)]
-            cell += x > edges[cell]
-            cell += x > edges[cell]
+            k = np.int64(x * n_bins)
+            k -= x <= k * width
+            k += x > (k + 1) * width
+            k = min(max(k, 0), n_bins - 1)
+            cell += 3 * (k + (x > 0.5)) + 1
+            saturated = first_saturated + (j & (_SPREAD - 1)) + (_SPREAD if x >= 1 else 0)
+            slot[j] = 2 * (cell if (x > 0) & (x < 1) else saturated)
+        for j in range(n):
             y = y_of_code[codes[start + j]]
-            slot[j] = 2 * cell + y if y < 2 else nowhere
-        for j in range(n):
-            count[slot[j]] += 1
-            sum_p[slot[j]] += value[j]
+            i = slot[j] + y if y < 2 else nowhere
+            slot[j] = i
+            count[i] += 1
+            sum_p[i] += value[j]
+        if not score:
+            continue
         for j in range(n):
             x = value[j]
-            inside = (slot[j] != nowhere) & (x > 0) & (x < 1)
-            miss = 1 - x if slot[j] & 1 else x
+            inside = slot[j] < nowhere
+            y = slot[j] & 1
+            miss = 1 - x if y else x
             square = miss * miss if inside else 0.0
-            if slot[j] & 1:
-                plus += square
-            else:
-                minus += square
+            square_plus[j] = square if y else 0.0
+            square_minus[j] = 0.0 if y else square
             value[j] = min(max(1 - miss, CLIP), 1 - CLIP) if inside else 1.0
         for j in range(n, _BLOCK):
             value[j] = 1.0
-        for j in range(_PRODUCTS):
-            product[j] = value[j]
-        for i in range(1, _FACTORS):
+            square_plus[j] = square_minus[j] = 0.0
+        # Side by side, because one sum after the other waits for the one before.
+        product[:] = 1.0
+        for i in range(0, _BLOCK, _PRODUCTS):
             for j in range(_PRODUCTS):
-                product[j] *= value[i * _PRODUCTS + j]
+                product[j] *= value[i + j]
+                plus[j] += square_plus[i + j]
+                minus[j] += square_minus[i + j]
         for j in range(_PRODUCTS):
             log_sum += math.log(product[j])
-    squared[0] += minus
-    squared[1] += plus
-    log_likelihood[0] += log_sum
+    sums[0] += minus.sum()
+    sums[1] += plus.sum()
+    sums[2] += log_sum
     return n_bad, n_clipped
 
 
@@ -142,6 +142,73 @@ def _count(
 def _count_pairs(a, b, table):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
         table[a[i], b[i]] += 1
+
+
+@_compiled
+def _compare(p, largest, total, tolerance):  # type: ignore[no-untyped-def]
+    n_both = 0
+    for i in range(len(p)):
+        n_both += (p[i] > 0.5) & (largest[i] > 0.5)
+    n_off = 0
+    for i in range(len(total)):
+        total[i] += p[i]
+        n_off += abs(total[i] - 1) > tolerance
+    if len(total) == 0:
+        for i in range(len(p)):
+            n_off += abs(largest[i] + p[i] - 1) > tolerance
+    return n_both, n_off
+
+
+@_compiled
+def _follow(p, channel, largest, winner):  # type: ignore[no-untyped-def]
+    n_unsure = 0
+    for i in range(len(p)):
+        winner[i] = channel if p[i] > largest[i] else winner[i]
+        largest[i] = p[i] if p[i] > largest[i] else largest[i]
+        n_unsure += largest[i] <= 0.5
+    return n_unsure
+
+
+def compare(
+    p: NDArray[np.floating],
+    largest: NDArray[np.floating],
+    total: NDArray[np.floating],
+    tolerance: float,
+) -> tuple[int, int]:
+    """How one more channel goes with those before; to be called before :func:`follow`.
+
+    Args:
+        p: probabilities of the channel, (N,).
+        largest: the largest probability so far, (N,).
+        total: sum of the channels so far, (N,), to which p is added in place; or empty if there
+            was only one channel, whose probability is ``largest``.
+        tolerance: of the sum.
+
+    Returns:
+        For how many voxels both p and ``largest`` are above one half, and for how many the sum of
+        all channels misses one by more than the tolerance.
+    """
+    return _compare(p, largest, total, tolerance)
+
+
+def follow(
+    p: NDArray[np.floating],
+    channel: int,
+    largest: NDArray[np.floating],
+    winner: NDArray[np.unsignedinteger],
+) -> int:
+    """Take one more channel into account, in place.
+
+    Args:
+        p: probabilities of the channel, (N,).
+        channel: its number.
+        largest: the largest probability so far, (N,).
+        winner: its channel, the first one of equal ones, (N,).
+
+    Returns:
+        For how many voxels the largest probability is not above one half now.
+    """
+    return _follow(p, winner.dtype.type(channel), largest, winner)
 
 
 def count_pairs(
@@ -158,7 +225,7 @@ def count_pairs(
 
 @dataclass(frozen=True)
 class Counted:
-    """What a :class:`Counter` counted; see ``ClassSums`` for the meaning."""
+    """What a :class:`Counter` counted; see ``ClassSums`` for the meaning. 0 without ``score``."""
 
     cells: Cells
     squared_minus: float
@@ -169,14 +236,19 @@ class Counted:
 class Counter:
     """Counts the voxels of one class, part by part."""
 
-    def __init__(self, grid: Grid, y_of_code: NDArray[np.uint8]) -> None:
-        """``y_of_code``: for each code 1 (the class), 0 (not), or 2 (the voxel counts nowhere)."""
-        self._lookup = _lookup(grid.edges.tobytes())
-        self._y_of_code = y_of_code
-        self._count = np.zeros((grid.n_cells + 1, 2), np.int64)
-        self._sum_p = np.zeros((grid.n_cells + 1, 2))
-        self._squared = np.zeros(2)
-        self._log_likelihood = np.zeros(1)
+    def __init__(self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool) -> None:
+        """Nothing counted yet.
+
+        Args:
+            grid: the cells.
+            y_of_code: for each code 1 (the class), 0 (not), or 2 (the voxel counts nowhere).
+            score: sum up squares and the log likelihood as well.
+        """
+        self._n_bins, self._score, self._y_of_code = grid.n_bins, score, y_of_code
+        n_slots = grid.n_cells + 1 + 2 * _SPREAD
+        self._count = np.zeros((n_slots, 2), np.int64)
+        self._sum_p = np.zeros((n_slots, 2))
+        self._sums = np.zeros(3)
 
     def add(self, p: NDArray[np.floating], codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
         """Count some more voxels.
@@ -193,19 +265,21 @@ class Counter:
             p,
             codes,
             self._y_of_code,
-            *self._lookup,
+            self._n_bins,
+            self._score,
             self._count.ravel(),
             self._sum_p.ravel(),
-            self._squared,
-            self._log_likelihood,
+            self._sums,
         )
 
     def counted(self) -> Counted:
         """What has been counted so far."""
+        count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
+        zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
+        count[0], count[-1], sum_p[-1] = zeros, ones, ones
         return Counted(
-            Cells.from_dense(self._count[:-1], self._sum_p[:-1]),
-            *self._squared.tolist(),
-            *self._log_likelihood.tolist(),
+            Cells.from_dense(count, sum_p),
+            *self._sums.tolist(),
         )
 
 
@@ -223,7 +297,7 @@ def count_voxels(
     Raises:
         ValueError: p is no probability.
     """
-    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8))
+    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8), score=True)
     exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
     n_bad, _ = counter.add(exact, y.astype(np.uint8))
     if n_bad:

@@ -5,22 +5,31 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 from tqdm import tqdm
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation import kept
-from nnunet_meep.evaluation.bins import CLIP, MAX_BINS, CellTotals, ClassTotals, Grid, grid
+from nnunet_meep.evaluation.bins import (
+    CLIP,
+    MAX_BINS,
+    CellTotals,
+    ClassTotals,
+    Grid,
+    RegionSums,
+    grid,
+)
 from nnunet_meep.evaluation.cases import (
     Case,
     Dataset,
@@ -44,7 +53,7 @@ from nnunet_meep.evaluation.metrics import (
     reliability_bins,
     top_label_metrics,
 )
-from nnunet_meep.evaluation.one_pass import RegionSums, sum_case
+from nnunet_meep.evaluation.reference import Reference, read_reference
 from nnunet_meep.evaluation.regions import Region, parse_region
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
 
@@ -234,19 +243,15 @@ def evaluate(
     with ExitStack() as stack:
         if keep is None:
             keep = Path(stack.enter_context(TemporaryDirectory(prefix="meep-calib-eval-")))
-        keep.mkdir(parents=True, exist_ok=True)
-        work = partial(
-            _try_case,
-            dataset=dataset,
-            n_bins=bins,
-            regions=asked_regions,
-            surface=surface,
-            keep=keep,
-        )
+        job = _Job(dataset, bins, tuple(asked_regions), surface, keep)
+        n_processes = processes or os.cpu_count() or 1
+        outcomes = job.in_this_process if n_processes == 1 else job.in_processes
         # Closed here and not when Python ends, which is too late for the pool's pipes.
-        outcomes = stack.enter_context(closing(_map(work, paired.cases, processes)))
+        results_in_order = stack.enter_context(closing(outcomes(paired.cases, n_processes)))
         bar = stack.enter_context(
-            closing(tqdm(outcomes, total=len(paired.cases), unit="case", disable=not progress))
+            closing(
+                tqdm(results_in_order, total=len(paired.cases), unit="case", disable=not progress)
+            )
         )
         for case, outcome in zip(paired.cases, bar, strict=True):
             if isinstance(outcome, InputError):
@@ -272,34 +277,125 @@ def evaluate(
     )
 
 
-def evaluate_case(
-    case: Case,
-    dataset: Dataset,
-    n_bins: int,
-    regions: Sequence[Region],
-    surface: bool,
-    keep: Path,
-) -> CaseResult:
-    """The metrics of a case, its sums kept in a folder, or taken from there if they are in it.
+_Outcomes: TypeAlias = "Generator[CaseResult | InputError, None, None]"
 
-    Raises:
-        InputError: a file cannot be used.
-        OSError: the sums cannot be written.
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done with each case, and where.
+
+    This process reads references, which takes SimpleITK, and adds up; others count, which takes a
+    compiler. Neither fits twice into the memory that one large case should need.
     """
-    asked = kept.question(case, dataset, n_bins, regions, surface)
-    path = _kept_path(keep, case)
-    sums = kept.find(path, asked)
-    if sums is None:
-        sums = sum_case(case, dataset, n_bins, regions, surface)
-        kept.save(path, sums, asked)
-    return CaseResult(
-        case.name,
-        sums.n_clipped,
-        {
-            name: _region_result(dataset.labels, grid(n_bins), region, sums.distances_mm)
-            for name, region in sums.regions.items()
-        },
-    )
+
+    dataset: Dataset
+    n_bins: int
+    regions: tuple[Region, ...]
+    surface: bool
+    keep: Path
+
+    def in_this_process(self, cases: list[Case], n: int) -> _Outcomes:
+        """One case after the other; ``n`` is 1."""
+        for case in cases:
+            try:
+                reference = None if self._finished(case) else self._read(case)
+                yield self.result(case, reference)
+            except InputError as error:
+                yield error
+
+    def in_processes(self, cases: list[Case], n: int) -> _Outcomes:
+        """Several cases at once, results in the order of the cases."""
+        n = min(n, len(cases))
+        spawn = multiprocessing.get_context("spawn")
+        with (
+            TemporaryDirectory(prefix="meep-calib-eval-") as folder,
+            ProcessPoolExecutor(n, mp_context=spawn) as pool,
+        ):
+            waiting: deque[Future | InputError] = deque()
+            try:
+                if not all(map(self._finished, cases)):
+                    for _ in range(n):  # while this process loads what reads references
+                        pool.submit(_warm_up)
+                for i, case in enumerate(cases):
+                    waiting.append(self._submit(pool, case, Path(folder) / f"{i}.npz"))
+                    # One more than there are processes, so that none waits for a reference.
+                    while len(waiting) > n:
+                        yield _outcome(waiting.popleft())
+                while waiting:
+                    yield _outcome(waiting.popleft())
+            except BrokenProcessPool:
+                raise InputError(
+                    f"one of {n} processes was killed, probably for want of memory; "
+                    f"try fewer (-np {max(n // 2, 1)})"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _submit(self, pool: ProcessPoolExecutor, case: Case, path: Path) -> Future | InputError:
+        if self._finished(case):
+            return pool.submit(self.result, case, None)
+        try:
+            reference = self._read(case)
+        except InputError as error:
+            return error
+        # Through a file, because a pipe would hold it in memory until somebody is there for it.
+        reference.save(path)
+        return pool.submit(self.result, case, path)
+
+    def _read(self, case: Case) -> Reference:
+        return read_reference(case, self.dataset, self.regions)
+
+    def _question(self, case: Case) -> dict[str, Any]:
+        return kept.question(case, self.dataset, self.n_bins, self.regions, self.surface)
+
+    def _finished(self, case: Case) -> bool:
+        return kept.find(_kept_path(self.keep, case), self._question(case)) is not None
+
+    def result(self, case: Case, reference: Reference | Path | None) -> CaseResult:
+        """The metrics of a case, its sums kept; without a reference they are there already.
+
+        Raises:
+            InputError: a file cannot be used.
+            OSError: the sums cannot be written.
+        """
+        labels, path = self.dataset.labels, _kept_path(self.keep, case)
+        if reference is None:
+            _, sums = kept.load(path)
+        else:
+            from nnunet_meep.evaluation.one_pass import sum_case  # the compiled part
+
+            asked = self._question(case)
+            if isinstance(reference, Path):
+                reference = Reference.load_and_remove(reference)
+            sums = sum_case(case, labels, reference, self.n_bins, self.regions, self.surface)
+            kept.save(path, sums, asked)
+        return CaseResult(
+            case.name,
+            sums.n_clipped,
+            {
+                name: _region_result(labels, grid(self.n_bins), region, sums.distances_mm)
+                for name, region in sums.regions.items()
+            },
+        )
+
+
+def _warm_up() -> None:
+    """Load the compiled loops and what else evaluating a case takes, before there is one."""
+    from nnunet_meep.evaluation.counting import count_voxels
+
+    none = np.zeros(1, np.bool_)
+    sums = count_voxels(np.zeros(1, np.float32), none, none, 1)
+    class_metrics(sums, grid(1))
+    top_label_metrics(sums.cells, grid(1))
+
+
+def _outcome(job: Future | InputError) -> CaseResult | InputError:
+    if isinstance(job, InputError):
+        return job
+    try:
+        return job.result()
+    except InputError as error:
+        return error
 
 
 class _Totals:
@@ -373,31 +469,6 @@ def _refuse_unpaired(folders: Folders, paired: PairedCases) -> None:
 
 def _kept_path(keep: Path, case: Case) -> Path:
     return keep / f"{case.name}.npz"
-
-
-def _try_case(case: Case, **arguments: Any) -> CaseResult | InputError:
-    try:
-        return evaluate_case(case, **arguments)
-    except InputError as error:
-        return error
-
-
-def _map(function: Any, cases: list[Case], processes: int | None) -> Generator[Any, None, None]:
-    """``map`` over the cases, in their order, in several processes where that helps."""
-    n = min(processes or os.cpu_count() or 1, len(cases))
-    if n <= 1:
-        yield from map(function, cases)
-        return
-    with ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(function, cases)
-        except BrokenProcessPool:
-            raise InputError(
-                f"one of {n} processes was killed, probably for want of memory; "
-                f"try fewer (-np {n // 2})"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _some(names: list[str]) -> str:

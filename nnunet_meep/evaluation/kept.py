@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.bins import Cells, ClassSums
+from nnunet_meep.evaluation.bins import CaseSums, Cells, ClassSums, RegionSums
 from nnunet_meep.evaluation.cases import Case, Dataset
-from nnunet_meep.evaluation.one_pass import CaseSums, RegionSums
-from nnunet_meep.evaluation.regions import Region, mask_path
+from nnunet_meep.evaluation.regions import Region
 
 #: To be raised whenever what is kept changes its meaning.
 _FORMAT = 1
@@ -33,7 +32,11 @@ def question(
 ) -> dict[str, Any]:
     """All that the sums of a case depend on, as JSON."""
     files = [case.reference, case.probabilities]
-    files += [mask for r in regions if (mask := mask_path(r, case, dataset)) and mask.is_file()]
+    files += [
+        mask
+        for r in regions
+        if (mask := r.mask_path(case.name, dataset.file_ending)) and mask.is_file()
+    ]
     stats = {str(f.resolve()): f.stat() for f in files}
     asked = {
         "format": _FORMAT,
@@ -66,6 +69,7 @@ def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
         "has_top_label": [r.top_label is not None for r in sums.regions.values()],
         "distances_mm": sums.distances_mm,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
         np.savez_compressed(
             temporary,

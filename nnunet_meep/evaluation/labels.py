@@ -71,10 +71,12 @@ class Labels:
         """
         known = self.values if self.ignore_label is None else (*self.values, self.ignore_label)
         small = np.uint8 if known[-1] <= np.iinfo(np.uint8).max else np.uint16
-        with np.errstate(invalid="ignore"):  # NaN as an integer: found unequal below
-            labels = segmentation.astype(small)
-        if not (labels == segmentation).all():
-            raise UnknownLabels(np.setdiff1d(segmentation, known))
+        labels = np.empty(segmentation.shape, small)
+        for i, part in enumerate(segmentation):  # in parts that stay in the cache
+            with np.errstate(invalid="ignore"):  # NaN as an integer: found unequal below
+                labels[i] = part
+            if not np.array_equal(labels[i], part):
+                raise UnknownLabels(np.setdiff1d(segmentation, known))
         if known == tuple(range(len(known))):
             unknown = labels.max(initial=0) >= len(known)  # the codes are the labels
         else:

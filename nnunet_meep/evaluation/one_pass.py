@@ -1,12 +1,12 @@
-"""One reading pass over a case: from its files to the sums from which everything follows.
+"""One reading pass over a case: from its probabilities to the sums from which everything follows.
 
 Probabilities are counted while they are read. Two threads count, each its own voxels (the parts of
 an image in turn), so that the sums do not depend on which of them was faster. Of the voxels
 themselves are kept: the reference, and for labels the largest probability so far, its channel and
 the sum over the channels, from which follow the segmentation, the check that the probabilities sum
-to one, and what is said of the top label. Most of that is known from the classes: a probability above
-one half is the largest one. Only voxels whose largest probability is not above one half, and those
-with two that are (rounding), are counted once more.
+to one, and what is said of the top label. Most of that is known from the classes: a probability
+above one half is the largest one. Only voxels whose largest probability is not above one half, and
+those with two that are (rounding), are counted once more.
 """
 
 from __future__ import annotations
@@ -15,114 +15,79 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.bins import Cells, CellTotals, ClassSums, Grid, grid
-from nnunet_meep.evaluation.cases import Case, Dataset, read_label_map
+from nnunet_meep.evaluation.bins import (
+    CaseSums,
+    Cells,
+    CellTotals,
+    ClassSums,
+    Grid,
+    RegionSums,
+    grid,
+)
+from nnunet_meep.evaluation.cases import Case
 from nnunet_meep.evaluation.counting import (
     RANGE_TOLERANCE,
     Counted,
     Counter,
     class_sums,
+    compare,
     count_pairs,
+    follow,
 )
-from nnunet_meep.evaluation.labels import Labels, UnknownLabels
-from nnunet_meep.evaluation.regions import Region, restrict
+from nnunet_meep.evaluation.labels import Labels
+from nnunet_meep.evaluation.reference import Reference
+from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.stream import SUM_TOLERANCE, Part, ProbabilityFile, open_probabilities
 from nnunet_meep.evaluation.surface import bounding_box, surface_distances_mm
 
 _LANES = 2
 
 
-@dataclass(frozen=True)
-class RegionSums:
-    """The sums over the voxels of a region of a case.
-
-    Attributes:
-        channels: for each channel of the probabilities, background included.
-        top_label: of the largest probability of each voxel, y = it is the right one; None for
-            regions of labels, which overlap.
-    """
-
-    channels: tuple[ClassSums, ...]
-    top_label: Cells | None
-
-
-@dataclass(frozen=True)
-class CaseSums:
-    """All that is kept of a case.
-
-    Attributes:
-        case: its name.
-        n_clipped: probabilities that left [0, 1] by rounding and were clipped.
-        regions: sums by the name of the region.
-        distances_mm: for each class ``hd``, ``hd95``, ``assd`` over the whole image; None if not
-            asked for.
-    """
-
-    case: str
-    n_clipped: int
-    regions: dict[str, RegionSums]
-    distances_mm: tuple[dict[str, float], ...] | None
-
-
 def sum_case(
-    case: Case, dataset: Dataset, n_bins: int, regions: Sequence[Region], surface: bool
+    case: Case,
+    labels: Labels,
+    reference: Reference,
+    n_bins: int,
+    regions: Sequence[Region],
+    surface: bool,
 ) -> CaseSums:
-    """Read a case once and reduce it to its sums.
+    """Read the probabilities of a case once and reduce it to its sums.
 
     Raises:
-        InputError: a file cannot be read, or its values cannot be what they should be; the line
-            names the file, what was expected and what came.
+        InputError: the file cannot be read, or its values cannot be what they should be; the line
+            names it, what was expected and what came.
     """
-    label_map, spacing_mm = read_label_map(case.reference, dataset)
-    labels = dataset.labels
-    try:
-        codes = labels.encode(label_map)
-    except UnknownLabels as error:
-        known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
-        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
-        raise InputError(
-            f"{case.reference}: expected the labels of dataset.json, {known}, found also {found}"
-        ) from None
-    del label_map
+    codes, spacing_mm = reference.codes, reference.spacing_mm
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)
         if file.shape != expected:
             raise InputError(
                 f"{case.probabilities}: expected probabilities of shape {expected} (classes or "
-                f"regions of dataset.json, then the axes of {case.reference.name}), got {file.shape}"
+                f"regions of dataset.json, then the axes of {case.reference.name}), got "
+                f"{file.shape}"
             )
         if not math.prod(expected):
             raise InputError(
-                f"{file.path}: expected voxels, got an empty array of shape {expected}"
+                f"{case.probabilities}: expected voxels, got an empty array of shape {expected}"
             )
-        # Voxels in the order of the file; for crop all count until the padding is known.
-        of_region = {
-            r.name: restrict(codes, r, case, dataset, spacing_mm).ravel(file.order) for r in regions
-        }
-        if "crop" in of_region:
-            of_region.setdefault("image", of_region["crop"])
-        counts = _Counts(labels, grid(n_bins), of_region, file.dtype)
+        counts = _Counts(labels, grid(n_bins), reference, regions, file)
         with _threads() as lanes:
             for part in file.parts():
                 lane = part.index % _LANES
                 lanes[lane].submit(counts.add, part, lane)
-        counts.check(file)
-
+        counts.check()
     voxel_ml = _voxel_ml(codes.shape, spacing_mm)
-    if "crop" in of_region:
-        counts.remove_padding(codes, file.order)
     return CaseSums(
         case.name,
         counts.n_clipped,
-        {r.name: counts.sums(r.name, voxel_ml) for r in regions},
-        counts.distances_mm(codes, spacing_mm, file.order) if surface else None,
+        {r.name: counts.sums(r, voxel_ml) for r in regions},
+        counts.distances_mm() if surface else None,
     )
 
 
@@ -140,26 +105,29 @@ class _Counts:
         self,
         labels: Labels,
         grid: Grid,
-        codes: dict[str, NDArray[np.unsignedinteger]],
-        dtype: np.dtype,
+        reference: Reference,
+        regions: Sequence[Region],
+        file: ProbabilityFile,
     ) -> None:
-        """``codes``: by region, (N,)."""
-        n_voxels = len(next(iter(codes.values())))
-        self._labels, self._grid = labels, grid
+        self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
+        n_voxels = reference.codes.size
         self._has_regions = labels.regions_class_order is not None
-        self._codes = {name: c for name, c in codes.items() if name != "crop"}
-        self._of_channel = [
+        # What is counted where; crop is the image, less its padding, which needs no counting.
+        self.codes = {
+            name: codes.ravel(file.order) for name, codes in reference.codes_of(regions).items()
+        }
+        self.of_channel = [
             labels.y_of_code(labels.channel_members(c)) for c in range(labels.n_channels)
         ]
         n_winners = len(labels.predicted_label)
         self._winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
-        exact = np.float64 if dtype == np.float64 else np.float32
+        exact = np.float64 if file.dtype.itemsize == 8 else np.float32
         self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
         self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
-        self._not_padding = np.zeros(n_voxels if "crop" in codes else 0, np.bool_)
+        self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
+        has_crop = any(r.is_crop for r in regions)
+        self._not_padding = np.zeros(n_voxels if has_crop else 0, np.bool_)
         self._lanes = [_LaneCounts(self) for _ in range(_LANES)]
-        # What crop takes away from the image.
-        self._padding: NDArray[np.int64] | None = None
 
     @property
     def n_clipped(self) -> int:
@@ -178,52 +146,44 @@ class _Counts:
             # Without a background channel padding is 0 in all channels.
             padding = 0 if self._has_regions or part.channel else 1
             self._not_padding[voxels] |= p != padding
-        for name, codes in self._codes.items():
+        for name, codes in self.codes.items():
             n_bad, n_clipped = lane.count(part, name, codes[voxels])
         if n_bad:
             lane.note_bad(p)
         if n_clipped:
             lane.n_clipped += n_clipped
             p = np.clip(p, 0, 1)
+        is_last = part.channel == self.labels.n_channels - 1
         if self._has_regions:
-            self._follow_regions(p, part.channel, voxels)
+            # Later regions overwrite earlier ones.
+            self._winner[voxels][p > 0.5] = part.channel + 1
         else:
-            self._follow_labels(p, part.channel, voxels, lane)
-        if part.channel == self._labels.n_channels - 1:
-            self._settle(voxels, lane)
+            self._follow(p, part.channel, voxels, lane, is_last)
+        if is_last:
+            for name, codes in self.codes.items():
+                count_pairs(codes[voxels], self._winner[voxels], lane.pairs[name])
 
-    def _follow_regions(self, p: NDArray, channel: int, voxels: slice) -> None:
-        self._winner[voxels][p > 0.5] = channel + 1  # later regions overwrite earlier ones
-
-    def _follow_labels(self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts) -> None:
-        largest, winner = self._largest[voxels], self._winner[voxels]
-        total = self._total[voxels]
-        if len(self._total):
-            total += p
-        elif channel:  # two classes: the first one's probability is the largest so far
-            total = largest + p
-        if channel == self._labels.n_channels - 1:
-            lane.sum_error = max(lane.sum_error, float(np.abs(total - 1).max()))
-        if channel:
+    def _follow(
+        self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts, is_last: bool
+    ) -> None:
+        largest, winner, total = self._largest[voxels], self._winner[voxels], self._total[voxels]
+        if channel == 0:
+            largest[:] = p
+            if len(total):
+                total[:] = p
+            return
+        n_both, n_off = compare(p, largest, total, self._sum_tolerance)
+        if n_off and is_last:
+            sums = total if len(total) else largest + p
+            lane.sum_error = max(lane.sum_error, float(np.abs(sums - 1).max()))
+        if n_both:
             both = np.flatnonzero((p > 0.5) & (largest > 0.5))
-            if len(both):
-                wins = p[both] > largest[both]
-                loser = np.where(wins, winner[both], channel)
-                self._count_top(lane.losers, np.minimum(p, largest)[both], loser, both, voxels)
-        larger = p > largest  # the first of equal ones wins
-        winner[larger] = channel
-        np.maximum(largest, p, out=largest)
-
-    def _settle(self, voxels: slice, lane: _LaneCounts) -> None:
-        """All channels of these voxels are there."""
-        winner = self._winner[voxels]
-        for name, codes in self._codes.items():
-            count_pairs(codes[voxels], winner, lane.pairs[name])
-        if not self._has_regions:
-            largest = self._largest[voxels]
+            loser = np.where(p[both] > largest[both], winner[both], channel)
+            self._count_top(lane.losers, np.minimum(p, largest)[both], loser, both, voxels)
+        n_unsure = follow(p, channel, largest, winner)
+        if n_unsure and is_last:
             unsure = np.flatnonzero(largest <= 0.5)
-            if len(unsure):
-                self._count_top(lane.unsure, largest[unsure], winner[unsure], unsure, voxels)
+            self._count_top(lane.unsure, largest[unsure], winner[unsure], unsure, voxels)
 
     def _count_top(
         self,
@@ -233,62 +193,49 @@ class _Counts:
         where: NDArray[np.intp],
         voxels: slice,
     ) -> None:
-        for name, all_codes in self._codes.items():
+        for name, all_codes in self.codes.items():
             codes = all_codes[voxels][where]
-            right = np.where(codes == self._labels.nowhere, 2, codes == channel)
+            right = np.where(codes == self.labels.nowhere, 2, codes == channel)
             counters[name].add(p, right.astype(np.uint8))
 
-    def check(self, file: ProbabilityFile) -> None:
+    def check(self) -> None:
         """After all parts: could these be probabilities?
 
         Raises:
             InputError: they could not.
         """
+        path = self._file.path
         if n := sum(lane.n_not_finite for lane in self._lanes):
-            raise InputError(
-                f"{file.path}: expected probabilities, found {n} values NaN or infinite"
-            )
+            raise InputError(f"{path}: expected probabilities, found {n} values NaN or infinite")
         low = min(lane.low for lane in self._lanes)
         high = max(lane.high for lane in self._lanes)
         if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+            raise InputError(f"{path}: expected probabilities in [0, 1], got {low:g} to {high:g}")
+        worst = max(lane.sum_error for lane in self._lanes)
+        if worst > self._sum_tolerance:
             raise InputError(
-                f"{file.path}: expected probabilities in [0, 1], got {low:g} to {high:g}"
-            )
-        worst, tolerance = (
-            max(lane.sum_error for lane in self._lanes),
-            SUM_TOLERANCE[file.dtype.name],
-        )
-        if worst > tolerance:
-            raise InputError(
-                f"{file.path}: expected probabilities that sum to 1 over the classes within "
-                f"{tolerance:g}, found a voxel that misses it by {worst:.3g}"
+                f"{path}: expected probabilities that sum to 1 over the classes within "
+                f"{self._sum_tolerance:g}, found a voxel that misses it by {worst:.3g}"
             )
 
-    def remove_padding(self, codes: NDArray[np.unsignedinteger], order: str) -> None:
-        """Find what ``crop`` leaves out; its values are known, so that sums need no voxels."""
-        box = bounding_box(self._not_padding.reshape(codes.shape, order=order))
-        n_codes = self._labels.nowhere + 1
-        self._padding = np.bincount(codes.ravel(), minlength=n_codes)
-        if box is not None:
-            self._padding -= np.bincount(codes[box].ravel(), minlength=n_codes)
-
-    def sums(self, region: str, voxel_ml: float) -> RegionSums:
+    def sums(self, region: Region, voxel_ml: float) -> RegionSums:
         """The sums over a region."""
-        counted_as = "image" if region == "crop" else region
-        pairs = sum(lane.pairs[counted_as] for lane in self._lanes)
-        if region == "crop":
-            pairs[:, 0] -= self._padding
-        predicted_label = self._labels.predicted_label
+        counted_as = region.counted_as
+        pairs = np.sum([lane.pairs[counted_as] for lane in self._lanes], axis=0)
+        padding = self._padding() if region.is_crop else None
+        if padding is not None:
+            pairs[:, 0] -= padding
+        predicted_label = self.labels.predicted_label
         channels = []
-        for channel, y_of_code in enumerate(self._of_channel):
+        for channel, y_of_code in enumerate(self.of_channel):
             key = channel, counted_as
             parts = [lane.counted[key] for lane in self._lanes if key in lane.counted]
-            cells = CellTotals(self._grid.n_cells)
+            cells = CellTotals(self.grid.n_cells)
             for part in parts:
                 cells.add(part.cells)
-            if region == "crop":
-                cells.add(self._minus_padding(channel))
-            members = self._labels.channel_members(channel)
+            if padding is not None:
+                cells.add(self._minus_padding(padding, channel))
+            members = self.labels.channel_members(channel)
             predicted = np.isin(predicted_label, members)
             table = pairs[y_of_code < 2]
             y = y_of_code[y_of_code < 2] == 1
@@ -311,34 +258,43 @@ class _Counts:
         return RegionSums(tuple(channels), top)
 
     def _top_label(self, region: str, channels: Sequence[ClassSums]) -> Cells:
-        cells = CellTotals(self._grid.n_cells)
+        cells = CellTotals(self.grid.n_cells)
         for sums in channels:
-            cells.add(sums.cells.between(self._grid.first_above_half, self._grid.n_cells))
+            cells.add(sums.cells.between(self.grid.first_above_half, self.grid.n_cells))
         for lane in self._lanes:
             cells.add(lane.unsure[region].counted().cells)
             cells.add(_negative(lane.losers[region].counted().cells))
         return cells.total()
 
-    def _minus_padding(self, channel: int) -> Cells:
-        y = self._of_channel[channel]
-        count = np.array([[self._padding[y == value].sum() for value in (0, 1)]])
-        if channel == 0 and not self._has_regions:
-            return _negative(
-                Cells(np.array([self._grid.n_cells - 1], np.int32), count, count * 1.0)
-            )
-        return _negative(Cells(np.array([0], np.int32), count, count * 0.0))
+    def _padding(self) -> NDArray[np.int64]:
+        """How many voxels of each code ``crop`` leaves out. What is there is known."""
+        codes = self._reference.codes
+        box = bounding_box(self._not_padding.reshape(codes.shape, order=self._file.order))
+        n_codes = self.labels.nowhere + 1
+        padding = np.bincount(codes.ravel(), minlength=n_codes)
+        if box is not None:
+            padding -= np.bincount(codes[box].ravel(), minlength=n_codes)
+        return padding
 
-    def distances_mm(
-        self, codes: NDArray[np.unsignedinteger], spacing_mm: Sequence[float], order: str
-    ) -> tuple[dict[str, float], ...]:
+    def _minus_padding(self, padding: NDArray[np.int64], channel: int) -> Cells:
+        y = self.of_channel[channel]
+        count = np.array([[padding[y == value].sum() for value in (0, 1)]])
+        if channel == 0 and not self._has_regions:  # background: p = 1
+            last = np.array([self.grid.n_cells - 1], np.int32)
+            return _negative(Cells(last, count, count.astype(np.float64)))
+        return _negative(Cells(np.array([0], np.int32), count, np.zeros((1, 2))))
+
+    def distances_mm(self) -> tuple[dict[str, float], ...]:
         """Surface distances of each class over the whole image."""
-        winner = self._winner.reshape(codes.shape, order=order)
-        labels = self._labels
+        codes, labels = self._reference.codes, self.labels
+        winner = self._winner.reshape(codes.shape, order=self._file.order)
+        self._largest = self._total = np.zeros(0)  # not needed any more
         result = []
         for i in range(len(labels.classes)):
             y = labels.y_of_code(labels.members(i))[codes]
-            predicted = np.isin(labels.predicted_label, labels.members(i))[winner]
-            result.append(surface_distances_mm(y == 1, predicted & (y < 2), spacing_mm))
+            predicted = np.isin(labels.predicted_label, labels.members(i))[winner] & (y < 2)
+            spacing_mm = self._reference.spacing_mm
+            result.append(surface_distances_mm(y == 1, predicted, spacing_mm))
         return tuple(result)
 
 
@@ -346,13 +302,15 @@ class _LaneCounts:
     """What one thread counted."""
 
     def __init__(self, case: _Counts) -> None:
-        self._grid, self._of_channel = case._grid, case._of_channel
-        labels, regions = case._labels, case._codes
+        self._grid, self._of_channel = case.grid, case.of_channel
+        labels, regions = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)
+        # Nobody asks for the Brier score of the background.
+        self._unscored = () if labels.regions_class_order is not None else (0,)
         self._counters: dict[tuple[int, str], Counter] = {}
         self.counted: dict[tuple[int, str], Counted] = {}
-        self.unsure = {name: Counter(self._grid, right) for name in regions}
-        self.losers = {name: Counter(self._grid, right) for name in regions}
+        self.unsure = {name: Counter(self._grid, right, score=False) for name in regions}
+        self.losers = {name: Counter(self._grid, right, score=False) for name in regions}
         n_codes, n_winners = labels.nowhere + 1, len(labels.predicted_label)
         self.pairs = {name: np.zeros((n_codes, n_winners), np.int64) for name in regions}
         self.n_clipped = 0
@@ -364,7 +322,11 @@ class _LaneCounts:
         """Count a part in a region; see :meth:`Counter.add`."""
         key = part.channel, region
         if key not in self._counters:
-            self._counters[key] = Counter(self._grid, self._of_channel[part.channel])
+            self._counters[key] = Counter(
+                self._grid,
+                self._of_channel[part.channel],
+                score=part.channel not in self._unscored,
+            )
         result = self._counters[key].add(part.p, codes)
         if part.left < _LANES:  # no more of this channel comes here: keep what holds voxels
             self.counted[key] = self._counters.pop(key).counted()

@@ -13,18 +13,10 @@ Voxels with the ignore label never count.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.cases import Case, Dataset, read_label_map
-from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.surface import bounding_box, surface_voxels
 
 _FORMS = "image, crop, boundary:MM or mask:FOLDER"
 
@@ -42,6 +34,20 @@ class Region:
     name: str
     margin_mm: float | None = None
     mask_folder: Path | None = None
+
+    @property
+    def is_crop(self) -> bool:
+        """Where that is, only the probabilities say."""
+        return self.name == "crop"
+
+    @property
+    def counted_as(self) -> str:
+        """The region whose voxels are counted: for ``crop`` the image, less its padding."""
+        return "image" if self.is_crop else self.name
+
+    def mask_path(self, case: str, file_ending: str) -> Path | None:
+        """The file that says where a case counts, if the region takes one."""
+        return self.mask_folder and self.mask_folder / f"{case}{file_ending}"
 
 
 def parse_region(name: str) -> Region:
@@ -68,71 +74,3 @@ def parse_region(name: str) -> Region:
             raise InputError(f"{name}: expected a folder of masks, found none")
         return Region(name, mask_folder=Path(value))
     raise InputError(f"{name}: expected a region {_FORMS}")
-
-
-def mask_path(region: Region, case: Case, dataset: Dataset) -> Path | None:
-    """The file that says where a case counts, if the region takes one."""
-    if region.mask_folder is None:
-        return None
-    return region.mask_folder / f"{case.name}{dataset.file_ending}"
-
-
-def restrict(
-    codes: NDArray[np.unsignedinteger],
-    region: Region,
-    case: Case,
-    dataset: Dataset,
-    spacing_mm: Sequence[float],
-) -> NDArray[np.unsignedinteger]:
-    """The codes of a reference (``Labels.encode``) with what lies outside of a region ``nowhere``.
-
-    For ``crop`` it is all of them: where that is, only the probabilities say.
-
-    Raises:
-        InputError: a mask is missing, cannot be read, or has another shape.
-    """
-    inside: NDArray[Any]
-    if region.margin_mm is not None:
-        inside = near_surface(codes, dataset.labels, region.margin_mm, spacing_mm)
-    elif (path := mask_path(region, case, dataset)) is not None:
-        if not path.is_file():
-            raise InputError(f"{path}: expected a mask for {case.name}, found none ({region.name})")
-        mask, _ = read_label_map(path, dataset)
-        if mask.shape != codes.shape:
-            raise InputError(
-                f"{path}: expected a mask of shape {codes.shape} like {case.reference.name}, got "
-                f"{mask.shape}"
-            )
-        inside = mask != 0
-    else:
-        return codes
-    return np.where(inside, codes, codes.dtype.type(dataset.labels.nowhere))
-
-
-def near_surface(
-    codes: NDArray[np.unsignedinteger],
-    labels: Labels,
-    margin_mm: float,
-    spacing_mm: Sequence[float],
-) -> NDArray[np.bool_]:
-    """Voxels within some distance of a surface voxel of any class, (*shape)."""
-    import SimpleITK
-
-    surface = np.zeros(codes.shape, np.bool_)
-    for i in range(len(labels.classes)):
-        surface |= surface_voxels(labels.y_of_code(labels.members(i))[codes] == 1)
-    near = np.zeros_like(surface)
-    box = bounding_box(surface)
-    if box is None:
-        return near
-    # Nothing matters beyond the bounding box and the margin.
-    pads = [math.ceil(margin_mm / mm) for mm in spacing_mm]
-    box = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, pads, strict=True))
-    image = SimpleITK.GetImageFromArray(surface[box].astype(np.uint8))
-    image.SetSpacing([float(s) for s in reversed(spacing_mm)])
-    distance = SimpleITK.SignedMaurerDistanceMap(
-        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
-    )
-    # The filter computes in float32.
-    near[box] = SimpleITK.GetArrayViewFromImage(distance) <= margin_mm * (1 + 1e-6)
-    return near

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.gunzip import GUNZIP_ERRORS
 
 #: Values in a part.
 PART = 1 << 18
@@ -30,7 +31,7 @@ PART = 1 << 18
 SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 
 _READ = 1 << 16  # compressed bytes at a time
-_PARTS_AHEAD = 16  # parts read and not worked on yet, at most
+_PARTS_AHEAD = 8  # parts read and not worked on yet, at most
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ProbabilityFile:
         self._member = member
 
     @property
-    def order(self) -> str:
+    def order(self) -> Literal["C", "F"]:
         """In which the voxels of a channel come: "C" or "F", as numpy names them."""
         return "F" if self.fortran_order else "C"
 
@@ -108,8 +109,8 @@ class ProbabilityFile:
 
     def _fill(self, values: NDArray) -> None:
         try:
-            self._member.fill(memoryview(values).cast("B"))
-        except (ValueError, EOFError, OSError, isal_zlib.error) as error:
+            self._member.fill(values.data.cast("B"))
+        except (ValueError, *GUNZIP_ERRORS) as error:
             raise _unreadable(self.path, error) from None
 
 
@@ -148,10 +149,8 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
             zipfile.BadZipFile,
             NotImplementedError,
             ValueError,
-            EOFError,
-            OSError,
             struct.error,
-            isal_zlib.error,
+            *GUNZIP_ERRORS,
         ) as error:
             raise _unreadable(path, error) from None
         yield ProbabilityFile(path, member, header)
@@ -172,11 +171,9 @@ class _Member:
         self._compressed_left = info.compress_size
         self._expected_crc = info.CRC
         self._crc = 0
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            self._inflate = isal_zlib.decompressobj(-15)
-        elif info.compress_type == zipfile.ZIP_STORED:
-            self._inflate = None
-        else:
+        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        self._inflate = isal_zlib.decompressobj(-15) if deflated else None
+        if not deflated and info.compress_type != zipfile.ZIP_STORED:
             raise ValueError("it is compressed otherwise than by deflate")
 
     def read(self, size: int) -> bytes:

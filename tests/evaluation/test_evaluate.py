@@ -29,7 +29,9 @@ def ece_by_loops(p: np.ndarray, y: np.ndarray, n_bins: int) -> float:
 
 
 def run(folder, tmp_path: Path, *flags: str) -> dict:
+    """The result of the command, in this process if the flags do not say otherwise."""
     out = tmp_path / "out"
+    flags = flags if "-np" in flags else ("-np", "1", *flags)  # others take seconds to start
     assert main([str(folder.gt), str(folder.pred), "-o", str(out), *flags]) == 0
     return json.loads((out / "calibration.json").read_text())
 
@@ -87,16 +89,26 @@ def test_per_case_and_pooled_numbers_agree_with_independent_ones(two_cases, tmp_
 
 
 def test_csv_holds_the_same_numbers(two_cases, tmp_path) -> None:
-    result = run(two_cases, tmp_path, "-np", "1")
+    result = run(two_cases, tmp_path, "--region", "image", "boundary:2")
     with (tmp_path / "out" / "calibration.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r["case"], r["class"]) for r in rows] == [
-        (case, label) for case in "ab" for label in "12"
+    assert [(r["case"], r["region"], r["class"]) for r in rows] == [
+        (case, region, label)
+        for case in "ab"
+        for region in ("image", "boundary:2")
+        for label in ("1", "2", "top_label")
     ]
     for row in rows:
-        case = next(c for c in result["cases"] if c["case"] == row["case"])
-        for metric, value in case["classes"][row["class"]].items():
+        cases = result["cases"]
+        if row["region"] != "image":
+            cases = result["by_region"][row["region"]]["cases"]
+        case = next(c for c in cases if c["case"] == row["case"])
+        values = {**case["classes"], "top_label": case["top_label"]}[row["class"]]
+        assert len(values) >= 9
+        for metric, value in values.items():
             assert float(row[metric]) == value
+        # What a row does not have is empty.
+        assert all(row[m] == "" for m in set(row) - set(values) - {*list(rows[0])[:4]})
 
 
 def test_table_and_picture_are_there(two_cases, tmp_path, capsys) -> None:
@@ -110,6 +122,7 @@ def test_table_and_picture_are_there(two_cases, tmp_path, capsys) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "calibration.csv",
         "calibration.json",
+        "cases",
         "reliability.png",
     ]
 
@@ -249,7 +262,7 @@ class TestBadInput:
         self.p, self.y = two_cases.arrays["a"]
         self.capsys = capsys
         yield
-        assert not self.out.exists()
+        assert not list(self.out.glob("*.*"))
 
     def refused(self, *flags: object) -> str:
         flags = flags if "-np" in flags else ("-np", 1, *flags)  # a process takes seconds to start
@@ -395,10 +408,10 @@ def test_chill_goes_on_and_says_what_it_left_out(two_cases, tmp_path, capsys) ->
 
 def test_a_failing_run_leaves_the_old_result(two_cases, tmp_path, capsys) -> None:
     run(two_cases, tmp_path, "-np", "1")
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.*")}
     (two_cases.pred / "b.npz").write_bytes(b"")
     refused(capsys, two_cases.gt, two_cases.pred, "-o", tmp_path / "out")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.*")} == before
 
 
 @pytest.mark.parametrize("flags", [["--bins", "0"], ["-np", "-1"], ["--bins", "many"], ["--nope"]])

@@ -16,7 +16,7 @@ def test_two_voxels_apart_by_hand() -> None:
     a, b = box((5, 6, 7), 1, 1, 1), box((5, 6, 7), 1, 4, 5)
     distance = np.hypot(3 * 2.0, 4 * 0.5)
     assert surface_distances_mm(a, b, (3.0, 2.0, 0.5)) == pytest.approx(
-        {"hd": distance, "hd95": distance}
+        {"hd": distance, "hd95": distance, "assd": distance}
     )
 
 
@@ -28,7 +28,7 @@ def test_shifted_box_by_hand() -> None:
 
 def test_identical_masks_have_no_distance() -> None:
     a = box((6, 6, 6), slice(1, 4), slice(2, 5), slice(0, 6))
-    assert surface_distances_mm(a, a, (1.0, 2.0, 3.0)) == {"hd": 0.0, "hd95": 0.0}
+    assert surface_distances_mm(a, a, (1.0, 2.0, 3.0)) == dict.fromkeys(("hd", "hd95", "assd"), 0.0)
 
 
 @pytest.mark.parametrize("empty", ["reference", "prediction", "both"])
@@ -66,7 +66,9 @@ def test_one_slice_is_two_dimensional() -> None:
 
 def test_single_voxel_image() -> None:
     one = np.ones((1, 1, 1), dtype=bool)
-    assert surface_distances_mm(one, one, (1.0, 1.0, 1.0)) == {"hd": 0.0, "hd95": 0.0}
+    assert surface_distances_mm(one, one, (1.0, 1.0, 1.0)) == dict.fromkeys(
+        ("hd", "hd95", "assd"), 0.0
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -14,7 +14,8 @@ import torch.multiprocessing as mp
 from scipy.special import expit, softmax
 from scipy.stats import entropy
 
-from nnunet_meep.evaluation.bins import class_sums
+from nnunet_meep.evaluation.bins import grid
+from nnunet_meep.evaluation.counting import count_voxels
 from nnunet_meep.evaluation.metrics import class_metrics
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers.monitor import N_BINS, TrainingMonitor, weighted_parts
@@ -100,7 +101,7 @@ def test_validation_values_are_those_of_the_evaluator_over_all_voxels(kind):
     values = monitor.validation_values()
     p, y = flat(kind, batches)
     expected = [
-        class_metrics(class_sums(prob, truth, prob > 0.5, N_BINS))
+        class_metrics(count_voxels(prob, truth, prob > 0.5, N_BINS), grid(N_BINS))
         for prob, truth in binary(kind, p, y)
     ]
     for key in ("ece", "brier"):
@@ -164,7 +165,7 @@ def test_the_bins_are_the_evaluators_also_at_their_edges():
     p = logits.log_softmax(1)[0, 1].exp().numpy().ravel()
     assert np.isin(p, np.linspace(0, 1, 16)).any()
     y = target.numpy().ravel() == 1
-    expected = class_metrics(class_sums(p, y, p > 0.5, 15))["ece"]
+    expected = class_metrics(count_voxels(p, y, p > 0.5, 15), grid(15))["ece"]
     assert monitor.validation_values()["mean_fg_ece"] == pytest.approx(expected, rel=1e-9)
 
 

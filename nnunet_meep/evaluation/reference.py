@@ -1,0 +1,159 @@
+"""The reference of a case: read, checked, and where it counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.cases import Case, Dataset, read_label_map
+from nnunet_meep.evaluation.labels import Labels, UnknownLabels
+from nnunet_meep.evaluation.regions import Region
+from nnunet_meep.evaluation.surface import bounding_box
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a case, as codes (``Labels.encode``) with the axes of the probabilities.
+
+    Attributes:
+        codes: the whole image, (*shape).
+        restricted: by the name of a region, the same with ``nowhere`` outside of it; regions that
+            are the image (``image``, and ``crop`` until its padding is known) are not in it.
+        spacing_mm: size of a voxel along each axis of ``shape``.
+    """
+
+    codes: NDArray[np.unsignedinteger]
+    restricted: dict[str, NDArray[np.unsignedinteger]]
+    spacing_mm: tuple[float, ...]
+
+    def codes_of(self, regions: Sequence[Region]) -> dict[str, NDArray[np.unsignedinteger]]:
+        """What has to be counted for some regions, by ``Region.counted_as``."""
+        names = {r.counted_as for r in regions}
+        return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
+
+    def save(self, path: Path) -> None:
+        """Write it for :meth:`load_and_remove`, which another process may call."""
+        arrays: dict[str, Any] = {f"region:{name}": c for name, c in self.restricted.items()}
+        np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
+
+    @classmethod
+    def load_and_remove(cls, path: Path) -> Reference:
+        """What :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            restricted = {
+                name.removeprefix("region:"): archive[name]
+                for name in archive.files
+                if name.startswith("region:")
+            }
+            result = cls(archive["codes"], restricted, tuple(archive["spacing_mm"].tolist()))
+        path.unlink()
+        return result
+
+
+def read_reference(case: Case, dataset: Dataset, regions: Sequence[Region]) -> Reference:
+    """Read the reference of a case and what the regions need of it.
+
+    Raises:
+        InputError: a file cannot be read, or holds what it should not.
+    """
+    label_map, spacing_mm = read_label_map(case.reference, dataset)
+    labels = dataset.labels
+    try:
+        codes = labels.encode(label_map)
+    except UnknownLabels as error:
+        known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
+        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
+        raise InputError(
+            f"{case.reference}: expected the labels of dataset.json, {known}, found also {found}"
+        ) from None
+    del label_map
+    restricted = {}
+    for region in regions:
+        inside = _inside(region, case, dataset, codes, spacing_mm)
+        if inside is not None:
+            restricted[region.name] = np.where(inside, codes, codes.dtype.type(labels.nowhere))
+    return Reference(codes, restricted, spacing_mm)
+
+
+def _inside(
+    region: Region,
+    case: Case,
+    dataset: Dataset,
+    codes: NDArray[np.unsignedinteger],
+    spacing_mm: Sequence[float],
+) -> NDArray[Any] | None:
+    """Where a region is, (*shape); None for those that only the probabilities know."""
+    if region.margin_mm is not None:
+        return near_surface(codes, dataset.labels, region.margin_mm, spacing_mm)
+    path = region.mask_path(case.name, dataset.file_ending)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: expected a mask for {case.name}, found none ({region.name})")
+    mask, _ = read_label_map(path, dataset)
+    if mask.shape != codes.shape:
+        raise InputError(
+            f"{path}: expected a mask of shape {codes.shape} like {case.reference.name}, got "
+            f"{mask.shape}"
+        )
+    return mask != 0
+
+
+def near_surface(
+    codes: NDArray[np.unsignedinteger],
+    labels: Labels,
+    margin_mm: float,
+    spacing_mm: Sequence[float],
+) -> NDArray[np.bool_]:
+    """Voxels within some distance of a surface voxel of any class, (*shape)."""
+    import SimpleITK
+
+    surface = _surface_of_any_class(codes, labels)
+    near = np.zeros_like(surface)
+    box = bounding_box(surface)
+    if box is None:
+        return near
+    # Nothing matters beyond the bounding box and the margin.
+    pads = [math.ceil(margin_mm / mm) for mm in spacing_mm]
+    box = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, pads, strict=True))
+    image = SimpleITK.GetImageFromArray(surface[box].astype(np.uint8))
+    image.SetSpacing([float(s) for s in reversed(spacing_mm)])
+    distance = SimpleITK.SignedMaurerDistanceMap(
+        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+    )
+    # The filter computes in float32.
+    near[box] = SimpleITK.GetArrayViewFromImage(distance) <= margin_mm * (1 + 1e-6)
+    return near
+
+
+def _surface_of_any_class(codes: NDArray[np.unsignedinteger], labels: Labels) -> NDArray[np.bool_]:
+    """The union of ``surface_voxels`` of all classes, (*shape), however many there are."""
+    member = np.array(
+        [labels.y_of_code(labels.members(i)) == 1 for i in range(len(labels.classes))]
+    )
+    # [a, b]: a voxel of code a is on the surface if it has a neighbour of code b, because it is of
+    # a class of which that is not. Beyond the edge of the image is no class: nowhere.
+    on_surface = (member[:, :, None] & ~member[:, None, :]).any(axis=0)
+    surface = np.zeros(codes.shape, np.bool_)
+    beyond = np.full(codes.shape[1:], labels.nowhere, codes.dtype)
+    for i, here in enumerate(codes):
+        neighbours = []
+        if len(codes) > 1:
+            neighbours += [codes[i - 1] if i else beyond]
+            neighbours += [codes[i + 1] if i + 1 < len(codes) else beyond]
+        for axis, n in enumerate(here.shape):
+            if n > 1:
+                edge = beyond.take([0], axis)
+                before, after = np.split(here, [n - 1], axis)[0], np.split(here, [1], axis)[1]
+                neighbours += [np.concatenate([edge, before], axis)]
+                neighbours += [np.concatenate([after, edge], axis)]
+        for neighbour in neighbours:
+            surface[i] |= on_surface[here, neighbour]
+    return surface
