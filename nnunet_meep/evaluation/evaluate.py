@@ -305,13 +305,10 @@ class _Job:
 
     def in_processes(self, cases: list[Case], n: int) -> _Outcomes:
         """Several cases at once, results in the order of the cases."""
-        n = min(n, len(cases))
-        spawn = multiprocessing.get_context("spawn")
-        with (
-            TemporaryDirectory(prefix="meep-calib-eval-") as folder,
-            ProcessPoolExecutor(n, mp_context=spawn) as pool,
-        ):
-            waiting: deque[Future | InputError] = deque()
+        n = max(min(n, len(cases)), 1)
+        pool = ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"))
+        waiting: deque[Future | InputError] = deque()
+        with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
             try:
                 if not all(map(self._finished, cases)):
                     for _ in range(n):  # while this process loads what reads references
@@ -329,7 +326,8 @@ class _Job:
                     f"try fewer (-np {max(n // 2, 1)})"
                 ) from None
             finally:
-                pool.shutdown(cancel_futures=True)
+                # Those that have nothing left to do may end while results are written.
+                pool.shutdown(wait=bool(waiting), cancel_futures=True)
 
     def _submit(self, pool: ProcessPoolExecutor, case: Case, path: Path) -> Future | InputError:
         if self._finished(case):

@@ -70,7 +70,7 @@ class Labels:
             UnknownLabels: there are others than these.
         """
         known = self.values if self.ignore_label is None else (*self.values, self.ignore_label)
-        small = np.uint8 if known[-1] <= np.iinfo(np.uint8).max else np.uint16
+        small = np.uint8 if known[-1] < np.iinfo(np.uint8).max else np.uint16
         labels = np.empty(segmentation.shape, small)
         for i, part in enumerate(segmentation):  # in parts that stay in the cache
             with np.errstate(invalid="ignore"):  # NaN as an integer: found unequal below
@@ -152,6 +152,11 @@ def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
         raise InputError(
             f"{path}: the ignore label must be the highest label, {values[-1] + 1}, "
             f"got {ignore_label!r}"
+        )
+    if values[-1] >= np.iinfo(np.uint16).max:
+        raise InputError(
+            f"{path}: expected labels below {np.iinfo(np.uint16).max}, got {values[-1]}; nnU-Net "
+            f"writes segmentations in 16 bits"
         )
     if has_regions:
         order = dataset_json.get("regions_class_order")

@@ -44,7 +44,8 @@ class Part:
         left: how many parts of the channel come after it.
         start, stop: which voxels, counted in the order of the file.
         p: their values, float32 or float64, (stop - start,), contiguous.
-        release: gives the memory back for another part; ``p`` is worth nothing afterwards.
+        release: gives the memory back for another part; to be called for each part, those of the
+            same voxels in the order of their channels. ``p`` is worth nothing afterwards.
     """
 
     channel: int
@@ -81,27 +82,24 @@ class ProbabilityFile:
         # In Fortran order the channels of a voxel lie side by side, and the voxels run with their
         # first axis fastest; otherwise one whole channel follows the other.
         width = n_channels if self.fortran_order else 1
-        step = max(PART // width, 1)
-        free: queue.SimpleQueue[NDArray] = (
-            queue.SimpleQueue()
-        )  # bounds what lies read and not counted
+        step = max(PART // width, PART // 16, 1)
+        starts = range(0, n_voxels, step)
+        free: queue.SimpleQueue[NDArray] = queue.SimpleQueue()  # bounds what lies here unused
         for _ in range(_PARTS_AHEAD):
             free.put(np.empty(step * width, self.dtype))
-        starts = range(0, n_voxels, step)
         for first in range(0, n_channels, width):
             for index, start in enumerate(starts):
                 stop, left = min(start + step, n_voxels), len(starts) - 1 - index
                 memory = free.get()
                 values = memory[: (stop - start) * width]
                 self._fill(values)
-                if width == 1 and values.dtype in (np.float32, np.float64):
-                    yield Part(first, index, left, start, stop, values, partial(free.put, memory))
-                    continue
                 for channel in range(first, first + width):
                     p = values[channel - first :: width]
-                    p = p.astype(np.float64 if p.dtype.itemsize == 8 else np.float32)
-                    yield Part(channel, index, left, start, stop, p, lambda: None)
-                free.put(memory)
+                    if width > 1 or p.dtype not in (np.float32, np.float64):
+                        p = p.astype(np.float64 if p.dtype.itemsize == 8 else np.float32)
+                    is_last = channel == first + width - 1
+                    release = partial(free.put, memory) if is_last else _nothing
+                    yield Part(channel, index, left, start, stop, p, release)
         try:
             self._member.finish()
         except ValueError as error:
@@ -112,6 +110,10 @@ class ProbabilityFile:
             self._member.fill(values.data.cast("B"))
         except (ValueError, *GUNZIP_ERRORS) as error:
             raise _unreadable(self.path, error) from None
+
+
+def _nothing() -> None:
+    """What is released with another part."""
 
 
 @contextmanager

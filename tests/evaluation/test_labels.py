@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.labels import read_labels
+from nnunet_meep.evaluation.labels import UnknownLabels, read_labels
 
 PATH = Path("dataset.json")
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
@@ -24,21 +24,44 @@ def test_regions() -> None:
     assert labels.keys == ("(1, 2)", "2")
     assert labels.n_channels == 2
     assert labels.values == (0, 1, 2)
-    segmentation = np.array([0, 1, 2, 3])
-    assert labels.mask(segmentation, 0).tolist() == [False, True, True, False]
-    assert labels.mask(segmentation, 1).tolist() == [False, False, True, False]
+    # Codes 0, 1, 2 and nowhere.
+    assert labels.y_of_code(labels.members(0)).tolist() == [0, 1, 1, 2]
+    assert labels.y_of_code(labels.members(1)).tolist() == [0, 0, 1, 2]
+    assert labels.predicted_label == (0, 1, 2)
 
 
-def test_segmentation_of_regions_writes_later_regions_over_earlier_ones() -> None:
-    labels = read_labels({"labels": REGIONS, "regions_class_order": [1, 2]}, PATH)
-    p = np.array([[0.5, 0.6, 0.9, 0.1], [0.1, 0.5, 0.8, 0.7]])
-    assert labels.segmentation(p).tolist() == [0, 1, 2, 2]
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8])
+def test_codes_are_positions_among_the_labels_and_the_ignore_label_is_nowhere(dtype) -> None:
+    gaps = {"background": 0, "all": [7, 100], "core": 100, "ignore": 101}
+    labels = read_labels({"labels": gaps, "regions_class_order": [7, 100]}, PATH)
+    codes = labels.encode(np.array([[0, 7], [100, 101]], dtype))
+    assert codes.tolist() == [[0, 1], [2, labels.nowhere]]
+    assert codes.dtype == np.uint8
 
 
-def test_segmentation_of_labels_is_the_first_of_equal_probabilities() -> None:
-    labels = read_labels({"labels": {"background": 0, "a": 1, "b": 2}}, PATH)
-    p = np.array([[0.4, 0.2, 0.5], [0.4, 0.4, 0.0], [0.2, 0.4, 0.5]])
-    assert labels.segmentation(p).tolist() == [0, 1, 0]
+def test_codes_of_labels_without_gaps_are_the_labels() -> None:
+    labels = read_labels({"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}, PATH)
+    assert labels.encode(np.arange(4.0)[None]).tolist() == [[0, 1, 2, 3]]
+    assert labels.nowhere == 3
+
+
+@pytest.mark.parametrize("n", [255, 256, 300])
+def test_many_labels_have_codes_of_their_own(n) -> None:
+    names = {"background": 0, **{f"c{i}": i for i in range(1, n)}}
+    labels = read_labels({"labels": names}, PATH)
+    every = np.arange(n, dtype=np.float32)[None]
+    assert np.array_equal(labels.encode(every), every)
+    assert labels.nowhere == n
+
+
+@pytest.mark.parametrize("value", [3, -1, 0.5, 255, 256, 65536, np.nan, np.inf])
+@pytest.mark.parametrize("values", [[1, 2], [1, 9]])
+def test_unknown_labels_are_named(values, value) -> None:
+    names = {"background": 0, "all": values, "core": values[1]}
+    labels = read_labels({"labels": names, "regions_class_order": values}, PATH)
+    with pytest.raises(UnknownLabels) as error:
+        labels.encode(np.array([[0, values[0]], [values[1], value]], np.float32))
+    assert np.array_equal(error.value.args[0], [value], equal_nan=True)
 
 
 @pytest.mark.slow
@@ -63,7 +86,11 @@ def test_agrees_with_nnunets_label_manager(labels, order) -> None:
     )
     p = np.random.default_rng(0).random((ours.n_channels, 5, 6)).astype(np.float32)
     expected = theirs.convert_probabilities_to_segmentation(p)
-    assert np.array_equal(ours.segmentation(p), expected)
+    if order is None:
+        winner = p.argmax(0)
+    else:  # the last channel above one half, counted from 1
+        winner = np.max([(q > 0.5) * (i + 1) for i, q in enumerate(p)], axis=0)
+    assert np.array_equal(np.array(ours.predicted_label)[winner], expected)
 
 
 @pytest.mark.parametrize(
