@@ -26,14 +26,26 @@ def reliability_figure(classes: dict[str, dict[str, Any]], title: str, columns: 
 
     columns = min(columns, len(classes))
     rows = math.ceil(len(classes) / columns)
-    figure = Figure(figsize=(4.2 * columns, 5.6 * rows), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    # Two rows of axes for each row of classes: the diagram, and its histogram below.
-    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 1.1] * rows)
+    # Inches, and no layout engine: those take a minute for a hundred classes.
+    panel_width, panel_height, left, right, top, bottom = 4.1, 5.5, 0.75, 0.2, 0.85, 0.5
+    width, height = columns * panel_width, rows * panel_height
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
     for i, (key, entry) in enumerate(classes.items()):
         row, column = divmod(i, columns)
-        diagram = figure.add_subplot(grid[2 * row, column])
-        histogram = figure.add_subplot(grid[2 * row + 1, column], sharex=diagram)
+        # The diagram, and its histogram below.
+        cell = figure.add_gridspec(
+            2,
+            1,
+            height_ratios=[3, 1.1],
+            hspace=0.1,
+            left=(column * panel_width + left) / width,
+            right=((column + 1) * panel_width - right) / width,
+            top=1 - (row * panel_height + top) / height,
+            bottom=1 - ((row + 1) * panel_height - bottom) / height,
+        )
+        diagram = figure.add_subplot(cell[0])
+        histogram = figure.add_subplot(cell[1], sharex=diagram)
         plot_reliability(diagram, entry["pooled"]["bins"])
         plot_histogram(histogram, entry["pooled"]["bins"])
         ece = entry["pooled"]["ece"]

@@ -51,9 +51,9 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         json_path.write_text(json.dumps(_nan_to_none(result), indent=1, allow_nan=False) + "\n")
         _write_csv(evaluation, csv_path)
         region = next(iter(evaluation.pooled))
-        figure = reliability_figure(
-            result["classes"], f"{describe(region)}, {len(evaluation.cases)} cases"
-        )
+        n = len(evaluation.cases)
+        title = f"{describe(region)}, {n} case{'s' * (n != 1)}"
+        figure = reliability_figure(result["classes"], title)
         figure.savefig(png_path, dpi=150)
     return paths
 

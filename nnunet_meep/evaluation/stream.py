@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import queue
 import struct
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -152,6 +153,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
             NotImplementedError,
             ValueError,
             struct.error,
+            tokenize.TokenError,  # numpy, from a damaged header
             *GUNZIP_ERRORS,
         ) as error:
             raise _unreadable(path, error) from None

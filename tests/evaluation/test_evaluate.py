@@ -127,13 +127,6 @@ def test_table_and_picture_are_there(two_cases, tmp_path, capsys) -> None:
     ]
 
 
-def test_several_processes_give_the_same_bytes(two_cases, tmp_path) -> None:
-    run(two_cases, tmp_path, "-np", "1")
-    one = (tmp_path / "out" / "calibration.json").read_bytes()
-    run(two_cases, tmp_path, "-np", "2")
-    assert (tmp_path / "out" / "calibration.json").read_bytes() == one
-
-
 def test_ignored_voxels_are_in_nothing(make_folder, tmp_path) -> None:
     folder = make_folder({"background": 0, "lesion": 1, "ignore": 2})
     p, reference = softmax_case(np.random.default_rng(0), (4, 6, 6), n_classes=2)

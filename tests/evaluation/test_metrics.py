@@ -1,11 +1,413 @@
+import itertools
+from functools import lru_cache
+
 import numpy as np
 import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from scipy.special import expit
 from scipy.stats import bootstrap
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
 
-from nnunet_meep.evaluation.metrics import over_cases
+from nnunet_meep.evaluation.bins import CLIP, bin_edges, grid
+from nnunet_meep.evaluation.counting import count_voxels
+from nnunet_meep.evaluation.metrics import (
+    CLASS_METRICS,
+    ERROR_METRICS,
+    TOP_LABEL_METRICS,
+    class_metrics,
+    error_metrics,
+    over_cases,
+    reliability_bins,
+    top_label_metrics,
+)
+
+# The worked example of the specification: ten voxels, five bins.
+P = np.array([0.22, 0.48, 0.49, 0.96, 0.55, 0.64, 0.78, 0.82, 0.34, 0.87])
+Y = np.array([0, 1, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
 
 
-def test_summary_of_three_cases_and_an_undefined_one() -> None:
+def of_class(p, y, n_bins=15):
+    return class_metrics(count_voxels(p, y, p > 0.5, n_bins), grid(n_bins))
+
+
+def of_top_label(confidence, correct, n_bins=15):
+    return top_label_metrics(count_voxels(confidence, correct, correct, n_bins).cells, grid(n_bins))
+
+
+def of_errors(p, y, n_bins=15):
+    return error_metrics(count_voxels(p, y, y, n_bins).cells, grid(n_bins))
+
+
+@st.composite
+def voxels(draw, elements=None):
+    dtype, width = draw(st.sampled_from([(np.float16, 16), (np.float32, 32), (np.float64, 64)]))
+    n = draw(st.integers(1, 60))
+    anything = st.floats(0, 1, width=width)
+    p = draw(npst.arrays(dtype, n, elements=anything if elements is None else elements))
+    return p, draw(npst.arrays(np.bool_, n))
+
+
+#: So far apart that each has a cell of its own.
+coarse = st.integers(0, 64).map(lambda k: k / 64)
+
+
+def overconfident(n, seed, spread):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-2, spread, n)
+    return expit(z).astype(np.float32), rng.random(n) < expit(z / 2.5)
+
+
+def calibrated(n, seed, spread):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-1, spread, n)
+    return expit(z).astype(np.float32), rng.random(n) < expit(z)
+
+
+def chosen(n, seed, values, rate):
+    rng = np.random.default_rng(seed)
+    p = rng.choice(values, n).astype(np.float32)
+    return p, rng.random(n) < rate(p)
+
+
+@lru_cache
+def many(name):
+    n = 300_000
+    rng = np.random.default_rng(9)
+    return {
+        "saturated": lambda: overconfident(n, 1, 7),
+        "less saturated": lambda: overconfident(n, 2, 3),
+        "calibrated": lambda: calibrated(n, 3, 6),
+        "calibrated, unsure": lambda: calibrated(n, 4, 2),
+        "few values": lambda: chosen(n, 5, [0, 0.1, 0.3, 0.35, 0.8, 1], lambda p: 0.1 + 0.7 * p),
+        "few values, calibrated": lambda: chosen(n, 6, [0.1, 0.3, 0.35, 0.8], lambda p: p),
+        "one value": lambda: chosen(n, 7, [0.7], lambda p: p - 0.2),
+        "one cell": lambda: (
+            rng.uniform(0.7001, 0.7003, n).astype(np.float32),
+            rng.random(n) < 0.5,
+        ),
+    }[name]()
+
+
+MANY = ["saturated", "less saturated", "calibrated", "calibrated, unsure"]
+FEW = ["few values", "few values, calibrated", "one value"]
+
+
+def test_worked_example() -> None:
+    metrics = of_class(P, Y, 5)
+    assert metrics["ece"] == pytest.approx(0.315)
+    assert metrics["mce"] == pytest.approx(0.55)
+    assert metrics["ace"] == pytest.approx(0.305)
+    assert metrics["brier"] == pytest.approx(0.30859)
+    assert metrics["brier_plus"] == pytest.approx(0.1864833, abs=1e-7)
+    assert metrics["nll"] == pytest.approx(0.9484718, abs=1e-7)
+    # By hand: p > 0.5 in 6 voxels, 4 of them true; 6 voxels are positive.
+    assert metrics["dice"] == pytest.approx(2 * 4 / (6 + 6))
+    volumes = [metrics[f"volume_{which}_ml"] for which in ("true", "pred", "expected")]
+    assert volumes == pytest.approx([6, 6, P.sum()])
+
+
+def test_the_reference_gives_the_worked_example() -> None:
+    assert reference.ece(P, Y, 5) == pytest.approx(0.315)
+    assert reference.mce(P, Y, 5) == pytest.approx(0.55)
+    assert reference.ace(P, Y, 5) == pytest.approx(0.305)
+    assert reference.brier(P, Y) == pytest.approx(0.30859)
+    assert reference.brier_plus(P, Y) == pytest.approx(0.1864833, abs=1e-7)
+    assert reference.nll(P, Y) == pytest.approx(0.9484718, abs=1e-7)
+
+
+def test_equal_mass_in_the_worked_example_by_hand() -> None:
+    # Sorted: .22 .34 | .48 .49 | .55 .64 | .78 .82 | .87 .96 with y = 0 1 | 1 0 | 1 1 | 1 1 | 0 0.
+    gaps = np.array([0.28 - 0.5, 0.485 - 0.5, 0.595 - 1, 0.8 - 1, 0.915])
+    variance = np.array([0.25, 0.25, 0, 0, 0])
+    metrics = of_class(P, Y, 5)
+    assert metrics["ece_adaptive"] == pytest.approx(abs(gaps).mean())
+    assert metrics["ece_l2_debiased"] == pytest.approx(np.sqrt((gaps**2 - variance).mean()))
+    assert reference.ece_adaptive(P, Y, 5) == pytest.approx(abs(gaps).mean())
+    squared = reference.ece_l2_debiased(P, Y, 5) ** 2
+    assert squared == pytest.approx((gaps**2 - variance).mean())
+
+
+def test_the_keys_are_those_of_the_tables() -> None:
+    assert set(of_class(P, Y)) == set(CLASS_METRICS)
+    assert set(of_top_label(P, Y)) == set(TOP_LABEL_METRICS)
+    assert set(of_errors(P, Y)) == set(ERROR_METRICS)
+
+
+@given(voxels(), st.integers(1, 20))
+def test_exact_metrics_are_those_of_the_equations(data, n_bins) -> None:
+    p, y = data
+    metrics, p64 = of_class(p, y, n_bins), p.astype(np.float64)
+    assert metrics["brier"] == pytest.approx(reference.brier(p64, y), abs=1e-14)
+    # 1 - (1 - p) is what is left of p = 1e-12.
+    assert metrics["nll"] == pytest.approx(reference.nll(p64, y), rel=3e-6, abs=1e-12)
+    for name in ("ece", "mce", "ace"):
+        expected = getattr(reference, name)(p64, y, n_bins)
+        assert metrics[name] == pytest.approx(expected, abs=1e-12), name
+    for name, stratum in (("brier_plus", y), ("brier_minus", ~y)):
+        if stratum.any():
+            expected = getattr(reference, name)(p64, y)
+            assert metrics[name] == pytest.approx(expected, abs=1e-14), name
+        else:
+            assert np.isnan(metrics[name])
+    if y.any() or (p > 0.5).any():
+        assert metrics["dice"] == pytest.approx(reference.dice(p > 0.5, y))
+
+
+@given(voxels())
+def test_brier_is_the_weighted_mean_of_its_strata(data) -> None:
+    metrics, pi = of_class(*data), data[1].mean()
+    strata = [
+        share * metrics[name]
+        for share, name in ((pi, "brier_plus"), (1 - pi, "brier_minus"))
+        if share
+    ]
+    assert metrics["brier"] == pytest.approx(sum(strata), rel=1e-12, abs=1e-300)
+
+
+@given(voxels(), st.integers(1, 20))
+def test_brier_and_reliability_agree_with_scikit_learn(data, n_bins) -> None:
+    p, y = data
+    p64 = p.astype(np.float64)
+    metrics = of_class(p, y, n_bins)
+    if 0 < y.sum() < y.size:
+        assert metrics["brier"] == pytest.approx(brier_score_loss(y, p64))
+        assert metrics["brier_plus"] == pytest.approx(brier_score_loss(y[y], p64[y], pos_label=1))
+    # scikit-learn puts an edge itself into another bin; elsewhere the curves are the same.
+    if not np.isin(p64, bin_edges(n_bins)[1:-1]).any():
+        mean_y, mean_p = calibration_curve(y, p64, n_bins=n_bins)
+        bins = reliability_bins(count_voxels(p, y, y, n_bins).cells, grid(n_bins))
+        n = np.array(bins["count"])
+        assert np.array(bins["mean_y"])[n > 0] == pytest.approx(mean_y)
+        assert np.array(bins["mean_p"])[n > 0] == pytest.approx(mean_p)
+        gap = abs(mean_p - mean_y)
+        assert metrics["ece"] == pytest.approx((n[n > 0] / len(p) * gap).sum(), abs=1e-12)
+        assert metrics["mce"] == pytest.approx(gap.max(), abs=1e-12)
+        assert metrics["ace"] == pytest.approx(gap.mean(), abs=1e-12)
+
+
+@given(voxels())
+def test_nll_agrees_with_scikit_learn(data) -> None:
+    p, y = data
+    clipped = np.clip(p.astype(np.float64), CLIP, 1 - CLIP)
+    expected = log_loss(y, clipped, labels=[0, 1])
+    assert of_class(p, y)["nll"] == pytest.approx(expected, rel=3e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_bins", [7, 15, 50])
+@pytest.mark.parametrize("name", ["saturated", "calibrated, unsure"])
+def test_binned_errors_agree_with_netcal(name, n_bins) -> None:
+    netcal = pytest.importorskip("netcal.metrics")
+    p, y = many(name)
+    p = p.astype(np.float64)
+    metrics = of_class(p, y, n_bins)
+    for key, measure in (("ece", netcal.ECE), ("mce", netcal.MCE), ("ace", netcal.ACE)):
+        assert metrics[key] == pytest.approx(measure(n_bins).measure(p, y), abs=1e-10), key
+    adaptive = netcal.ECE(n_bins, equal_intervals=False).measure(p, y)
+    assert metrics["ece_adaptive"] == pytest.approx(adaptive, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", [*MANY, *FEW, "one cell"])
+def test_smooth_error_agrees_with_relplot(name) -> None:
+    relplot = pytest.importorskip("relplot")
+    p, y = many(name)
+    # relplot does not mirror what lies at the very ends, and loses half of it; its search ends at a
+    # thousandth.
+    inside = (p > 0.01) & (p < 0.99)
+    p, y = p[inside].astype(np.float64), y[inside]
+    assert of_class(p, y)["smece"] == pytest.approx(relplot.smECE(p, y), abs=2e-3)
+
+
+@pytest.mark.parametrize("n_bins", [15, 50])
+def test_top_label_errors_agree_with_fiducio(n_bins) -> None:
+    fiducio = pytest.importorskip("fiducio.metrics")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (4, 20_000))
+    p = np.exp(logits) / np.exp(logits).sum(axis=0)
+    y = (p**0.5 / (p**0.5).sum(axis=0)).cumsum(axis=0) < rng.random(20_000)
+    y = y.sum(axis=0).clip(max=3)
+    metrics = of_top_label(p.max(axis=0), p.argmax(axis=0) == y, n_bins)
+    curve = fiducio.reliability_curve(p[None], y[None], n_bins=n_bins)
+    assert metrics["ece"] == pytest.approx(curve.ece, abs=1e-9)
+    assert metrics["ace"] == pytest.approx(curve.ace, abs=1e-9)
+    assert metrics["ece"] > 0.05
+
+
+@given(voxels(coarse), st.integers(1, 20))
+def test_metrics_of_ranks_are_exact_where_cells_hold_one_value(data, n_bins) -> None:
+    p, y = data
+    metrics, p64 = of_class(p, y, n_bins), p.astype(np.float64)
+    expected = reference.ece_adaptive(p64, y, n_bins)
+    assert metrics["ece_adaptive"] == pytest.approx(expected, abs=1e-12)
+    squared = reference.ece_l2_debiased(p64, y, n_bins) ** 2
+    assert metrics["ece_l2_debiased"] ** 2 == pytest.approx(squared, abs=1e-12)
+    assert of_top_label(p, y, n_bins)["aurc"] == pytest.approx(reference.aurc(p64, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [*MANY, *FEW, "one cell"])
+@pytest.mark.parametrize("metric", ["ece_adaptive", "ece_l2_debiased"])
+def test_equal_mass_errors_of_cells_are_close_to_those_of_voxels(name, metric) -> None:
+    p, y = many(name)
+    expected = getattr(reference, metric)(p.astype(np.float64), y, 15)
+    assert of_class(p, y)[metric] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [*MANY, *FEW, "one cell"])
+def test_the_smooth_error_of_cells_is_close_to_that_of_voxels(name) -> None:
+    p, y = many(name)
+    p64, width = p.astype(np.float64), of_class(p, y)["smece"]
+    # The error falls as the width grows: the two are equal somewhere in between.
+    assert reference.smoothed_error(p64, y, width - 1e-4) > width - 1e-4
+    assert reference.smoothed_error(p64, y, width + 1e-4) < width + 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_smooth_error_of_few_voxels(seed) -> None:
+    p, y = overconfident(500, seed, 4)
+    expected = reference.smece(p.astype(np.float64), y)
+    assert of_class(p, y)["smece"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [*MANY, *FEW])
+def test_aurc_of_cells_is_close_to_that_of_voxels(name) -> None:
+    p, y = many(name)
+    confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
+    expected = reference.aurc(confidence.astype(np.float64), correct)
+    assert of_top_label(confidence, correct)["aurc"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_one_cell_is_one_cell() -> None:
+    p, y = many("one cell")
+    assert len(np.unique(p)) > 1000
+    assert len(count_voxels(p, y, y, 15).cells.index) == 1
+
+
+@pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_all_errors_of_one_value_are_its_distance(q) -> None:
+    y = np.arange(1000) < 300
+    metrics = of_class(np.full(1000, q), y)
+    for name in ("ece", "mce", "ace", "ece_adaptive", "smece"):
+        assert metrics[name] == pytest.approx(abs(q - 0.3), abs=1e-6), name
+    squared = (q - 0.3) ** 2 - 0.3 * 0.7 / 999
+    assert metrics["ece_l2_debiased"] == pytest.approx(np.sqrt(squared))
+
+
+def test_the_debiased_square_is_right_on_average_where_the_plain_one_is_too_large() -> None:
+    rng = np.random.default_rng(0)
+    p = np.repeat(np.linspace(0.2, 0.8, 5), 20)
+    squares, plain = [], []
+    for _ in range(150):
+        y = rng.random(len(p)) < p + 0.15
+        squares.append(of_class(p, y, 5)["ece_l2_debiased"] ** 2)
+        plain.append(((p - y).reshape(5, 20).mean(axis=1) ** 2).mean())
+    assert np.mean(squares) == pytest.approx(0.15**2, rel=0.1)
+    assert np.mean(plain) > 1.3 * 0.15**2
+
+
+def test_no_metric_exists_without_voxels() -> None:
+    p, y = np.zeros(0), np.zeros(0, np.bool_)
+    for metrics in (of_class(p, y), of_top_label(p, y), of_errors(p, y)):
+        assert np.isnan(list(metrics.values())).all()
+    bins = reliability_bins(count_voxels(p, y, y, 3).cells, grid(3))
+    assert bins["count"] == [0, 0, 0]
+    assert np.isnan(bins["mean_p"] + bins["mean_y"]).all()
+
+
+def test_without_the_class_only_what_needs_it_is_undefined() -> None:
+    metrics = of_class(np.zeros(3), np.zeros(3, np.bool_), 5)
+    assert {name for name, value in metrics.items() if np.isnan(value)} == {"dice", "brier_plus"}
+    assert metrics["brier"] == metrics["brier_minus"] == metrics["ece"] == 0
+
+
+def test_a_perfect_prediction_has_no_error() -> None:
+    metrics = of_class(Y.astype(np.float64), Y)
+    expected = dict.fromkeys(CLASS_METRICS, 0.0) | {"dice": 1.0, "nll": 1e-12}
+    expected |= {f"volume_{which}_ml": 6 for which in ("true", "pred", "expected")}
+    assert metrics.pop("smece") == pytest.approx(expected.pop("smece"), abs=1e-6)
+    assert metrics == pytest.approx(expected, rel=1e-3, abs=0)
+
+
+def test_the_worst_prediction_has_all_the_error_there_is() -> None:
+    metrics = of_class(1.0 - Y, Y)
+    for name in ("brier", "brier_plus", "brier_minus", "ece", "mce", "ace", "ece_adaptive"):
+        assert metrics[name] == 1, name
+    assert metrics["ece_l2_debiased"] == 1
+    assert metrics["dice"] == 0
+    assert metrics["nll"] == pytest.approx(-np.log(CLIP))
+    assert metrics["smece"] == pytest.approx(reference.smece(1.0 - Y, Y), abs=1e-4)
+    all_missed = of_class(np.zeros(9), np.ones(9, np.bool_))
+    assert all_missed["smece"] == pytest.approx(1, abs=1e-6)
+
+
+def test_aurc_without_errors_is_zero_and_with_nothing_else_one() -> None:
+    confidence = np.linspace(0.3, 1, 50)
+    assert of_top_label(confidence, np.ones(50, np.bool_))["aurc"] == 0
+    assert of_top_label(confidence, np.zeros(50, np.bool_))["aurc"] == pytest.approx(1)
+    assert of_top_label(np.ones(50), np.zeros(50, np.bool_))["aurc"] == pytest.approx(1)
+
+
+def test_aurc_by_hand() -> None:
+    # Error rates among the first 1, 2 and 3: 0, 1/2, 1/3.
+    aurc = of_top_label(np.array([0.7, 0.9, 0.8]), np.array([True, True, False]))["aurc"]
+    assert aurc == pytest.approx(5 / 18)
+
+
+def test_aurc_of_equal_confidence_is_the_mean_over_all_orders() -> None:
+    confidence = np.array([0.9, 0.8, 0.8, 0.8, 0.6, 0.6])
+    wrong = np.array([1, 0, 1, 0, 1, 0])
+    areas = [
+        np.mean(np.cumsum(wrong[list(order)]) / np.arange(1, 7))
+        for order in itertools.permutations(range(6))
+        if (np.diff(confidence[list(order)]) <= 0).all()
+    ]
+    assert len(areas) == 12
+    assert of_top_label(confidence, wrong == 0)["aurc"] == pytest.approx(np.mean(areas))
+    assert reference.aurc(confidence, wrong == 0) == pytest.approx(np.mean(areas))
+
+
+def test_top_label_accuracy_and_errors() -> None:
+    confidence, correct = np.array([0.9, 0.6, 0.45, 1.0]), np.array([True, False, True, True])
+    metrics = of_top_label(confidence, correct)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["error_rate"] == 0.25
+    assert metrics["error_rate_expected"] == pytest.approx((0.1 + 0.4 + 0.55 + 0) / 4)
+    assert metrics["error_rate_ratio"] == pytest.approx(1.05)
+
+
+def test_errors_of_a_region_by_hand() -> None:
+    # One half itself is not segmented, and wrongly so.
+    p, y = np.array([0.9, 0.6, 0.5, 0.1]), np.array([True, False, True, False])
+    metrics = of_errors(p, y)
+    assert metrics["error_rate"] == 0.5
+    assert metrics["error_rate_expected"] == pytest.approx((0.1 + 0.4 + 0.5 + 0.1) / 4)
+    assert metrics["error_rate_ratio"] == pytest.approx(0.55)
+
+
+@given(voxels(), st.integers(1, 20))
+def test_errors_are_those_of_the_equations(data, n_bins) -> None:
+    p, y = data
+    metrics, p64 = of_errors(p, y, n_bins), p.astype(np.float64)
+    assert metrics["error_rate"] == reference.error_rate(p64, y)
+    expected = reference.error_rate_expected(p64, y)
+    assert metrics["error_rate_expected"] == pytest.approx(expected, abs=1e-12)
+    if metrics["error_rate"]:
+        ratio = reference.error_rate_ratio(p64, y)
+        assert metrics["error_rate_ratio"] == pytest.approx(ratio, abs=1e-10)
+
+
+def test_the_ratio_of_errors_is_undefined_without_an_error() -> None:
+    p, y = np.array([0.9, 0.2]), np.array([True, False])
+    assert np.isnan(of_errors(p, y)["error_rate_ratio"])
+    assert np.isnan(of_top_label(p, np.ones(2, np.bool_))["error_rate_ratio"])
+
+
+@pytest.mark.parametrize("name", ["saturated", "calibrated"])
+def test_a_calibrated_network_expects_the_errors_it_makes(name) -> None:
+    ratio = of_errors(*many(name))["error_rate_ratio"]
+    assert ratio == pytest.approx(1, abs=0.03) if name == "calibrated" else ratio < 0.5
     summary = over_cases([1.0, 2.0, np.nan, 6.0])
     assert summary["mean"] == 3.0
     assert summary["median"] == 2.0
