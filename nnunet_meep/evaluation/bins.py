@@ -6,6 +6,7 @@ Cells are much finer: 16,384 uniform in logit p over [-24, 24], the outer ones h
 beyond, and one each for p exactly 0 and exactly 1. No cell holds p of two bins, or p on both sides
 of 1/2, so that bins are unions of cells and nothing is approximated in the ECE. A cell keeps the
 number of voxels and the sum of p, with and without the class; every calibration metric follows.
+In a small image, where single voxels matter, each cell is divided in 64.
 
 Sums are float64 and counts int64: float32 stops counting at 2**24, fewer voxels than one heart scan
 has.
@@ -24,6 +25,9 @@ from numpy.typing import NDArray
 #: Cells of equal width in logit p, and where they end on both sides.
 N_LOGIT_CELLS = 16_384
 LOGIT_LIMIT = 24.0
+#: Parts of a cell, and the number of voxels up to which cells are divided.
+SUBCELLS = 64
+FEW_VOXELS = 1 << 18
 #: More bins would be narrower than the cells.
 MAX_BINS = 1000
 #: The logarithmic score clips probabilities to [CLIP, 1 - CLIP].
@@ -55,7 +59,12 @@ def bin_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
 
 
 def cell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
-    """The cell of each probability.
+    """The cell of each probability; see :func:`subcell_index`."""
+    return subcell_index(p, n_bins) // SUBCELLS
+
+
+def subcell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
+    """The cell of each probability and the part of the cell, as cell * ``SUBCELLS`` + part.
 
     The logarithm is a polynomial in float32, so that a compiled loop (:mod:`.counting`) comes to
     the same cell in one vectorized pass; p next to the border of two cells may come to lie on
@@ -75,8 +84,11 @@ def cell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
     for coefficient in reversed(LOG2_COEFFICIENTS):
         log2 = (log2 + np.float32(coefficient)) * t
     position = (exponent + log2) * np.float32(CELLS_PER_OCTAVE) + np.float32(HALF_CELL)
-    cell = np.clip(position, 0, N_LOGIT_CELLS - 1).astype(np.intp)
-    return cell + 3 * (bin_index(p, n_bins) + (p > 0.5)) + (p > 0) + (p >= 1)
+    position = np.clip(position, 0, N_LOGIT_CELLS - 1)
+    logit_cell = position.astype(np.intp)
+    part = ((position - logit_cell) * SUBCELLS).astype(np.intp)
+    cell = logit_cell + 3 * (bin_index(p, n_bins) + (p > 0.5)) + (p > 0) + (p >= 1)
+    return cell * SUBCELLS + part
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,8 @@ class Cells:
     """The cells that hold voxels.
 
     Attributes:
-        index: which cells, ascending, (n,).
+        index: which, ascending, (n,): cell * ``SUBCELLS``, plus the part of the cell where cells
+            are divided.
         count: voxels of y = 0 and of y = 1, (n, 2).
         sum_p: sum of their p, (n, 2).
     """
@@ -127,13 +140,46 @@ class Cells:
     @classmethod
     def from_dense(cls, count: NDArray[np.int64], sum_p: NDArray[np.float64]) -> Cells:
         """Keep of (C, 2) arrays the cells that are not empty."""
-        index = np.flatnonzero(count.any(axis=1)).astype(np.int32)
-        return cls(index, count[index], sum_p[index])
+        cell = np.flatnonzero(count.any(axis=1))
+        return cls((cell * SUBCELLS).astype(np.int32), count[cell], sum_p[cell])
+
+    @classmethod
+    def from_voxels(
+        cls, p: NDArray[np.floating], y: NDArray[np.unsignedinteger], n_bins: int
+    ) -> Cells:
+        """Sort voxels into divided cells.
+
+        Args:
+            p: probabilities in [0, 1], (N,).
+            y: 0 or 1, (N,).
+            n_bins: number of bins.
+        """
+        count = np.stack([y == 0, y == 1], axis=1).astype(np.int64)
+        sum_p = np.multiply(count, p[:, None], dtype=np.float64)
+        return _grouped(subcell_index(p, n_bins), count, sum_p)
+
+    @property
+    def cell(self) -> NDArray[np.int32]:
+        """Which cells, without their parts, (n,)."""
+        return self.index // SUBCELLS
 
     def between(self, first: int, stop: int) -> Cells:
-        """The cells with ``first <= index < stop``."""
-        inside = slice(*np.searchsorted(self.index, [first, stop]))
+        """What lies in the cells from ``first`` to ``stop``, that one excluded."""
+        inside = slice(*np.searchsorted(self.cell, [first, stop]))
         return Cells(self.index[inside], self.count[inside], self.sum_p[inside])
+
+
+def _grouped(
+    index: NDArray[np.integer], count: NDArray[np.int64], sum_p: NDArray[np.float64]
+) -> Cells:
+    """Add up what has the same index, in order."""
+    unique, inverse = np.unique(index, return_inverse=True)
+    counts = np.zeros((len(unique), 2), np.int64)
+    sums = np.zeros((len(unique), 2))
+    np.add.at(counts, inverse, count)
+    np.add.at(sums, inverse, sum_p)
+    filled = counts.any(axis=1)
+    return Cells(unique[filled].astype(np.int32), counts[filled], sums[filled])
 
 
 @dataclass(frozen=True)
@@ -196,19 +242,30 @@ class CaseSums:
 
 
 class CellTotals:
-    """Cells of case after case added up, with what rounding loses kept beside the sums.
+    """Cells of case after case added up; they stay divided as long as there are few voxels.
 
-    The result depends on the order of the cases alone, and on that only beyond float64's own
-    rounding.
+    Beyond that, what rounding loses is kept beside the sums, so that the result depends on the
+    order of the cases alone, and on that only beyond float64's own rounding.
     """
 
     def __init__(self, n_cells: int) -> None:
+        self._few: list[Cells] = []
+        self._n_voxels = 0
         self._count = np.zeros((n_cells, 2), np.int64)
         self._sum_p = np.zeros((n_cells, 2))
         self._lost = np.zeros((n_cells, 2))
 
     def add(self, cells: Cells) -> None:
         """Add the cells of one more case."""
+        self._few.append(cells)
+        self._n_voxels += int(np.abs(cells.count).sum())
+        if self._n_voxels > FEW_VOXELS:
+            for few in self._few:
+                self._add(_grouped(few.cell, few.count, few.sum_p))
+            self._few.clear()
+
+    def _add(self, cells: Cells) -> None:
+        """Here ``index`` is that of the undivided cells."""
         self._count[cells.index] += cells.count
         # Knuth's two-sum: the rounding error of each addition, exactly.
         old, new = self._sum_p[cells.index], cells.sum_p
@@ -219,7 +276,15 @@ class CellTotals:
 
     def total(self) -> Cells:
         """The cells of all cases."""
-        return Cells.from_dense(self._count, self._sum_p + self._lost)
+        if self._n_voxels > FEW_VOXELS:
+            return Cells.from_dense(self._count, self._sum_p + self._lost)
+        none = Cells.from_dense(self._count, self._sum_p)
+        parts = [none, *self._few]
+        return _grouped(
+            np.concatenate([c.index for c in parts]),
+            np.concatenate([c.count for c in parts]),
+            np.concatenate([c.sum_p for c in parts]),
+        )
 
 
 class ClassTotals:

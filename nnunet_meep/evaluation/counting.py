@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nnunet_meep.evaluation.bins import (
     CELLS_PER_OCTAVE,
     CLIP,
+    FEW_VOXELS,
     HALF_CELL,
     LOG2_COEFFICIENTS,
     N_LOGIT_CELLS,
@@ -119,7 +120,8 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
             square = miss * miss if inside else 0.0
             square_plus[j] = square if y else 0.0
             square_minus[j] = 0.0 if y else square
-            value[j] = min(max(1 - miss, CLIP), 1 - CLIP) if inside else 1.0
+            likelihood = x if y else 1 - x
+            value[j] = min(max(likelihood, CLIP), 1 - CLIP) if inside else 1.0
         for j in range(n, _BLOCK):
             value[j] = 1.0
             square_plus[j] = square_minus[j] = 0.0
@@ -236,14 +238,20 @@ class Counted:
 class Counter:
     """Counts the voxels of one class, part by part."""
 
-    def __init__(self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool) -> None:
+    def __init__(
+        self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool, n_voxels: int
+    ) -> None:
         """Nothing counted yet.
 
         Args:
             grid: the cells.
             y_of_code: for each code 1 (the class), 0 (not), or 2 (the voxel counts nowhere).
             score: sum up squares and the log likelihood as well.
+            n_voxels: how many there will be, or more; few are counted in divided cells.
         """
+        self._voxels: list[tuple[NDArray[np.float64], NDArray[np.uint8]]] | None = None
+        if n_voxels <= FEW_VOXELS:
+            self._voxels = []
         self._n_bins, self._score, self._y_of_code = grid.n_bins, score, y_of_code
         n_slots = grid.n_cells + 1 + 2 * _SPREAD
         self._count = np.zeros((n_slots, 2), np.int64)
@@ -261,6 +269,10 @@ class Counter:
             How many values are NaN or leave [0, 1] by more than ``RANGE_TOLERANCE`` (the sums are
             worth nothing then), and how many were clipped.
         """
+        if self._voxels is not None:
+            y = self._y_of_code[codes]
+            exact = np.nan_to_num(p[y < 2].astype(np.float64))
+            self._voxels.append((np.clip(exact, 0, 1), y[y < 2]))
         return _count(
             p,
             codes,
@@ -274,6 +286,10 @@ class Counter:
 
     def counted(self) -> Counted:
         """What has been counted so far."""
+        if self._voxels is not None:
+            none = (np.zeros(0), np.zeros(0, np.uint8))
+            p, y = (np.concatenate(parts) for parts in zip(none, *self._voxels, strict=True))
+            return Counted(Cells.from_voxels(p, y, self._n_bins), *self._sums.tolist())
         count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
         zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
         count[0], count[-1], sum_p[-1] = zeros, ones, ones
@@ -297,7 +313,7 @@ def count_voxels(
     Raises:
         ValueError: p is no probability.
     """
-    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8), score=True)
+    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
     exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
     n_bad, _ = counter.add(exact, y.astype(np.uint8))
     if n_bad:

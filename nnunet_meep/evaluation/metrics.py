@@ -5,7 +5,8 @@ either is, Brier+ without a voxel of the class, the volume of a 2D image, everyt
 NaN is left out of means and counted in ``n_undefined``.
 
 ``ece_adaptive``, ``ece_l2_debiased``, ``smece`` and ``aurc`` take the voxels of a cell
-(:mod:`.bins`) together, which moves them by less than 1e-4; all others are exact.
+(:mod:`.bins`) together, which moves them by less than 1e-4 on images of any size; all others are
+exact. (Where all voxels lie in one cell, their order is lost, and that can be more.)
 """
 
 from __future__ import annotations
@@ -249,7 +250,7 @@ def _bins(
     cells: Cells, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Voxels, sum of p and of y in each bin, (B,): bins are unions of cells."""
-    return _grouped(cells, grid.bin_of_cell[cells.index], grid.n_bins)
+    return _grouped(cells, grid.bin_of_cell[cells.cell], grid.n_bins)
 
 
 def _grouped(

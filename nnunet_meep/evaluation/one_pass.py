@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.bins import (
+    SUBCELLS,
     CaseSums,
     Cells,
     CellTotals,
@@ -110,7 +111,7 @@ class _Counts:
         file: ProbabilityFile,
     ) -> None:
         self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
-        n_voxels = reference.codes.size
+        self.n_voxels = n_voxels = reference.codes.size
         self._has_regions = labels.regions_class_order is not None
         # What is counted where; crop is the image, less its padding, which needs no counting.
         self.codes = {
@@ -280,7 +281,7 @@ class _Counts:
         y = self.of_channel[channel]
         count = np.array([[padding[y == value].sum() for value in (0, 1)]])
         if channel == 0 and not self._has_regions:  # background: p = 1
-            last = np.array([self.grid.n_cells - 1], np.int32)
+            last = np.array([(self.grid.n_cells - 1) * SUBCELLS], np.int32)
             return _negative(Cells(last, count, count.astype(np.float64)))
         return _negative(Cells(np.array([0], np.int32), count, np.zeros((1, 2))))
 
@@ -305,12 +306,13 @@ class _LaneCounts:
         self._grid, self._of_channel = case.grid, case.of_channel
         labels, regions = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)
+        self._n_voxels = case.n_voxels
         # Nobody asks for the Brier score of the background.
         self._unscored = () if labels.regions_class_order is not None else (0,)
         self._counters: dict[tuple[int, str], Counter] = {}
         self.counted: dict[tuple[int, str], Counted] = {}
-        self.unsure = {name: Counter(self._grid, right, score=False) for name in regions}
-        self.losers = {name: Counter(self._grid, right, score=False) for name in regions}
+        self.unsure = {name: self._counter(right, score=False) for name in regions}
+        self.losers = {name: self._counter(right, score=False) for name in regions}
         n_codes, n_winners = labels.nowhere + 1, len(labels.predicted_label)
         self.pairs = {name: np.zeros((n_codes, n_winners), np.int64) for name in regions}
         self.n_clipped = 0
@@ -318,14 +320,15 @@ class _LaneCounts:
         self.low, self.high = 0.0, 1.0
         self.sum_error = 0.0
 
+    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> Counter:
+        return Counter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
+
     def count(self, part: Part, region: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
         """Count a part in a region; see :meth:`Counter.add`."""
         key = part.channel, region
         if key not in self._counters:
-            self._counters[key] = Counter(
-                self._grid,
-                self._of_channel[part.channel],
-                score=part.channel not in self._unscored,
+            self._counters[key] = self._counter(
+                self._of_channel[part.channel], score=part.channel not in self._unscored
             )
         result = self._counters[key].add(part.p, codes)
         if part.left < _LANES:  # no more of this channel comes here: keep what holds voxels

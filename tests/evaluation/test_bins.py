@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from nnunet_meep.evaluation.bins import (
+    FEW_VOXELS,
     MAX_BINS,
+    SUBCELLS,
     Cells,
     CellTotals,
     ClassTotals,
@@ -13,6 +15,7 @@ from nnunet_meep.evaluation.bins import (
     bin_index,
     cell_index,
     grid,
+    subcell_index,
 )
 from nnunet_meep.evaluation.counting import Counted, Counter, count_voxels
 from nnunet_meep.evaluation.metrics import class_metrics, reliability_bins
@@ -42,7 +45,7 @@ def voxels(draw):
 
 
 def count(p, codes, n_bins=15, *, score=True) -> Counted:
-    counter = Counter(grid(n_bins), CODES, score=score)
+    counter = Counter(grid(n_bins), CODES, score=score, n_voxels=2**30)
     n_bad, n_clipped = counter.add(p, codes)
     assert n_bad == n_clipped == 0
     return counter.counted()
@@ -50,7 +53,7 @@ def count(p, codes, n_bins=15, *, score=True) -> Counted:
 
 def dense(cells, n_bins):
     table = np.zeros((grid(n_bins).n_cells, 2), np.int64)
-    table[cells.index] = cells.count
+    table[cells.cell] = cells.count
     return table
 
 
@@ -94,7 +97,7 @@ def test_the_compiled_loop_counts_each_voxel_in_its_cell(data) -> None:
     cell = cell_index(p, n_bins)
     for i in range(len(p)):
         cells = count(p[i : i + 1], y[i : i + 1].astype(np.uint8), n_bins).cells
-        assert cells.index.tolist() == [cell[i]]
+        assert cells.cell.tolist() == [cell[i]]
         assert cells.count.tolist() == [[1 - y[i], y[i]]]
         assert cells.sum_p[0, int(y[i])] == p[i]
 
@@ -112,7 +115,7 @@ def test_the_compiled_loop_counts_many_voxels_in_their_cells(dtype) -> None:
     expected = np.bincount(slot, minlength=2 * n_cells).reshape(-1, 2)
     np.testing.assert_array_equal(dense(cells, 15), expected)
     sum_p = np.bincount(slot, p.astype(np.float64), 2 * n_cells).reshape(-1, 2)
-    np.testing.assert_allclose(cells.sum_p, sum_p[cells.index], rtol=1e-12)
+    np.testing.assert_allclose(cells.sum_p, sum_p[cells.cell], rtol=1e-12)
 
 
 def test_no_cell_reaches_over_an_edge_or_one_half_for_any_number_of_bins() -> None:
@@ -156,9 +159,9 @@ def test_cells_are_as_fine_as_they_are_said_to_be() -> None:
 
 
 def test_cells_between_two() -> None:
-    cells = Cells(np.array([2, 5, 9]), np.arange(6).reshape(3, 2), np.ones((3, 2)))
+    cells = Cells(np.array([2, 5, 9]) * SUBCELLS, np.arange(6).reshape(3, 2), np.ones((3, 2)))
     inside = cells.between(3, 9)
-    assert inside.index.tolist() == [5]
+    assert inside.cell.tolist() == [5]
     assert inside.count.tolist() == [[2, 3]]
 
 
@@ -176,7 +179,7 @@ def test_sums_of_parts_in_any_order_merge_into_the_sums_of_the_whole(data, cuts)
         for part in order:
             totals.add(part)
         total = totals.total()
-        assert total.cells.index.tolist() == whole.cells.index.tolist()
+        assert total.cells.cell.tolist() == whole.cells.cell.tolist()
         assert total.cells.count.tolist() == whole.cells.count.tolist()
         assert (total.tp, total.fp, total.fn) == (whole.tp, whole.fp, whole.fn)
         merged = class_metrics(total, grid(n_bins))
@@ -200,16 +203,58 @@ def test_one_part_alone_differs() -> None:
 
 
 def test_what_rounding_loses_in_a_sum_of_cases_is_kept() -> None:
-    totals = CellTotals(3)
+    totals, n = CellTotals(3), FEW_VOXELS + 1
     for sum_p in [2.0**53, *[1.0] * 10]:
-        totals.add(Cells(np.array([1]), np.array([[1, 0]]), np.array([[sum_p, 0]])))
+        totals.add(Cells(np.array([SUBCELLS]), np.array([[n, 0]]), np.array([[sum_p, 0]])))
     assert totals.total().sum_p[0, 0] == 2.0**53 + 10
-    assert totals.total().count.tolist() == [[11, 0]]
+    assert totals.total().count.tolist() == [[11 * n, 0]]
+
+
+@given(voxels())
+def test_few_voxels_are_counted_in_parts_of_the_same_cells(data) -> None:
+    p, y, n_bins = data
+    p = p.astype(np.promote_types(p.dtype, np.float32))
+    codes = y.astype(np.uint8)
+    few = Counter(grid(n_bins), CODES, score=True, n_voxels=len(p))
+    for part in np.array_split(np.arange(len(p)), 3):
+        few.add(p[part], codes[part])
+    divided, whole = few.counted(), count(p, codes, n_bins)
+    assert np.array_equal(dense(whole.cells, n_bins), dense(divided.cells, n_bins))
+    assert divided.cells.sum_p.sum() == pytest.approx(whole.cells.sum_p.sum(), rel=1e-12)
+    assert divided.squared_plus == pytest.approx(whole.squared_plus, rel=1e-12)
+    assert (np.diff(divided.cells.index) > 0).all()
+    mean_p = divided.cells.sum_p.sum(axis=1) / divided.cells.count.sum(axis=1)
+    assert (np.diff(mean_p) > -1e-12).all()
+
+
+def test_parts_are_a_64th_of_a_cell() -> None:
+    logit = np.linspace(-6, 6, 200_001)
+    index = subcell_index(1 / (1 + np.exp(-logit)), 1)
+    # The logarithm is right within a fifth of a part.
+    assert len(np.unique(index)) == pytest.approx(16_384 * 64 / 4, rel=0.25)
+    for part in np.unique(index)[::97]:
+        assert np.ptp(logit[index == part]) <= 48 / 16384 / 64 * 1.5
+
+
+def test_cells_of_many_small_images_are_not_divided_any_more() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(3 * FEW_VOXELS // 2)
+    y = rng.random(len(p)) < p
+    halves = np.array_split(np.arange(len(p)), 2)
+    totals = ClassTotals(grid(15).n_cells)
+    for half in halves:
+        totals.add(count_voxels(p[half], y[half], y[half], 15))
+    whole = count_voxels(p, y, y, 15).cells
+    total = totals.total().cells
+    assert (whole.index % SUBCELLS == 0).all()
+    assert total.index.tolist() == whole.index.tolist()
+    assert total.count.tolist() == whole.count.tolist()
+    np.testing.assert_allclose(total.sum_p, whole.sum_p, rtol=1e-12)
 
 
 def test_no_cases_add_up_to_nothing() -> None:
     total = ClassTotals(grid(15).n_cells).total()
-    assert total.tp == total.squared_plus == len(total.cells.index) == 0
+    assert total.tp == total.squared_plus == len(total.cells.cell) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -218,7 +263,7 @@ def test_counting_part_by_part_is_counting_at_once(dtype) -> None:
     p = rng.random(5000).round(2).astype(dtype)
     codes = rng.integers(0, 3, 5000).astype(np.uint8)
     whole = count(p, codes)
-    counter = Counter(grid(15), CODES, score=True)
+    counter = Counter(grid(15), CODES, score=True, n_voxels=2**30)
     for part in np.split(np.arange(5000), [1, 1024, 1025, 1041, 3000]):
         counter.add(p[part], codes[part])
     parts = counter.counted()
@@ -234,7 +279,7 @@ def test_ignored_voxels_count_nowhere(data, seed) -> None:
     p = p.astype(np.promote_types(p.dtype, np.float32))
     codes = np.where(np.random.default_rng(seed).random(len(p)) < 0.5, 2, y).astype(np.uint8)
     counted, rest = count(p, codes, n_bins), count(p[codes < 2], codes[codes < 2], n_bins)
-    assert counted.cells.index.tolist() == rest.cells.index.tolist()
+    assert counted.cells.cell.tolist() == rest.cells.cell.tolist()
     assert counted.cells.count.tolist() == rest.cells.count.tolist()
     for name in ("squared_plus", "squared_minus", "log_likelihood"):
         assert getattr(counted, name) == pytest.approx(getattr(rest, name), rel=1e-12)
@@ -244,12 +289,12 @@ def test_ignored_voxels_count_nowhere(data, seed) -> None:
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
 def test_ignored_voxels_alone_are_no_voxels(p) -> None:
     counted = count(np.full(3000, p), np.full(3000, 2, np.uint8))
-    assert len(counted.cells.index) == 0
+    assert len(counted.cells.cell) == 0
     assert counted.squared_plus == counted.squared_minus == counted.log_likelihood == 0
 
 
 def test_codes_are_translated_to_y() -> None:
-    counter = Counter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True)
+    counter = Counter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True, n_voxels=2**30)
     counter.add(np.full(10, 0.5), np.repeat(np.arange(4, dtype=np.uint8), [1, 2, 3, 4]))
     assert counter.counted().cells.count.tolist() == [[2, 7]]
 
@@ -284,7 +329,7 @@ def test_what_is_no_probability_is_told(dtype, value, bad, clipped) -> None:
     p = np.full(2500, 0.5, dtype)
     p[::7] = value
     n = len(p[::7])
-    counter = Counter(grid(15), CODES, score=True)
+    counter = Counter(grid(15), CODES, score=True, n_voxels=2**30)
     assert counter.add(p, np.zeros(2500, np.uint8)) == (n * bad, n * clipped)
 
 

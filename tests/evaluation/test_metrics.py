@@ -255,6 +255,21 @@ def test_equal_mass_errors_of_cells_are_close_to_those_of_voxels(name, metric) -
     assert of_class(p, y)[metric] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("make", [overconfident, calibrated])
+@pytest.mark.parametrize("n", [300, 2_000, 20_000, 200_000])
+@pytest.mark.parametrize("spread", [2, 6])
+def test_small_images_are_no_less_exact(make, n, spread) -> None:
+    for seed in range(2 if n > 100_000 else 5):
+        p, y = make(n, seed, spread)
+        ours, p64 = of_class(p, y), p.astype(np.float64)
+        for metric in ("ece_adaptive", "ece_l2_debiased"):
+            expected = getattr(reference, metric)(p64, y, 15)
+            assert ours[metric] == pytest.approx(expected, abs=1e-4)
+        confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
+        expected = reference.aurc(confidence.astype(np.float64), correct)
+        assert of_top_label(confidence, correct)["aurc"] == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", [*MANY, *FEW, "one cell"])
 def test_the_smooth_error_of_cells_is_close_to_that_of_voxels(name) -> None:
     p, y = many(name)

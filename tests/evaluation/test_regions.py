@@ -261,7 +261,6 @@ class TestBoundary:
         assert set(case["top_label"].values()) == {None}
 
 
-@pytest.mark.xfail(strict=True, reason="matplotlib warns: axes sizes collapsed to zero")
 @pytest.mark.parametrize("region", ["crop", "boundary:5"])
 def test_a_first_region_without_voxels_is_drawn_without_a_warning(
     make_folder, tmp_path, region
