@@ -45,7 +45,7 @@ PEERS = {
     "fiducio": "import torch\n"
     "from fiducio.metrics import expected_calibration_error\n"
     "expected_calibration_error(torch.from_numpy(p)[None], torch.from_numpy(y.reshape(p[1].shape))"
-    "[None], input_type='probs')",
+    "[None])",
 }
 REFERENCE = (
     "import SimpleITK\n"

@@ -71,7 +71,12 @@ def _get_parser() -> argparse.ArgumentParser:
         "-o", type=Path, help="output folder (default: the folder 'calibration' in PRED_FOLDER)"
     )
     parser.add_argument(
-        "-np", type=_positive, help="number of processes (default: the number of cores)"
+        "-np",
+        type=_positive,
+        help=(
+            "number of processes that count (default: the number of cores); 1: this one, which "
+            "then takes more memory"
+        ),
     )
     parser.add_argument(
         "--region",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -306,7 +308,8 @@ class _Job:
     def in_processes(self, cases: list[Case], n: int) -> _Outcomes:
         """Several cases at once, results in the order of the cases."""
         n = max(min(n, len(cases)), 1)
-        pool = ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
         waiting: deque[Future | InputError] = deque()
         with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
             try:
@@ -375,6 +378,18 @@ class _Job:
                 for name, region in sums.regions.items()
             },
         )
+
+
+def _follow_parent() -> None:
+    """A process of the pool leaves it to its parent to be interrupted, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)  # killed: nobody is there who would say that there is no more to do
+
+    Thread(target=end_with_parent, daemon=True).start()
 
 
 def _warm_up() -> None:
