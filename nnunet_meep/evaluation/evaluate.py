@@ -190,7 +190,7 @@ def evaluate(
     bins: int = 15,
     regions: Sequence[str] = ("image",),
     surface: bool = True,
-    processes: int | None = None,
+    processes: int | None = 1,
     chill: bool = False,
     progress: bool = False,
     keep: Path | None = None,
@@ -207,7 +207,9 @@ def evaluate(
         bins: number of bins of the reliability diagram and of the ECE.
         regions: names of regions, see :mod:`.regions`.
         surface: compute surface distances, too.
-        processes: how many cases are worked on at once; None: as many as there are cores.
+        processes: how many count; 1: this one; None: as many as there are cores. Others than this
+            one are started by Python's multiprocessing, so that a script has to call from below
+            ``if __name__ == "__main__":``.
         chill: go on without cases that cannot be evaluated, and list them.
         progress: show a progress bar on stderr.
         keep: folder for the sums of finished cases, which another call with the same arguments
@@ -325,8 +327,8 @@ class _Job:
                     yield _outcome(waiting.popleft())
             except BrokenProcessPool:
                 raise InputError(
-                    f"one of {n} processes was killed, probably for want of memory; "
-                    f"try fewer (-np {max(n // 2, 1)})"
+                    f"one of {n} processes was killed, probably for want of memory, or could not "
+                    f"start; try fewer (-np {max(n // 2, 1)})"
                 ) from None
             finally:
                 # Those that have nothing left to do may end while results are written.
