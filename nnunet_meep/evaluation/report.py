@@ -25,7 +25,7 @@ HEADINGS = {
     "ece": ("ECE e-3", ".2f"),
     "smece": ("smECE e-3", ".2f"),
 }
-_SCALE = {"brier": 1e4, "ece": 1e3, "nll": 1e3, "smece": 1e3}
+SCALE = {"brier": 1e4, "ece": 1e3, "nll": 1e3, "smece": 1e3}
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -48,7 +48,7 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         replacing_file(paths[1]) as csv_path,
         replacing_file(paths[2]) as png_path,
     ):
-        json_path.write_text(json.dumps(_nan_to_none(result), indent=1, allow_nan=False) + "\n")
+        json_path.write_text(json.dumps(nan_to_none(result), indent=1, allow_nan=False) + "\n")
         _write_csv(evaluation, csv_path)
         region = next(iter(evaluation.pooled))
         n = len(evaluation.cases)
@@ -134,7 +134,7 @@ def _cell(metric: str, value: float | None) -> str:
         return ""
     if math.isnan(value):
         return "-"
-    return format(value * _SCALE.get(metric, 1), HEADINGS[metric][1])
+    return format(value * SCALE.get(metric, 1), HEADINGS[metric][1])
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:
@@ -160,10 +160,10 @@ def _csv_number(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def _nan_to_none(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
     """JSON has no NaN: null says that a number does not exist."""
     if isinstance(value, dict):
-        return {k: _nan_to_none(v) for k, v in value.items()}
+        return {k: nan_to_none(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_nan_to_none(v) for v in value]
+        return [nan_to_none(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,283 @@
+"""Several models on the same cases: tables, differences and whether they could be chance.
+
+Task: from what ``meep-calib-eval`` wrote of each model (``calibration.json``), the metrics of each
+model over the cases that all of them have, and the difference of every other model to the first.
+
+Conventions: a model may have been trained several times (seeds). Its value of a case is the mean
+over the trainings, as the paper averages its three, those in which it is undefined left out; the
+spread over trainings is the standard deviation of their means over cases. Differences are paired by
+case: mean, bootstrap interval over cases, Wilcoxon's signed-rank test. Its p are corrected by Holm
+for all tests of a comparison, because with many metrics some difference is always there by chance.
+Metrics of which no value is better than another are not tested.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.metrics import over_cases
+
+SCHEMA = 1
+TOP_LABEL = "top_label"
+#: Of these a larger value is better; of ``CLOSE_TO_ONE`` one is best; ``NEITHER`` only informs.
+HIGHER_IS_BETTER = frozenset({"dice", "accuracy"})
+CLOSE_TO_ONE = frozenset({"error_rate_ratio"})
+NEITHER = frozenset(
+    {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
+)
+#: Settings without which numbers are not about the same thing.
+_SETTINGS = ("bins", "gt_folder", "version")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was evaluated of one model.
+
+    Attributes:
+        name: as in tables.
+        trainings: content of the ``calibration.json`` of each training.
+    """
+
+    name: str
+    trainings: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models compared over the cases that all of them have.
+
+    Attributes:
+        region: which voxels count, as ``meep-calib-eval`` names it.
+        models: names, in the order given; the first one is what the others are compared with.
+        classes: class key (``top_label`` too): name.
+        cases: names of the common cases.
+        summary: model, class key, metric: what :func:`.metrics.over_cases` gives, and
+            ``training_std``, the standard deviation over trainings (NaN for a single one).
+        differences: other model, class key, metric: ``mean``, ``ci95``, ``n`` of the difference to
+            the first model over the cases where both are defined, ``p`` (Wilcoxon; NaN where not
+            tested), ``p_holm``.
+        warnings: what makes the models less comparable, one line each.
+    """
+
+    region: str
+    models: tuple[str, ...]
+    classes: dict[str, str]
+    cases: tuple[str, ...]
+    summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    warnings: tuple[str, ...]
+
+    def best(self, key: str, metric: str) -> set[str]:
+        """The models with the best mean of a metric; none if no value is better than another."""
+        if metric in NEITHER:
+            return set()
+        means = {m: self.summary[m][key][metric]["mean"] for m in self.models}
+        loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
+        return {m for m, value in loss.items() if value == min(loss.values())}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``comparison.json``, with NaN where a number does not exist."""
+        return {
+            "schema": SCHEMA,
+            "region": self.region,
+            "models": list(self.models),
+            "classes": self.classes,
+            "cases": list(self.cases),
+            "summary": self.summary,
+            "differences": self.differences,
+            "warnings": list(self.warnings),
+        }
+
+
+def load_result(folder: Path) -> dict[str, Any]:
+    """The ``calibration.json`` in a folder, or in ``calibration`` in it.
+
+    Raises:
+        InputError: there is none, or it is not one that this version reads.
+    """
+    candidates = [folder / "calibration.json", folder / "calibration" / "calibration.json"]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"{folder}: expected calibration.json in it or in its folder 'calibration', found "
+            f"none; run meep-calib-eval GT_FOLDER {folder} first"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+        schema = content["schema"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{path}: expected a result of meep-calib-eval, got something else"
+        ) from None
+    if schema != SCHEMA:
+        raise InputError(
+            f"{path}: expected a result of schema {SCHEMA}, got {schema}; evaluate it again with "
+            f"this version"
+        )
+    return content
+
+
+def compare(models: Sequence[Model]) -> Comparison:
+    """Compare models over the cases that all of them have.
+
+    Args:
+        models: at least one; the first one is what the others are compared with.
+
+    Raises:
+        InputError: a name is there twice, or the models have no region, class or case in common.
+    """
+    names = [m.name for m in models]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise InputError(
+            f"{twice[0]}: expected each name once, got it {names.count(twice[0])} times"
+        )
+    trainings = [(m.name, t) for m in models for t in m.trainings]
+    region = _common_region(trainings)
+    classes = _common_classes(trainings)
+    by_case = {id(t): {c["case"]: c for c in t["cases"]} for _, t in trainings}
+    cases = sorted(set.intersection(*(set(found) for found in by_case.values())))
+    if not cases:
+        raise InputError(f"{', '.join(names)}: expected cases that all of them have, found none")
+
+    summary: dict[str, Any] = {m.name: {} for m in models}
+    differences: dict[str, Any] = {m.name: {} for m in models[1:]}
+    for key in classes:
+        for metric in _common_metrics(trainings, key):
+            values = {
+                m.name: np.array([_values(by_case[id(t)], cases, key, metric) for t in m.trainings])
+                for m in models
+            }
+            per_case = {name: _mean_of_defined(array) for name, array in values.items()}
+            for m in models:
+                summary[m.name].setdefault(key, {})[metric] = {
+                    **over_cases(per_case[m.name].tolist()),
+                    "training_std": _training_std(values[m.name]),
+                }
+            for m in models[1:]:
+                difference = per_case[m.name] - per_case[names[0]]
+                differences[m.name].setdefault(key, {})[metric] = _difference(
+                    difference, tested=metric not in NEITHER
+                )
+    _holm(differences)
+    return Comparison(
+        region=region,
+        models=tuple(names),
+        classes=classes,
+        cases=tuple(cases),
+        summary=summary,
+        differences=differences,
+        warnings=tuple(_warnings(trainings, by_case, cases)),
+    )
+
+
+def _loss(metric: str, value: float) -> float:
+    if metric in CLOSE_TO_ONE:
+        return abs(value - 1)
+    return -value if metric in HIGHER_IS_BETTER else value
+
+
+def _common_region(trainings: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    regions = {name: t["settings"]["regions"][0] for name, t in trainings}
+    if len(set(regions.values())) > 1:
+        raise InputError(
+            "expected models evaluated over the same voxels, got "
+            + ", ".join(f"{name} over {region}" for name, region in regions.items())
+        )
+    return next(iter(regions.values()))
+
+
+def _common_classes(trainings: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    first = {key: entry["name"] for key, entry in trainings[0][1]["classes"].items()}
+    for name, training in trainings[1:]:
+        if list(training["classes"]) != list(first):
+            raise InputError(
+                f"{name}: expected the classes of {trainings[0][0]}, {', '.join(first)}, got "
+                f"{', '.join(training['classes'])}"
+            )
+    if all(t.get("top_label") for _, t in trainings):
+        first[TOP_LABEL] = "all classes"
+    return first
+
+
+def _common_metrics(trainings: Sequence[tuple[str, dict[str, Any]]], key: str) -> list[str]:
+    found = [list(_of_class(t["cases"][0], key)) for _, t in trainings]
+    return [metric for metric in found[0] if all(metric in other for other in found)]
+
+
+def _of_class(case: dict[str, Any], key: str) -> dict[str, float | None]:
+    return case["top_label"] if key == TOP_LABEL else case["classes"][key]
+
+
+def _values(
+    by_case: dict[str, dict[str, Any]], cases: Sequence[str], key: str, metric: str
+) -> list[float]:
+    values = (_of_class(by_case[case], key)[metric] for case in cases)
+    return [math.nan if value is None else value for value in values]
+
+
+def _mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis, NaN left out; NaN where all are."""
+    defined = ~np.isnan(values)
+    n = defined.sum(axis=0)
+    total = np.where(defined, values, 0).sum(axis=0)
+    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+
+
+def _training_std(values: NDArray[np.float64]) -> float:
+    means = _mean_of_defined(values.T)
+    means = means[~np.isnan(means)]
+    return float(means.std(ddof=1)) if len(means) > 1 else math.nan
+
+
+def _difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
+    from scipy.stats import wilcoxon
+
+    summary = over_cases(difference.tolist())
+    defined = difference[~np.isnan(difference)]
+    p = math.nan
+    if tested and len(defined) > 1:
+        # Without any difference there is nothing to rank.
+        p = float(wilcoxon(defined).pvalue) if defined.any() else 1.0
+    return {"mean": summary["mean"], "ci95": summary["ci95"], "n": summary["n"], "p": p}
+
+
+def _holm(differences: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
+    """Add ``p_holm`` (Holm 1979) to each of the tests, of all that there are."""
+    tests = [t for keys in differences.values() for ms in keys.values() for t in ms.values()]
+    ranked = sorted((t for t in tests if not math.isnan(t["p"])), key=lambda t: t["p"])
+    highest = 0.0
+    for i, test in enumerate(ranked):
+        highest = max(highest, min((len(ranked) - i) * test["p"], 1.0))
+        test["p_holm"] = highest
+    for test in tests:
+        test.setdefault("p_holm", math.nan)
+
+
+def _warnings(
+    trainings: Sequence[tuple[str, dict[str, Any]]],
+    by_case: dict[int, dict[str, Any]],
+    cases: Sequence[str],
+) -> list[str]:
+    lines = []
+    for name, training in trainings:
+        if missing := sorted(set(by_case[id(training)]) - set(cases)):
+            lines.append(
+                f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
+                f"models and left out: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
+            )
+    for setting in _SETTINGS:
+        values = {name: t["settings"].get(setting) for name, t in trainings}
+        if len({json.dumps(v) for v in values.values()}) > 1:
+            lines.append(
+                f"{setting} is not the same: " + ", ".join(f"{n} {v}" for n, v in values.items())
+            )
+    return lines

@@ -1,0 +1,214 @@
+"""Models compared over common cases, against numpy and scipy on the same numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.compare import Model, compare, load_result
+
+METRICS = ("dice", "ece", "volume_true_ml")
+
+
+def result(values, *, region="image", classes=("1",), top_label=True, **settings):
+    """A ``calibration.json``; ``values``: case: metrics of every class, None for undefined."""
+    cases = [
+        {
+            "case": case,
+            "classes": {key: dict(zip(METRICS, row, strict=True)) for key in classes},
+            "top_label": {"ece": row[1], "error_rate_ratio": row[0]} if top_label else None,
+        }
+        for case, row in values.items()
+    ]
+    return {
+        "schema": 1,
+        "settings": {
+            "bins": 15,
+            "regions": [region],
+            "gt_folder": "gt",
+            "version": "1",
+            **settings,
+        },
+        "classes": {key: {"name": f"class {key}"} for key in classes},
+        "top_label": {} if not top_label else {"per_case": {}},
+        "cases": cases,
+    }
+
+
+def random_result(seed, n=12, shift=0.0, **kwargs):
+    rng = np.random.default_rng(seed)
+    return result(
+        {f"c{i:02d}": [*(rng.random(2) + shift).tolist(), 1.0] for i in range(n)}, **kwargs
+    )
+
+
+def column(training, metric):
+    return np.array([c["classes"]["1"][metric] for c in training["cases"]], float)
+
+
+def test_summary_of_each_model_is_over_its_cases() -> None:
+    a, b = random_result(0), random_result(1)
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    for name, training in (("a", a), ("b", b)):
+        entry = comparison.summary[name]["1"]["ece"]
+        assert entry["mean"] == pytest.approx(column(training, "ece").mean())
+        assert entry["std"] == pytest.approx(column(training, "ece").std(ddof=1))
+        assert entry["n"] == 12
+        assert np.isnan(entry["training_std"])
+    assert comparison.models == ("a", "b")
+    assert comparison.classes == {"1": "class 1", "top_label": "all classes"}
+
+
+def test_trainings_are_averaged_per_case_first() -> None:
+    seeds = [random_result(seed) for seed in range(3)]
+    comparison = compare([Model("a", (random_result(9),)), Model("b", tuple(seeds))])
+    dice = np.array([column(s, "dice") for s in seeds])
+    entry = comparison.summary["b"]["1"]["dice"]
+    assert entry["std"] == pytest.approx(dice.mean(axis=0).std(ddof=1))
+    assert entry["std"] != pytest.approx(dice.std(ddof=1), rel=0.1)
+    assert entry["training_std"] == pytest.approx(dice.mean(axis=1).std(ddof=1))
+
+
+def test_differences_are_paired_and_tested() -> None:
+    a, b = random_result(0), random_result(1, shift=0.3)
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    test = comparison.differences["b"]["1"]["ece"]
+    difference = column(b, "ece") - column(a, "ece")
+    assert test["mean"] == pytest.approx(difference.mean())
+    assert test["p"] == pytest.approx(wilcoxon(difference).pvalue)
+    low, high = test["ci95"]
+    assert low < difference.mean() < high
+    # Paired: about 1.96 standard errors of the differences.
+    error = difference.std(ddof=1) / np.sqrt(12)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+    assert "a" not in comparison.differences
+
+
+def test_p_is_corrected_by_holm_for_all_tests() -> None:
+    models = [Model(str(i), (random_result(i, shift=0.15 * i),)) for i in range(4)]
+    comparison = compare(models)
+    tests = [
+        t
+        for keys in comparison.differences.values()
+        for metrics in keys.values()
+        for t in metrics.values()
+        if not np.isnan(t["p"])
+    ]
+    assert len(tests) == 3 * (2 + 2)  # volumes are not tested
+    p = np.array([t["p"] for t in tests])
+    for t in tests:
+        # Holm by its definition: the largest of (m - rank) p over all that are not larger.
+        smaller = np.sort(p[p <= t["p"]])
+        expected = max((len(p) - i) * q for i, q in enumerate(smaller))
+        assert t["p_holm"] == pytest.approx(min(expected, 1))
+
+
+def test_equal_models_do_not_differ() -> None:
+    a = random_result(0)
+    test = compare([Model("a", (a,)), Model("b", (a,))]).differences["b"]["1"]["dice"]
+    assert (test["mean"], test["p"], test["p_holm"]) == (0, 1, 1)
+
+
+def test_only_common_cases_count_and_the_others_are_said() -> None:
+    a = result({"x": [0.1, 0.2, 1], "y": [0.3, 0.4, 1]})
+    b = result({"y": [0.5, 0.6, 1], "z": [0.7, 0.8, 1]})
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    assert comparison.cases == ("y",)
+    assert comparison.summary["a"]["1"]["dice"]["mean"] == 0.3
+    assert [w.split(":")[0] for w in comparison.warnings] == ["a", "b"]
+    assert comparison.warnings[0].endswith("left out: x")
+
+
+def test_an_undefined_value_is_left_out_on_both_sides() -> None:
+    a = result({"x": [0.1, 0.2, 1], "y": [None, 0.4, 1], "z": [0.5, 0.1, 1]})
+    b = result({"x": [0.2, 0.2, 1], "y": [0.5, 0.6, 1], "z": [None, 0.1, 1]})
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    assert comparison.summary["a"]["1"]["dice"]["n_undefined"] == 1
+    test = comparison.differences["b"]["1"]["dice"]
+    assert test["n"] == 1
+    assert test["mean"] == pytest.approx(0.1)
+    assert np.isnan(test["p"])
+    assert np.isnan(test["p_holm"])
+
+
+def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
+    seeds = (result({"x": [None, 0.2, 1]}), result({"x": [0.4, 0.2, 1]}))
+    entry = compare([Model("a", seeds)]).summary["a"]["1"]["dice"]
+    assert (entry["mean"], entry["n_undefined"]) == (0.4, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("bins", 10), ("gt_folder", "other"), ("version", "2")]
+)
+def test_other_settings_are_said(setting, value) -> None:
+    models = [Model("a", (random_result(0),)), Model("b", (random_result(1, **{setting: value}),))]
+    (line,) = compare(models).warnings
+    assert setting in line
+    assert str(value) in line
+
+
+def test_results_without_a_top_label_are_compared_by_class(tmp_path) -> None:
+    old, new = random_result(0), random_result(1)
+    del old["top_label"]  # as before the top label was evaluated
+    for case in old["cases"]:
+        del case["top_label"], case["classes"]["1"]["ece"]
+    comparison = compare([Model("old", (old,)), Model("new", (new,))])
+    assert list(comparison.classes) == ["1"]
+    assert list(comparison.summary["new"]["1"]) == ["dice", "volume_true_ml"]
+
+
+def test_the_best_is_the_highest_dice_the_lowest_error_and_the_ratio_next_to_one() -> None:
+    a, b = result({"x": [0.8, 0.2, 1]}), result({"x": [1.3, 0.1, 2]})
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    assert comparison.best("1", "dice") == {"b"}
+    assert comparison.best("1", "ece") == {"b"}
+    assert comparison.best("top_label", "error_rate_ratio") == {"a"}
+    assert comparison.best("1", "volume_true_ml") == set()
+
+
+class TestRefused:
+    def test_a_name_twice(self) -> None:
+        with pytest.raises(InputError, match=r"^a: expected each name once"):
+            compare([Model("a", (random_result(0),)), Model("a", (random_result(1),))])
+
+    def test_no_common_case(self) -> None:
+        a, b = result({"x": [1, 1, 1]}), result({"y": [1, 1, 1]})
+        with pytest.raises(InputError, match="cases that all of them have"):
+            compare([Model("a", (a,)), Model("b", (b,))])
+
+    def test_other_classes(self) -> None:
+        a, b = random_result(0), random_result(0, classes=("1", "2"))
+        with pytest.raises(InputError, match=r"^b: expected the classes of a, 1, got 1, 2"):
+            compare([Model("a", (a,)), Model("b", (b,))])
+
+    def test_other_voxels(self) -> None:
+        a, b = random_result(0), random_result(0, region="boundary:5")
+        with pytest.raises(InputError, match="a over image, b over boundary:5"):
+            compare([Model("a", (a,)), Model("b", (b,))])
+
+
+class TestLoad:
+    def test_from_the_folder_of_results_or_of_predictions(self, tmp_path) -> None:
+        content = random_result(0)
+        (tmp_path / "calibration").mkdir()
+        (tmp_path / "calibration" / "calibration.json").write_text(json.dumps(content))
+        assert load_result(tmp_path) == load_result(tmp_path / "calibration") == content
+
+    def test_nothing_there(self, tmp_path) -> None:
+        with pytest.raises(InputError, match="run meep-calib-eval GT_FOLDER"):
+            load_result(tmp_path)
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}'])
+    def test_something_else(self, tmp_path, text) -> None:
+        (tmp_path / "calibration.json").write_text(text)
+        with pytest.raises(InputError, match="expected a result of meep-calib-eval"):
+            load_result(tmp_path)
+
+    def test_another_schema(self, tmp_path) -> None:
+        (tmp_path / "calibration.json").write_text('{"schema": 2}')
+        with pytest.raises(InputError, match="schema 1, got 2"):
+            load_result(tmp_path)
