@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -59,6 +59,10 @@ from nnunet_meep.evaluation.reference import Reference, read_reference
 from nnunet_meep.evaluation.regions import Region, parse_region
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
 
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
 
 @dataclass(frozen=True)
 class RegionResult:
@@ -67,10 +71,12 @@ class RegionResult:
     Attributes:
         classes: for each class (keys as in ``Labels.keys``) its metrics.
         top_label: metrics of the top label and ``classwise_ece``; None for regions of labels.
+        bins: of each class, and of ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
     """
 
     classes: dict[str, dict[str, float]]
     top_label: dict[str, float] | None
+    bins: dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -83,28 +89,14 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """The voxels of all cases in one region.
-
-    Attributes:
-        metrics: as of a case, without distances.
-        bins: of each class, as in ``calibration.json``.
-        top_label_bins: of the top label, the same way.
-    """
-
-    metrics: RegionResult
-    bins: dict[str, dict[str, list[float]]]
-    top_label_bins: dict[str, list[float]] | None
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What :func:`evaluate` found.
 
     Attributes:
         labels: the classes.
         cases: results in the order of the case names.
-        pooled: by the name of the region, in the order asked for.
+        pooled: over the voxels of all cases, without distances; by the name of the region, in the
+            order asked for.
         settings: what the numbers depend on.
         not_predicted: references without a prediction.
         skipped: (case, reason) of what ``chill`` left out.
@@ -112,7 +104,7 @@ class Evaluation:
 
     labels: Labels
     cases: list[CaseResult]
-    pooled: dict[str, Pooled]
+    pooled: dict[str, RegionResult]
     settings: dict[str, Any]
     not_predicted: list[str]
     skipped: list[tuple[str, str]]
@@ -123,6 +115,61 @@ class Evaluation:
         distances = SURFACE_METRICS if self.settings["surface"] else ()
         errors = () if self.labels.regions_class_order is None else ERROR_METRICS
         return ("dice", *distances, *CLASS_METRICS[1:], *errors)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what :meth:`rows` gives."""
+        metrics = [*self.class_metrics]
+        if self.labels.regions_class_order is None:
+            metrics += [m for m in (*TOP_LABEL_METRICS, "classwise_ece") if m not in metrics]
+        return ["case", "region", "class", "name", *metrics]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """One row for each case, region and class, and for the top label where there is one.
+
+        What a class or the top label does not have, and what is undefined, is NaN.
+        """
+        names = dict(zip(self.labels.keys, self.labels.names, strict=True))
+        metrics = self.columns[4:]
+        for case in self.cases:
+            for region, result in case.regions.items():
+                rows = [(key, names[key], values) for key, values in result.classes.items()]
+                if result.top_label is not None:
+                    rows.append(("top_label", "", result.top_label))
+                for key, name, values in rows:
+                    numbers = [values.get(m, math.nan) for m in metrics]
+                    yield [case.case, region, key, name, *numbers]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """:meth:`rows` with their names, as in ``calibration.csv``."""
+        import pandas
+
+        return pandas.DataFrame(list(self.rows()), columns=self.columns)
+
+    def plot_reliability(
+        self, key: str | None = None, *, region: str | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Reliability diagram of a class, with single cases and a bootstrap band over them.
+
+        Args:
+            key: of the class as in ``calibration.json``, or ``"top_label"``; None: the first one.
+            region: name of the region; None: the first one.
+            ax: where to draw; None: new axes.
+
+        Returns:
+            The axes.
+
+        Raises:
+            KeyError: there is no such class or region.
+        """
+        from nnunet_meep.evaluation.plots import new_axes, plot_reliability
+
+        region = next(iter(self.pooled)) if region is None else region
+        key = self.labels.keys[0] if key is None else key
+        ax = new_axes() if ax is None else ax
+        per_case = [case.regions[region].bins[key] for case in self.cases]
+        plot_reliability(ax, self.pooled[region].bins[key], per_case=per_case)
+        return ax
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``calibration.json``, schema 1, with NaN where a number does not exist."""
@@ -147,24 +194,24 @@ class Evaluation:
                     metric: over_cases([r.classes[key][metric] for _, r in cases])
                     for metric in self.class_metrics
                 },
-                "pooled": {**pooled.metrics.classes[key], "bins": pooled.bins[key]},
+                "pooled": {**pooled.classes[key], "bins": pooled.bins[key]},
             }
             for key, name in zip(self.labels.keys, self.labels.names, strict=True)
         }
         top_label = None
-        if pooled.metrics.top_label is not None:
+        if pooled.top_label is not None:
             per_case = {
                 metric: over_cases([r.top_label[metric] for _, r in cases if r.top_label])
                 for metric in (*TOP_LABEL_METRICS, "classwise_ece")
             }
-            all_voxels = dict(pooled.metrics.top_label)
+            all_voxels = dict(pooled.top_label)
             top_label = {
                 "classwise_ece": {
                     "per_case": per_case.pop("classwise_ece"),
                     "pooled": all_voxels.pop("classwise_ece"),
                 },
                 "per_case": per_case,
-                "pooled": {**all_voxels, "bins": pooled.top_label_bins},
+                "pooled": {**all_voxels, "bins": pooled.bins["top_label"]},
             }
         return {
             "classes": classes,
@@ -427,19 +474,11 @@ class _Totals:
         if sums.top_label is not None:
             self._top_label.add(sums.top_label)
 
-    def pooled(self) -> Pooled:
+    def pooled(self) -> RegionResult:
         labels, grid = self._labels, self._grid
         top = None if labels.regions_class_order else self._top_label.total()
         sums = RegionSums(tuple(total.total() for total in self._channels), top)
-        bins = {
-            key: reliability_bins(sums.channels[labels.channel(i)].cells, grid)
-            for i, key in enumerate(labels.keys)
-        }
-        return Pooled(
-            metrics=_region_result(labels, grid, sums, None),
-            bins=bins,
-            top_label_bins=None if top is None else reliability_bins(top, grid),
-        )
+        return _region_result(labels, grid, sums, None)
 
 
 def _region_result(
@@ -448,12 +487,13 @@ def _region_result(
     sums: RegionSums,
     distances_mm: tuple[dict[str, float], ...] | None,
 ) -> RegionResult:
-    classes = {}
+    classes, bins = {}, {}
     for i, key in enumerate(labels.keys):
         of_class = sums.channels[labels.channel(i)]
         metrics = class_metrics(of_class, grid)
         distances = {} if distances_mm is None else distances_mm[i]
         classes[key] = {"dice": metrics["dice"], **distances, **metrics}
+        bins[key] = reliability_bins(of_class.cells, grid)
         if sums.top_label is None:
             classes[key] |= error_metrics(of_class.cells, grid)
     top_label = None
@@ -463,7 +503,8 @@ def _region_result(
             **top_label_metrics(sums.top_label, grid),
             "classwise_ece": math.fsum(eces) / len(eces),
         }
-    return RegionResult(classes, top_label)
+        bins["top_label"] = reliability_bins(sums.top_label, grid)
+    return RegionResult(classes, top_label, bins)
 
 
 def _refuse_unpaired(folders: Folders, paired: PairedCases) -> None:

@@ -154,6 +154,29 @@ def reliability_bins(cells: Cells, grid: Grid) -> dict[str, list[float]]:
     }
 
 
+def reliability_band(
+    per_case: Sequence[dict[str, list[float]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where 95 % of the pooled observed frequencies lie if cases are drawn anew.
+
+    Args:
+        per_case: what :func:`reliability_bins` gives, of at least two cases.
+
+    Returns:
+        Lower and upper end for each bin, (B,) each; NaN where no case has voxels.
+    """
+    count = np.array([bins["count"] for bins in per_case], np.float64)
+    mean_y = np.array([bins["mean_y"] for bins in per_case], np.float64)
+    filled = count.any(axis=0)
+    sum_y = np.where(count > 0, mean_y * count, 0)[:, filled]
+    times = _resamples(len(per_case))
+    with np.errstate(invalid="ignore"):  # no case with voxels in this bin was drawn
+        frequency = (times @ sum_y) / (times @ count[:, filled])
+    ends = np.full((2, count.shape[1]), np.nan)
+    ends[:, filled] = np.nanpercentile(frequency, [2.5, 97.5], axis=0)
+    return ends[0], ends[1]
+
+
 #: Points on [0, 1] on which the smooth calibration error is computed.
 _SMOOTH_POINTS = 1 << 14
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from nnunet_meep.evaluation.metrics import reliability_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind people as well.
-_BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
+_BLUE, _GREY = "#0072B2", "#7F7F7F"
 
 
-def reliability_figure(classes: dict[str, dict[str, Any]], title: str, columns: int = 4) -> Figure:
+def reliability_figure(
+    classes: dict[str, dict[str, Any]],
+    title: str,
+    per_case: dict[str, list[dict[str, list[float]]]],
+    columns: int = 4,
+) -> Figure:
     """Reliability diagram and histogram of each class, over the voxels of all cases.
 
     Args:
         classes: ``classes`` of a ``calibration.json``.
         title: which voxels these are.
+        per_case: for each class the bins of the single cases.
         columns: classes side by side at most.
     """
     from matplotlib.figure import Figure
@@ -46,10 +55,11 @@ def reliability_figure(classes: dict[str, dict[str, Any]], title: str, columns: 
         )
         diagram = figure.add_subplot(cell[0])
         histogram = figure.add_subplot(cell[1], sharex=diagram)
-        plot_reliability(diagram, entry["pooled"]["bins"])
+        plot_reliability(diagram, entry["pooled"]["bins"], per_case=per_case[key])
         plot_histogram(histogram, entry["pooled"]["bins"])
         ece = entry["pooled"]["ece"]
         diagram.set_title(f"{entry['name']} (label {key})\npooled ECE {ece:.3g}")
+        diagram.set(xlabel="", ylabel="")
         diagram.tick_params(labelbottom=False)
         histogram.set_xlabel(f"predicted probability of {entry['name']}")
         if column == 0:
@@ -58,25 +68,61 @@ def reliability_figure(classes: dict[str, dict[str, Any]], title: str, columns: 
     return figure
 
 
-def plot_reliability(ax: Axes, bins: dict[str, list[float]]) -> None:
+def new_axes() -> Axes:
+    """Axes of a figure of their own, which belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(4.5, 4.5), layout="constrained").add_subplot(aspect="equal")
+
+
+def plot_reliability(
+    ax: Axes,
+    bins: dict[str, list[float]],
+    *,
+    per_case: Sequence[dict[str, list[float]]] = (),
+    label: str = "all cases",
+    color: str = _BLUE,
+) -> None:
     """Observed frequency against mean predicted probability of each bin that holds voxels.
 
     Args:
-        ax: where to draw.
+        ax: where to draw; call it again with other colours to lay models over each other.
         bins: ``edges``, ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
+        per_case: the same of the single cases; drawn as thin lines behind, with a band that holds
+            95 % of the pooled lines of bootstrapped cases.
+        label: of the pooled line.
+        color: of all but the diagonal.
     """
-    filled = [i for i, n in enumerate(bins["count"]) if n]
-    edges = bins["edges"]
-    left = [edges[i] for i in filled]
-    width = [edges[i + 1] - edges[i] for i in filled]
-    p = [bins["mean_p"][i] for i in filled]
-    y = [bins["mean_y"][i] for i in filled]
-    ax.bar(left, y, width, align="edge", color=_BLUE, alpha=0.25, edgecolor=_BLUE, linewidth=0.6)
-    ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label="perfectly calibrated")
-    ax.vlines(p, p, y, color=_VERMILLION, linewidth=1.5, label="gap")
-    ax.plot(p, y, "o-", color=_BLUE, markersize=4, linewidth=1.2, label="this model", clip_on=False)
+    if not ax.get_legend():
+        ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label="perfectly calibrated")
+    for i, case in enumerate(per_case if len(per_case) > 1 else ()):
+        p, y = _filled(case)
+        # One of them in the legend is enough.
+        name = "single cases" if i == 0 else None
+        ax.plot(p, y, color=color, alpha=0.18, linewidth=0.6, label=name, zorder=1)
+    p, y = _filled(bins)
+    if len(per_case) > 1:
+        low, high = reliability_band(per_case)
+        filled = [n > 0 for n in bins["count"]]
+        ax.fill_between(
+            p,
+            low[filled],
+            high[filled],
+            color=color,
+            alpha=0.25,
+            linewidth=0,
+            label="95 % interval over cases",
+        )
+    ax.plot(p, y, "o-", color=color, markersize=4, linewidth=1.4, label=label, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="predicted probability", ylabel="observed frequency")
     ax.legend(loc="upper left", frameon=False, fontsize="small")
+
+
+def _filled(bins: dict[str, list[float]]) -> tuple[list[float], list[float]]:
+    """Mean p and mean y of the bins that hold voxels."""
+    filled = [i for i, n in enumerate(bins["count"]) if n]
+    return [bins["mean_p"][i] for i in filled], [bins["mean_y"][i] for i in filled]
 
 
 def plot_histogram(ax: Axes, bins: dict[str, list[float]]) -> None:

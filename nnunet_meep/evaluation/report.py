@@ -11,7 +11,6 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.evaluate import Evaluation
-from nnunet_meep.evaluation.metrics import TOP_LABEL_METRICS
 from nnunet_meep.evaluation.plots import reliability_figure
 
 #: What the terminal's table shows of each class; metric: (heading with unit, format).
@@ -53,7 +52,11 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         region = next(iter(evaluation.pooled))
         n = len(evaluation.cases)
         title = f"{describe(region)}, {n} case{'s' * (n != 1)}"
-        figure = reliability_figure(result["classes"], title)
+        per_case = {
+            key: [case.regions[region].bins[key] for case in evaluation.cases]
+            for key in result["classes"]
+        }
+        figure = reliability_figure(result["classes"], title, per_case)
         figure.savefig(png_path, dpi=150)
     return paths
 
@@ -138,22 +141,11 @@ def _cell(metric: str, value: float | None) -> str:
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:
-    """One row for each case, region and class; where there is a top label, a row for it, too."""
-    names = dict(zip(evaluation.labels.keys, evaluation.labels.names, strict=True))
-    metrics = [*evaluation.class_metrics]
-    if evaluation.labels.regions_class_order is None:
-        metrics += [m for m in (*TOP_LABEL_METRICS, "classwise_ece") if m not in metrics]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "region", "class", "name", *metrics])
-        for case in evaluation.cases:
-            for region, result in case.regions.items():
-                rows = [(key, names[key], values) for key, values in result.classes.items()]
-                if result.top_label is not None:
-                    rows.append(("top_label", "", result.top_label))
-                for key, name, values in rows:
-                    cells = [_csv_number(values.get(m, math.nan)) for m in metrics]
-                    writer.writerow([case.case, region, key, name, *cells])
+        writer.writerow(evaluation.columns)
+        for row in evaluation.rows():
+            writer.writerow([*row[:4], *map(_csv_number, row[4:])])
 
 
 def _csv_number(value: float) -> str:
