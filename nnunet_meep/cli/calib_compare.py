@@ -20,6 +20,9 @@ written into -o:
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
   comparison.tex   the tables for LaTeX (booktabs)
+  reliability, volumes, errors (.png and .svg)
+                   models laid over each other: observed frequency against predicted
+                   probability, expected against true volume, expected against actual error rate
 
 Only cases that all models have are compared; a warning says what is left out, and which settings
 are not the same. The differences are paired by case; p is Wilcoxon's signed-rank test, corrected
@@ -64,9 +67,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    from nnunet_meep.atomic import replacing_file
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation import tables
     from nnunet_meep.evaluation.compare import Model, compare, load_result
+    from nnunet_meep.evaluation.plots import comparison_figures
 
     if options.o.exists() and not options.o.is_dir():
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
@@ -76,6 +81,11 @@ def _compare(options: argparse.Namespace) -> None:
     ]
     comparison = compare(models)
     paths = tables.write(comparison, options.o)
+    for name, figure in comparison_figures(models, comparison).items():
+        for ending in ("png", "svg"):
+            paths.append(options.o / f"{name}.{ending}")
+            with replacing_file(paths[-1]) as path:
+                figure.savefig(path, dpi=150)
     print(tables.terminal(comparison))
     for line in comparison.warnings:
         print(f"Warning: {line}", file=sys.stderr)

@@ -50,6 +50,20 @@ class Model:
     name: str
     trainings: tuple[dict[str, Any], ...]
 
+    def values_of_trainings(
+        self, cases: Sequence[str], key: str, metric: str
+    ) -> NDArray[np.float64]:
+        """A metric of some cases, NaN where undefined, (trainings, cases)."""
+        rows = []
+        for training in self.trainings:
+            by_case = {case["case"]: case for case in training["cases"]}
+            rows.append([_of_class(by_case[case], key)[metric] for case in cases])
+        return np.array(rows, np.float64)  # None becomes NaN
+
+    def values(self, cases: Sequence[str], key: str, metric: str) -> NDArray[np.float64]:
+        """A metric of some cases: its mean over the trainings in which it is defined, (cases,)."""
+        return _mean_of_defined(self.values_of_trainings(cases, key, metric))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -143,8 +157,7 @@ def compare(models: Sequence[Model]) -> Comparison:
     trainings = [(m.name, t) for m in models for t in m.trainings]
     region = _common_region(trainings)
     classes = _common_classes(trainings)
-    by_case = {id(t): {c["case"]: c for c in t["cases"]} for _, t in trainings}
-    cases = sorted(set.intersection(*(set(found) for found in by_case.values())))
+    cases = sorted(set.intersection(*(_cases(t) for _, t in trainings)))
     if not cases:
         raise InputError(f"{', '.join(names)}: expected cases that all of them have, found none")
 
@@ -152,15 +165,11 @@ def compare(models: Sequence[Model]) -> Comparison:
     differences: dict[str, Any] = {m.name: {} for m in models[1:]}
     for key in classes:
         for metric in _common_metrics(trainings, key):
-            values = {
-                m.name: np.array([_values(by_case[id(t)], cases, key, metric) for t in m.trainings])
-                for m in models
-            }
-            per_case = {name: _mean_of_defined(array) for name, array in values.items()}
+            per_case = {m.name: m.values(cases, key, metric) for m in models}
             for m in models:
                 summary[m.name].setdefault(key, {})[metric] = {
                     **over_cases(per_case[m.name].tolist()),
-                    "training_std": _training_std(values[m.name]),
+                    "training_std": _training_std(m.values_of_trainings(cases, key, metric)),
                 }
             for m in models[1:]:
                 difference = per_case[m.name] - per_case[names[0]]
@@ -175,7 +184,7 @@ def compare(models: Sequence[Model]) -> Comparison:
         cases=tuple(cases),
         summary=summary,
         differences=differences,
-        warnings=tuple(_warnings(trainings, by_case, cases)),
+        warnings=tuple(_warnings(trainings, cases)),
     )
 
 
@@ -213,15 +222,12 @@ def _common_metrics(trainings: Sequence[tuple[str, dict[str, Any]]], key: str) -
     return [metric for metric in found[0] if all(metric in other for other in found)]
 
 
+def _cases(training: dict[str, Any]) -> set[str]:
+    return {case["case"] for case in training["cases"]}
+
+
 def _of_class(case: dict[str, Any], key: str) -> dict[str, float | None]:
     return case["top_label"] if key == TOP_LABEL else case["classes"][key]
-
-
-def _values(
-    by_case: dict[str, dict[str, Any]], cases: Sequence[str], key: str, metric: str
-) -> list[float]:
-    values = (_of_class(by_case[case], key)[metric] for case in cases)
-    return [math.nan if value is None else value for value in values]
 
 
 def _mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -262,14 +268,10 @@ def _holm(differences: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
         test.setdefault("p_holm", math.nan)
 
 
-def _warnings(
-    trainings: Sequence[tuple[str, dict[str, Any]]],
-    by_case: dict[int, dict[str, Any]],
-    cases: Sequence[str],
-) -> list[str]:
+def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]) -> list[str]:
     lines = []
     for name, training in trainings:
-        if missing := sorted(set(by_case[id(training)]) - set(cases)):
+        if missing := sorted(_cases(training) - set(cases)):
             lines.append(
                 f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
                 f"models and left out: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
 from nnunet_meep.evaluation.metrics import reliability_band
+from nnunet_meep.evaluation.regions import describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind people as well.
 _BLUE, _GREY = "#0072B2", "#7F7F7F"
+COLORS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def reliability_figure(
@@ -116,7 +122,7 @@ def plot_reliability(
     ax.plot(p, y, "o-", color=color, markersize=4, linewidth=1.4, label=label, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set(xlabel="predicted probability", ylabel="observed frequency")
-    ax.legend(loc="upper left", frameon=False, fontsize="small")
+    ax.legend(loc="best", frameon=False, fontsize="small")
 
 
 def _filled(bins: dict[str, list[float]]) -> tuple[list[float], list[float]]:
@@ -137,3 +143,111 @@ def plot_histogram(ax: Axes, bins: dict[str, list[float]]) -> None:
     ax.bar(edges[:-1], [n / total for n in count], width, align="edge", color=_GREY, edgecolor="w")
     ax.set_yscale("log")
     ax.set_ylim(min(n for n in count if n) / total / 3, 1.5)
+
+
+def plot_agreement(
+    ax: Axes,
+    actual: ArrayLike,
+    expected: ArrayLike,
+    *,
+    label: str,
+    color: str = _BLUE,
+) -> None:
+    """What the probabilities expect of each case against what is true, with the diagonal.
+
+    Args:
+        ax: where to draw; call it again with other colours to lay models over each other.
+        actual, expected: one value for each case; NaN is left out.
+        label: of the points.
+        color: of the points.
+    """
+    if not ax.get_legend():
+        ax.axline((0, 0), slope=1, ls="--", color=_GREY, linewidth=1, label="as expected")
+    ax.plot(actual, expected, "o", color=color, markersize=4, alpha=0.6, label=label)
+    points = np.concatenate([line.get_xydata() for line in ax.get_lines()[1:]])
+    if np.isfinite(points).any():
+        limit = 1.05 * np.nanmax(points)
+        ax.set(xlim=(0, limit), ylim=(0, limit))
+    ax.legend(loc="best", frameon=False, fontsize="small")
+
+
+def comparison_figures(models: Sequence[Model], comparison: Comparison) -> dict[str, Figure]:
+    """Models laid over each other, a panel for each class.
+
+    Args:
+        models: what was compared.
+        comparison: over which cases.
+
+    Returns:
+        ``reliability``: pooled over all cases of a model and over its trainings; ``volumes``:
+        expected against true volume of each case; ``errors``: expected against actual error rate
+        of each case. Those without numbers are left out.
+    """
+    figures: dict[str, Any] = {}
+    panels = _panels(comparison, comparison.classes)
+    for i, model in enumerate(models):
+        for key, ax in panels.items():
+            pooled = [_entry(t, key)["pooled"]["bins"] for t in model.trainings]
+            plot_reliability(
+                ax, merged_bins(pooled), label=model.name, color=COLORS[i % len(COLORS)]
+            )
+    figures["reliability"] = next(iter(panels.values())).figure
+
+    foreground = {k: n for k, n in comparison.classes.items() if k != TOP_LABEL}
+    with_errors = {TOP_LABEL: "all classes"} if TOP_LABEL in comparison.classes else foreground
+    for name, keys, words, unit, actual, expected in (
+        ("volumes", foreground, "volume", "ml", "volume_true_ml", "volume_expected_ml"),
+        (
+            "errors",
+            with_errors,
+            "error rate",
+            "share of voxels",
+            "error_rate",
+            "error_rate_expected",
+        ),
+    ):
+        there = comparison.summary[models[0].name]
+        if not all({actual, expected} <= set(there[key]) for key in keys):
+            continue  # evaluated by a version that did not have them
+        panels = _panels(comparison, keys)
+        for i, model in enumerate(models):
+            for key, ax in panels.items():
+                x, y = (model.values(comparison.cases, key, m) for m in (actual, expected))
+                plot_agreement(ax, x, y, label=model.name, color=COLORS[i % len(COLORS)])
+                ax.set(xlabel=f"true {words}, {unit}", ylabel=f"expected {words}, {unit}")
+        figures[name] = next(iter(panels.values())).figure
+    return figures
+
+
+def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Bins of the voxels of several results with the same edges."""
+    count = np.array([part["count"] for part in parts], np.float64)
+    total = count.sum(axis=0)
+    merged: dict[str, list[float]] = {"edges": parts[0]["edges"], "count": total.tolist()}
+    for name in ("mean_p", "mean_y"):
+        mean = np.array([part[name] for part in parts], np.float64)  # None becomes NaN
+        sums = np.where(count > 0, mean * count, 0).sum(axis=0)
+        out = np.full(len(total), np.nan)
+        merged[name] = np.divide(sums, total, out=out, where=total > 0).tolist()
+    return merged
+
+
+def _panels(comparison: Comparison, keys: dict[str, str], columns: int = 4) -> dict[str, Axes]:
+    """Axes for each class in one figure; keys: names."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(keys))
+    rows = math.ceil(len(keys) / columns)
+    figure = Figure(figsize=(4.2 * columns, 4.3 * rows + 0.3), layout="constrained")
+    n = len(comparison.cases)
+    title = f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
+    figure.suptitle(title, fontsize="medium")
+    panels = {}
+    for i, (key, name) in enumerate(keys.items()):
+        panels[key] = figure.add_subplot(rows, columns, i + 1)
+        panels[key].set_title("all classes" if key == TOP_LABEL else f"{name} (label {key})")
+    return panels
+
+
+def _entry(training: dict[str, Any], key: str) -> dict[str, Any]:
+    return training[TOP_LABEL] if key == TOP_LABEL else training["classes"][key]

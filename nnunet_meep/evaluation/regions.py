@@ -74,3 +74,14 @@ def parse_region(name: str) -> Region:
             raise InputError(f"{name}: expected a folder of masks, found none")
         return Region(name, mask_folder=Path(value))
     raise InputError(f"{name}: expected a region {_FORMS}")
+
+
+def describe(region: str) -> str:
+    """A region in words, for people."""
+    kind, _, value = region.partition(":")
+    return {
+        "image": "whole images",
+        "crop": "without nnU-Net's padding (crop)",
+        "boundary": f"within {value} mm of the reference surface ({region})",
+        "mask": f"inside the masks of {value}",
+    }[kind]

@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.evaluate import Evaluation
 from nnunet_meep.evaluation.plots import reliability_figure
+from nnunet_meep.evaluation.regions import describe
 
 #: What the terminal's table shows of each class; metric: (heading with unit, format).
 HEADINGS = {
@@ -59,17 +60,6 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         figure = reliability_figure(result["classes"], title, per_case)
         figure.savefig(png_path, dpi=150)
     return paths
-
-
-def describe(region: str) -> str:
-    """A region in words, for people."""
-    kind, _, value = region.partition(":")
-    return {
-        "image": "whole images",
-        "crop": "without nnU-Net's padding (crop)",
-        "boundary": f"within {value} mm of the reference surface ({region})",
-        "mask": f"inside the masks of {value}",
-    }[kind]
 
 
 def table(evaluation: Evaluation) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison
-from nnunet_meep.evaluation.report import HEADINGS, SCALE, aligned, describe, nan_to_none
+from nnunet_meep.evaluation.regions import describe
+from nnunet_meep.evaluation.report import HEADINGS, SCALE, aligned, nan_to_none
 
 #: Columns of a class, and of the top label.
 CLASS_COLUMNS = tuple(HEADINGS)

@@ -68,6 +68,9 @@ def test_all_outputs_say_the_same(evaluated, tmp_path, capsys) -> None:
     assert rows["sharp", "1", "ece"]["difference"] == ""
     assert test["mean"] == pytest.approx(ece["calibrated"] - ece["sharp"])
     assert "whole images, 4 cases" in printed
+    for name in ("reliability", "volumes", "errors"):
+        assert min(sitk.ReadImage(str(tmp_path / f"{name}.png")).GetSize()[:2]) > 400
+        assert (tmp_path / f"{name}.svg").read_text().rstrip().endswith("</svg>")
 
 
 def test_trainings_of_one_model(evaluated, tmp_path) -> None:

@@ -10,7 +10,13 @@ from predictions import softmax_case
 
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.metrics import reliability_band
-from nnunet_meep.evaluation.plots import new_axes, plot_histogram, plot_reliability
+from nnunet_meep.evaluation.plots import (
+    merged_bins,
+    new_axes,
+    plot_agreement,
+    plot_histogram,
+    plot_reliability,
+)
 
 
 @pytest.fixture
@@ -100,3 +106,27 @@ def test_matplotlib_settings_are_not_touched(evaluation, tmp_path: Path) -> None
     before = dict(mpl.rcParams)
     evaluation.plot_reliability().figure.savefig(tmp_path / "a.svg")
     assert dict(mpl.rcParams) == before
+
+
+def test_expected_and_actual_share_their_limits_and_one_diagonal() -> None:
+    ax = new_axes()
+    plot_agreement(ax, [1.0, 2.0], [1.5, np.nan], label="a")
+    plot_agreement(ax, [1.0, 3.0], [8.0, 1.0], label="b", color="C1")
+    assert ax.get_xlim() == ax.get_ylim() == (0, pytest.approx(8.4))
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["as expected", "a", "b"]
+    assert line(ax, "b").get_xydata().tolist() == [[1, 8], [3, 1]]
+
+
+def test_nothing_to_expect_is_drawn_without_a_warning() -> None:
+    ax = new_axes()
+    plot_agreement(ax, [np.nan], [np.nan], label="a")
+    ax.figure.canvas.draw()
+
+
+def test_bins_of_two_results_merge_into_those_of_all_their_voxels() -> None:
+    a = bins([2, 0, 1], [0.1, None, 0.9], [0.5, None, 1.0])
+    b = bins([6, 0, 0], [0.3, None, None], [0.25, None, None])
+    merged = merged_bins([a, b])
+    assert merged["count"] == [8, 0, 1]
+    assert merged["mean_p"] == pytest.approx([0.25, np.nan, 0.9], nan_ok=True)
+    assert merged["mean_y"] == pytest.approx([2.5 / 8, np.nan, 1.0], nan_ok=True)
