@@ -6,8 +6,12 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from nnunet_meep.cli._run import run
+
+if TYPE_CHECKING:
+    from nnunet_meep.evaluation.evaluate import Evaluation
 
 _EPILOG = """\
 folders:
@@ -23,6 +27,7 @@ written into -o:
                     interval), and over the pooled voxels of all cases
   calibration.csv   one row per case, region and class
   reliability.png   observed frequency against predicted probability, first region
+  maps/             with --maps: probabilities and entropy as NIfTI
   cases/            sums of finished cases; a run that was stopped goes on from them
 
 regions (--region), which voxels count; the ignore label never does:
@@ -89,6 +94,14 @@ def _get_parser() -> argparse.ArgumentParser:
         "--no-surface",
         action="store_true",
         help="leave out the surface distances, which take longest",
+    )
+    parser.add_argument(
+        "--maps",
+        action="store_true",
+        help=(
+            "also write, for a viewer, the probability of each class and the entropy of each case "
+            "as NIfTI in the geometry of the reference: maps/CASE/"
+        ),
     )
     parser.add_argument(
         "--chill",
@@ -162,6 +175,29 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     for case, reason in evaluation.skipped:
         print(f"\nskipped {case}: {reason}")
+    if options.maps:
+        paths += _write_maps(evaluation, gt_folder, pred_folders, options, output / "maps")
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")
+
+
+def _write_maps(
+    evaluation: Evaluation,
+    gt_folder: Path | None,
+    pred_folders: list[Path],
+    options: argparse.Namespace,
+    folder: Path,
+) -> list[Path]:
+    from tqdm import tqdm
+
+    from nnunet_meep.evaluation.cases import find_folders, pair_cases, read_dataset
+    from nnunet_meep.evaluation.maps import write_maps
+
+    folders = find_folders(gt_folder, pred_folders)
+    dataset = read_dataset(folders.predictions, options.djfile, options.pfile)
+    evaluated = {case.case for case in evaluation.cases}
+    cases = [c for c in pair_cases(folders, dataset.file_ending).cases if c.name in evaluated]
+    for case in tqdm(cases, desc="maps", unit="case"):
+        write_maps(case, dataset, folder)
+    return [folder]
