@@ -1,8 +1,9 @@
 """The numbers of a paper: calibration metrics of nnU-Net predictions. Imports without torch.
 
-``cases`` finds and pairs files, ``reference`` reads the references and ``regions`` says which voxels
-count; ``stream`` reads probabilities, ``counting`` counts them in compiled loops and ``one_pass``
-puts the two together; ``bins`` has the sums that merge, ``kept`` keeps them in files; ``metrics``
-turns sums into numbers, ``surface`` has the distances; ``evaluate`` composes all that for folders,
-``compare`` sets several results side by side; ``report``, ``tables``, ``plots`` and ``maps`` show it.
+``cases`` finds and pairs files, ``reference`` reads the references and ``regions`` says which
+voxels count; ``stream`` reads probabilities, ``counting`` counts them in compiled loops and
+``one_pass`` puts the two together; ``bins`` has the sums that merge, ``kept`` keeps them in files;
+``metrics`` turns sums into numbers, ``surface`` has the distances; ``evaluate`` composes all that
+for folders, ``compare`` sets several results side by side; ``report``, ``tables``, ``plots`` and
+``maps`` show it.
 """
