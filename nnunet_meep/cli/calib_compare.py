@@ -24,6 +24,8 @@ written into -o:
                    models laid over each other: observed frequency against predicted
                    probability, expected against true volume, expected against actual error rate
 
+Compared is the first region that each was evaluated over (--region of meep-calib-eval). Tables
+are means over cases, the reliability diagram is over their pooled voxels.
 Only cases that all models have are compared; a warning says what is left out, and which settings
 are not the same. The differences are paired by case; p is Wilcoxon's signed-rank test, corrected
 by Holm for all tests of the comparison.

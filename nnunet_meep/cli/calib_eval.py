@@ -48,6 +48,7 @@ examples:
 def _get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="meep-calib-eval",
+        usage="meep-calib-eval [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "How far can the probabilities of nnU-Net predictions be trusted?\n\n"
@@ -88,7 +89,7 @@ def _get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["image"],
         metavar="REGION",
-        help="which voxels count, one or several (default: image); see below",
+        help="which voxels count, one or several, after the folders (default: image); see below",
     )
     parser.add_argument(
         "--no-surface",

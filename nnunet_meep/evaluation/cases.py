@@ -81,6 +81,9 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
         InputError: there are none, or they are not what they should be.
     """
     expanded: list[Path] = []
+    for i, folder in enumerate(pred_folders):
+        if folder.resolve() in [other.resolve() for other in pred_folders[:i]]:
+            raise InputError(f"{folder}: expected each folder of predictions once, got it twice")
     for folder in pred_folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: expected a folder of predictions, found none")

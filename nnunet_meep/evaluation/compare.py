@@ -35,7 +35,7 @@ NEITHER = frozenset(
     {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
 )
 #: Settings without which numbers are not about the same thing.
-_SETTINGS = ("bins", "gt_folder", "version")
+_SETTINGS = ("bins", "surface", "gt_folder", "version")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,10 @@ def load_result(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or it is not one that this version reads.
     """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: expected a folder with a result of meep-calib-eval, found none"
+        )
     candidates = [folder / "calibration.json", folder / "calibration" / "calibration.json"]
     path = next((p for p in candidates if p.is_file()), None)
     if path is None:

@@ -106,7 +106,8 @@ def _error_line(name: str, pooled: dict[str, float]) -> str:
     if math.isnan(actual):
         return f"Errors, {name}: no voxels"
     line = (
-        f"Errors, {name}: {actual:.3%} of the voxels are wrong, {expected:.3%} were expected to be"
+        f"Errors, {name}, pooled: {actual:.3%} of the voxels are wrong, {expected:.3%} were "
+        f"expected to be"
     )
     ratio = pooled["error_rate_ratio"]
     return line if math.isnan(ratio) else f"{line} ({ratio:.2f} times)"

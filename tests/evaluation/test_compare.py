@@ -142,7 +142,8 @@ def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("bins", 10), ("gt_folder", "other"), ("version", "2")]
+    ("setting", "value"),
+    [("bins", 10), ("surface", False), ("gt_folder", "other"), ("version", "2")],
 )
 def test_other_settings_are_said(setting, value) -> None:
     models = [Model("a", (random_result(0),)), Model("b", (random_result(1, **{setting: value}),))]
@@ -197,6 +198,10 @@ class TestLoad:
         (tmp_path / "calibration").mkdir()
         (tmp_path / "calibration" / "calibration.json").write_text(json.dumps(content))
         assert load_result(tmp_path) == load_result(tmp_path / "calibration") == content
+
+    def test_no_folder(self, tmp_path) -> None:
+        with pytest.raises(InputError, match="expected a folder"):
+            load_result(tmp_path / "nowhere")
 
     def test_nothing_there(self, tmp_path) -> None:
         with pytest.raises(InputError, match="run meep-calib-eval GT_FOLDER"):
