@@ -141,6 +141,11 @@ def load_result(folder: Path) -> dict[str, Any]:
             f"{path}: expected a result of schema {SCHEMA}, got {schema}; evaluate it again with "
             f"this version"
         )
+    if missing := {"settings", "classes", "cases"} - set(content):
+        raise InputError(
+            f"{path}: expected a result of meep-calib-eval, got one without "
+            f"{', '.join(sorted(missing))}"
+        )
     return content
 
 

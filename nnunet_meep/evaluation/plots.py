@@ -191,6 +191,8 @@ def comparison_figures(models: Sequence[Model], comparison: Comparison) -> dict[
             plot_reliability(
                 ax, merged_bins(pooled), label=model.name, color=COLORS[i % len(COLORS)]
             )
+    if TOP_LABEL in panels:
+        panels[TOP_LABEL].set(xlabel="largest probability", ylabel="share of right voxels")
     figures["reliability"] = next(iter(panels.values())).figure
 
     foreground = {k: n for k, n in comparison.classes.items() if k != TOP_LABEL}

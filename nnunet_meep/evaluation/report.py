@@ -14,18 +14,17 @@ from nnunet_meep.evaluation.evaluate import Evaluation
 from nnunet_meep.evaluation.plots import reliability_figure
 from nnunet_meep.evaluation.regions import describe
 
-#: What the terminal's table shows of each class; metric: (heading with unit, format).
-HEADINGS = {
-    "dice": ("Dice", ".3f"),
-    "hd": ("HD mm", ".2f"),
-    "hd95": ("HD95 mm", ".2f"),
-    "brier": ("Brier e-4", ".2f"),
-    "brier_plus": ("Brier+", ".3f"),
-    "nll": ("NLL e-3", ".2f"),
-    "ece": ("ECE e-3", ".2f"),
-    "smece": ("smECE e-3", ".2f"),
+#: What tables show of each class; metric: (heading with unit, format, factor to that unit).
+HEADINGS: dict[str, tuple[str, str, float]] = {
+    "dice": ("Dice", ".3f", 1),
+    "hd": ("HD mm", ".2f", 1),
+    "hd95": ("HD95 mm", ".2f", 1),
+    "brier": ("Brier e-4", ".2f", 1e4),
+    "brier_plus": ("Brier+", ".3f", 1),
+    "nll": ("NLL e-3", ".2f", 1e3),
+    "ece": ("ECE e-3", ".2f", 1e3),
+    "smece": ("smECE e-3", ".2f", 1e3),
 }
-SCALE = {"brier": 1e4, "ece": 1e3, "nll": 1e3, "smece": 1e3}
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -128,7 +127,8 @@ def _cell(metric: str, value: float | None) -> str:
         return ""
     if math.isnan(value):
         return "-"
-    return format(value * SCALE.get(metric, 1), HEADINGS[metric][1])
+    _, style, factor = HEADINGS[metric]
+    return format(value * factor, style)
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:

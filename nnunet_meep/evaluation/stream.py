@@ -150,7 +150,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
                 raise ValueError(f"{member.left} bytes where {expected} are needed for {shape}")
         except (
             zipfile.BadZipFile,
-            NotImplementedError,
+            NotImplementedError,  # zipfile, from a header that asks for what it cannot do
             ValueError,
             struct.error,
             tokenize.TokenError,  # numpy, from a damaged header

@@ -16,18 +16,16 @@ from typing import Any
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison
 from nnunet_meep.evaluation.regions import describe
-from nnunet_meep.evaluation.report import HEADINGS, SCALE, aligned, nan_to_none
+from nnunet_meep.evaluation.report import HEADINGS, aligned, nan_to_none
 
-#: Columns of a class, and of the top label.
-CLASS_COLUMNS = tuple(HEADINGS)
-TOP_LABEL_COLUMNS = {
-    "ece": ("ECE e-3", ".2f"),
-    "aurc": ("AURC e-3", ".2f"),
-    "error_rate": ("errors %", ".3f"),
-    "error_rate_expected": ("expected %", ".3f"),
-    "error_rate_ratio": ("ratio", ".2f"),
+#: What tables show of the top label, as ``HEADINGS`` does for a class.
+TOP_LABEL_HEADINGS: dict[str, tuple[str, str, float]] = {
+    "ece": HEADINGS["ece"],
+    "aurc": ("AURC e-3", ".2f", 1e3),
+    "error_rate": ("errors %", ".3f", 1e2),
+    "error_rate_expected": ("expected %", ".3f", 1e2),
+    "error_rate_ratio": ("ratio", ".2f", 1),
 }
-_TOP_LABEL_SCALE = {"ece": 1e3, "aurc": 1e3, "error_rate": 1e2, "error_rate_expected": 1e2}
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
@@ -128,10 +126,7 @@ def _title(key: str, name: str) -> str:
 
 def _columns(comparison: Comparison, key: str) -> dict[str, tuple[str, str, float]]:
     """metric: heading, format, scale, of those that all models have."""
-    if key == TOP_LABEL:
-        chosen = {m: (*h, _TOP_LABEL_SCALE.get(m, 1)) for m, h in TOP_LABEL_COLUMNS.items()}
-    else:
-        chosen = {m: (*HEADINGS[m], SCALE.get(m, 1)) for m in CLASS_COLUMNS}
+    chosen = TOP_LABEL_HEADINGS if key == TOP_LABEL else HEADINGS
     there = comparison.summary[comparison.models[0]][key]
     return {m: column for m, column in chosen.items() if m in there}
 

@@ -213,6 +213,11 @@ class TestLoad:
         with pytest.raises(InputError, match="expected a result of meep-calib-eval"):
             load_result(tmp_path)
 
+    def test_a_part_of_a_result(self, tmp_path) -> None:
+        (tmp_path / "calibration.json").write_text('{"schema": 1, "settings": {}}')
+        with pytest.raises(InputError, match="without cases, classes"):
+            load_result(tmp_path)
+
     def test_another_schema(self, tmp_path) -> None:
         (tmp_path / "calibration.json").write_text('{"schema": 2}')
         with pytest.raises(InputError, match="schema 1, got 2"):
