@@ -73,7 +73,7 @@ def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation import tables
     from nnunet_meep.evaluation.compare import Model, compare, load_result
-    from nnunet_meep.evaluation.plots import comparison_figures
+    from nnunet_meep.evaluation.plots import comparison_figures, save_figure
 
     if options.o.exists() and not options.o.is_dir():
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
@@ -87,7 +87,7 @@ def _compare(options: argparse.Namespace) -> None:
         for ending in ("png", "svg"):
             paths.append(options.o / f"{name}.{ending}")
             with replacing_file(paths[-1]) as path:
-                figure.savefig(path, dpi=150)
+                save_figure(figure, path)
     print(tables.terminal(comparison))
     for line in comparison.warnings:
         print(f"Warning: {line}", file=sys.stderr)

@@ -53,6 +53,7 @@ from nnunet_meep.evaluation.metrics import (
     error_metrics,
     over_cases,
     reliability_bins,
+    risk_coverage,
     top_label_metrics,
 )
 from nnunet_meep.evaluation.reference import Reference, read_reference
@@ -72,11 +73,14 @@ class RegionResult:
         classes: for each class (keys as in ``Labels.keys``) its metrics.
         top_label: metrics of the top label and ``classwise_ece``; None for regions of labels.
         bins: of each class, and of ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
+        risk_coverage: of ``top_label``, or of each class where there is none: ``coverage``,
+            ``risk``.
     """
 
     classes: dict[str, dict[str, float]]
     top_label: dict[str, float] | None
     bins: dict[str, dict[str, list[float]]]
+    risk_coverage: dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,22 @@ class Evaluation:
         return pandas.DataFrame(list(self.rows()), columns=self.columns)
 
     def plot_reliability(
-        self, key: str | None = None, *, region: str | None = None, ax: Axes | None = None
+        self,
+        key: str | None = None,
+        *,
+        region: str | None = None,
+        ax: Axes | None = None,
+        label: str = "all cases",
+        color: str | None = None,
     ) -> Axes:
         """Reliability diagram of a class, with single cases and a bootstrap band over them.
 
         Args:
             key: of the class as in ``calibration.json``, or ``"top_label"``; None: the first one.
             region: name of the region; None: the first one.
-            ax: where to draw; None: new axes.
+            ax: where to draw, for example over another model; None: new axes.
+            label: of the line in the legend.
+            color: of all but the diagonal, as matplotlib names it; None: blue.
 
         Returns:
             The axes.
@@ -162,13 +174,20 @@ class Evaluation:
         Raises:
             KeyError: there is no such class or region.
         """
-        from nnunet_meep.evaluation.plots import new_axes, plot_reliability
+        from nnunet_meep.evaluation.plots import COLORS, new_axes, plot_reliability
 
         region = next(iter(self.pooled)) if region is None else region
         key = self.labels.keys[0] if key is None else key
         ax = new_axes() if ax is None else ax
         per_case = [case.regions[region].bins[key] for case in self.cases]
-        plot_reliability(ax, self.pooled[region].bins[key], per_case=per_case)
+        plot_reliability(
+            ax,
+            self.pooled[region].bins[key],
+            per_case=per_case,
+            label=label,
+            color=color or COLORS[0],
+        )
+        ax.legend(loc="best", frameon=False, fontsize="small")
         return ax
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,7 +213,7 @@ class Evaluation:
                     metric: over_cases([r.classes[key][metric] for _, r in cases])
                     for metric in self.class_metrics
                 },
-                "pooled": {**pooled.classes[key], "bins": pooled.bins[key]},
+                "pooled": {**pooled.classes[key], **_curves(pooled, key)},
             }
             for key, name in zip(self.labels.keys, self.labels.names, strict=True)
         }
@@ -211,7 +230,7 @@ class Evaluation:
                     "pooled": all_voxels.pop("classwise_ece"),
                 },
                 "per_case": per_case,
-                "pooled": {**all_voxels, "bins": pooled.bins["top_label"]},
+                "pooled": {**all_voxels, **_curves(pooled, "top_label")},
             }
         return {
             "classes": classes,
@@ -222,6 +241,7 @@ class Evaluation:
                     "classes": r.classes,
                     "top_label": r.top_label,
                     "n_clipped": case.n_clipped,
+                    "bins": {key: _without_edges(bins) for key, bins in r.bins.items()},
                 }
                 for case, r in cases
             ],
@@ -481,13 +501,25 @@ class _Totals:
         return _region_result(labels, grid, sums, None)
 
 
+def _without_edges(bins: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: values for name, values in bins.items() if name != "edges"}
+
+
+def _curves(result: RegionResult, key: str) -> dict[str, Any]:
+    """What is more than one number."""
+    curves = {"bins": result.bins[key]}
+    if key in result.risk_coverage:
+        curves["risk_coverage"] = result.risk_coverage[key]
+    return curves
+
+
 def _region_result(
     labels: Labels,
     grid: Grid,
     sums: RegionSums,
     distances_mm: tuple[dict[str, float], ...] | None,
 ) -> RegionResult:
-    classes, bins = {}, {}
+    classes, bins, risk = {}, {}, {}
     for i, key in enumerate(labels.keys):
         of_class = sums.channels[labels.channel(i)]
         metrics = class_metrics(of_class, grid)
@@ -496,6 +528,7 @@ def _region_result(
         bins[key] = reliability_bins(of_class.cells, grid)
         if sums.top_label is None:
             classes[key] |= error_metrics(of_class.cells, grid)
+            risk[key] = risk_coverage(of_class.cells, grid, top_label=False)
     top_label = None
     if sums.top_label is not None:
         eces = [binned_metrics(channel.cells, grid)["ece"] for channel in sums.channels]
@@ -504,7 +537,8 @@ def _region_result(
             "classwise_ece": math.fsum(eces) / len(eces),
         }
         bins["top_label"] = reliability_bins(sums.top_label, grid)
-    return RegionResult(classes, top_label, bins)
+        risk["top_label"] = risk_coverage(sums.top_label, grid, top_label=True)
+    return RegionResult(classes, top_label, bins, risk)
 
 
 def _refuse_unpaired(folders: Folders, paired: PairedCases) -> None:

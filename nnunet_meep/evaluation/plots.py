@@ -1,10 +1,16 @@
-"""Pictures of an evaluation."""
+"""Pictures of evaluations.
+
+The functions ``plot_*`` draw on axes that they are given, with labels and without a legend, so that
+models can be laid over each other; the functions ``*_figure(s)`` compose them, a panel for each
+class, with one legend below the panels, where it hides nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,55 +29,9 @@ _BLUE, _GREY = "#0072B2", "#7F7F7F"
 COLORS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def reliability_figure(
-    classes: dict[str, dict[str, Any]],
-    title: str,
-    per_case: dict[str, list[dict[str, list[float]]]],
-    columns: int = 4,
-) -> Figure:
-    """Reliability diagram and histogram of each class, over the voxels of all cases.
-
-    Args:
-        classes: ``classes`` of a ``calibration.json``.
-        title: which voxels these are.
-        per_case: for each class the bins of the single cases.
-        columns: classes side by side at most.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(columns, len(classes))
-    rows = math.ceil(len(classes) / columns)
-    # Inches, and no layout engine: those take a minute for a hundred classes.
-    panel_width, panel_height, left, right, top, bottom = 4.1, 5.5, 0.75, 0.2, 0.85, 0.5
-    width, height = columns * panel_width, rows * panel_height
-    figure = Figure(figsize=(width, height))
-    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
-    for i, (key, entry) in enumerate(classes.items()):
-        row, column = divmod(i, columns)
-        # The diagram, and its histogram below.
-        cell = figure.add_gridspec(
-            2,
-            1,
-            height_ratios=[3, 1.1],
-            hspace=0.1,
-            left=(column * panel_width + left) / width,
-            right=((column + 1) * panel_width - right) / width,
-            top=1 - (row * panel_height + top) / height,
-            bottom=1 - ((row + 1) * panel_height - bottom) / height,
-        )
-        diagram = figure.add_subplot(cell[0])
-        histogram = figure.add_subplot(cell[1], sharex=diagram)
-        plot_reliability(diagram, entry["pooled"]["bins"], per_case=per_case[key])
-        plot_histogram(histogram, entry["pooled"]["bins"])
-        ece = entry["pooled"]["ece"]
-        diagram.set_title(f"{entry['name']} (label {key})\npooled ECE {ece:.3g}")
-        diagram.set(xlabel="", ylabel="")
-        diagram.tick_params(labelbottom=False)
-        histogram.set_xlabel(f"predicted probability of {entry['name']}")
-        if column == 0:
-            diagram.set_ylabel("observed frequency")
-            histogram.set_ylabel("share of voxels")
-    return figure
+def color_of(i: int) -> str:
+    """The colour of the i-th model."""
+    return COLORS[i % len(COLORS)]
 
 
 def new_axes() -> Axes:
@@ -86,6 +46,7 @@ def plot_reliability(
     bins: dict[str, list[float]],
     *,
     per_case: Sequence[dict[str, list[float]]] = (),
+    single_cases: bool = True,
     label: str = "all cases",
     color: str = _BLUE,
 ) -> None:
@@ -93,82 +54,149 @@ def plot_reliability(
 
     Args:
         ax: where to draw; call it again with other colours to lay models over each other.
-        bins: ``edges``, ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
-        per_case: the same of the single cases; drawn as thin lines behind, with a band that holds
-            95 % of the pooled lines of bootstrapped cases.
+        bins: ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
+        per_case: the same of the single cases, for a band that holds 95 % of the pooled lines of
+            bootstrapped cases.
+        single_cases: draw them, too, as thin lines behind.
         label: of the pooled line.
         color: of all but the diagonal.
     """
-    if not ax.get_legend():
-        ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label="perfectly calibrated")
-    for i, case in enumerate(per_case if len(per_case) > 1 else ()):
+    _diagonal(ax, "perfectly calibrated")
+    several = len(per_case) > 1
+    for case in per_case if several and single_cases else ():
         p, y = _filled(case)
-        # One of them in the legend is enough.
-        name = "single cases" if i == 0 else None
+        name = _once(ax, "single cases")
         ax.plot(p, y, color=color, alpha=0.18, linewidth=0.6, label=name, zorder=1)
     p, y = _filled(bins)
-    if len(per_case) > 1:
+    if several:
         low, high = reliability_band(per_case)
         filled = [n > 0 for n in bins["count"]]
+        name = _once(ax, "95 % interval over cases")
         ax.fill_between(
-            p,
-            low[filled],
-            high[filled],
-            color=color,
-            alpha=0.25,
-            linewidth=0,
-            label="95 % interval over cases",
+            p, low[filled], high[filled], color=color, alpha=0.22, linewidth=0, label=name
         )
     ax.plot(p, y, "o-", color=color, markersize=4, linewidth=1.4, label=label, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set(xlabel="predicted probability", ylabel="observed frequency")
-    ax.legend(loc="best", frameon=False, fontsize="small")
 
 
-def _filled(bins: dict[str, list[float]]) -> tuple[list[float], list[float]]:
-    """Mean p and mean y of the bins that hold voxels."""
-    filled = [i for i, n in enumerate(bins["count"]) if n]
-    return [bins["mean_p"][i] for i in filled], [bins["mean_y"][i] for i in filled]
+def plot_histogram(
+    ax: Axes,
+    bins: dict[str, list[float]],
+    *,
+    label: str = "all cases",
+    color: str = _GREY,
+    fill: bool = True,
+) -> None:
+    """Share of the voxels in each bin, on a log scale because background swamps the rest.
 
-
-def plot_histogram(ax: Axes, bins: dict[str, list[float]]) -> None:
-    """Share of the voxels in each bin, on a log scale because background swamps the rest."""
+    Args:
+        ax: where to draw; call it again with ``fill=False`` to lay models over each other.
+        bins: ``edges``, ``count`` as in ``calibration.json``.
+        label, color: of the steps.
+        fill: filled bars instead of their outline.
+    """
     edges, count = bins["edges"], bins["count"]
     total = sum(count)
-    ax.set(xlim=(0, 1))
+    ax.set(xlim=(0, 1), xlabel="predicted probability", ylabel="share of voxels")
     if not total:  # everything ignored: a log scale has nothing to show
         ax.text(0.5, 0.5, "no voxels", ha="center", va="center", transform=ax.transAxes)
         return
-    width = [b - a for a, b in pairwise(edges)]
-    ax.bar(edges[:-1], [n / total for n in count], width, align="edge", color=_GREY, edgecolor="w")
+    lowest = min(n for n in count if n) / total / 3
+    if ax.get_yscale() == "log":
+        lowest = min(lowest, ax.get_ylim()[0])
     ax.set_yscale("log")
-    ax.set_ylim(min(n for n in count if n) / total / 3, 1.5)
+    style: dict[str, Any] = {"edgecolor": "w"} if fill else {"linewidth": 1.4}
+    # Below every limit, so that bars stand on the axis whatever is drawn after them.
+    share = np.maximum(np.array(count) / total, 1e-12)
+    ax.stairs(share, edges, baseline=1e-12, fill=fill, color=color, label=label, **style)
+    ax.set_ylim(lowest, 1.5)
+
+
+def plot_risk_coverage(
+    ax: Axes, curve: dict[str, list[float]], *, label: str = "all cases", color: str = _BLUE
+) -> None:
+    """The error rate of the voxels that are kept if the least sure ones are set aside.
+
+    Args:
+        ax: where to draw; call it again with other colours to lay models over each other.
+        curve: ``coverage``, ``risk`` as in ``calibration.json``.
+        label, color: of the line.
+    """
+    coverage, risk = np.array(curve["coverage"]), np.array(curve["risk"], np.float64)
+    aside = 1 - coverage
+    shown = aside > 0
+    ax.plot(100 * aside[shown], 100 * risk[shown], color=color, linewidth=1.4, label=label)
+    ax.set_xscale("log")
+    ax.set_xlim(100 * aside[shown].min(), 100)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("least sure voxels set aside, % (100 - coverage)")
+    ax.set_ylabel("risk: error rate of the others, %")
 
 
 def plot_agreement(
-    ax: Axes,
-    actual: ArrayLike,
-    expected: ArrayLike,
-    *,
-    label: str,
-    color: str = _BLUE,
+    ax: Axes, actual: ArrayLike, expected: ArrayLike, *, label: str, color: str = _BLUE
 ) -> None:
     """What the probabilities expect of each case against what is true, with the diagonal.
 
     Args:
         ax: where to draw; call it again with other colours to lay models over each other.
-        actual, expected: one value for each case; NaN is left out.
-        label: of the points.
-        color: of the points.
+        actual, expected: one value >= 0 for each case; NaN is left out.
+        label, color: of the points.
     """
-    if not ax.get_legend():
-        ax.axline((0, 0), slope=1, ls="--", color=_GREY, linewidth=1, label="as expected")
+    if not ax.get_lines():
+        ax.axline((0, 0), slope=1, ls="--", color=_GREY, linewidth=1, label="expected = true")
     ax.plot(actual, expected, "o", color=color, markersize=4, alpha=0.6, label=label)
     points = np.concatenate([line.get_xydata() for line in ax.get_lines()[1:]])
     if np.isfinite(points).any():
-        limit = 1.05 * np.nanmax(points)
-        ax.set(xlim=(0, limit), ylim=(0, limit))
-    ax.legend(loc="best", frameon=False, fontsize="small")
+        low, high = np.nanmin(points), np.nanmax(points)
+        margin = 0.05 * (high - low) or 0.05 * high or 1.0
+        low = 0.0 if low < high / 3 else low - margin
+        ax.set(xlim=(low, high + margin), ylim=(low, high + margin))
+        ax.locator_params(nbins=6)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One model in a reliability diagram: its pooled bins and those of its single cases."""
+
+    label: str
+    bins: dict[str, list[float]]
+    per_case: Sequence[dict[str, list[float]]] = ()
+    color: str = _BLUE
+
+
+def reliability_figure(
+    panels: Mapping[str, Sequence[Layer]], title: str, *, top_label: str | None = None
+) -> Figure:
+    """Reliability diagrams, each with its histogram below.
+
+    Args:
+        panels: for the title of each panel the models in it, one or several.
+        title: which voxels these are.
+        top_label: title of the panel that is about the largest probability and being right.
+    """
+    figure, axes = _panels(list(panels), title, histograms=True)
+    for (diagram, histogram), (name, layers) in zip(axes, panels.items(), strict=True):
+        alone = len(layers) == 1
+        for layer in layers:
+            plot_reliability(
+                diagram,
+                layer.bins,
+                per_case=layer.per_case,
+                single_cases=alone,
+                label=layer.label,
+                color=layer.color,
+            )
+            color = _GREY if alone else layer.color
+            plot_histogram(histogram, layer.bins, label=layer.label, color=color, fill=alone)
+        if name == top_label:
+            diagram.set_ylabel("share of right voxels")
+            histogram.set_xlabel("largest probability")
+        diagram.set_xlabel("")
+        diagram.tick_params(labelbottom=False)
+    _label_left_and_legend(figure, axes)
+    return figure
 
 
 def comparison_figures(models: Sequence[Model], comparison: Comparison) -> dict[str, Figure]:
@@ -179,53 +207,98 @@ def comparison_figures(models: Sequence[Model], comparison: Comparison) -> dict[
         comparison: over which cases.
 
     Returns:
-        ``reliability``: pooled over all cases of a model and over its trainings; ``volumes``:
-        expected against true volume of each case; ``errors``: expected against actual error rate
-        of each case. Those without numbers are left out.
+        The figures of :func:`comparison_panels`, all classes in one.
     """
-    figures: dict[str, Any] = {}
-    panels = _panels(comparison, comparison.classes)
-    for i, model in enumerate(models):
-        for key, ax in panels.items():
-            pooled = [_entry(t, key)["pooled"]["bins"] for t in model.trainings]
-            plot_reliability(
-                ax, merged_bins(pooled), label=model.name, color=COLORS[i % len(COLORS)]
-            )
-    if TOP_LABEL in panels:
-        panels[TOP_LABEL].set(xlabel="largest probability", ylabel="share of right voxels")
-    figures["reliability"] = next(iter(panels.values())).figure
+    n = len(comparison.cases)
+    title = f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
+    return {
+        name: draw(list(classes), title)
+        for name, (classes, draw) in comparison_panels(models, comparison).items()
+    }
 
-    foreground = {k: n for k, n in comparison.classes.items() if k != TOP_LABEL}
-    with_errors = {TOP_LABEL: "all classes"} if TOP_LABEL in comparison.classes else foreground
-    for name, keys, words, unit, actual, expected in (
-        ("volumes", foreground, "volume", "ml", "volume_true_ml", "volume_expected_ml"),
-        (
-            "errors",
-            with_errors,
-            "error rate",
-            "share of voxels",
-            "error_rate",
-            "error_rate_expected",
-        ),
+
+def comparison_panels(
+    models: Sequence[Model], comparison: Comparison
+) -> dict[str, tuple[dict[str, str], Callable[[Sequence[str], str], Figure]]]:
+    """The pictures of a comparison, to be drawn for all classes together or for each alone.
+
+    Returns:
+        By name, (class key: title of its panel, a function that draws some of these classes under
+        a title). ``reliability``: pooled over all cases of a model and over its trainings, with a
+        bootstrap band over the compared cases; ``risk_coverage``: pooled in the same way;
+        ``volumes``: expected against true volume of each case; ``errors``: expected against
+        actual error rate of each case. Those without numbers are left out: results of older
+        versions do not have all of them.
+    """
+    titles = {
+        key: "all classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
+        for key, name in comparison.classes.items()
+    }
+    foreground = {k: t for k, t in titles.items() if k != TOP_LABEL}
+    of_errors = {TOP_LABEL: titles[TOP_LABEL]} if TOP_LABEL in titles else foreground
+
+    def reliability(keys: Sequence[str], title: str) -> Figure:
+        panels = {
+            titles[key]: [_layer(m, key, comparison.cases, i) for i, m in enumerate(models)]
+            for key in keys
+        }
+        return reliability_figure(panels, title, top_label=titles.get(TOP_LABEL))
+
+    def risk_coverage(keys: Sequence[str], title: str) -> Figure:
+        figure, axes = _panels([titles[key] for key in keys], title)
+        for (ax,), key in zip(axes, keys, strict=True):
+            for i, model in enumerate(models):
+                curve = _mean_curve([_pooled(t, key)["risk_coverage"] for t in model.trainings])
+                plot_risk_coverage(ax, curve, label=model.name, color=color_of(i))
+        _label_left_and_legend(figure, axes)
+        return figure
+
+    def agreement(actual: str, expected: str, words: str, scale: float) -> Callable[..., Figure]:
+        def draw(keys: Sequence[str], title: str) -> Figure:
+            figure, axes = _panels([titles[key] for key in keys], title)
+            for (ax,), key in zip(axes, keys, strict=True):
+                for i, model in enumerate(models):
+                    x, y = (
+                        scale * model.values(comparison.cases, key, metric)
+                        for metric in (actual, expected)
+                    )
+                    plot_agreement(ax, x, y, label=model.name, color=color_of(i))
+                ax.set(xlabel=f"true {words}", ylabel=f"expected {words}")
+            _label_left_and_legend(figure, axes)
+            return figure
+
+        return draw
+
+    found: dict[str, Any] = {"reliability": (titles, reliability)}
+    if all(
+        "risk_coverage" in _pooled(t, k) for m in models for t in m.trainings for k in of_errors
     ):
-        there = comparison.summary[models[0].name]
-        if not all({actual, expected} <= set(there[key]) for key in keys):
-            continue  # evaluated by a version that did not have them
-        panels = _panels(comparison, keys)
-        for i, model in enumerate(models):
-            for key, ax in panels.items():
-                x, y = (model.values(comparison.cases, key, m) for m in (actual, expected))
-                plot_agreement(ax, x, y, label=model.name, color=COLORS[i % len(COLORS)])
-                ax.set(xlabel=f"true {words}, {unit}", ylabel=f"expected {words}, {unit}")
-        figures[name] = next(iter(panels.values())).figure
-    return figures
+        found["risk_coverage"] = (of_errors, risk_coverage)
+    summary = comparison.summary[models[0].name]
+    for name, keys, metrics, words, scale in (
+        ("volumes", foreground, ("volume_true_ml", "volume_expected_ml"), "volume, ml", 1),
+        ("errors", of_errors, ("error_rate", "error_rate_expected"), "error rate, %", 100),
+    ):
+        if all(set(metrics) <= set(summary[key]) for key in keys):
+            found[name] = (keys, agreement(*metrics, words, scale))
+    return found
+
+
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write a figure into files, each in the format of its ending; the same bytes every time."""
+    from matplotlib import rc_context
+
+    for path in paths:
+        svg = path.suffix == ".svg"
+        with rc_context({"svg.hashsalt": "nnunet-meep"}):
+            figure.savefig(path, dpi=150, metadata={"Date": None} if svg else None)
 
 
 def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Bins of the voxels of several results with the same edges."""
     count = np.array([part["count"] for part in parts], np.float64)
     total = count.sum(axis=0)
-    merged: dict[str, list[float]] = {"edges": parts[0]["edges"], "count": total.tolist()}
+    merged: dict[str, list[float]] = {**parts[0], "count": total.tolist()}
     for name in ("mean_p", "mean_y"):
         mean = np.array([part[name] for part in parts], np.float64)  # None becomes NaN
         sums = np.where(count > 0, mean * count, 0).sum(axis=0)
@@ -234,22 +307,122 @@ def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float
     return merged
 
 
-def _panels(comparison: Comparison, keys: dict[str, str], columns: int = 4) -> dict[str, Axes]:
-    """Axes for each class in one figure; keys: names."""
+def _layer(model: Model, key: str, cases: Sequence[str], i: int) -> Layer:
+    pooled = merged_bins([_pooled(t, key)["bins"] for t in model.trainings])
+    per_case = []
+    by_case = [{c["case"]: c for c in t["cases"]} for t in model.trainings]
+    if all("bins" in entries[case] for entries in by_case for case in cases):
+        per_case = [
+            merged_bins([entries[case]["bins"][key] for entries in by_case]) for case in cases
+        ]
+    return Layer(model.name, pooled, per_case, color_of(i))
+
+
+def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    risk = np.array([curve["risk"] for curve in curves], np.float64)
+    return {"coverage": curves[0]["coverage"], "risk": risk.mean(axis=0).tolist()}
+
+
+def _pooled(training: dict[str, Any], key: str) -> dict[str, Any]:
+    of_class = training[TOP_LABEL] if key == TOP_LABEL else training["classes"][key]
+    return of_class["pooled"]
+
+
+def _filled(bins: dict[str, list[float]]) -> tuple[list[float], list[float]]:
+    """Mean p and mean y of the bins that hold voxels."""
+    filled = [i for i, n in enumerate(bins["count"]) if n]
+    return [bins["mean_p"][i] for i in filled], [bins["mean_y"][i] for i in filled]
+
+
+def _diagonal(ax: Axes, label: str) -> None:
+    if not ax.get_lines():
+        ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=1, label=label)
+
+
+def _once(ax: Axes, label: str) -> str | None:
+    """The label, unless something on these axes has it already."""
+    return None if label in ax.get_legend_handles_labels()[1] else label
+
+
+# Inches, and no layout engine: those take a minute for a hundred classes.
+_PANEL_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 4.1, 0.75, 0.2, 0.1, 0.55
+_DIAGRAM, _HISTOGRAM, _GAP = 3.15, 1.1, 0.15
+_TITLE, _TITLE_LINE, _LEGEND_LINE, _LETTER = 0.35, 0.2, 0.24, 0.085
+_COLUMNS = 4
+
+
+def _panels(
+    titles: Sequence[str], title: str, *, histograms: bool = False
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure and, for each panel, its square axes, and those of a histogram below if asked for.
+
+    Below the panels there is room for the legend of :func:`_label_left_and_legend`.
+    """
     from matplotlib.figure import Figure
 
-    columns = min(columns, len(keys))
-    rows = math.ceil(len(keys) / columns)
-    figure = Figure(figsize=(4.2 * columns, 4.3 * rows + 0.3), layout="constrained")
-    n = len(comparison.cases)
-    title = f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
-    figure.suptitle(title, fontsize="medium")
-    panels = {}
-    for i, (key, name) in enumerate(keys.items()):
-        panels[key] = figure.add_subplot(rows, columns, i + 1)
-        panels[key].set_title("all classes" if key == TOP_LABEL else f"{name} (label {key})")
-    return panels
+    columns = min(_COLUMNS, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    heights = [_DIAGRAM, *([_HISTOGRAM] if histograms else [])]
+    top = _TOP + _TITLE_LINE * (1 + max(text.count("\n") for text in titles))
+    panel_height = top + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
+    width, height = columns * _PANEL_WIDTH, _TITLE + rows * panel_height
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
+    axes: list[list[Axes]] = []
+    for i, text in enumerate(titles):
+        row, column = divmod(i, columns)
+        y = height - _TITLE - row * panel_height - top
+        panel: list[Axes] = []
+        for inches in heights:
+            y -= inches
+            box = (
+                (column * _PANEL_WIDTH + _LEFT) / width,
+                y / height,
+                (_PANEL_WIDTH - _LEFT - _RIGHT) / width,
+                inches / height,
+            )
+            # Histograms share their scale, so that heights can be compared.
+            y_like = axes[0][1] if panel and axes else None
+            panel.append(figure.add_axes(box, sharex=panel[0] if panel else None, sharey=y_like))
+            y -= _GAP
+        panel[0].set_title(text, fontsize="medium")
+        axes.append(panel)
+    return figure, axes
 
 
-def _entry(training: dict[str, Any], key: str) -> dict[str, Any]:
-    return training[TOP_LABEL] if key == TOP_LABEL else training["classes"][key]
+def _label_left_and_legend(figure: Figure, axes: Sequence[Sequence[Axes]]) -> None:
+    """Name y axes where they differ from those to their left; one legend below the panels."""
+    names = [[ax.get_ylabel() for ax in panel] for panel in axes]
+    for i, panel in enumerate(axes):
+        for ax, name, left in zip(panel, names[i], names[i - 1], strict=True):
+            ax.set_ylabel("" if i % _COLUMNS and name == left else name)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    width, height = figure.get_size_inches()
+    entry = 0.6 + _LETTER * max(map(len, labels))
+    columns = max(1, min(len(labels), int(width / entry)))
+    strip = 0.15 + _LEGEND_LINE * math.ceil(len(labels) / columns)
+    # Make the figure taller by the strip and leave what is there where it is, in inches.
+    taller = height + strip
+    for panel in axes:
+        for ax in panel:
+            box = ax.get_position()
+            ax.set_position(
+                (
+                    box.x0,
+                    (box.y0 * height + strip) / taller,
+                    box.width,
+                    box.height * height / taller,
+                )
+            )
+    figure.set_size_inches(width, taller)
+    figure.suptitle(figure.get_suptitle(), fontsize="medium", y=1 - 0.08 / taller, va="top")
+    figure.legend(
+        handles,
+        labels,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.05 / taller),
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        borderpad=0,
+    )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: ``calibration.json``, a CSV, a picture, a table."""
+"""What an evaluation leaves behind: ``calibration.json``, a CSV, pictures, a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.evaluate import Evaluation
-from nnunet_meep.evaluation.plots import reliability_figure
+from nnunet_meep.evaluation.plots import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
 
 #: What tables show of each class; metric: (heading with unit, format, factor to that unit).
@@ -28,36 +28,42 @@ HEADINGS: dict[str, tuple[str, str, float]] = {
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``calibration.json``, ``calibration.csv`` and ``reliability.png`` into a folder.
+    """Write ``calibration.json``, ``.csv``, ``reliability.png`` and ``.svg`` into a folder.
 
-    All three are complete before the first one replaces an old result.
+    All are complete before the first one replaces an old result.
 
     Returns:
-        The three paths.
+        The paths.
 
     Raises:
         OSError: the folder cannot be made or written; old results are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("calibration.json", "calibration.csv", "reliability.png")
+    names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
     paths = [folder / name for name in names]
     result = evaluation.to_dict()
     with (
         replacing_file(paths[0]) as json_path,
         replacing_file(paths[1]) as csv_path,
         replacing_file(paths[2]) as png_path,
+        replacing_file(paths[3]) as svg_path,
     ):
         json_path.write_text(json.dumps(nan_to_none(result), indent=1, allow_nan=False) + "\n")
         _write_csv(evaluation, csv_path)
         region = next(iter(evaluation.pooled))
         n = len(evaluation.cases)
-        title = f"{describe(region)}, {n} case{'s' * (n != 1)}"
-        per_case = {
-            key: [case.regions[region].bins[key] for case in evaluation.cases]
-            for key in result["classes"]
+        panels = {
+            f"{entry['name']} (label {key})\npooled ECE {1e3 * entry['pooled']['ece']:.2f} e-3": [
+                Layer(
+                    "all cases",
+                    entry["pooled"]["bins"],
+                    [case.regions[region].bins[key] for case in evaluation.cases],
+                )
+            ]
+            for key, entry in result["classes"].items()
         }
-        figure = reliability_figure(result["classes"], title, per_case)
-        figure.savefig(png_path, dpi=150)
+        title = f"{describe(region)}, {n} case{'s' * (n != 1)}"
+        save_figure(reliability_figure(panels, title), png_path, svg_path)
     return paths
 
 
