@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,25 @@ def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[fl
     Raises:
         InputError: it cannot be read.
     """
+    array, spacing_mm = _read(path, dataset, "segmentation", lambda reader: reader.read_seg)
+    if len(array) != 1:
+        raise InputError(f"{path}: expected one label map, got {len(array)} in one file")
+    return array[0], spacing_mm
+
+
+def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
+    """An image with the axes of nnU-Net's probabilities; the first channel, if it holds several.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    array, _ = _read(path, dataset, "image", lambda reader: lambda p: reader.read_images([p]))
+    return array[0]
+
+
+def _read(
+    path: Path, dataset: Dataset, what: str, how: Callable[[Any], Callable[[str], Any]]
+) -> tuple[NDArray[Any], tuple[float, ...]]:
     import SimpleITK
     from nnunetv2.imageio.reader_writer_registry import (
         determine_reader_writer_from_dataset_json,
@@ -205,14 +224,13 @@ def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[fl
     try:
         if path.suffix == ".gz":
             gunzipped_size(path)
-        segmentation, properties = reader().read_seg(str(path))
+        array, properties = how(reader())(str(path))
     except Exception as error:  # each of nnU-Net's readers raises its library's own
+        article = "an" if what == "image" else "a"
         raise InputError(
-            f"{path}: expected a segmentation, could not read it: {_first_line(str(error))}"
+            f"{path}: expected {article} {what}, could not read it: {_first_line(str(error))}"
         ) from None
-    if len(segmentation) != 1:
-        raise InputError(f"{path}: expected one label map, got {len(segmentation)} in one file")
-    return segmentation[0], tuple(float(s) for s in properties["spacing"])
+    return array, tuple(float(s) for s in properties["spacing"])
 
 
 def _read_dataset(pred_folder: Path, dataset_json: Path | None, plans_json: Path | None) -> Dataset:

@@ -40,18 +40,18 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
     label_map, spacing_mm = read_label_map(case.reference, dataset)
     shape = label_map.shape
     del label_map
-    to_image = _geometry(case, dataset, spacing_mm)
+    to_image = geometry(case, dataset, spacing_mm)
     target, new = folder / case.name, folder / f".new-{case.name}"
     shutil.rmtree(new, ignore_errors=True)
     with creating_folder(new) as temporary:
         names = {labels.channel(i): _file_name(name) for i, name in enumerate(labels.names)}
         n_channels = labels.n_channels
         entropy = np.zeros(shape, np.float32)
-        for channel, p in _channels(case.probabilities, (n_channels, *shape)):
+        for channel, p in channels(case.probabilities, (n_channels, *shape)):
             if labels.regions_class_order is None:
-                entropy += _surprise(p) / np.float32(np.log(n_channels))
+                entropy += surprise(p) / np.float32(np.log(n_channels))
             else:
-                two = (_surprise(p) + _surprise(1 - p)) / np.float32(np.log(2))
+                two = (surprise(p) + surprise(1 - p)) / np.float32(np.log(2))
                 _write(to_image(two), temporary / f"entropy_{names[channel]}.nii.gz")
             if channel in names:
                 _write(to_image(p), temporary / f"probability_{names[channel]}.nii.gz")
@@ -62,7 +62,7 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
     return target
 
 
-def _channels(path: Path, expected: tuple[int, ...]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def channels(path: Path, expected: tuple[int, ...]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Each channel as an array (*shape), clipped to [0, 1]."""
     with open_probabilities(path) as file:
         if file.shape != expected:
@@ -83,12 +83,12 @@ def _channels(path: Path, expected: tuple[int, ...]) -> Iterator[tuple[int, NDAr
                 yield channel, row.reshape(expected[1:], order=file.order)
 
 
-def _surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
+def surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
     """-p log p, 0 where p is 0."""
     return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
 
 
-def _geometry(
+def geometry(
     case: Case, dataset: Dataset, spacing_mm: tuple[float, ...]
 ) -> Callable[[NDArray[np.float32]], sitk.Image]:
     """How an array with the axes of nnU-Net's reader becomes an image like the reference.
@@ -113,15 +113,7 @@ def _geometry(
 
     # 2D images have got a first axis of one voxel.
     squeeze = reference.GetDimension() == 2
-    seen = seen[0] if squeeze else seen
-    axes = tuple(seen.shape.index(int(n)) for n in numbers.shape)
-    turned = seen.transpose(axes)
-    mirrored = tuple(
-        axis
-        for axis in range(turned.ndim)
-        if np.sign(np.diff(turned, axis=axis)).flat[0]
-        != np.sign(np.diff(numbers, axis=axis)).flat[0]
-    )
+    axes, mirrored = turn(seen[0] if squeeze else seen, numbers)
 
     def to_image(array: NDArray[np.float32]) -> sitk.Image:
         array = array[0] if squeeze else array
@@ -132,6 +124,27 @@ def _geometry(
         return image
 
     return to_image
+
+
+def turn(
+    before: NDArray[np.float32], after: NDArray[np.float32]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What makes ``after`` of ``before``: ``flip(transpose(before, axes), mirrored)``.
+
+    Args:
+        before, after: consecutive numbers in different arrangements, no two axes of equal length.
+
+    Returns:
+        ``axes``, ``mirrored``.
+    """
+    axes = tuple(before.shape.index(n) for n in after.shape)
+    turned = before.transpose(axes)
+    mirrored = tuple(
+        axis
+        for axis in range(turned.ndim)
+        if np.sign(np.diff(turned, axis=axis)).flat[0] != np.sign(np.diff(after, axis=axis)).flat[0]
+    )
+    return axes, mirrored
 
 
 def _plain_image(array: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> sitk.Image:

@@ -57,28 +57,40 @@ class Reference:
         return result
 
 
+def read_codes(
+    path: Path, dataset: Dataset
+) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...]]:
+    """A segmentation as codes (``Labels.encode``), (*shape), and the size of its voxels in mm.
+
+    Raises:
+        InputError: it cannot be read, or holds other labels than ``dataset.json`` has.
+    """
+    label_map, spacing_mm = read_label_map(path, dataset)
+    labels = dataset.labels
+    try:
+        return labels.encode(label_map), spacing_mm
+    except UnknownLabels as error:
+        known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
+        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
+        raise InputError(
+            f"{path}: expected the labels of dataset.json, {known}, found also {found}"
+        ) from None
+
+
 def read_reference(case: Case, dataset: Dataset, regions: Sequence[Region]) -> Reference:
     """Read the reference of a case and what the regions need of it.
 
     Raises:
         InputError: a file cannot be read, or holds what it should not.
     """
-    label_map, spacing_mm = read_label_map(case.reference, dataset)
-    labels = dataset.labels
-    try:
-        codes = labels.encode(label_map)
-    except UnknownLabels as error:
-        known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
-        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
-        raise InputError(
-            f"{case.reference}: expected the labels of dataset.json, {known}, found also {found}"
-        ) from None
-    del label_map
+    codes, spacing_mm = read_codes(case.reference, dataset)
     restricted = {}
     for region in regions:
         inside = _inside(region, case, dataset, codes, spacing_mm)
         if inside is not None:
-            restricted[region.name] = np.where(inside, codes, codes.dtype.type(labels.nowhere))
+            restricted[region.name] = np.where(
+                inside, codes, codes.dtype.type(dataset.labels.nowhere)
+            )
     return Reference(codes, restricted, spacing_mm)
 
 
