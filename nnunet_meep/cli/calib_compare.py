@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
 models:
-  NAME=FOLDER             what meep-calib-eval wrote for a model, or the folder of predictions in
-                          whose folder 'calibration' it wrote it
+  NAME=FOLDER             what meep-calib-eval wrote for a model; or a folder of predictions in
+                          whose folder 'calibration' it wrote it, or will now: predictions that
+                          were not evaluated yet are, against --gt
   NAME=FOLDER,FOLDER,...  several trainings (seeds) of one model: averaged per case first; their
                           spread is in comparison.json and comparison.csv
 
 written into -o:
-  comparison.json  everything: summary of each model, differences, tests, warnings
+  report.html      everything in one file, for any browser: tables, pictures, single cases,
+                   settings, what each number means
+  comparison.json  summary of each model, differences, tests, warnings
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
   comparison.tex   the tables for LaTeX (booktabs)
-  reliability, volumes, errors (.png and .svg)
+  reliability, risk_coverage, volumes, errors (.png and .svg)
                    models laid over each other: observed frequency against predicted
-                   probability, expected against true volume, expected against actual error rate
+                   probability; errors that are left if the least sure voxels are set aside;
+                   expected against true volume, and against actual error rate
+  slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
+                   errors and entropy of each model; of several trainings, the first
 
-Compared is the first region that each was evaluated over (--region of meep-calib-eval). Tables
-are means over cases, the reliability diagram is over their pooled voxels.
+Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared; a warning says what is left out, and which settings
 are not the same. The differences are paired by case; p is Wilcoxon's signed-rank test, corrected
 by Holm for all tests of the comparison.
 
-example:
-  meep-calib-eval labelsTs predictions/nnUNetTrainer
-  meep-calib-eval labelsTs predictions/nnUNetTrainerMEEP_KL
+examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\
-      MEEP_KL=predictions/nnUNetTrainerMEEP_KL -o comparison
+      MEEP_KL=predictions/nnUNetTrainerMEEP_KL --gt labelsTs --images imagesTs -o comparison
+  meep-calib-compare MEEP_KL=seed0,seed1,seed2 CE=other0,other1,other2 -o comparison
 """
 
 
@@ -43,8 +48,8 @@ def _get_parser() -> argparse.ArgumentParser:
         prog="meep-calib-compare",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Compare the calibration of several models on the same cases: one table, and the\n"
-            "differences to the first model with intervals and tests."
+            "Compare the calibration of several models on the same cases: tables, the\n"
+            "differences to the first model with intervals and tests, pictures, a report."
         ),
         epilog=_EPILOG,
     )
@@ -52,6 +57,26 @@ def _get_parser() -> argparse.ArgumentParser:
         "models", nargs="+", metavar="NAME=FOLDER", help="the models; see below", type=_model
     )
     parser.add_argument("-o", type=Path, required=True, help="output folder")
+    parser.add_argument(
+        "--gt",
+        type=Path,
+        metavar="FOLDER",
+        help="reference segmentations, for predictions that were not evaluated yet",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="images (CASE_0000...) to show in the slices, for example imagesTs",
+    )
+    parser.add_argument(
+        "--region",
+        metavar="REGION",
+        help=(
+            "over which voxels to compare, one of those that the models were evaluated over, as "
+            "in meep-calib-eval (default: the first of each)"
+        ),
+    )
     return parser
 
 
@@ -69,27 +94,40 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from nnunet_meep.atomic import replacing_file
-    from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation import tables
-    from nnunet_meep.evaluation.compare import Model, compare, load_result
-    from nnunet_meep.evaluation.plots import comparison_figures, save_figure
+    from tqdm import tqdm
 
+    from nnunet_meep.errors import InputError
+    from nnunet_meep.evaluation import comparison_report, tables
+    from nnunet_meep.evaluation.compare import Model, compare, refuse_names_twice
+    from nnunet_meep.evaluation.trainings import open_training
+
+    # Said now, not after all the work.
+    refuse_names_twice([name for name, _ in options.models])
     if options.o.exists() and not options.o.is_dir():
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
-    models = [
-        Model(name, tuple(load_result(folder) for folder in folders))
-        for name, folders in options.models
-    ]
+    if options.images and not options.images.is_dir():
+        raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
+    models, warnings = [], []
+    predictions: dict[str, Sequence[Path]] = {}
+    for name, folders in options.models:
+        trainings = [
+            open_training(folder, gt_folder=options.gt, region=options.region) for folder in folders
+        ]
+        models.append(Model(name, tuple(t.result for t in trainings)))
+        predictions[name] = trainings[0].predictions
+        warnings += [f"{name}: {line}" for t in trainings for line in t.warnings]
     comparison = compare(models)
-    paths = tables.write(comparison, options.o)
-    for name, figure in comparison_figures(models, comparison).items():
-        for ending in ("png", "svg"):
-            paths.append(options.o / f"{name}.{ending}")
-            with replacing_file(paths[-1]) as path:
-                save_figure(figure, path)
+    paths, warnings = comparison_report.write(
+        models,
+        comparison,
+        options.o,
+        predictions=predictions,
+        images=options.images,
+        warnings=warnings,
+        progress=lambda cases: iter(tqdm(cases, desc="slices", unit="case")),
+    )
     print(tables.terminal(comparison))
-    for line in comparison.warnings:
+    for line in warnings:
         print(f"Warning: {line}", file=sys.stderr)
     print("\nWritten:")
     for path in paths:

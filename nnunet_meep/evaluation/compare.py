@@ -34,6 +34,7 @@ CLOSE_TO_ONE = frozenset({"error_rate_ratio"})
 NEITHER = frozenset(
     {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
 )
+SIGNIFICANT = 0.05
 #: Settings without which numbers are not about the same thing.
 _SETTINGS = ("bins", "surface", "gt_folder", "version")
 
@@ -77,8 +78,9 @@ class Comparison:
         summary: model, class key, metric: what :func:`.metrics.over_cases` gives, and
             ``training_std``, the standard deviation over trainings (NaN for a single one).
         differences: other model, class key, metric: ``mean``, ``ci95``, ``n`` of the difference to
-            the first model over the cases where both are defined, ``p`` (Wilcoxon; NaN where not
-            tested), ``p_holm``.
+            the first model over the cases where both are defined (of metrics of which 1 is best,
+            the difference of their distances to 1), ``p`` (Wilcoxon; NaN where not tested),
+            ``p_holm``.
         warnings: what makes the models less comparable, one line each.
     """
 
@@ -98,6 +100,17 @@ class Comparison:
         loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
         return {m for m, value in loss.items() if value == min(loss.values())}
 
+    def verdict(self, model: str, key: str, metric: str) -> str:
+        """``better`` or ``worse`` than the first model, ``""`` if p >= 0.05 after correction.
+
+        By the sign of the mean difference, where Wilcoxon's test, which is one of ranks, sees one.
+        """
+        test = self.differences[model][key][metric]
+        if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
+            return ""
+        better = (test["mean"] > 0) == (metric in HIGHER_IS_BETTER)
+        return "better" if better else "worse"
+
     def to_dict(self) -> dict[str, Any]:
         """The content of ``comparison.json``, with NaN where a number does not exist."""
         return {
@@ -112,8 +125,14 @@ class Comparison:
         }
 
 
+def find_result(folder: Path) -> Path | None:
+    """The ``calibration.json`` in a folder, or in ``calibration`` in it, if there is one."""
+    candidates = [folder / "calibration.json", folder / "calibration" / "calibration.json"]
+    return next((p for p in candidates if p.is_file()), None)
+
+
 def load_result(folder: Path) -> dict[str, Any]:
-    """The ``calibration.json`` in a folder, or in ``calibration`` in it.
+    """Read the result that :func:`find_result` finds.
 
     Raises:
         InputError: there is none, or it is not one that this version reads.
@@ -122,12 +141,10 @@ def load_result(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder}: expected a folder with a result of meep-calib-eval, found none"
         )
-    candidates = [folder / "calibration.json", folder / "calibration" / "calibration.json"]
-    path = next((p for p in candidates if p.is_file()), None)
+    path = find_result(folder)
     if path is None:
         raise InputError(
-            f"{folder}: expected calibration.json in it or in its folder 'calibration', found "
-            f"none; run meep-calib-eval GT_FOLDER {folder} first"
+            f"{folder}: expected calibration.json in it or in its folder 'calibration', found none"
         )
     try:
         content = json.loads(path.read_bytes())
@@ -149,6 +166,29 @@ def load_result(folder: Path) -> dict[str, Any]:
     return content
 
 
+def in_region(result: dict[str, Any], region: str | None, source: Path) -> dict[str, Any]:
+    """A result as if it had been evaluated over one of its regions alone.
+
+    Args:
+        result: content of a ``calibration.json``.
+        region: name of the region; None: the first one.
+        source: what is named in errors.
+
+    Raises:
+        InputError: it was not evaluated over that region.
+    """
+    regions = result["settings"]["regions"]
+    if region is None or region == regions[0]:
+        return result
+    if region not in result.get("by_region", {}):
+        raise InputError(
+            f"{source}: expected a result over {region}, got one over {', '.join(regions)}; "
+            f"evaluate it again with --region {region}"
+        )
+    settings = {**result["settings"], "regions": [region]}
+    return {**result, **result["by_region"][region], "settings": settings}
+
+
 def compare(models: Sequence[Model]) -> Comparison:
     """Compare models over the cases that all of them have.
 
@@ -159,11 +199,14 @@ def compare(models: Sequence[Model]) -> Comparison:
         InputError: a name is there twice, or the models have no region, class or case in common.
     """
     names = [m.name for m in models]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise InputError(
-            f"{twice[0]}: expected each name once, got it {names.count(twice[0])} times"
-        )
+    refuse_names_twice(names)
     trainings = [(m.name, t) for m in models for t in m.trainings]
+    for m in models:
+        if len(bins := {t["settings"]["bins"] for t in m.trainings}) > 1:
+            raise InputError(
+                f"{m.name}: expected trainings evaluated with as many bins, got "
+                f"{' and '.join(map(str, sorted(bins)))}"
+            )
     region = _common_region(trainings)
     classes = _common_classes(trainings)
     cases = sorted(set.intersection(*(_cases(t) for _, t in trainings)))
@@ -181,7 +224,9 @@ def compare(models: Sequence[Model]) -> Comparison:
                     "training_std": _training_std(m.values_of_trainings(cases, key, metric)),
                 }
             for m in models[1:]:
-                difference = per_case[m.name] - per_case[names[0]]
+                difference = _compared(metric, per_case[m.name]) - _compared(
+                    metric, per_case[names[0]]
+                )
                 differences[m.name].setdefault(key, {})[metric] = _difference(
                     difference, tested=metric not in NEITHER
                 )
@@ -195,6 +240,19 @@ def compare(models: Sequence[Model]) -> Comparison:
         differences=differences,
         warnings=tuple(_warnings(trainings, cases)),
     )
+
+
+def refuse_names_twice(names: Sequence[str]) -> None:
+    """Raise an ``InputError`` if two models have the same name."""
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise InputError(
+            f"{twice[0]}: expected each name once, got it {names.count(twice[0])} times"
+        )
+
+
+def _compared(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is compared case by case: the value, or its distance to 1 where that is best."""
+    return np.abs(values - 1) if metric in CLOSE_TO_ONE else values
 
 
 def _loss(metric: str, value: float) -> float:
@@ -279,7 +337,11 @@ def _holm(differences: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
 
 def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]) -> list[str]:
     lines = []
-    for name, training in trainings:
+    for i, (name, training) in enumerate(trainings):
+        if twins := [other for other, t in trainings[:i] if t["cases"] == training["cases"]]:
+            lines.append(
+                f"{name}: every number is that of {twins[0]}; is it the same folder twice?"
+            )
         if missing := sorted(_cases(training) - set(cases)):
             lines.append(
                 f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -284,14 +284,13 @@ def comparison_panels(
     return found
 
 
-def save_figure(figure: Figure, *paths: Path) -> None:
-    """Write a figure into files, each in the format of its ending; the same bytes every time."""
+def save_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
+    """Write a figure as ``kind``, ``"png"`` or ``"svg"``; the same bytes every time."""
     from matplotlib import rc_context
 
-    for path in paths:
-        svg = path.suffix == ".svg"
-        with rc_context({"svg.hashsalt": "nnunet-meep"}):
-            figure.savefig(path, dpi=150, metadata={"Date": None} if svg else None)
+    with rc_context({"svg.hashsalt": "nnunet-meep"}):
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(target, dpi=150, format=kind, metadata=metadata)
 
 
 def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -347,7 +346,7 @@ def _once(ax: Axes, label: str) -> str | None:
 # Inches, and no layout engine: those take a minute for a hundred classes.
 _PANEL_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 4.1, 0.75, 0.2, 0.1, 0.55
 _DIAGRAM, _HISTOGRAM, _GAP = 3.15, 1.1, 0.15
-_TITLE, _TITLE_LINE, _LEGEND_LINE, _LETTER = 0.35, 0.2, 0.24, 0.085
+_TITLE, _TITLE_LINE, _LEGEND_LINE, _LETTER = 0.35, 0.2, 0.2, 0.085
 _COLUMNS = 4
 
 
@@ -365,13 +364,14 @@ def _panels(
     heights = [_DIAGRAM, *([_HISTOGRAM] if histograms else [])]
     top = _TOP + _TITLE_LINE * (1 + max(text.count("\n") for text in titles))
     panel_height = top + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
-    width, height = columns * _PANEL_WIDTH, _TITLE + rows * panel_height
+    above = _TITLE if title else 0
+    width, height = columns * _PANEL_WIDTH, above + rows * panel_height
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
     axes: list[list[Axes]] = []
     for i, text in enumerate(titles):
         row, column = divmod(i, columns)
-        y = height - _TITLE - row * panel_height - top
+        y = height - above - row * panel_height - top
         panel: list[Axes] = []
         for inches in heights:
             y -= inches

@@ -11,20 +11,9 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.evaluate import Evaluation
+from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS
 from nnunet_meep.evaluation.plots import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
-
-#: What tables show of each class; metric: (heading with unit, format, factor to that unit).
-HEADINGS: dict[str, tuple[str, str, float]] = {
-    "dice": ("Dice", ".3f", 1),
-    "hd": ("HD mm", ".2f", 1),
-    "hd95": ("HD95 mm", ".2f", 1),
-    "brier": ("Brier e-4", ".2f", 1e4),
-    "brier_plus": ("Brier+", ".3f", 1),
-    "nll": ("NLL e-3", ".2f", 1e3),
-    "ece": ("ECE e-3", ".2f", 1e3),
-    "smece": ("smECE e-3", ".2f", 1e3),
-}
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
@@ -63,7 +52,9 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
             for key, entry in result["classes"].items()
         }
         title = f"{describe(region)}, {n} case{'s' * (n != 1)}"
-        save_figure(reliability_figure(panels, title), png_path, svg_path)
+        figure = reliability_figure(panels, title)
+        save_figure(figure, png_path, "png")
+        save_figure(figure, svg_path, "svg")
     return paths
 
 
@@ -81,8 +72,8 @@ def table(evaluation: Evaluation) -> str:
 
 
 def _class_table(classes: dict[str, Any], computed: Sequence[str]) -> list[str]:
-    metrics = [m for m in HEADINGS if m in computed]
-    rows = [["class", "", *(HEADINGS[m][0] for m in metrics)]]
+    metrics = [m for m in CLASS_TABLE if m in computed]
+    rows = [["class", "", *(HEADINGS[m].text for m in metrics)]]
     for key, entry in classes.items():
         name = f"{key} {entry['name']}"
         rows.append([name, "mean", *(_cell(m, entry["per_case"][m]["mean"]) for m in metrics)])
@@ -133,8 +124,7 @@ def _cell(metric: str, value: float | None) -> str:
         return ""
     if math.isnan(value):
         return "-"
-    _, style, factor = HEADINGS[metric]
-    return format(value * factor, style)
+    return HEADINGS[metric].number(value)
 
 
 def _write_csv(evaluation: Evaluation, path: Path) -> None:

@@ -3,6 +3,7 @@ paper's Fig. 1 and 2)."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,9 @@ _REFERENCE, _SEGMENTED = "#E69F00", "#56B4E9"
 _MISSED, _ADDED, _OTHER = "#0072B2", "#D55E00", "#999999"
 #: Around what is shown, in mm.
 _MARGIN_MM = 15.0
-_CELL_INCHES = 2.6
+#: Inches. No layout engine, which would move columns with a colour bar against the others.
+_CELL, _GAP, _LEFT, _RIGHT, _TOP, _BAR, _LEGEND = 2.6, 0.1, 0.75, 0.15, 0.6, 0.5, 0.35
+_LETTER = 0.085
 
 
 def plot_image(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> None:
@@ -74,28 +77,38 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
         names.insert(0, cut.image_name)
     rows, columns = len(cut.models), len(names)
     box = _shown(cut)
-    height_mm, width_mm = abs(box[2] - box[3]), box[1] - box[0]
-    cell_height = _CELL_INCHES * min(height_mm / width_mm, 1.6)
-    figure = Figure(
-        figsize=(columns * _CELL_INCHES, rows * cell_height + 1.6), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False)
+    cell_height = _CELL * min((box[2] - box[3]) / (box[1] - box[0]), 1.6)
+    width = _LEFT + columns * (_CELL + _GAP) - _GAP + _RIGHT
+    height = _TOP + rows * (cell_height + _GAP) + _BAR + _LEGEND
+    figure = Figure(figsize=(width, height))
+
+    def add_axes(column: int, y: float, inches: float) -> Axes:
+        x = _LEFT + column * (_CELL + _GAP)
+        return figure.add_axes((x / width, y / height, _CELL / width, inches / height))
+
     maps: dict[int, AxesImage] = {}
-    for row, of_model in zip(axes, cut.models, strict=True):
+    for row, of_model in enumerate(cut.models):
+        y = height - _TOP - (row + 1) * (cell_height + _GAP) + _GAP
+        axes = [add_axes(column, y, cell_height) for column in range(columns)]
         if cut.image is not None:
-            plot_image(row[0], cut, of_model)
-        maps[columns - 3] = plot_probability(row[-3], cut, of_model)
-        plot_errors(row[-2], cut, of_model)
-        maps[columns - 1] = plot_entropy(row[-1], cut, of_model)
-        for ax in row:
+            plot_image(axes[0], cut, of_model)
+        maps[columns - 3] = plot_probability(axes[-3], cut, of_model)
+        plot_errors(axes[-2], cut, of_model)
+        maps[columns - 1] = plot_entropy(axes[-1], cut, of_model)
+        for ax, name in zip(axes, names, strict=True):
             ax.set(xlim=box[:2], ylim=box[2:], xticks=[], yticks=[])
+            if row == 0:
+                ax.set_title(name, fontsize="medium")
         value = dice.get(of_model.model, np.nan)
-        row[0].set_ylabel(of_model.model + ("" if np.isnan(value) else f"\nDice {value:.3f}"))
-    for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title(name, fontsize="medium")
+        label = textwrap.fill(of_model.model, max(int(cell_height / _LETTER), 8))
+        label += "" if np.isnan(value) else f"\nDice {value:.3f}"
+        axes[0].set_ylabel(label, fontsize="small")
     for column, shown in maps.items():
-        figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.8, aspect=30)
-    figure.suptitle(f"{cut.case}, {cut.class_name}, {cut.plane}", fontsize="medium")
+        bar = add_axes(column, _LEGEND + 0.3, 0.1)
+        figure.colorbar(shown, cax=bar, orientation="horizontal")
+        bar.tick_params(labelsize="small")
+    title = f"{cut.case}, {cut.class_name}, {cut.plane}"
+    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
     entries: list[Any] = [Line2D([], [], color=_REFERENCE, label="reference")]
     if cut.image is not None:
         entries.append(Line2D([], [], color=_SEGMENTED, ls="--", label="segmentation"))
@@ -105,8 +118,8 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
         entries.append(Patch(color=_OTHER, label="other classes mistaken"))
     figure.legend(
         handles=entries,
-        loc="outside lower center",
-        ncols=len(entries) if columns > 3 else 3,
+        loc="lower center",
+        ncols=len(entries),
         frameon=False,
         fontsize="small",
     )

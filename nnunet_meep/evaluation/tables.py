@@ -14,18 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison
+from nnunet_meep.evaluation.compare import CLOSE_TO_ONE, TOP_LABEL, Comparison
+from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TABLE
 from nnunet_meep.evaluation.regions import describe
-from nnunet_meep.evaluation.report import HEADINGS, aligned, nan_to_none
-
-#: What tables show of the top label, as ``HEADINGS`` does for a class.
-TOP_LABEL_HEADINGS: dict[str, tuple[str, str, float]] = {
-    "ece": HEADINGS["ece"],
-    "aurc": ("AURC e-3", ".2f", 1e3),
-    "error_rate": ("errors %", ".3f", 1e2),
-    "error_rate_expected": ("expected %", ".3f", 1e2),
-    "error_rate_ratio": ("ratio", ".2f", 1),
-}
+from nnunet_meep.evaluation.report import aligned, nan_to_none
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
@@ -57,12 +49,12 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def terminal(comparison: Comparison) -> str:
     """Tables for the terminal; a star marks the best mean."""
-    blocks = [_about(comparison)]
+    blocks = [f"{about(comparison)}, * the best mean"]
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"{text}*" if best else f"{text} ")
         lines = aligned([[row[0], "", *row[1:]] for row in rows])
         lines.insert(1, "-" * max(map(len, lines)))
-        blocks.append("\n".join([_title(key, name), *lines]))
+        blocks.append("\n".join([title(key, name), *lines]))
     if comparison.differences:
         blocks.append("\n".join(_difference_lines(comparison)))
     return "\n\n".join(blocks)
@@ -70,16 +62,15 @@ def terminal(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown, the best mean in bold."""
-    blocks = [_about(comparison)]
+    blocks = [f"{about(comparison)}, the best mean in bold"]
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         rows.insert(1, ["---"] * len(rows[0]))
-        blocks.append(f"**{_title(key, name)}**")
+        blocks.append(f"**{title(key, name)}**")
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     if comparison.differences:
-        blocks.append(_DIFFERENCES)
-        head = ["class", "metric", "model", "difference", "95 % interval", "p (Holm)"]
-        rows = [head, ["---"] * len(head), *_difference_rows(comparison)]
+        blocks.append(DIFFERENCES)
+        rows = [DIFFERENCE_HEAD, ["---"] * len(DIFFERENCE_HEAD), *difference_rows(comparison)]
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     blocks += [f"Warning: {line}" for line in comparison.warnings]
     return "\n\n".join(blocks) + "\n"
@@ -87,7 +78,7 @@ def markdown(comparison: Comparison) -> str:
 
 def latex(comparison: Comparison) -> str:
     """One ``tabular`` with a block of rows for each class, the best mean in bold (booktabs)."""
-    lines = [f"% {line}" for line in (*_about(comparison).splitlines(), *comparison.warnings)]
+    lines = [f"% {line}" for line in (*about(comparison).splitlines(), *comparison.warnings)]
     for key, name in comparison.classes.items():
         rows = _rows(
             comparison,
@@ -97,7 +88,7 @@ def latex(comparison: Comparison) -> str:
         head = [rows[0][0], *map(_tex, rows[0][1:])]
         body = [[_tex(row[0]), *row[1:]] for row in rows[1:]]
         lines += [
-            f"% {_title(key, name)}",
+            f"% {title(key, name)}",
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             "\\toprule",
             " & ".join(head) + " \\\\",
@@ -109,74 +100,93 @@ def latex(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-_DIFFERENCES = (
+DIFFERENCE_HEAD = [
+    "class",
+    "metric",
+    "model",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "p < 0.05",
+]
+DIFFERENCES = (
     "Differences to the first model, paired by case: mean, bootstrap 95 % interval over cases, "
     "p of Wilcoxon's signed-rank test, Holm-corrected for all tests made here."
 )
 
 
-def _about(comparison: Comparison) -> str:
+def about(comparison: Comparison) -> str:
     n = len(comparison.cases)
     return f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}; mean (std) over cases"
 
 
-def _title(key: str, name: str) -> str:
+def title(key: str, name: str) -> str:
     return "Top label, all classes" if key == TOP_LABEL else f"{key} {name}"
 
 
-def _columns(comparison: Comparison, key: str) -> dict[str, tuple[str, str, float]]:
-    """metric: heading, format, scale, of those that all models have."""
-    chosen = TOP_LABEL_HEADINGS if key == TOP_LABEL else HEADINGS
-    there = comparison.summary[comparison.models[0]][key]
-    return {m: column for m, column in chosen.items() if m in there}
+def columns(comparison: Comparison, key: str) -> list[str]:
+    """The metrics that tables show of a class, of those that all models have."""
+    chosen = TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE
+    return [m for m in chosen if m in comparison.summary[comparison.models[0]][key]]
+
+
+def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
+    """Mean (std) over cases as text, and whether the mean is the best, also after rounding."""
+    entry, heading = comparison.summary[model][key][metric], HEADINGS[metric]
+    if math.isnan(entry["mean"]):
+        return "-", False
+    text = mean = heading.number(entry["mean"])
+    if not math.isnan(entry["std"]):
+        text += f" ({heading.number(entry['std'])})"
+    if entry["n_undefined"]:
+        text += f" n={entry['n']}"
+    best = {
+        heading.number(comparison.summary[m][key][metric]["mean"])
+        for m in comparison.best(key, metric)
+    }
+    return text, mean in best and len(comparison.models) > 1
 
 
 def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:
-    columns = _columns(comparison, key)
-    rows = [["model", *(heading for heading, _, _ in columns.values())]]
-    best = {metric: comparison.best(key, metric) for metric in columns}
-    for model in comparison.models:
-        cells = []
-        for metric, (_, style, scale) in columns.items():
-            entry = comparison.summary[model][key][metric]
-            text = _number(entry["mean"], style, scale)
-            if not math.isnan(entry["std"]):
-                text += f" ({_number(entry['std'], style, scale)})"
-            if entry["n_undefined"]:
-                text += f" n={entry['n']}"
-            marked = model in best[metric] and len(comparison.models) > 1
-            cells.append(mark(text, marked))
-        rows.append([model, *cells])
-    return rows
+    metrics = columns(comparison, key)
+    return [
+        ["model", *(HEADINGS[metric].text for metric in metrics)],
+        *(
+            [model, *(mark(*cell(comparison, model, key, metric)) for metric in metrics)]
+            for model in comparison.models
+        ),
+    ]
 
 
-def _difference_rows(comparison: Comparison) -> list[list[str]]:
+def difference_rows(comparison: Comparison) -> list[list[str]]:
+    """What ``DIFFERENCE_HEAD`` names, of each test, as text."""
     rows = []
     for key, name in comparison.classes.items():
-        for metric, (heading, style, scale) in _columns(comparison, key).items():
+        for metric in columns(comparison, key):
+            heading = HEADINGS[metric]
             for model, keys in comparison.differences.items():
                 test = keys[key][metric]
-                low, high = (_number(v, f"+{style}", scale) for v in test["ci95"])
+                mean, low, high = (
+                    "-" if math.isnan(v) else heading.number(v, "+")
+                    for v in (test["mean"], *test["ci95"])
+                )
+                p = test["p_holm"]
                 rows.append(
                     [
                         "all classes" if key == TOP_LABEL else f"{key} {name}",
-                        heading,
+                        f"|{heading.text} - 1|" if metric in CLOSE_TO_ONE else heading.text,
                         model,
-                        _number(test["mean"], f"+{style}", scale),
+                        mean,
                         f"{low} to {high}",
-                        _number(test["p_holm"], ".3g", 1),
+                        "-" if math.isnan(p) else f"{p:.3g}",
+                        comparison.verdict(model, key, metric),
                     ]
                 )
     return rows
 
 
 def _difference_lines(comparison: Comparison) -> list[str]:
-    head = ["class", "metric", "model", "difference", "95 % interval", "p (Holm)"]
-    return [_DIFFERENCES, "", *aligned([head, *_difference_rows(comparison)])]
-
-
-def _number(value: float, style: str, scale: float) -> str:
-    return "-" if math.isnan(value) else format(value * scale, style)
+    return [DIFFERENCES, "", *aligned([DIFFERENCE_HEAD, *difference_rows(comparison)])]
 
 
 def _tex(text: str) -> str:

@@ -1,0 +1,129 @@
+"""All that a comparison leaves behind in a folder: tables, pictures, slices, ``report.html``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation import page, tables
+from nnunet_meep.evaluation.cases import Case, Dataset, find_folders, pair_cases, read_dataset
+from nnunet_meep.evaluation.compare import Comparison, Model
+from nnunet_meep.evaluation.plots import comparison_figures, save_figure
+from nnunet_meep.evaluation.slice_figures import slices_figure
+from nnunet_meep.evaluation.slices import Prediction, cut, worst_cases
+
+#: So many of the worst cases are shown as slices.
+N_WORST = 5
+_SLICES = "slices"
+
+
+def write(
+    models: Sequence[Model],
+    comparison: Comparison,
+    folder: Path,
+    *,
+    predictions: dict[str, Sequence[Path]],
+    images: Path | None = None,
+    warnings: Sequence[str] = (),
+    progress: Callable[[Sequence[Any]], Iterator[Any]] = iter,
+) -> tuple[list[Path], list[str]]:
+    """Write a comparison into a folder; all is complete before the first file replaces an old one.
+
+    Args:
+        models: what was compared.
+        comparison: over which cases, and what came out.
+        folder: made if it is not there.
+        predictions: for each model the folders in which the probabilities of its first training
+            are, for slices.
+        images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
+        warnings: what the report has to say beside those of the comparison, one line each.
+        progress: goes through the cases whose slices are cut, and may show how far it is.
+
+    Returns:
+        The paths, and all warnings, with what could not be drawn and why.
+
+    Raises:
+        InputError: ``images`` are given and slices cannot be cut.
+        OSError: the folder cannot be written; old results are as they were.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # In the folder itself, which may be a file system of its own.
+        with TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
+            tables.write(comparison, Path(new))
+            for name, figure in comparison_figures(models, comparison).items():
+                for kind in ("png", "svg"):
+                    save_figure(figure, Path(new) / f"{name}.{kind}", kind)
+            lines, slices = [*comparison.warnings, *warnings], {}
+            try:
+                slices = _write_slices(models, comparison, predictions, images, Path(new), progress)
+            except InputError as error:
+                if images is not None:
+                    raise
+                shutil.rmtree(Path(new) / _SLICES, ignore_errors=True)
+                lines.append(f"no slices: {error}")
+            text = page.render(models, comparison, slices, lines)
+            (Path(new) / "report.html").write_text(text, encoding="utf-8")
+            return _replace(Path(new), folder), lines
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _write_slices(
+    models: Sequence[Model],
+    comparison: Comparison,
+    predictions: dict[str, Sequence[Path]],
+    images: Path | None,
+    folder: Path,
+    progress: Callable[[Sequence[Any]], Iterator[Any]],
+) -> dict[str, tuple[str, Path]]:
+    """Pictures of the worst cases: case: (what it shows, its PNG)."""
+    if images is not None and not images.is_dir():
+        raise InputError(f"{images}: expected a folder of images, found none (--images)")
+    found = {model.name: _cases(model, predictions[model.name]) for model in models}
+    slices = {}
+    for case, key in progress(list(worst_cases(models, comparison, N_WORST))):
+        for name, (of_model, _) in found.items():
+            if case not in of_model:
+                raise InputError(f"{predictions[name][0]}: expected {case}.npz, found none")
+        shown = cut(key, [Prediction(n, cs[case], d) for n, (cs, d) in found.items()], images)
+        dice = {m.name: float(m.values([case], key, "dice")[0]) for m in models}
+        figure = slices_figure(shown, dice)
+        (folder / _SLICES).mkdir(exist_ok=True)
+        for kind in ("png", "svg"):
+            save_figure(figure, folder / _SLICES / f"{case}.{kind}", kind)
+        title = f"{case}, {shown.class_name}, {shown.plane}"
+        slices[case] = (title, folder / _SLICES / f"{case}.png")
+    return slices
+
+
+def _cases(model: Model, folders: Sequence[Path]) -> tuple[dict[str, Case], Dataset]:
+    if not folders:
+        raise InputError(f"{model.name}: its result does not say where its predictions are")
+    references = Path(model.trainings[0]["settings"]["gt_folder"])
+    found = find_folders(references, folders)
+    dataset = read_dataset(found.predictions)
+    return {case.name: case for case in pair_cases(found, dataset.file_ending).cases}, dataset
+
+
+def _replace(new: Path, folder: Path) -> list[Path]:
+    """Move the files of a complete folder into another one, in place of older ones."""
+    if (folder / "comparison.json").is_file():  # written by us, and so are its slices
+        shutil.rmtree(folder / _SLICES, ignore_errors=True)
+    paths = []
+    for path in sorted(p for p in new.rglob("*") if p.is_file()):
+        target = folder / path.relative_to(new)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
+        paths.append(target)
+    return paths

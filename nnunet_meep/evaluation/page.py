@@ -1,0 +1,223 @@
+"""``report.html``: a comparison as one file that a browser opens without network access."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from nnunet_meep import __version__
+from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.headings import HEADINGS
+from nnunet_meep.evaluation.plots import color_of, comparison_panels, save_figure
+from nnunet_meep.evaluation.regions import describe
+from nnunet_meep.evaluation.report import nan_to_none
+from nnunet_meep.evaluation.tables import (
+    DIFFERENCE_HEAD,
+    DIFFERENCES,
+    cell,
+    columns,
+    difference_rows,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What each picture shows; those of slices are with the cases.
+PICTURES = {
+    "reliability": (
+        "Reliability",
+        "How often a class is there where a model says p, over the voxels of all cases. On the "
+        "diagonal probabilities can be taken at their word; below it the model is overconfident. "
+        "The histogram, on a log scale, says how many voxels a point stands for.",
+    ),
+    "risk_coverage": (
+        "Risk and coverage",
+        "If the least sure voxels are set aside, for a person to look at, how many of the others "
+        "are wrong? The faster a line falls, the better a model knows where it is wrong.",
+    ),
+    "volumes": (
+        "Expected and true volume",
+        "The volume that the probabilities add up to against that of the reference; a point for "
+        "each case.",
+    ),
+    "errors": (
+        "Expected and actual errors",
+        "The share of wrong voxels that a model expects (mean of 1 - largest probability) against "
+        "the actual one; a point for each case. Below the diagonal it is overconfident.",
+    ),
+}
+
+
+def render(
+    models: Sequence[Model],
+    comparison: Comparison,
+    slices: dict[str, tuple[str, Path]],
+    warnings: Sequence[str],
+) -> str:
+    """The page.
+
+    Args:
+        models: what was compared.
+        comparison: over which cases, and what came out.
+        slices: for each case with a picture of a slice what it shows, and a PNG of it.
+        warnings: one line each.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
+    n = len(comparison.cases)
+    return environment.from_string(template).render(
+        title=f"Calibration of {len(models)} model{'s' * (len(models) != 1)}",
+        subtitle=f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}",
+        version=__version__,
+        models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
+        warnings=list(warnings),
+        tables=[_table(comparison, key) for key in comparison.classes],
+        differences={
+            "about": DIFFERENCES,
+            "head": DIFFERENCE_HEAD,
+            "rows": [_sortable(row) for row in difference_rows(comparison)],
+        },
+        pictures=_pictures(models, comparison),
+        cases=comparison.cases,
+        slices={
+            case: {"title": title, "uri": _uri(path.read_bytes(), "image/png")}
+            for case, (title, path) in slices.items()
+        },
+        settings=_settings(models),
+        definitions={
+            metric: heading
+            for metric, heading in HEADINGS.items()
+            if any(metric in keys for keys in comparison.summary[models[0].name].values())
+        },
+        data=_json(_data(models, comparison)),
+    )
+
+
+def _table(comparison: Comparison, key: str) -> dict[str, Any]:
+    shown = columns(comparison, key)
+    return {
+        "key": key,
+        "title": _class_title(comparison, key),
+        "metrics": {metric: HEADINGS[metric].text for metric in shown},
+        "rows": [
+            {
+                "model": model,
+                "cells": [_cell(comparison, model, key, metric) for metric in shown],
+            }
+            for model in comparison.models
+        ],
+        "all": [
+            {
+                "metric": metric,
+                "text": HEADINGS[metric].text,
+                "cells": [_cell(comparison, model, key, metric) for model in comparison.models],
+            }
+            for metric in comparison.summary[comparison.models[0]][key]
+        ],
+    }
+
+
+def _cell(comparison: Comparison, model: str, key: str, metric: str) -> dict[str, Any]:
+    text, best = cell(comparison, model, key, metric)
+    value = _value(comparison.summary[model][key][metric]["mean"])
+    return {"model": model, "metric": metric, "text": text, "best": best, "value": value}
+
+
+def _class_title(comparison: Comparison, key: str) -> str:
+    name = comparison.classes[key]
+    return "All classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
+
+
+def _sortable(row: list[str]) -> list[tuple[str, str]]:
+    """Each text with what it is sorted by: the first number in it, or itself."""
+    words = [*row[:3], *(text.split(" ")[0] for text in row[3:])]
+    return [(text, "" if word == "-" else word) for text, word in zip(row, words, strict=True)]
+
+
+def _pictures(models: Sequence[Model], comparison: Comparison) -> list[dict[str, Any]]:
+    """Each picture class by class, so that they stand side by side or below each other."""
+    pictures = []
+    for name, (titles, draw) in comparison_panels(models, comparison).items():
+        heading, about = PICTURES[name]
+        panels = [
+            {"alt": f"{heading}, {title}", "uri": _svg(draw([key], ""))}
+            for key, title in titles.items()
+        ]
+        pictures.append({"name": name, "heading": heading, "about": about, "panels": panels})
+    return pictures
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    save_figure(figure, buffer, "svg")
+    return _uri(buffer.getvalue(), "image/svg+xml")
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _settings(models: Sequence[Model]) -> dict[str, Any]:
+    """A column for each training, a row for each setting."""
+    columns = [
+        (m.name if len(m.trainings) == 1 else f"{m.name} ({i} of {len(m.trainings)})", t)
+        for m in models
+        for i, t in enumerate(m.trainings, 1)
+    ]
+    names = dict.fromkeys(name for _, t in columns for name in t["settings"])
+    rows = [
+        (name, [json.dumps(t["settings"].get(name)).strip('"') for _, t in columns])
+        for name in names
+    ]
+    rows.insert(0, ("cases", [str(len(t["cases"])) for _, t in columns]))
+    return {"head": [name for name, _ in columns], "rows": rows}
+
+
+def _data(models: Sequence[Model], comparison: Comparison) -> dict[str, Any]:
+    """What the page's script shows on demand: summaries, and the values of each case."""
+    values = {
+        model.name: {
+            key: {
+                metric: [_value(v) for v in model.values(comparison.cases, key, metric)]
+                for metric in metrics
+            }
+            for key, metrics in comparison.summary[model.name].items()
+        }
+        for model in models
+    }
+    return {
+        "classes": {key: _class_title(comparison, key) for key in comparison.classes},
+        "metrics": {
+            metric: {"text": h.text, "digits": h.digits, "scale": h.scale, "what": h.definition}
+            for metric, h in HEADINGS.items()
+        },
+        "columns": {key: columns(comparison, key) for key in comparison.classes},
+        "models": list(comparison.models),
+        "region": describe(comparison.region),
+        "settings": {model.name: [t["settings"] for t in model.trainings] for model in models},
+        "cases": list(comparison.cases),
+        "summary": comparison.summary,
+        "values": values,
+    }
+
+
+def _value(value: float) -> float | None:
+    """Six digits are enough for a page."""
+    return (
+        None if math.isnan(value) else float(np.format_float_positional(value, 6, fractional=False))
+    )
+
+
+def _json(content: Any) -> str:
+    """JSON that may stand inside of a script element."""
+    text = json.dumps(nan_to_none(content), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
