@@ -345,7 +345,8 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
         if missing := sorted(_cases(training) - set(cases)):
             lines.append(
                 f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
-                f"models and left out: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
+                f"models and left out, except from risk-coverage curves: "
+                f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
             )
     for setting in _SETTINGS:
         values = {name: t["settings"].get(setting) for name, t in trainings}

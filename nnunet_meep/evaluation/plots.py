@@ -224,8 +224,8 @@ def comparison_panels(
 
     Returns:
         By name, (class key: title of its panel, a function that draws some of these classes under
-        a title). ``reliability``: pooled over all cases of a model and over its trainings, with a
-        bootstrap band over the compared cases; ``risk_coverage``: pooled in the same way;
+        a title). ``reliability``: pooled over the compared cases and the trainings of a model, with
+        a bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
         ``volumes``: expected against true volume of each case; ``errors``: expected against
         actual error rate of each case. Those without numbers are left out: results of older
         versions do not have all of them.
@@ -307,14 +307,17 @@ def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float
 
 
 def _layer(model: Model, key: str, cases: Sequence[str], i: int) -> Layer:
-    pooled = merged_bins([_pooled(t, key)["bins"] for t in model.trainings])
-    per_case = []
     by_case = [{c["case"]: c for c in t["cases"]} for t in model.trainings]
-    if all("bins" in entries[case] for entries in by_case for case in cases):
-        per_case = [
-            merged_bins([entries[case]["bins"][key] for entries in by_case]) for case in cases
-        ]
-    return Layer(model.name, pooled, per_case, color_of(i))
+    if not all("bins" in entries[case] for entries in by_case for case in cases):
+        # Of an older version, which did not keep the bins of single cases.
+        pooled = merged_bins([_pooled(t, key)["bins"] for t in model.trainings])
+        return Layer(model.name, pooled, color=color_of(i))
+    edges = {"edges": _pooled(model.trainings[0], key)["bins"]["edges"]}
+    per_case = [
+        {**edges, **merged_bins([entries[case]["bins"][key] for entries in by_case])}
+        for case in cases
+    ]
+    return Layer(model.name, merged_bins(per_case), per_case, color_of(i))
 
 
 def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:

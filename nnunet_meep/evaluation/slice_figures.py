@@ -134,7 +134,7 @@ def _placed(cut: CaseSlice) -> dict[str, Any]:
 
 
 def _outline(ax: Axes, cut: CaseSlice, mask: NDArray[np.bool_], **style: Any) -> None:
-    if not mask.any() or mask.all():
+    if not mask.any():
         return  # has none, and matplotlib would warn
     # Through the middles of the voxels, with a border so that outlines close at the image's end.
     padded = np.pad(mask, 1).astype(np.float32)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Model, compare, load_result
+from nnunet_meep.evaluation.compare import Model, compare, in_region, load_result
 
 METRICS = ("dice", "ece", "volume_true_ml")
 
@@ -120,7 +121,7 @@ def test_only_common_cases_count_and_the_others_are_said() -> None:
     assert comparison.cases == ("y",)
     assert comparison.summary["a"]["1"]["dice"]["mean"] == 0.3
     assert [w.split(":")[0] for w in comparison.warnings] == ["a", "b"]
-    assert comparison.warnings[0].endswith("left out: x")
+    assert comparison.warnings[0].endswith(": x")
 
 
 def test_an_undefined_value_is_left_out_on_both_sides() -> None:
@@ -171,7 +172,70 @@ def test_the_best_is_the_highest_dice_the_lowest_error_and_the_ratio_next_to_one
     assert comparison.best("1", "volume_true_ml") == set()
 
 
+def test_a_ratio_is_compared_by_its_distance_to_one() -> None:
+    a = result({"x": [0.5, 0, 1], "y": [0.8, 0, 1], "z": [0.9, 0, 1]})
+    b = result({"x": [1.4, 0, 1], "y": [1.1, 0, 1], "z": [1.4, 0, 1]})
+    test = compare([Model("a", (a,)), Model("b", (b,))]).differences["b"]["top_label"]
+    # 0.4 - 0.5, 0.1 - 0.2, 0.4 - 0.1
+    assert test["error_rate_ratio"]["mean"] == pytest.approx(0.1 / 3)
+
+
+def test_the_verdict_knows_what_is_better() -> None:
+    a = random_result(0, n=30)
+    worse = random_result(0, n=30, shift=0.2)
+    for case in worse["cases"]:
+        case["classes"]["1"]["dice"] -= 0.4
+    comparison = compare([Model("a", (a,)), Model("b", (worse,)), Model("c", (a,))])
+    assert comparison.verdict("b", "1", "dice") == "worse"
+    assert comparison.verdict("b", "1", "ece") == "worse"
+    assert comparison.verdict("c", "1", "ece") == ""
+    assert comparison.verdict("b", "1", "volume_true_ml") == ""
+    back = compare([Model("b", (worse,)), Model("a", (a,))])
+    assert back.verdict("a", "1", "dice") == back.verdict("a", "1", "ece") == "better"
+
+
+def test_the_same_result_under_two_names_is_said() -> None:
+    (line,) = compare([Model("a", (random_result(0),)), Model("b", (random_result(0),))]).warnings
+    assert line.startswith("b: every number is that of a")
+
+
+class TestInRegion:
+    def evaluated(self):
+        content = random_result(0)
+        other = random_result(1)
+        content["settings"]["regions"] = ["image", "boundary:5"]
+        content["by_region"] = {
+            "boundary:5": {k: other[k] for k in ("classes", "top_label", "cases")}
+        }
+        return content, other
+
+    def test_the_first_one_is_meant_if_none_is_named(self) -> None:
+        content, _ = self.evaluated()
+        assert in_region(content, None, Path("x")) is content
+        assert in_region(content, "image", Path("x")) is content
+
+    def test_another_one(self) -> None:
+        content, other = self.evaluated()
+        chosen = in_region(content, "boundary:5", Path("x"))
+        assert chosen["cases"] == other["cases"]
+        assert compare([Model("a", (chosen,))]).region == "boundary:5"
+        assert content["settings"]["regions"] == ["image", "boundary:5"]
+
+    def test_one_that_is_not_there(self) -> None:
+        content, _ = self.evaluated()
+        with pytest.raises(
+            InputError, match=r"^x: expected .* crop, got one over image, boundary:5;"
+        ):
+            in_region(content, "crop", Path("x"))
+
+
 class TestRefused:
+    def test_trainings_with_other_bins(self) -> None:
+        with pytest.raises(
+            InputError, match=r"^a: expected trainings .* as many bins, got 10 and 15"
+        ):
+            compare([Model("a", (random_result(0), random_result(1, bins=10)))])
+
     def test_a_name_twice(self) -> None:
         with pytest.raises(InputError, match=r"^a: expected each name once"):
             compare([Model("a", (random_result(0),)), Model("a", (random_result(1),))])
@@ -204,7 +268,7 @@ class TestLoad:
             load_result(tmp_path / "nowhere")
 
     def test_nothing_there(self, tmp_path) -> None:
-        with pytest.raises(InputError, match="run meep-calib-eval GT_FOLDER"):
+        with pytest.raises(InputError, match="its folder 'calibration', found none"):
             load_result(tmp_path)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}'])

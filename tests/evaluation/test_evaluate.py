@@ -124,6 +124,7 @@ def test_table_and_picture_are_there(two_cases, tmp_path, capsys) -> None:
         "calibration.json",
         "cases",
         "reliability.png",
+        "reliability.svg",
     ]
 
 

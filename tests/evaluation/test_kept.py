@@ -18,7 +18,7 @@ from test_evaluate import refused, run
 from nnunet_meep.cli.calib_eval import main
 from nnunet_meep.evaluation import one_pass
 
-RESULTS = ("calibration.json", "calibration.csv", "reliability.png")
+RESULTS = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
 
 
 @pytest.fixture

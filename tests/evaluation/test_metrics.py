@@ -22,6 +22,7 @@ from nnunet_meep.evaluation.metrics import (
     error_metrics,
     over_cases,
     reliability_bins,
+    risk_coverage,
     top_label_metrics,
 )
 
@@ -292,6 +293,69 @@ def test_aurc_of_cells_is_close_to_that_of_voxels(name) -> None:
     confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
     expected = reference.aurc(confidence.astype(np.float64), correct)
     assert of_top_label(confidence, correct)["aurc"] == pytest.approx(expected, abs=1e-4)
+
+
+class TestRiskCoverage:
+    """Of voxels in the order of their confidence, the errors among the first ones."""
+
+    @staticmethod
+    def of(p, y, *, top_label=True):
+        curve = risk_coverage(count_voxels(p, y, y, 15).cells, grid(15), top_label=top_label)
+        coverage, risk = np.array(curve["coverage"]), np.array(curve["risk"])
+        assert coverage[0] == 0
+        assert coverage[-1] == 1
+        assert (np.diff(coverage) > 0).all()
+        return coverage, risk
+
+    @staticmethod
+    def by_voxels(confidence, correct, coverage):
+        """Errors among the first n voxels for each n, in between on a line."""
+        wrong = ~correct[np.argsort(-confidence, kind="stable")]
+        covered = coverage * len(wrong)
+        errors = np.interp(covered, np.arange(len(wrong) + 1), [0, *np.cumsum(wrong)])
+        return errors[1:] / covered[1:]
+
+    def test_of_the_top_label(self) -> None:
+        rng = np.random.default_rng(0)
+        p = np.linspace(0.34, 0.99, 500).astype(np.float32)
+        rng.shuffle(p)
+        correct = rng.random(500) < p
+        coverage, risk = self.of(p, correct)
+        assert risk[1:] == pytest.approx(self.by_voxels(p, correct, coverage))
+
+    def test_of_a_region_both_sides_of_one_half_are_sure(self) -> None:
+        rng = np.random.default_rng(0)
+        # No two at the same distance from 1/2.
+        p = np.linspace(0.01, 0.985, 500).astype(np.float32)
+        y = rng.random(500) < p
+        coverage, risk = self.of(p, y, top_label=False)
+        confidence = np.maximum(p, 1 - p)
+        assert len(np.unique(confidence)) == 500
+        assert risk[1:] == pytest.approx(self.by_voxels(confidence, (p > 0.5) == y, coverage))
+
+    def test_of_many_voxels_in_shared_cells(self) -> None:
+        p, y = many(next(iter(MANY)))
+        confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
+        coverage, risk = self.of(confidence, correct)
+        expected = self.by_voxels(confidence, correct, coverage)
+        assert risk[20:] == pytest.approx(expected[19:], abs=2e-4)
+        assert risk[-1] == pytest.approx(1 - correct.mean())
+
+    def test_the_area_below_it_is_the_aurc(self) -> None:
+        p, y = overconfident(200_000, 0, 3)
+        confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
+        coverage, risk = self.of(confidence, correct)
+        area = np.trapezoid(risk, coverage)
+        assert area == pytest.approx(of_top_label(confidence, correct)["aurc"], rel=0.02)
+
+    def test_equally_sure_voxels_are_wrong_in_random_order(self) -> None:
+        correct = np.arange(100) >= 30
+        _, risk = self.of(np.full(100, 0.8, np.float32), correct)
+        assert risk == pytest.approx(0.3)
+
+    def test_without_voxels(self) -> None:
+        _, risk = self.of(np.zeros(0, np.float32), np.zeros(0, bool))
+        assert np.isnan(risk).all()
 
 
 def test_one_cell_is_one_cell() -> None:

@@ -1,0 +1,150 @@
+"""``report.html``: one file that needs nothing else, whose numbers are those of the comparison."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from predictions import softmax_case
+
+from nnunet_meep.evaluation import page
+from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TABLE
+from nnunet_meep.evaluation.metrics import CLASS_METRICS, ERROR_METRICS, TOP_LABEL_METRICS
+from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
+
+NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
+
+
+class Page(HTMLParser):
+    """Attributes of all elements, the text, and tables as rows of texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.tables: list[list[list[str]]] = []
+        self._script: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self._script = attributes.get("id", "code") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._script = None
+
+    def handle_data(self, data):
+        if self._script:
+            self.texts[self._script] = self.texts.get(self._script, "") + data
+        elif self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from predictions import PredictionFolder
+
+    labels = {"background": 0, NASTY: 1, "Posterior": 2}
+    made = []
+    for i, name in enumerate(("default", NASTY)):
+        folder = PredictionFolder(tmp_path_factory.mktemp(f"model{i}"), labels)
+        rng = np.random.default_rng(i)
+        for case in ("a", "b", "c"):
+            folder.add(case, *softmax_case(rng, (5, 6, 7)))
+        made.append(Model(name, (evaluate(folder.gt, folder.pred).to_dict(),)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def rendered(models, tmp_path_factory):
+    picture = tmp_path_factory.mktemp("slices") / "b.png"
+    picture.write_bytes(b"a picture")
+    return page.render(models, compare(models), {"b": ("title of b", picture)}, [f"note {NASTY}"])
+
+
+def test_it_needs_no_other_file_and_no_network(rendered) -> None:
+    found = Page(rendered)
+    targets = [
+        value or ""
+        for _, attributes in found.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "data", "srcset", "poster")
+    ]
+    assert len(targets) > 20
+    assert [t for t in targets if not t.startswith(("data:", "#"))] == []
+    outside = re.sub(r"data:[^\"]*", "", rendered)
+    assert re.findall(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp", outside) == []
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {t[1:] for t in targets if t.startswith("#")} <= set(ids)
+
+
+def test_names_are_text_and_nothing_else(rendered) -> None:
+    found = Page(rendered)
+    assert not [tag for tag, attributes in found.elements if tag == "b" or "onclick" in attributes]
+    assert len([tag for tag, _ in found.elements if tag == "script"]) == 3
+    assert json.loads(found.texts["data"])["models"] == ["default", NASTY]
+    numbers = [attributes for tag, attributes in found.elements if tag == "button"]
+    assert NASTY in {attributes.get("data-model") for attributes in numbers}
+    assert any(NASTY in row[0] for table in found.tables for row in table)
+
+
+def test_tables_and_data_have_the_numbers_of_the_comparison(rendered, models) -> None:
+    comparison, found = compare(models), Page(rendered)
+    mean = comparison.summary["default"]["1"]["ece"]["mean"]
+    of_class = found.tables[0]
+    column = next(i for i, text in enumerate(of_class[0]) if text.startswith("ECE e-3"))
+    assert of_class[1][0] == "default"
+    assert of_class[1][column].startswith(f"{1e3 * mean:.2f} (")
+    data = json.loads(found.texts["data"])
+    assert data["summary"]["default"]["1"]["ece"]["mean"] == mean
+    for model in models:
+        for key in ("1", "2", "top_label"):
+            for metric, values in data["values"][model.name][key].items():
+                expected = model.values(comparison.cases, key, metric)
+                got = np.array(values, float)
+                assert got == pytest.approx(expected, rel=1e-5, nan_ok=True), metric
+    every = {row[0].rstrip("?") for table in found.tables for row in table}
+    assert {HEADINGS[m].text for m in comparison.summary["default"]["1"]} <= every
+
+
+def test_slices_and_notes_are_in_it(rendered) -> None:
+    found = Page(rendered)
+    (source,) = [a["src"] for tag, a in found.elements if a.get("alt") == "title of b"]
+    assert base64.b64decode(source.split(",")[1]) == b"a picture"
+    assert "note &lt;/script&gt;" in rendered
+
+
+def test_one_model_without_slices(models) -> None:
+    text = page.render(models[:1], compare(models[:1]), {}, [])
+    assert "Differences" not in text
+    assert "Calibration of 1 model<" in text
+    assert "best mean in bold" not in text
+
+
+def test_every_metric_has_a_heading_and_a_definition() -> None:
+    metrics = {
+        *CLASS_METRICS,
+        *SURFACE_METRICS,
+        *ERROR_METRICS,
+        *TOP_LABEL_METRICS,
+        "classwise_ece",
+    }
+    assert set(HEADINGS) == metrics
+    assert {*CLASS_TABLE, *TOP_LABEL_TABLE} <= metrics
+    for heading in HEADINGS.values():
+        assert heading.definition.endswith(".")
+    assert len({heading.text for heading in HEADINGS.values()}) == len(HEADINGS)
