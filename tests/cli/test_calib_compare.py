@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,16 +34,22 @@ def evaluated(tmp_path_factory):
             np.savez_compressed(
                 pred / f"c{i}.npz", probabilities=np.stack([1 - p, p]).astype(np.float32)
             )
+            segmentation = sitk.GetImageFromArray((p > 0.5).astype(np.uint8))
+            sitk.WriteImage(segmentation, pred / f"c{i}.nii.gz")
         labels = {"labels": {"background": 0, "a_b": 1}, "file_ending": ".nii.gz"}
         (pred / "dataset.json").write_text(json.dumps(labels))
         (pred / "plans.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}))
-        assert calib_eval.main([str(gt), str(pred), "-np", "1"]) == 0
+        regions = ["--region", "image", "boundary:1"]
+        assert calib_eval.main([str(gt), str(pred), "-np", "1", *regions]) == 0
+    (root / "images").mkdir()
+    for i in range(4):
+        sitk.WriteImage(sitk.GetImageFromArray(logits[i]), root / "images" / f"c{i}_0000.nii.gz")
     return root
 
 
-def compared(root, out, *models):
+def compared(root, out, *models, options=()):
     named = [f"{m}={root / m}" for m in models]
-    assert main([*named, "-o", str(out)]) == 0
+    assert main([*named, "-o", str(out), *map(str, options)]) == 0
     return json.loads((out / "comparison.json").read_text())
 
 
@@ -68,7 +76,7 @@ def test_all_outputs_say_the_same(evaluated, tmp_path, capsys) -> None:
     assert rows["sharp", "1", "ece"]["difference"] == ""
     assert test["mean"] == pytest.approx(ece["calibrated"] - ece["sharp"])
     assert "whole images, 4 cases" in printed
-    for name in ("reliability", "volumes", "errors"):
+    for name in ("reliability", "risk_coverage", "volumes", "errors"):
         assert min(sitk.ReadImage(str(tmp_path / f"{name}.png")).GetSize()[:2]) > 400
         assert (tmp_path / f"{name}.svg").read_text().rstrip().endswith("</svg>")
 
@@ -102,14 +110,192 @@ def test_what_is_not_the_same_is_a_warning(evaluated, tmp_path, capsys) -> None:
     assert "Warning: bins" in (tmp_path / "o" / "comparison.md").read_text()
 
 
-def test_bad_input_is_one_line_and_leaves_the_old_result(evaluated, tmp_path, capsys) -> None:
-    compared(evaluated, tmp_path / "out", "sharp", "other")
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    capsys.readouterr()
-    assert main([f"a={evaluated / 'gt'}", "-o", str(tmp_path / "out")]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"Error: {evaluated / 'gt'}: expected calibration.json")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_report_and_slices_are_there(evaluated, tmp_path, capsys) -> None:
+    options = ["--images", evaluated / "images"]
+    compared(evaluated, tmp_path / "out", "sharp", "calibrated", options=options)
+    printed = capsys.readouterr()
+    assert "4/4" in printed.err  # the progress bar of slices
+    names = sorted(str(name) for name in files(tmp_path / "out"))
+    pictures = ["errors", "reliability", "risk_coverage", "volumes"]
+    assert names == sorted(
+        [
+            *(f"comparison.{ending}" for ending in ("csv", "json", "md", "tex")),
+            *(f"{name}.{kind}" for name in pictures for kind in ("png", "svg")),
+            *(f"slices/c{i}.{kind}" for i in range(4) for kind in ("png", "svg")),
+            "report.html",
+        ]
+    )
+    for name in names:
+        assert str(tmp_path / "out" / name) in printed.out
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count("data:image/png") == 4
+    assert "whole images, 4 cases" in text
+
+
+def test_old_slices_go_and_what_is_not_ours_stays(evaluated, tmp_path) -> None:
+    compared(evaluated, tmp_path, "sharp")
+    (tmp_path / "slices" / "of_another_case.png").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    compared(evaluated, tmp_path, "sharp", "other")
+    assert not (tmp_path / "slices" / "of_another_case.png").exists()
+    assert (tmp_path / "slices" / "c0.png").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_with_slices_that_is_not_ours_keeps_them(evaluated, tmp_path) -> None:
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / "mine.png").write_text("mine")
+    compared(evaluated, tmp_path, "sharp")
+    assert (tmp_path / "slices" / "mine.png").read_text() == "mine"
+
+
+def test_another_region(evaluated, tmp_path, capsys) -> None:
+    result = compared(evaluated, tmp_path, "sharp", "other", options=["--region", "boundary:1"])
+    assert result["region"] == "boundary:1"
+    path = evaluated / "sharp" / "calibration" / "calibration.json"
+    of_region = json.loads(path.read_text())["by_region"]["boundary:1"]
+    mean = of_region["classes"]["1"]["per_case"]["ece"]["mean"]
+    assert result["summary"]["sharp"]["1"]["ece"]["mean"] == pytest.approx(mean, rel=1e-12)
+    assert "within 1 mm of the reference surface" in capsys.readouterr().out
+
+
+def test_results_without_their_predictions_have_no_slices(evaluated, tmp_path, capsys) -> None:
+    content = json.loads((evaluated / "sharp" / "calibration" / "calibration.json").read_text())
+    content["settings"]["pred_folder"] = str(tmp_path / "gone")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "calibration.json").write_text(json.dumps(content))
+    compared(tmp_path, tmp_path / "out", "alone")
+    warning = f"no slices: {tmp_path / 'gone'}: expected a folder of predictions, found none"
+    assert f"Warning: {warning}" in capsys.readouterr().err
+    assert warning in (tmp_path / "out" / "report.html").read_text()
+    assert not (tmp_path / "out" / "slices").exists()
+    named, images = f"alone={tmp_path / 'alone'}", str(evaluated / "images")
+    assert main([named, "-o", str(tmp_path / "new"), "--images", images]) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_equal_means_at_the_shown_digits_are_both_best(evaluated, tmp_path) -> None:
+    path = evaluated / "sharp" / "calibration" / "calibration.json"
+    content = json.loads(path.read_text())
+    for case in content["cases"]:
+        case["classes"]["1"]["dice"] += 1e-5
+    (tmp_path / "nearly").mkdir()
+    (tmp_path / "nearly" / "calibration.json").write_text(json.dumps(content))
+    models = [f"a={evaluated / 'sharp'}", f"b={tmp_path / 'nearly'}"]
+    assert main([*models, "-o", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert "the best mean in bold" in table
+    rows = [line for line in table.splitlines() if line.startswith(("| a |", "| b |"))][:2]
+    assert all(row.split(" | ")[1].startswith("**") for row in rows)
+
+
+@pytest.fixture(scope="module")
+def compared_before(evaluated, tmp_path_factory):
+    out = tmp_path_factory.mktemp("before")
+    compared(evaluated, out, "sharp", "other")
+    return out
+
+
+class TestBadInput:
+    """One line, and what was in the output folder stays; a new one is not made."""
+
+    @pytest.fixture(autouse=True)
+    def _old(self, compared_before, tmp_path) -> None:
+        shutil.copytree(compared_before, tmp_path / "old")
+
+    def refused(self, evaluated, tmp_path, capsys, *args, expected):
+        old, new = tmp_path / "old", tmp_path / "new"
+        before = files(old)
+        for out in (old, new):
+            capsys.readouterr()
+            assert main([*map(str, args), "-o", str(out)]) == 1
+            # Above it stands the progress bar, where it came that far.
+            *bar, line = capsys.readouterr().err.splitlines()
+            assert line == f"Error: {expected}"
+            assert all(not text or text.startswith("slices: ") for text in bar)
+        assert files(old) == before
+        assert [p.name for p in old.iterdir() if p.name.startswith(".")] == []
+        assert not new.exists()
+
+    def test_a_folder_without_results(self, evaluated, tmp_path, capsys) -> None:
+        gt = evaluated / "gt"
+        expected = (
+            f"{gt}: expected calibration.json in it or in its folder 'calibration', found none"
+        )
+        self.refused(evaluated, tmp_path, capsys, f"a={gt}", expected=expected)
+
+    def test_no_folder(self, evaluated, tmp_path, capsys) -> None:
+        expected = f"{tmp_path / 'no'}: expected a folder of predictions or results, found none"
+        self.refused(evaluated, tmp_path, capsys, f"a={tmp_path / 'no'}", expected=expected)
+
+    def test_a_name_twice(self, evaluated, tmp_path, capsys) -> None:
+        args = [f"a={evaluated / 'sharp'}", f"a={evaluated / 'other'}"]
+        expected = "a: expected each name once, got it 2 times"
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_another_schema(self, evaluated, tmp_path, capsys) -> None:
+        path = tmp_path / "future" / "calibration.json"
+        path.parent.mkdir()
+        path.write_text('{"schema": 2}')
+        expected = (
+            f"{path}: expected a result of schema 1, got 2; evaluate it again with this version"
+        )
+        self.refused(evaluated, tmp_path, capsys, f"a={path.parent}", expected=expected)
+
+    def test_no_common_case(self, evaluated, tmp_path, capsys) -> None:
+        content = json.loads((evaluated / "sharp" / "calibration" / "calibration.json").read_text())
+        for case in content["cases"]:
+            case["case"] = f"other_{case['case']}"
+        path = tmp_path / "others" / "calibration.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(content))
+        args = [f"a={evaluated / 'sharp'}", f"b={path.parent}"]
+        expected = "a, b: expected cases that all of them have, found none"
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_a_region_that_was_not_evaluated(self, evaluated, tmp_path, capsys) -> None:
+        args = [f"a={evaluated / 'sharp'}", "--region", "crop"]
+        expected = (
+            f"{evaluated / 'sharp'}: expected a result over crop, got one over image, boundary:1; "
+            f"evaluate it again with --region crop"
+        )
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_no_folder_of_images(self, evaluated, tmp_path, capsys) -> None:
+        args = [f"a={evaluated / 'sharp'}", "--images", tmp_path / "no"]
+        expected = f"{tmp_path / 'no'}: expected a folder of images, found none (--images)"
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_an_image_that_is_missing(self, evaluated, tmp_path, capsys) -> None:
+        images = tmp_path / "images"
+        images.mkdir()
+        content = json.loads((evaluated / "sharp" / "calibration" / "calibration.json").read_text())
+        worst = min(content["cases"], key=lambda c: c["classes"]["1"]["dice"])["case"]
+        args = [f"a={evaluated / 'sharp'}", "--images", images]
+        path = images / f"{worst}_0000.nii.gz"
+        expected = f"{path}: expected the image of {worst}, found none (--images)"
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_a_full_disk(self, evaluated, tmp_path, capsys, monkeypatch) -> None:
+        write_text = Path.write_text
+
+        def full(path, *args, **kwargs):
+            if path.name == "report.html":
+                raise OSError(28, "No space left on device")
+            return write_text(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "write_text", full)
+        before = files(tmp_path / "old")
+        capsys.readouterr()
+        for out in ("old", "new"):
+            assert main([f"a={evaluated / 'other'}", "-o", str(tmp_path / out)]) == 1
+            assert "Error: No space left on device" in capsys.readouterr().err
+        assert files(tmp_path / "old") == before
+        assert not (tmp_path / "new").exists()
 
 
 def test_an_output_that_is_a_file(evaluated, tmp_path, capsys) -> None:
