@@ -124,7 +124,7 @@ def _compare(options: argparse.Namespace) -> None:
         predictions=predictions,
         images=options.images,
         warnings=warnings,
-        progress=lambda cases: iter(tqdm(cases, desc="slices", unit="case")),
+        progress=lambda items, what: tqdm(items, desc=what),
     )
     print(tables.terminal(comparison))
     for line in warnings:

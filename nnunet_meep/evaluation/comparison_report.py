@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation import page, tables
 from nnunet_meep.evaluation.cases import Case, Dataset, find_folders, pair_cases, read_dataset
 from nnunet_meep.evaluation.compare import Comparison, Model
-from nnunet_meep.evaluation.plots import comparison_figures, save_figure
+from nnunet_meep.evaluation.plots import comparison_pictures, save_figure
 from nnunet_meep.evaluation.slice_figures import slices_figure
 from nnunet_meep.evaluation.slices import Prediction, cut, worst_cases
 
@@ -31,7 +31,7 @@ def write(
     predictions: dict[str, Sequence[Path]],
     images: Path | None = None,
     warnings: Sequence[str] = (),
-    progress: Callable[[Sequence[Any]], Iterator[Any]] = iter,
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
 
@@ -43,7 +43,7 @@ def write(
             are, for slices.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
         warnings: what the report has to say beside those of the comparison, one line each.
-        progress: goes through the cases whose slices are cut, and may show how far it is.
+        progress: goes through what takes long (items, what they are), and may show how far it is.
 
     Returns:
         The paths, and all warnings, with what could not be drawn and why.
@@ -58,7 +58,9 @@ def write(
         # In the folder itself, which may be a file system of its own.
         with TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
             tables.write(comparison, Path(new))
-            for name, figure in comparison_figures(models, comparison).items():
+            pictures = comparison_pictures(models, comparison)
+            for name, picture in progress(list(pictures.items()), "pictures"):
+                figure = picture.draw(list(picture.panels), tables.about(comparison))
                 for kind in ("png", "svg"):
                     save_figure(figure, Path(new) / f"{name}.{kind}", kind)
             lines, slices = [*comparison.warnings, *warnings], {}
@@ -69,7 +71,7 @@ def write(
                     raise
                 shutil.rmtree(Path(new) / _SLICES, ignore_errors=True)
                 lines.append(f"no slices: {error}")
-            text = page.render(models, comparison, slices, lines)
+            text = page.render(models, comparison, pictures, slices, lines, progress)
             (Path(new) / "report.html").write_text(text, encoding="utf-8")
             return _replace(Path(new), folder), lines
     except BaseException:
@@ -85,14 +87,14 @@ def _write_slices(
     predictions: dict[str, Sequence[Path]],
     images: Path | None,
     folder: Path,
-    progress: Callable[[Sequence[Any]], Iterator[Any]],
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
 ) -> dict[str, tuple[str, Path]]:
     """Pictures of the worst cases: case: (what it shows, its PNG)."""
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
     found = {model.name: _cases(model, predictions[model.name]) for model in models}
     slices = {}
-    for case, key in progress(list(worst_cases(models, comparison, N_WORST))):
+    for case, key in progress(list(worst_cases(models, comparison, N_WORST)), "slices"):
         for name, (of_model, _) in found.items():
             if case not in of_model:
                 raise InputError(f"{predictions[name][0]}: expected {case}.npz, found none")

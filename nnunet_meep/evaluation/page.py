@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from jinja2 import Environment, StrictUndefined
 from nnunet_meep import __version__
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
 from nnunet_meep.evaluation.headings import HEADINGS
-from nnunet_meep.evaluation.plots import color_of, comparison_panels, save_figure
+from nnunet_meep.evaluation.plots import ComparisonPicture, color_of, save_figure
 from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import nan_to_none
 from nnunet_meep.evaluation.tables import (
     DIFFERENCE_HEAD,
     DIFFERENCES,
+    about,
     cell,
     columns,
     difference_rows,
@@ -60,23 +61,26 @@ PICTURES = {
 def render(
     models: Sequence[Model],
     comparison: Comparison,
-    slices: dict[str, tuple[str, Path]],
+    pictures: Mapping[str, ComparisonPicture],
+    slices: Mapping[str, tuple[str, Path]],
     warnings: Sequence[str],
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
 ) -> str:
     """The page.
 
     Args:
         models: what was compared.
         comparison: over which cases, and what came out.
+        pictures: of :func:`.comparison_pictures`.
         slices: for each case with a picture of a slice what it shows, and a PNG of it.
         warnings: one line each.
+        progress: goes through the panels that are drawn, and may show how far it is.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
-    n = len(comparison.cases)
     return environment.from_string(template).render(
         title=f"Calibration of {len(models)} model{'s' * (len(models) != 1)}",
-        subtitle=f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}",
+        subtitle=about(comparison),
         version=__version__,
         models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
         warnings=list(warnings),
@@ -86,7 +90,7 @@ def render(
             "head": DIFFERENCE_HEAD,
             "rows": [_sortable(row) for row in difference_rows(comparison)],
         },
-        pictures=_pictures(models, comparison),
+        pictures=_pictures(pictures, progress),
         cases=comparison.cases,
         slices={
             case: {"title": title, "uri": _uri(path.read_bytes(), "image/png")}
@@ -143,17 +147,20 @@ def _sortable(row: list[str]) -> list[tuple[str, str]]:
     return [(text, "" if word == "-" else word) for text, word in zip(row, words, strict=True)]
 
 
-def _pictures(models: Sequence[Model], comparison: Comparison) -> list[dict[str, Any]]:
+def _pictures(
+    pictures: Mapping[str, ComparisonPicture],
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> list[dict[str, Any]]:
     """Each picture class by class, so that they stand side by side or below each other."""
-    pictures = []
-    for name, (titles, draw) in comparison_panels(models, comparison).items():
-        heading, about = PICTURES[name]
-        panels = [
-            {"alt": f"{heading}, {title}", "uri": _svg(draw([key], ""))}
-            for key, title in titles.items()
-        ]
-        pictures.append({"name": name, "heading": heading, "about": about, "panels": panels})
-    return pictures
+    rendered: dict[str, dict[str, Any]] = {
+        name: {"name": name, "heading": PICTURES[name][0], "about": PICTURES[name][1], "panels": []}
+        for name in pictures
+    }
+    panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
+    for name, key, text in progress(panels, "report"):
+        uri = _svg(pictures[name].draw([key], ""))
+        rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
+    return list(rendered.values())
 
 
 def _svg(figure: Figure) -> str:

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike
 
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
 from nnunet_meep.evaluation.metrics import reliability_band
-from nnunet_meep.evaluation.regions import describe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,36 +194,34 @@ def reliability_figure(
             histogram.set_xlabel("largest probability")
         diagram.set_xlabel("")
         diagram.tick_params(labelbottom=False)
+    # One scale, so that heights can be compared; axes that share it would be slow if many.
+    with_voxels = [histogram for _, histogram in axes if histogram.get_yscale() == "log"]
+    for histogram in with_voxels:
+        histogram.set_ylim(min(h.get_ylim()[0] for h in with_voxels), 1.5)
     _label_left_and_legend(figure, axes)
     return figure
 
 
-def comparison_figures(models: Sequence[Model], comparison: Comparison) -> dict[str, Figure]:
-    """Models laid over each other, a panel for each class.
+@dataclass(frozen=True)
+class ComparisonPicture:
+    """Models laid over each other, to be drawn for all classes together or for each alone.
 
-    Args:
-        models: what was compared.
-        comparison: over which cases.
-
-    Returns:
-        The figures of :func:`comparison_panels`, all classes in one.
+    Attributes:
+        panels: class key: title of its panel.
+        draw: takes some of these keys and a title of the whole, and gives a figure.
     """
-    n = len(comparison.cases)
-    title = f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
-    return {
-        name: draw(list(classes), title)
-        for name, (classes, draw) in comparison_panels(models, comparison).items()
-    }
+
+    panels: dict[str, str]
+    draw: Callable[[Sequence[str], str], Figure]
 
 
-def comparison_panels(
+def comparison_pictures(
     models: Sequence[Model], comparison: Comparison
-) -> dict[str, tuple[dict[str, str], Callable[[Sequence[str], str], Figure]]]:
-    """The pictures of a comparison, to be drawn for all classes together or for each alone.
+) -> dict[str, ComparisonPicture]:
+    """The pictures of a comparison, by name.
 
     Returns:
-        By name, (class key: title of its panel, a function that draws some of these classes under
-        a title). ``reliability``: pooled over the compared cases and the trainings of a model, with
+        ``reliability``: pooled over the compared cases and the trainings of a model, with
         a bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
         ``volumes``: expected against true volume of each case; ``errors``: expected against
         actual error rate of each case. Those without numbers are left out: results of older
@@ -269,18 +266,18 @@ def comparison_panels(
 
         return draw
 
-    found: dict[str, Any] = {"reliability": (titles, reliability)}
+    found = {"reliability": ComparisonPicture(titles, reliability)}
     if all(
         "risk_coverage" in _pooled(t, k) for m in models for t in m.trainings for k in of_errors
     ):
-        found["risk_coverage"] = (of_errors, risk_coverage)
+        found["risk_coverage"] = ComparisonPicture(of_errors, risk_coverage)
     summary = comparison.summary[models[0].name]
     for name, keys, metrics, words, scale in (
         ("volumes", foreground, ("volume_true_ml", "volume_expected_ml"), "volume, ml", 1),
         ("errors", of_errors, ("error_rate", "error_rate_expected"), "error rate, %", 100),
     ):
         if all(set(metrics) <= set(summary[key]) for key in keys):
-            found[name] = (keys, agreement(*metrics, words, scale))
+            found[name] = ComparisonPicture(keys, agreement(*metrics, words, scale))
     return found
 
 
@@ -384,9 +381,7 @@ def _panels(
                 (_PANEL_WIDTH - _LEFT - _RIGHT) / width,
                 inches / height,
             )
-            # Histograms share their scale, so that heights can be compared.
-            y_like = axes[0][1] if panel and axes else None
-            panel.append(figure.add_axes(box, sharex=panel[0] if panel else None, sharey=y_like))
+            panel.append(figure.add_axes(box, sharex=panel[0] if panel else None))
             y -= _GAP
         panel[0].set_title(text, fontsize="medium")
         axes.append(panel)

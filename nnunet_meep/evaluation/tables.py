@@ -49,7 +49,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 def terminal(comparison: Comparison) -> str:
     """Tables for the terminal; a star marks the best mean."""
-    blocks = [f"{about(comparison)}, * the best mean"]
+    blocks = [f"{about(comparison)}; mean (std) over cases, * the best mean"]
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"{text}*" if best else f"{text} ")
         lines = aligned([[row[0], "", *row[1:]] for row in rows])
@@ -62,7 +62,7 @@ def terminal(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown, the best mean in bold."""
-    blocks = [f"{about(comparison)}, the best mean in bold"]
+    blocks = [f"{about(comparison)}; mean (std) over cases, the best mean in bold"]
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         rows.insert(1, ["---"] * len(rows[0]))
@@ -78,7 +78,13 @@ def markdown(comparison: Comparison) -> str:
 
 def latex(comparison: Comparison) -> str:
     """One ``tabular`` with a block of rows for each class, the best mean in bold (booktabs)."""
-    lines = [f"% {line}" for line in (*about(comparison).splitlines(), *comparison.warnings)]
+    lines = [
+        f"% {line}"
+        for line in (
+            f"{about(comparison)}; mean (std) over cases, the best mean in bold",
+            *comparison.warnings,
+        )
+    ]
     for key, name in comparison.classes.items():
         rows = _rows(
             comparison,
@@ -116,8 +122,9 @@ DIFFERENCES = (
 
 
 def about(comparison: Comparison) -> str:
+    """What was compared over what."""
     n = len(comparison.cases)
-    return f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}; mean (std) over cases"
+    return f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
 
 
 def title(key: str, name: str) -> str:

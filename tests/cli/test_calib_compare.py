@@ -213,10 +213,10 @@ class TestBadInput:
         for out in (old, new):
             capsys.readouterr()
             assert main([*map(str, args), "-o", str(out)]) == 1
-            # Above it stands the progress bar, where it came that far.
-            *bar, line = capsys.readouterr().err.splitlines()
+            # Above it stand progress bars, where it came that far.
+            *bars, line = capsys.readouterr().err.splitlines()
             assert line == f"Error: {expected}"
-            assert all(not text or text.startswith("slices: ") for text in bar)
+            assert all(not text or text.startswith(("pictures: ", "slices: ")) for text in bars)
         assert files(old) == before
         assert [p.name for p in old.iterdir() if p.name.startswith(".")] == []
         assert not new.exists()

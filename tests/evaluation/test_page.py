@@ -16,6 +16,7 @@ from nnunet_meep.evaluation.compare import Model, compare
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TABLE
 from nnunet_meep.evaluation.metrics import CLASS_METRICS, ERROR_METRICS, TOP_LABEL_METRICS
+from nnunet_meep.evaluation.plots import comparison_pictures
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
@@ -68,11 +69,17 @@ def models(tmp_path_factory):
     return made
 
 
+def render(models, slices, warnings):
+    comparison = compare(models)
+    pictures = comparison_pictures(models, comparison)
+    return page.render(models, comparison, pictures, slices, warnings)
+
+
 @pytest.fixture(scope="module")
 def rendered(models, tmp_path_factory):
     picture = tmp_path_factory.mktemp("slices") / "b.png"
     picture.write_bytes(b"a picture")
-    return page.render(models, compare(models), {"b": ("title of b", picture)}, [f"note {NASTY}"])
+    return render(models, {"b": ("title of b", picture)}, [f"note {NASTY}"])
 
 
 def test_it_needs_no_other_file_and_no_network(rendered) -> None:
@@ -129,7 +136,7 @@ def test_slices_and_notes_are_in_it(rendered) -> None:
 
 
 def test_one_model_without_slices(models) -> None:
-    text = page.render(models[:1], compare(models[:1]), {}, [])
+    text = render(models[:1], {}, [])
     assert "Differences" not in text
     assert "Calibration of 1 model<" in text
     assert "best mean in bold" not in text
