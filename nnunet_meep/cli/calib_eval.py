@@ -26,7 +26,7 @@ written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, bootstrap 95 %
                     interval), and over the pooled voxels of all cases
   calibration.csv   one row per case, region and class
-  reliability.png   observed frequency against predicted probability, first region
+  reliability.png   observed frequency against predicted probability, first region (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
   cases/            sums of finished cases; a run that was stopped goes on from them
 
@@ -35,6 +35,8 @@ regions (--region), which voxels count; the ignore label never does:
   crop              without what nnU-Net padded back around its non-zero crop
   boundary:MM       within MM millimetres of the reference surface
   mask:FOLDER       where FOLDER/CASE.nii.gz (or the data set's file ending) is not 0
+
+several models, or a report of one: meep-calib-compare
 
 examples:
   nnUNetv2_predict -i imagesTs -o pred -d 501 -c 3d_fullres -f 0 \\

@@ -4,6 +4,7 @@
 voxels count; ``stream`` reads probabilities, ``counting`` counts them in compiled loops and
 ``one_pass`` puts the two together; ``bins`` has the sums that merge, ``kept`` keeps them in files;
 ``metrics`` turns sums into numbers, ``surface`` has the distances; ``evaluate`` composes all that
-for folders, ``compare`` sets several results side by side; ``report``, ``tables``, ``plots`` and
-``maps`` show it.
+for folders, ``trainings`` opens what it left there, ``compare`` sets several side by side;
+``headings`` names the metrics; ``report``, ``tables``, ``plots``, ``maps`` and ``slices`` with
+``slice_figures`` show them, ``comparison_report`` and its ``page`` all at once.
 """

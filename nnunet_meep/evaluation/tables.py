@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,11 @@ def markdown(comparison: Comparison) -> str:
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         rows.insert(1, ["---"] * len(rows[0]))
         blocks.append(f"**{title(key, name)}**")
-        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        blocks.append("\n".join(map(_markdown_row, rows)))
     if comparison.differences:
         blocks.append(DIFFERENCES)
         rows = [DIFFERENCE_HEAD, ["---"] * len(DIFFERENCE_HEAD), *difference_rows(comparison)]
-        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        blocks.append("\n".join(map(_markdown_row, rows)))
     blocks += [f"Warning: {line}" for line in comparison.warnings]
     return "\n\n".join(blocks) + "\n"
 
@@ -181,7 +181,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
                 rows.append(
                     [
                         "all classes" if key == TOP_LABEL else f"{key} {name}",
-                        f"|{heading.text} - 1|" if metric in CLOSE_TO_ONE else heading.text,
+                        heading.text + ", distance to 1" * (metric in CLOSE_TO_ONE),
                         model,
                         mean,
                         f"{low} to {high}",
@@ -196,10 +196,17 @@ def _difference_lines(comparison: Comparison) -> list[str]:
     return [DIFFERENCES, "", *aligned([DIFFERENCE_HEAD, *difference_rows(comparison)])]
 
 
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = [text.replace("|", r"\|") for text in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+_TEX = {character: f"\\{character}" for character in "&%#_{}$"}
+_TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
 def _tex(text: str) -> str:
-    for character in "&%#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return "".join(_TEX.get(character, character) for character in text)
 
 
 def _write_csv(comparison: Comparison, path: Path) -> None:
