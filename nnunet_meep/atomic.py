@@ -41,3 +41,27 @@ def creating_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
+
+    An old folder stays until then, and stays for good if the block raises.
+    """
+    new, old = path.with_name(f".new-{path.name}"), path.with_name(f".old-{path.name}")
+    if old.exists() and not path.exists():
+        old.rename(path)  # a run was killed between the two renames below
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with creating_folder(new) as temporary:
+        yield temporary
+    try:
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

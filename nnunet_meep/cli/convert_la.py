@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
+from nnunet_meep.cli._convert import add_arguments, convert
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -32,37 +31,6 @@ example:
 """
 
 
-def main(args: list[str] | None = None) -> int:
-    """Convert the Left Atrium 2018 data; 0, or 1 after one line for each thing that is wrong."""
-    options = _get_parser().parse_args(args)
-    return run(lambda: _convert(options.source, options.dataset_id))
-
-
-def _convert(source: Path, dataset_id: int) -> None:
-    from nnunet_meep.datasets.left_atrium import TEST_CASES, TRAINING_CASES, convert
-
-    done = convert(source, dataset_id)
-    if done.skipped:
-        print(
-            f"Skipped {len(done.skipped)} cases that are in none of the paper's lists: "
-            + ", ".join(done.skipped)
-        )
-    if done.n_training < len(TRAINING_CASES) or done.n_test < len(TEST_CASES):
-        warning = (
-            f"{done.n_training} of the paper's {len(TRAINING_CASES)} training scans and "
-            f"{done.n_test} of its {len(TEST_CASES)} test scans are there"
-        )
-        if not done.has_splits:
-            warning += "; too few for its splits: no splits_final.json, nnU-Net draws its own"
-        print(f"Warning: {warning}", file=sys.stderr)
-    splits = ", splits_final.json with folds 0 (the paper's) to 5" if done.has_splits else ""
-    print(
-        f"Wrote {done.folder} from {done.layout}: {done.n_training} training scans, "
-        f"{done.n_test} test scans{splits}"
-    )
-    print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity")
-
-
 def _get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="meep-convert-la",
@@ -70,20 +38,25 @@ def _get_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder with the data")
+    add_arguments(parser)
     parser.add_argument(
-        "-d",
-        dest="dataset_id",
-        metavar="ID",
-        type=_dataset_id,
-        required=True,
-        help="nnU-Net's number for the data set, 1 to 999",
+        "--challenge-test",
+        action="store_true",
+        help=(
+            "test on the challenge's own 'Testing Set' and train on all 100 others (fold 0 stays "
+            "the paper's); default: test on the paper's 20"
+        ),
     )
     return parser
 
 
-def _dataset_id(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if not 1 <= number <= 999:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999")
-    return number
+def main(args: list[str] | None = None) -> int:
+    """Convert the Left Atrium 2018 data; 0, or 1 after one line for each thing that is wrong."""
+    options = _get_parser().parse_args(args)
+    return run(lambda: _convert(options))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from nnunet_meep.datasets.left_atrium import find
+
+    convert(find(options.source, challenge_test=options.challenge_test), options)

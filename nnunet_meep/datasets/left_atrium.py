@@ -11,30 +11,37 @@ the left atrium. Three layouts are read, told apart by their file names at any d
   ``Ts``: mask values 0 and 1, 0.625 mm.
 
 In each, voxel (i, j, k) stays voxel (i, j, k) and intensities stay what they are; masks become
-uint8 with 0 and 1. The paper's lists decide what is for training and what for testing, whatever
-the folder a case comes from.
+uint8 with 0 and 1. The paper's lists, which divide the 100 scans that the challenge released for
+training, decide what is for training and what for testing, whatever the folder a case comes from;
+or the challenge's own folder ``Testing Set`` does.
 """
 
 from __future__ import annotations
 
 import glob
-import json
-import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
-from nnunet_meep.atomic import creating_folder
+from nnunet_meep.datasets.raw_folder import (
+    TOLERANCE,
+    RawDataset,
+    Scan,
+    Splits,
+    cross_validation,
+    differences,
+    not_finite,
+    read_volume,
+    shown,
+    skipped_files,
+    splits_of,
+)
 from nnunet_meep.errors import InputError
-from nnunet_meep.gunzip import GUNZIP_ERRORS, gunzipped_size
 
 # The lists of the paper's repository, sorted. The validation cases are training cases too: they
 # are taken out of training in fold 0.
@@ -83,9 +90,6 @@ TEST_CASES = tuple(
 SAME_SCAN = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
 
 SPACING_MM = 0.625
-# Headers that differ by less, in mm or in a direction cosine, mean the same: float32 and text
-# round differently.
-TOLERANCE = 1e-3
 
 # Name: where the images are, where the masks are (globs below SRC), the mask's values.
 _LAYOUTS = {
@@ -93,147 +97,111 @@ _LAYOUTS = {
     "pre-processed HDF5": ("**/mri_norm2.h5", "**/mri_norm2.h5", (0, 1)),
     "NIfTI": ("**/imagesT[rs]/LA_*_0000.nii.gz", "**/labelsT[rs]/LA_*.nii.gz", (0, 1)),
 }
+_NAMES = ("lgemri.nrrd", "laendo.nrrd", "mri_norm2.h5")
+#: The challenge's folder of test scans.
+_TEST_FOLDER = "Testing Set"
+SOURCES = (
+    "https://www.cardiacatlas.org/atriaseg2018-challenge/ (as released; register there), or "
+    "pre-processed from the repository yulequan/UA-MT on GitHub; the challenge's terms of use apply"
+)
 
 
-@dataclass(frozen=True)
-class Converted:
-    """What ``convert`` wrote: ``folder`` and how many cases, and which cases of SRC it left out."""
-
-    folder: Path
-    layout: str
-    n_training: int
-    n_test: int
-    has_splits: bool
-    skipped: list[str]
-
-
-def convert(source: Path, dataset_id: int) -> Converted:
-    """Write ``$nnUNet_raw/Dataset<ID>_LA`` from the scans below ``source``.
-
-    The folder appears whole or not at all: everything is read and checked first. Scans that are
-    in none of the paper's lists are left out.
+def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
+    """The Left Atrium 2018 data below a folder.
 
     Args:
         source: a folder with one of the three layouts (see the module).
-        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        challenge_test: take the scans in the challenge's ``Testing Set`` for testing, and all scans
+            of the paper's lists for training; otherwise the paper's lists decide, and other scans
+            are left out.
 
     Raises:
-        InputError: one line for each problem: nnU-Net's folders, ``source``, any of its files.
-        OSError: a folder that cannot be written.
+        InputError: there are none, or more than one layout.
     """
-    problems = []
-    name = f"Dataset{dataset_id:03d}_LA"
-    raw = os.environ.get("nnUNet_raw")
-    if not raw:
-        problems.append("nnUNet_raw is not set: export it as nnU-Net's installation guide says")
-    problems += _taken(name)
     if not source.is_dir():
-        problems.append(f"{source}: no such folder")
-    if not raw or problems:
-        raise InputError("\n".join(problems))
+        raise InputError(f"{source}: no such folder")
+    source = source.resolve()
+    layout, where, files, of_cases = _find(source)
+    listed = (*TRAINING_CASES, *TEST_CASES)
+    test, training = set(TEST_CASES), set(TRAINING_CASES)
+    if challenge_test:
+        training = set(listed)
+        test = {case for case, path in where.items() if _TEST_FOLDER in path.parts} - training
+    skipped = sorted(set(where) - test - training)
+    scans = [
+        Scan(f"LA_{case}", case in test, (image,), mask)
+        for case, (image, mask) in files.items()
+        if case not in skipped
+    ]
+    problems = [line for case, lines in of_cases.items() for line in lines if case not in skipped]
+    here = [case for case in listed if case in training and case in files]
+    notes, warnings = _strays(source), []
+    if skipped:
+        notes.insert(
+            0,
+            f"Skipped {len(skipped)} cases that are in none of the paper's lists: "
+            f"{', '.join(skipped)}",
+        )
+    if not here and not problems:
+        raise InputError(f"{source}: none of the paper's {len(training)} training scans found")
+    splits = make_splits(here)
+    n_test = sum(scan.is_test for scan in scans)
+    if challenge_test and not n_test:
+        problems.append(
+            f"{source}: expected scans in a folder '{_TEST_FOLDER}', found none (--challenge-test)"
+        )
+    if len(here) < len(training) or (n_test < len(TEST_CASES) and not challenge_test):
+        warning = f"{len(here)} of the paper's {len(training)} training scans"
+        if not challenge_test:
+            warning += f" and {n_test} of its {len(TEST_CASES)} test scans"
+        warning += " are there"
+        if not splits:
+            warning += "; too few for its splits: no splits_final.json, nnU-Net draws its own"
+        warnings.append(warning)
+    return RawDataset(
+        name="LA",
+        layout=layout,
+        scans=tuple(scans),
+        channel_names=("LGE_MRI",),
+        labels={"background": 0, "LA": 1},
+        read=lambda scan: _read_case(scan, _LAYOUTS[layout][2]),
+        splits=splits,
+        folds="0 (the paper's) to 5",
+        problems=problems,
+        notes=notes,
+        warnings=warnings,
+    )
 
-    layout, files, skipped, problems = _find(source.resolve())
-    training = [case for case in TRAINING_CASES if case in files]
-    test = [case for case in TEST_CASES if case in files]
-    if not training and not problems:
-        problems.append(f"{source}: none of the paper's {len(TRAINING_CASES)} training scans found")
-    splits = make_splits(training)
-    problems += _conflicting_splits(name, splits)
 
-    folder = Path(raw) / name
-    with creating_folder(folder) as temporary:
-        for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (temporary / part).mkdir()
-        # Bars only where someone looks at them: in a log, stderr is for warnings and errors.
-        for case, (image_file, mask_file) in tqdm(files.items(), unit="scan", disable=None):
-            part = "Tr" if case in TRAINING_CASES else "Ts"
-            try:
-                image, mask = _read_case(image_file, mask_file, _LAYOUTS[layout][2])
-            except InputError as error:
-                problems += str(error).splitlines()
-            if not problems:  # else the rest is only checked
-                _write(image, temporary / f"images{part}" / f"LA_{case}_0000.nii.gz")
-                _write(mask, temporary / f"labels{part}" / f"LA_{case}.nii.gz")
-        if problems:
-            # An HDF5 file is image and mask in one: what is wrong with both is said once.
-            raise InputError("\n".join(dict.fromkeys(problems)))
-        dataset = {
-            "channel_names": {"0": "LGE_MRI"},
-            "labels": {"background": 0, "LA": 1},
-            "numTraining": len(training),
-            "file_ending": ".nii.gz",
-        }
-        (temporary / "dataset.json").write_text(json.dumps(dataset, indent=4))
-        if splits:
-            (temporary / "splits_final.json").write_text(json.dumps(splits, indent=4))
-    return Converted(folder, layout, len(training), len(test), bool(splits), skipped)
+def make_splits(cases: Collection[str]) -> Splits:
+    """nnU-Net's ``splits_final.json`` for those of the scans that are there.
 
-
-def make_splits(cases: Collection[str]) -> list[dict[str, list[str]]]:
-    """nnU-Net's ``splits_final.json`` for those of the paper's training scans that are there.
-
-    Fold 0 is the paper's split, folds 1 to 5 are a cross-validation of all training scans. They
+    Fold 0 is the paper's split, folds 1 to 5 are a cross-validation of all scans for training. They
     are in the file because nnU-Net silently draws a random split for a fold that is not.
 
     Args:
-        cases: names of training scans, as in ``TRAINING_CASES``. What a fold does with a scan
-            does not depend on the others.
+        cases: names of scans for training, as in ``TRAINING_CASES``. If any of ``TEST_CASES`` is
+            among them the cross-validation is of both lists, and fold 0 leaves them out. What a
+            fold does with a scan does not depend on which of the others are there.
 
     Returns:
         Six dicts with the case identifiers ``LA_<CASE>`` under ``train`` and ``val``, or none if
         any of those lists would be empty.
     """
-    groups = sorted([SAME_SCAN, *((case,) for case in TRAINING_CASES if case not in SAME_SCAN)])
-    # scikit-learn's KFold(5, shuffle=True, random_state=12345), which is nnU-Net's, written out:
-    # numpy keeps RandomState's numbers the same for good.
-    order = np.random.RandomState(12345).permutation(len(groups))
-    held_out = [{case for i in part for case in groups[i]} for part in np.array_split(order, 5)]
-    splits = [
-        {
-            "train": [f"LA_{case}" for case in sorted(cases) if case not in validation],
-            "val": [f"LA_{case}" for case in sorted(cases) if case in validation],
-        }
-        for validation in (set(VALIDATION_CASES), *held_out)
-    ]
-    return splits if all(split["train"] and split["val"] for split in splits) else []
+    pool = {*TRAINING_CASES, *(TEST_CASES if set(cases) & set(TEST_CASES) else ())}
+    groups = sorted([SAME_SCAN, *((case,) for case in pool if case not in SAME_SCAN)])
+    held_out = [{case for group in fold for case in group} for fold in cross_validation([groups])]
+    return splits_of(
+        [f"LA_{case}" for case in sorted(cases)],
+        [{f"LA_{case}" for case in fold} for fold in (set(VALIDATION_CASES), *held_out)],
+        only=[{f"LA_{case}" for case in TRAINING_CASES}],
+    )
 
 
-def _taken(name: str) -> list[str]:
-    """Problems with folders that are there already: nnU-Net finds a data set by its number."""
-    problems = []
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        root = os.environ.get(variable)
-        for found in sorted(Path(root).glob(name[: len("Dataset000")] + "*")) if root else []:
-            if found.name == name and variable == "nnUNet_raw":
-                problems.append(f"{found} exists: remove it or choose another number with -d")
-            elif found.name != name and found.is_dir():
-                problems.append(
-                    f"{found} has the same number, which nnU-Net refuses as ambiguous: "
-                    "choose another with -d"
-                )
-    return problems
-
-
-def _conflicting_splits(name: str, splits: list[dict[str, list[str]]]) -> list[str]:
-    """A problem if nnU-Net's planner would end in an assert over an older splits_final.json."""
-    root = os.environ.get("nnUNet_preprocessed")
-    path = Path(root or "") / name / "splits_final.json"
-    if not root or not splits or not path.exists():
-        return []
-    try:  # as the planner compares: as sets, and more folds than ours are fine
-        same = [
-            {part: sorted(fold[part]) for part in ("train", "val")}
-            for fold in json.loads(path.read_text())[: len(splits)]
-        ] == splits
-    except (ValueError, TypeError, KeyError):
-        same = False
-    if same:
-        return []
-    return [f"{path} has other splits, on which nnU-Net's planner would fail: remove it"]
-
-
-def _find(source: Path) -> tuple[str, dict[str, tuple[Path, Path]], list[str], list[str]]:
-    """The layout, each listed case's image and mask, the cases in no list, and the problems."""
+def _find(
+    source: Path,
+) -> tuple[str, dict[str, Path], dict[str, tuple[Path, Path]], dict[str, list[str]]]:
+    """The layout; each case's place, its image and mask if they are there, and its problems."""
     found = {
         layout: (_by_case(source, images), _by_case(source, masks))
         for layout, (images, masks, _) in _LAYOUTS.items()
@@ -242,10 +210,8 @@ def _find(source: Path) -> tuple[str, dict[str, tuple[Path, Path]], list[str], l
     if not found:
         raise InputError(
             f"{source}: no Left Atrium 2018 data here. Expected are <CASE>/lgemri.nrrd and "
-            "<CASE>/laendo.nrrd (as released, https://www.cardiacatlas.org/atriaseg2018-challenge/)"
-            ", or <CASE>/mri_norm2.h5 (pre-processed, the repository yulequan/UA-MT on GitHub), or "
-            "imagesTr/LA_<CASE>_0000.nii.gz and labelsTr/LA_<CASE>.nii.gz (NIfTI); "
-            "the challenge's terms of use apply"
+            "<CASE>/laendo.nrrd, or <CASE>/mri_norm2.h5, or imagesTr/LA_<CASE>_0000.nii.gz and "
+            f"labelsTr/LA_<CASE>.nii.gz. They are to be had from {SOURCES}"
         )
     if len(found) > 1:
         raise InputError(
@@ -254,23 +220,21 @@ def _find(source: Path) -> tuple[str, dict[str, tuple[Path, Path]], list[str], l
         )
     ((layout, (images, masks)),) = found.items()
 
+    where: dict[str, Path] = {}
     files: dict[str, tuple[Path, Path]] = {}
-    skipped = []
-    problems = []
+    problems: dict[str, list[str]] = defaultdict(list)
     for case in sorted(images | masks):
-        if case not in TRAINING_CASES + TEST_CASES:
-            skipped.append(case)
-            continue
         both = {"image": images.get(case, []), "mask": masks.get(case, [])}
         here = next(path for paths in both.values() for path in paths)
         for part, paths in both.items():
             if not paths:
-                problems.append(f"{here}: the {part} of this case is missing")
+                problems[case].append(f"{here}: the {part} of this case is missing")
             if len(paths) > 1:
-                problems.append(f"{case}: more than one file: {', '.join(map(str, paths))}")
+                problems[case].append(f"{case}: more than one file: {', '.join(map(str, paths))}")
+        where[case] = here
         if len(both["image"]) == len(both["mask"]) == 1:
             files[case] = (images[case][0], masks[case][0])
-    return layout, files, skipped, problems
+    return layout, where, files, problems
 
 
 def _by_case(source: Path, pattern: str) -> dict[str, list[Path]]:
@@ -283,9 +247,18 @@ def _by_case(source: Path, pattern: str) -> dict[str, list[Path]]:
     return dict(found)
 
 
-def _read_case(
-    image_file: Path, mask_file: Path, mask_values: tuple[int, int]
-) -> tuple[sitk.Image, sitk.Image]:
+def _strays(source: Path) -> list[str]:
+    """Other files that lie among the scans: no line or one."""
+    return skipped_files(
+        path
+        for path in sorted(source.rglob("*"))
+        if path.is_file()
+        and path.name not in _NAMES
+        and not re.fullmatch(r"LA_.*\.nii\.gz|.*\.(json|list|txt|md)", path.name)
+    )
+
+
+def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Image], sitk.Image]:
     """The image as it is and the mask as uint8 with 0 and 1, in one geometry.
 
     Raises:
@@ -293,6 +266,7 @@ def _read_case(
     """
     problems = []
     read: dict[str, sitk.Image] = {}
+    (image_file,), mask_file = scan.channels, scan.mask
     for part, path in (("image", image_file), ("mask", mask_file)):
         try:
             read[part] = _read_h5(path, part) if path.suffix == ".h5" else _read_itk(path)
@@ -300,59 +274,27 @@ def _read_case(
             problems.append(str(error))
 
     if "image" in read:
-        bad = np.count_nonzero(~np.isfinite(sitk.GetArrayViewFromImage(read["image"])))
-        if bad:
-            problems.append(f"{image_file}: {bad} voxels of the image are NaN or infinite")
+        problems += not_finite(read["image"], image_file)
     if "mask" in read:
         labels = sitk.GetArrayViewFromImage(read["mask"])
         values = np.unique(labels).tolist()
         if values != list(mask_values):
-            shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
             problems.append(
-                f"{mask_file}: the mask has the values {shown}, expected {mask_values[0]} and "
-                f"{mask_values[1]}"
+                f"{mask_file}: the mask has the values {shown(values)}, expected "
+                f"{mask_values[0]} and {mask_values[1]}"
             )
         mask = sitk.GetImageFromArray((labels == mask_values[1]).astype(np.uint8))
     if len(read) == 2:
-        problems += _differences(read["image"], read["mask"], mask_file)
+        problems += differences(read["image"], read["mask"], mask_file)
     if problems:
         raise InputError("\n".join(problems))
     mask.CopyInformation(read["image"])
-    return read["image"], mask
-
-
-def _differences(image: sitk.Image, mask: sitk.Image, mask_file: Path) -> list[str]:
-    if image.GetSize() != mask.GetSize():
-        return [f"{mask_file}: the mask's shape is {mask.GetSize()}, the image's {image.GetSize()}"]
-    return [
-        f"{mask_file}: the mask's {what} is {of_mask}, the image's {of_image}"
-        for what, of_image, of_mask in (
-            ("origin", image.GetOrigin(), mask.GetOrigin()),
-            ("direction", image.GetDirection(), mask.GetDirection()),
-        )
-        if not np.allclose(of_image, of_mask, rtol=0, atol=TOLERANCE)
-    ]
+    return [read["image"]], mask
 
 
 def _read_itk(path: Path) -> sitk.Image:
     """A NRRD or NIfTI file, its spacing set to exactly 0.625 mm."""
-    try:
-        # ITK reads a .nii.gz that is cut short without a word, and makes up what is missing.
-        n_bytes = gunzipped_size(path) if path.name.endswith(".nii.gz") else None
-        image = sitk.ReadImage(path)
-    except (*GUNZIP_ERRORS, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: cannot be read ({reason})") from error
-    if n_bytes is not None:
-        n_voxel_bytes = math.prod(image.GetSize()) * int(image.GetMetaData("bitpix")) // 8
-        if n_bytes < float(image.GetMetaData("vox_offset")) + n_voxel_bytes:
-            raise InputError(f"{path}: cannot be read (cut short before it was compressed)")
-    kind = sitk.GetArrayViewFromImage(image).dtype.kind
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or kind not in "uif":
-        raise InputError(
-            f"{path}: expected a 3D volume of real numbers, found {image.GetDimension()}D, "
-            f"{image.GetPixelIDTypeAsString()}"
-        )
+    image = read_volume(path)
     # The challenge's headers say 1. In a NIfTI file, 1 mm would be somebody's resampling.
     known = (1.0, SPACING_MM) if path.suffix == ".nrrd" else (SPACING_MM,)
     if not any(np.allclose(image.GetSpacing(), s, rtol=0, atol=TOLERANCE) for s in known):
@@ -381,11 +323,3 @@ def _read_h5(path: Path, part: str) -> sitk.Image:
     image = sitk.GetImageFromArray(array.transpose(2, 1, 0).astype(np.float32))
     image.SetSpacing((SPACING_MM,) * 3)
     return image
-
-
-def _write(image: sitk.Image, path: Path) -> None:
-    sitk.WriteImage(image, path, useCompression=True)
-    try:  # ITK does not notice when the disk is full
-        gunzipped_size(path)
-    except GUNZIP_ERRORS as error:
-        raise InputError(f"{path}: could not be written whole; is the disk full?") from error

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -15,21 +16,40 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_meep.cli.convert_la import main
-from nnunet_meep.datasets import left_atrium
+from nnunet_meep.datasets import raw_folder
 from nnunet_meep.datasets.left_atrium import (
     SAME_SCAN,
     TEST_CASES,
     TRAINING_CASES,
     VALIDATION_CASES,
-    convert,
+    find,
     make_splits,
 )
+from nnunet_meep.datasets.raw_folder import target
 from nnunet_meep.errors import InputError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TRAIN, OTHER, TEST = TRAINING_CASES[0], TRAINING_CASES[1], TEST_CASES[0]
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+class Converted(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    n_training: int
+    n_test: int
+    has_splits: bool
+    notes: list[str]
+
+
+def convert(source: Path, dataset_id: int, **options: bool) -> Converted:
+    dataset = find(source, **options)
+    folder = target(dataset, dataset_id, overwrite=False)
+    raw_folder.write(dataset, folder)
+    counts = (dataset.n_training, dataset.n_test, bool(dataset.splits))
+    return Converted(folder, *counts, dataset.notes)
 
 
 @pytest.fixture
@@ -616,7 +636,7 @@ def test_the_target_is_never_overwritten(
     (raw / "Dataset501_LA").mkdir(parents=True)
     (raw / "Dataset501_LA" / "mine.txt").write_text("kept")
     (line,) = refused(source, capfd)
-    assert "exists: remove it or choose another number with -d" in line
+    assert "exists: --overwrite replaces it, or choose another number with -d" in line
     assert [path.name for path in raw.rglob("*")] == ["Dataset501_LA", "mine.txt"]
 
 
@@ -645,7 +665,7 @@ def test_an_interrupted_run_leaves_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     write_nrrd(source, TRAIN, volume(), outline())
-    real = left_atrium._write
+    real = raw_folder._write_whole
 
     def interrupt(image: sitk.Image, path: Path) -> None:
         real(image, path)
@@ -653,7 +673,7 @@ def test_an_interrupted_run_leaves_nothing(
         if "labels" in str(path):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(left_atrium, "_write", interrupt)
+    monkeypatch.setattr(raw_folder, "_write_whole", interrupt)
     assert main([str(source), "-d", "501"]) == 130
     assert capfd.readouterr().err == "Interrupted\n"
     assert nothing_in(raw)
@@ -668,7 +688,7 @@ def test_a_full_disk_is_noticed(source: Path, raw: Path, capfd: pytest.CaptureFi
         (line,) = refused(source, capfd)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert line.endswith("could not be written whole; is the disk full?")
+    assert line.endswith(f"could not be written whole into {raw}; is the disk full?")
     assert nothing_in(raw)
 
 
@@ -734,7 +754,7 @@ def test_the_scan_with_two_names(source: Path, raw: Path) -> None:
 def test_all_real_scans(raw: Path) -> None:
     need("la")
     done = convert(DATA / "la", 501)
-    assert (done.n_training, done.n_test, done.has_splits, done.skipped) == (80, 20, True, [])
+    assert (done.n_training, done.n_test, done.has_splits, done.notes) == (80, 20, True, [])
     for part, cases in (("Tr", TRAINING_CASES), ("Ts", TEST_CASES)):
         for case in cases:
             for name in (f"images{part}/LA_{case}_0000.nii.gz", f"labels{part}/LA_{case}.nii.gz"):

@@ -1,0 +1,68 @@
+"""What the commands that convert data sets share: flags, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_meep.datasets.raw_folder import RawDataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The source, the data set's number, and flags about what is written."""
+    parser.add_argument("source", metavar="SRC", type=Path, help="folder with the data")
+    parser.add_argument(
+        "-d",
+        dest="dataset_id",
+        metavar="ID",
+        type=_dataset_id,
+        required=True,
+        help="nnU-Net's number for the data set, 1 to 999",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what was found and would be written"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the data set's folder in $nnUNet_raw"
+    )
+
+
+def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
+    """Write a data set, or print what would be written."""
+    from nnunet_meep.datasets.raw_folder import target, write
+    from nnunet_meep.errors import InputError
+
+    folder = target(dataset, options.dataset_id, overwrite=options.overwrite)
+    if options.dry_run:
+        for scan in dataset.scans:
+            part = "Ts" if scan.is_test else "Tr"
+            print(f"{scan.name} ({part}): {', '.join(map(str, (*scan.channels, scan.mask)))}")
+        for line in dataset.problems:
+            print(f"Problem: {line}", file=sys.stderr)
+    else:
+        write(dataset, folder)
+    for line in dataset.notes:
+        print(line)
+    for line in dataset.warnings:
+        print(f"Warning: {line}", file=sys.stderr)
+    splits = f", splits_final.json with folds {dataset.folds}" if dataset.splits else ""
+    print(
+        f"{'Would write' if options.dry_run else 'Wrote'} {folder} from {dataset.layout}: "
+        f"{dataset.n_training} training scans, {dataset.n_test} test scans{splits}"
+    )
+    if options.dry_run and dataset.problems:
+        raise InputError(f"{len(dataset.problems)} problems, see above; nothing would be written")
+    if not options.dry_run:
+        print(
+            f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity"
+        )
+
+
+def _dataset_id(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 999:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999")
+    return number

@@ -1,0 +1,87 @@
+"""``meep-convert-wmh``: the WMH challenge's data into nnU-Net's raw format."""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunet_meep.cli._convert import add_arguments, convert
+from nnunet_meep.cli._run import run
+
+_EPILOG = """\
+SRC is a folder with the data of the WMH Segmentation Challenge as released, at any depth:
+
+  Utrecht/0/pre/FLAIR.nii.gz           or training/Utrecht/0/...
+  Utrecht/0/pre/T1.nii.gz                 training/Singapore/50/...
+  Utrecht/0/wmh.nii.gz                    training/Amsterdam/GE3T/100/...
+  Singapore/50/... GE3T/100/...           test/...
+
+  to be had from https://doi.org/10.34894/AECRSD (its terms of use apply)
+
+Written are 45 training scans (imagesTr, labelsTr) and 15 test scans (imagesTs, labelsTs),
+dataset.json, and splits_final.json: fold 0 trains on 42 scans and validates on 3, as the MEEP
+paper does; folds 1 to 5 are a cross-validation with as many scans of each scanner, folds 6 to 8
+leave one scanner out (Utrecht, Singapore, GE3T). The paper does not say which scans it took: these
+were drawn once, 14 / 1 / 5 of each scanner. Nothing is resampled, nnU-Net does that.
+
+example:
+  meep-convert-wmh ~/data/wmh -d 502
+  nnUNetv2_plan_and_preprocess -d 502 --verify_dataset_integrity
+  nnUNetv2_train 502 3d_fullres 0 -tr nnUNetTrainerMEEP_KL
+"""
+
+
+def _get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meep-convert-wmh",
+        description="Write the WMH challenge's data as $nnUNet_raw/Dataset<ID>_WMH for nnU-Net.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--channels",
+        nargs="+",
+        choices=["FLAIR", "T1"],
+        default=["FLAIR", "T1"],
+        help="images that become channels, after SRC (default: FLAIR T1)",
+    )
+    parser.add_argument(
+        "--other-pathology",
+        choices=["ignore", "background", "lesion"],
+        default="ignore",
+        help=(
+            "what label 2 becomes: nnU-Net's ignore label, as the challenge scores (default), "
+            "background, as in the paper's binary masks, or lesion"
+        ),
+    )
+    parser.add_argument(
+        "--orig", action="store_true", help="images as scanned (orig/), not bias corrected (pre/)"
+    )
+    parser.add_argument(
+        "--challenge-test",
+        action="store_true",
+        help=(
+            "test on the release's own test scans and train on all 60 others (fold 0 stays the "
+            "same); default: test on 15 of the 60, as the paper"
+        ),
+    )
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Convert the WMH data; 0, or 1 after one line for each thing that is wrong."""
+    options = _get_parser().parse_args(args)
+    return run(lambda: _convert(options))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from nnunet_meep.datasets.wmh import find
+
+    dataset = find(
+        options.source,
+        channels=list(dict.fromkeys(options.channels)),
+        other_pathology=options.other_pathology,
+        original=options.orig,
+        challenge_test=options.challenge_test,
+    )
+    convert(dataset, options)

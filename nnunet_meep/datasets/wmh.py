@@ -1,0 +1,260 @@
+"""The WMH Segmentation Challenge's data into nnU-Net's raw format, with a split like the paper's.
+
+60 brain MRI for training, 20 from each of three scanners, each with FLAIR, T1 and a mask: 1 white
+matter hyperintensity, 2 other pathology, which the challenge leaves out of its scores. Read are the
+2017 release (``Utrecht``, ``Singapore``, ``GE3T``) and the current one (``training/Utrecht``,
+``training/Singapore``, ``training/Amsterdam/GE3T``, and ``test/...`` with 110 more scans from five
+scanners), wherever below SRC they are. A scan is a folder
+``SITE/NUMBER`` with ``pre/FLAIR.nii.gz`` and ``pre/T1.nii.gz`` (bias corrected; ``orig/``: as
+scanned, T1 resampled onto FLAIR) and ``wmh.nii.gz``.
+
+Voxel (i, j, k) stays voxel (i, j, k) and intensities stay what they are; masks become uint8.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_meep.datasets.raw_folder import (
+    RawDataset,
+    Scan,
+    Splits,
+    cross_validation,
+    differences,
+    not_finite,
+    read_volume,
+    shown,
+    skipped_files,
+    splits_of,
+)
+from nnunet_meep.errors import InputError
+
+#: The scans that were released for training: number of each by scanner.
+PUBLISHED = {
+    "Utrecht": (0, 2, 4, 6, 8, 11, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 49),
+    "Singapore": tuple(range(50, 70)),
+    "GE3T": (*range(100, 111), *range(112, 117), 126, 132, 137, 144),
+}
+# The paper divides the 60 into 42 for training, 3 for validation and 15 for testing, and does not
+# say which. Here each scanner gives 14, 1 and 5, drawn once: for the three in this order,
+# p = RandomState(2017).permutation(PUBLISHED[scanner]); p[:5] tests, p[5] validates.
+TEST = {
+    "Utrecht": (2, 11, 27, 33, 49),
+    "Singapore": (56, 59, 64, 65, 67),
+    "GE3T": (101, 105, 112, 114, 126),
+}
+VALIDATION = {"Utrecht": (29,), "Singapore": (66,), "GE3T": (104,)}
+
+CHANNELS = ("FLAIR", "T1")
+#: What becomes of label 2, other pathology: labels of ``dataset.json``, and of the mask's 0, 1, 2.
+OTHER_PATHOLOGY = {
+    "ignore": ({"background": 0, "WMH": 1, "ignore": 2}, (0, 1, 2)),
+    "background": ({"background": 0, "WMH": 1}, (0, 1, 0)),
+    "lesion": ({"background": 0, "WMH": 1}, (0, 1, 1)),
+}
+SOURCES = (
+    "https://doi.org/10.34894/AECRSD (DataverseNL; its terms of use apply), described at "
+    "https://wmh.isi.uu.nl"
+)
+
+_MASK = "wmh.nii.gz"
+#: What a scan's folders hold beside that; not read.
+_ALSO_RELEASED = {"3DT1.nii.gz", "3DT1_mask.nii.gz", "reg_3DT1_to_FLAIR.txt", "result.nii.gz"}
+
+
+def find(
+    source: Path,
+    *,
+    channels: Sequence[str] = CHANNELS,
+    other_pathology: str = "ignore",
+    original: bool = False,
+    challenge_test: bool = False,
+) -> RawDataset:
+    """The challenge's scans below a folder.
+
+    Args:
+        source: a folder that holds the sites at any depth.
+        channels: those of ``CHANNELS`` that become channels, in this order.
+        other_pathology: key of ``OTHER_PATHOLOGY``.
+        original: take ``orig/`` instead of ``pre/``.
+        challenge_test: take the release's own test scans for testing, and all 60 published training
+            scans for training; otherwise ``TEST`` is for testing.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder")
+    source = source.resolve()
+    folders, notes = _subjects(source)
+    if not folders:
+        raise InputError(
+            f"{source}: no scans of the WMH challenge here. Expected are SITE/NUMBER/pre/"
+            f"FLAIR.nii.gz, T1.nii.gz and SITE/NUMBER/{_MASK}, for example in Utrecht/0 or "
+            f"training/Amsterdam/GE3T/100. They are to be had from {SOURCES}"
+        )
+    scans, problems, others = [], [], []
+    for name, paths in sorted(folders.items()):
+        site, number = name
+        published = number in PUBLISHED.get(site, ())
+        released_test = not published and "test" in _parts(paths[0], source)
+        if not published and not (challenge_test and released_test):
+            others.append(identifier(site, number))
+            continue
+        if len(paths) > 1:
+            problems.append(f"{site}/{number}: more than one folder: {', '.join(map(str, paths))}")
+        files = [paths[0] / ("orig" if original else "pre") / f"{c}.nii.gz" for c in channels]
+        mask = paths[0] / _MASK
+        if missing := [path for path in (*files, mask) if not path.is_file()]:
+            problems += [f"{path}: expected this file, found none" for path in missing]
+            continue
+        is_test = released_test if challenge_test else number in TEST[site]
+        scans.append(Scan(identifier(site, number), is_test, tuple(files), mask))
+    if others:
+        why = (
+            "not published for training"
+            if challenge_test
+            else ("not published for training (--challenge-test takes the release's test scans)")
+        )
+        notes.insert(0, f"Skipped {len(others)} scans, {why}: {shown(others)}")
+    training = [scan.name for scan in scans if not scan.is_test]
+    splits = make_splits(training)
+    warnings = _warnings(scans, splits, challenge_test=challenge_test)
+    if not training and not problems:
+        raise InputError(f"{source}: none of the 60 scans that were published for training found")
+    if challenge_test and not any(scan.is_test for scan in scans):
+        problems.append(
+            f"{source}: expected scans of the release's own test set in a folder 'test', found "
+            "none (--challenge-test)"
+        )
+    labels, become = OTHER_PATHOLOGY[other_pathology]
+    return RawDataset(
+        name="WMH",
+        layout=f"the challenge's {'orig' if original else 'pre'} scans",
+        scans=tuple(scans),
+        channel_names=tuple(channels),
+        labels=labels,
+        read=lambda scan: _read_case(scan, become),
+        splits=splits,
+        folds="0 (like the paper's), 1 to 5 (cross-validation), 6 to 8 (leave one scanner out)",
+        problems=problems,
+        notes=notes,
+        warnings=warnings,
+    )
+
+
+def identifier(site: str, number: int) -> str:
+    """The case identifier of a scan."""
+    return f"{site}_{number:03d}"
+
+
+def make_splits(cases: Collection[str]) -> Splits:
+    """nnU-Net's ``splits_final.json`` for those of the scans that are there.
+
+    Fold 0 is a split like the paper's, folds 1 to 5 are a cross-validation of all scans for
+    training, each with as many of each scanner, folds 6 to 8 validate on all scans of one scanner
+    and train on the others.
+
+    Args:
+        cases: identifiers of scans for training. If any of ``TEST`` is among them, folds 1 to 8
+            are of all published scans, and fold 0 leaves those out. What a fold does with a scan
+            does not depend on which of the others are there.
+
+    Returns:
+        Nine dicts with ``train`` and ``val``, or none if any of those lists would be empty.
+    """
+    by_scanner = {
+        site: [identifier(site, number) for number in numbers]
+        for site, numbers in PUBLISHED.items()
+    }
+    test = {identifier(site, number) for site, numbers in TEST.items() for number in numbers}
+    validation = {identifier(site, n) for site, numbers in VALIDATION.items() for n in numbers}
+    everything = {name for names in by_scanner.values() for name in names}
+    pool = everything if test & set(cases) else everything - test
+    pools = [[name for name in names if name in pool] for names in by_scanner.values()]
+    return splits_of(
+        [name for names in by_scanner.values() for name in names if name in set(cases)],
+        [validation, *cross_validation(pools), *map(set, pools)],
+        only=[everything - test],
+    )
+
+
+def _subjects(source: Path) -> tuple[dict[tuple[str, int], list[Path]], list[str]]:
+    """Folders of each (site, number), and what else lies among them, one line each."""
+    found: dict[tuple[str, int], list[Path]] = defaultdict(list)
+    strays = []
+    known = {f"{channel}.nii.gz" for channel in CHANNELS} | _ALSO_RELEASED | {_MASK}
+    for root, folders, files in os.walk(source, followlinks=True):
+        folders.sort()
+        folder = Path(root)
+        is_scan = {"pre", "orig"} & set(folders) or _MASK in files
+        if is_scan and folder.name.isdecimal():
+            site = re.sub(r"\W+|_+", "_", folder.parent.name).strip("_")
+            found[site, int(folder.name)].append(folder)
+        strays += [folder / name for name in sorted(set(files) - known)]
+    return dict(found), skipped_files(strays)
+
+
+def _parts(folder: Path, source: Path) -> list[str]:
+    """Names of the folders between SRC, itself included, and a scan."""
+    return [source.name.lower(), *(part.lower() for part in folder.relative_to(source).parts)]
+
+
+def _warnings(scans: Sequence[Scan], splits: Splits, *, challenge_test: bool) -> list[str]:
+    n_test = sum(scan.is_test for scan in scans)
+    n_training = len(scans) - n_test
+    expected = (60, 110) if challenge_test else (45, 15)
+    if (n_training, n_test) == expected:
+        return []
+    line = (
+        f"{n_training} of {expected[0]} training scans and {n_test} of {expected[1]} test scans "
+        "are there"
+    )
+    if not splits:
+        line += "; too few for the splits: no splits_final.json, nnU-Net draws its own"
+    return [line]
+
+
+def _read_case(scan: Scan, become: tuple[int, ...]) -> tuple[list[sitk.Image], sitk.Image]:
+    """The channels as they are and the mask as uint8, in the geometry of the first channel.
+
+    Raises:
+        InputError: one line for each thing that is wrong with the scan.
+    """
+    problems = []
+    read: dict[Path, sitk.Image] = {}
+    for path in (*scan.channels, scan.mask):
+        try:
+            read[path] = read_volume(path)
+        except InputError as error:
+            problems.append(str(error))
+    for path in scan.channels:
+        if path in read:
+            problems += not_finite(read[path], path)
+    if scan.mask in read:
+        labels = sitk.GetArrayViewFromImage(read[scan.mask])
+        values = np.unique(labels).tolist()
+        if not set(values) <= {0, 1, 2}:
+            problems.append(
+                f"{scan.mask}: the mask has the values {shown(values)}, expected 0, 1 and 2"
+            )
+    first, *others = scan.channels
+    if first in read:
+        for path in (*others, scan.mask):
+            if path in read:
+                what = "mask" if path == scan.mask else path.name.removesuffix(".nii.gz")
+                of = first.name.removesuffix(".nii.gz")
+                problems += differences(read[first], read[path], path, what, of)
+    if problems:
+        raise InputError("\n".join(problems))
+    mask = sitk.GetImageFromArray(np.array(become, np.uint8)[labels.astype(np.intp)])
+    for image in (*(read[path] for path in others), mask):
+        image.CopyInformation(read[first])
+    return [read[path] for path in scan.channels], mask
