@@ -1,0 +1,119 @@
+"""Real scans, converted, through nnU-Net's own planning, preprocessing and a few iterations."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nnunet_meep.cli import convert_la, convert_wmh
+from nnunet_meep.datasets.left_atrium import TEST_CASES, TRAINING_CASES
+from nnunet_meep.datasets.wmh import PUBLISHED
+
+pytestmark = pytest.mark.slow
+DATA = Path(__file__).parents[3] / "shared" / "data"
+
+
+def need(name: str) -> Path:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"the data are not here: {DATA / name}")
+    return DATA / name
+
+
+def few_left_atria(source: Path) -> list[str]:
+    real = need("la")
+    for case in (*TRAINING_CASES[:3], TEST_CASES[0]):
+        part = "Tr" if case in TRAINING_CASES else "Ts"
+        for name in (f"images{part}/LA_{case}_0000.nii.gz", f"labels{part}/LA_{case}.nii.gz"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(real / name, source / name)
+    return ["la"]
+
+
+def t1_as_released(source: Path) -> list[str]:
+    source.symlink_to(need("wmh_t1"))
+    return ["wmh", "--channels", "T1"]
+
+
+def flair_as_released(source: Path) -> list[str]:
+    """Real FLAIR and T1 of another data set, laid out as the challenge lays out its folders."""
+    real = need("wmh_flair")
+    cases = sorted(path.name[:-12] for path in (real / "imagesTr").glob("*_0001.nii.gz"))
+    places = {"Utrecht": "Utrecht", "Singapore": "Singapore", "GE3T": "Amsterdam/GE3T"}
+    for case, (site, place) in zip(cases, places.items(), strict=False):
+        folder = source / "training" / place / str(PUBLISHED[site][0])
+        (folder / "pre").mkdir(parents=True)
+        for channel, name in (("0000", "FLAIR"), ("0001", "T1")):
+            shutil.copyfile(
+                real / "imagesTr" / f"{case}_{channel}.nii.gz", folder / "pre" / f"{name}.nii.gz"
+            )
+        shutil.copyfile(real / "labelsTr" / f"{case}.nii.gz", folder / "wmh.nii.gz")
+    return ["wmh"]
+
+
+#: What nnUNetv2_train does, without the validation at the end, which takes a minute.
+TRAIN = """
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+trainer = get_trainer_from_args(
+    "777", "3d_fullres", "all", "nnUNetTrainerMEEP_KL_1epochs_3iters", device=torch.device("cpu")
+)
+trainer.disable_checkpointing = True
+trainer.run_training()
+"""
+
+
+def run(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(name)), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("make", [few_left_atria, t1_as_released, flair_as_released])
+def test_plan_preprocess_and_train(
+    make, tmp_path, monkeypatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    for name in ("nnUNet_n_proc_DA", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    which, *flags = make(tmp_path / "source")
+    command = {"la": convert_la, "wmh": convert_wmh}[which]
+    assert command.main([str(tmp_path / "source"), "-d", "777", *flags]) == 0
+    # Too few for the splits: said, and not written.
+    assert "no splits_final.json" in capfd.readouterr().err
+    one = ("-np", "1", "-npfp", "1", "-c", "3d_fullres")
+    coarse = ("-overwrite_target_spacing", "5", "5", "5")
+    said = run(
+        "nnUNetv2_plan_and_preprocess",
+        *("-d", "777", "--verify_dataset_integrity", "-gpu_memory_target", "1", *one, *coarse),
+    )
+    assert "verify_dataset_integrity Done" in said
+    said = said.split("verify_dataset_integrity Done")[0].replace("any error messages", "")
+    for word in ("warning", "error", "mismatch"):
+        assert word not in said.lower()
+    (dataset,) = (tmp_path / "nnUNet_preprocessed").iterdir()
+    plans = json.loads((dataset / "nnUNetPlans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    # Small enough for a test.
+    configuration["batch_size"] = 2
+    architecture = configuration["architecture"]["arch_kwargs"]
+    architecture["features_per_stage"] = [4] * architecture["n_stages"]
+    (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # with which nnU-Net's planner does not run
+    said = run("python", "-c", TRAIN)
+    assert "segmentation_loss" in said
+    assert "misclassified" in said
