@@ -61,7 +61,10 @@ def _get_parser() -> argparse.ArgumentParser:
         "--gt",
         type=Path,
         metavar="FOLDER",
-        help="reference segmentations, for predictions that were not evaluated yet",
+        help=(
+            "reference segmentations: of predictions that were not evaluated yet, and for the "
+            "slices (default: those that each was evaluated against)"
+        ),
     )
     parser.add_argument(
         "--images",
@@ -84,7 +87,7 @@ def _model(text: str) -> tuple[str, list[Path]]:
     name, equals, folders = text.partition("=")
     if not name.strip() or not equals or not all(folders.split(",")):
         raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, got {text!r}")
-    return name.strip(), [Path(folder) for folder in folders.split(",")]
+    return " ".join(name.split()), [Path(folder) for folder in folders.split(",")]
 
 
 def main(args: list[str] | None = None) -> int:
@@ -99,6 +102,7 @@ def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation import comparison_report, tables
     from nnunet_meep.evaluation.compare import Model, compare, refuse_names_twice
+    from nnunet_meep.evaluation.regions import parse_region
     from nnunet_meep.evaluation.trainings import open_training
 
     # Said now, not after all the work.
@@ -107,6 +111,10 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
+    if options.gt and not options.gt.is_dir():
+        raise InputError(f"{options.gt}: expected a folder of references, found none (--gt)")
+    if options.region:
+        parse_region(options.region)
     models, warnings = [], []
     predictions: dict[str, Sequence[Path]] = {}
     for name, folders in options.models:
@@ -122,6 +130,7 @@ def _compare(options: argparse.Namespace) -> None:
         comparison,
         options.o,
         predictions=predictions,
+        gt_folder=options.gt,
         images=options.images,
         warnings=warnings,
         progress=lambda items, what: tqdm(items, desc=what),

@@ -144,7 +144,8 @@ def load_result(folder: Path) -> dict[str, Any]:
     path = find_result(folder)
     if path is None:
         raise InputError(
-            f"{folder}: expected calibration.json in it or in its folder 'calibration', found none"
+            f"{folder}: expected calibration.json in it or in its folder 'calibration', or "
+            f"predictions with probabilities (CASE.npz), found none"
         )
     try:
         content = json.loads(path.read_bytes())
@@ -163,7 +164,38 @@ def load_result(folder: Path) -> dict[str, Any]:
             f"{path}: expected a result of meep-calib-eval, got one without "
             f"{', '.join(sorted(missing))}"
         )
+    for part in (content, *content.get("by_region", {}).values()):
+        if problem := _damage(part):
+            raise InputError(
+                f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
+            )
     return content
+
+
+def _damage(part: dict[str, Any]) -> str:
+    """What is wrong with the cases of a region, if anything is."""
+    try:
+        keys, cases = list(part["classes"]), part["cases"]
+        names = [case["case"] for case in cases]
+        if not names or len(set(names)) < len(names):
+            return "no case, or a case twice"
+        for case in cases:
+            entries = [case["classes"][key] for key in keys]
+            entries += [case["top_label"]] if case.get("top_label") else []
+            first = [cases[0]["classes"][key] for key in keys]
+            for entry, expected in zip(entries, first, strict=False):
+                if list(entry) != list(expected):
+                    return f"other metrics in {case['case']}"
+            if not all(isinstance(v, int | float | None) for e in entries for v in e.values()):
+                return f"{case['case']} has what is no number"
+            for key, bins in case.get("bins", {}).items():
+                pooled = part["top_label"] if key == TOP_LABEL else part["classes"][key]
+                n_bins = len(pooled["pooled"]["bins"]["count"])
+                if any(len(bins[name]) != n_bins for name in ("count", "mean_p", "mean_y")):
+                    return f"other bins in {case['case']}"
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__} {error}"
+    return ""
 
 
 def in_region(result: dict[str, Any], region: str | None, source: Path) -> dict[str, Any]:
@@ -339,8 +371,9 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
     lines = []
     for i, (name, training) in enumerate(trainings):
         if twins := [other for other, t in trainings[:i] if t["cases"] == training["cases"]]:
+            whose = "another" if twins[0] == name else f"a training of {twins[0]}"
             lines.append(
-                f"{name}: every number is that of {twins[0]}; is it the same folder twice?"
+                f"{name}: one training has every number of {whose}; is it the same folder twice?"
             )
         if missing := sorted(_cases(training) - set(cases)):
             lines.append(
@@ -348,6 +381,12 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
                 f"models and left out, except from risk-coverage curves: "
                 f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
             )
+    names = {name: [e["name"] for e in t["classes"].values()] for name, t in trainings}
+    if len({json.dumps(v) for v in names.values()}) > 1:
+        lines.append(
+            "classes are not called the same: "
+            + "; ".join(f"{name} {', '.join(v)}" for name, v in names.items())
+        )
     for setting in _SETTINGS:
         values = {name: t["settings"].get(setting) for name, t in trainings}
         if len({json.dumps(v) for v in values.values()}) > 1:

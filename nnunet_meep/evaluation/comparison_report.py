@@ -29,6 +29,7 @@ def write(
     folder: Path,
     *,
     predictions: dict[str, Sequence[Path]],
+    gt_folder: Path | None = None,
     images: Path | None = None,
     warnings: Sequence[str] = (),
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
@@ -41,6 +42,7 @@ def write(
         folder: made if it is not there.
         predictions: for each model the folders in which the probabilities of its first training
             are, for slices.
+        gt_folder: references for the slices; None: those of each result.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
         warnings: what the report has to say beside those of the comparison, one line each.
         progress: goes through what takes long (items, what they are), and may show how far it is.
@@ -65,7 +67,9 @@ def write(
                     save_figure(figure, Path(new) / f"{name}.{kind}", kind)
             lines, slices = [*comparison.warnings, *warnings], {}
             try:
-                slices = _write_slices(models, comparison, predictions, images, Path(new), progress)
+                slices = _write_slices(
+                    models, comparison, predictions, gt_folder, images, Path(new), progress
+                )
             except InputError as error:
                 if images is not None:
                     raise
@@ -85,6 +89,7 @@ def _write_slices(
     models: Sequence[Model],
     comparison: Comparison,
     predictions: dict[str, Sequence[Path]],
+    gt_folder: Path | None,
     images: Path | None,
     folder: Path,
     progress: Callable[[Sequence[Any], str], Iterable[Any]],
@@ -92,7 +97,7 @@ def _write_slices(
     """Pictures of the worst cases: case: (what it shows, its PNG)."""
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
-    found = {model.name: _cases(model, predictions[model.name]) for model in models}
+    found = {model.name: _cases(model, predictions[model.name], gt_folder) for model in models}
     slices = {}
     for case, key in progress(list(worst_cases(models, comparison, N_WORST)), "slices"):
         for name, (of_model, _) in found.items():
@@ -109,10 +114,12 @@ def _write_slices(
     return slices
 
 
-def _cases(model: Model, folders: Sequence[Path]) -> tuple[dict[str, Case], Dataset]:
+def _cases(
+    model: Model, folders: Sequence[Path], gt_folder: Path | None
+) -> tuple[dict[str, Case], Dataset]:
     if not folders:
         raise InputError(f"{model.name}: its result does not say where its predictions are")
-    references = Path(model.trainings[0]["settings"]["gt_folder"])
+    references = gt_folder or Path(model.trainings[0]["settings"]["gt_folder"])
     found = find_folders(references, folders)
     dataset = read_dataset(found.predictions)
     return {case.name: case for case in pair_cases(found, dataset.file_ending).cases}, dataset

@@ -33,6 +33,12 @@ def color_of(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
+def plain(text: str) -> str:
+    """A name as matplotlib shows it as it is: no formula, and not hidden from legends."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def new_axes() -> Axes:
     """Axes of a figure of their own, which belongs to no window."""
     from matplotlib.figure import Figure
@@ -128,7 +134,8 @@ def plot_risk_coverage(
     ax.plot(100 * aside[shown], 100 * risk[shown], color=color, linewidth=1.4, label=label)
     ax.set_xscale("log")
     ax.set_xlim(100 * aside[shown].min(), 100)
-    ax.set_ylim(bottom=0)
+    highest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in ax.get_lines())
+    ax.set_ylim(0, 1.05 * highest or 1.0)
     ax.set_xlabel("least sure voxels set aside, % (100 - coverage)")
     ax.set_ylabel("risk: error rate of the others, %")
 
@@ -228,7 +235,7 @@ def comparison_pictures(
         versions do not have all of them.
     """
     titles = {
-        key: "all classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
+        key: "all classes (top label)" if key == TOP_LABEL else plain(f"{name} (label {key})")
         for key, name in comparison.classes.items()
     }
     foreground = {k: t for k, t in titles.items() if k != TOP_LABEL}
@@ -246,7 +253,7 @@ def comparison_pictures(
         for (ax,), key in zip(axes, keys, strict=True):
             for i, model in enumerate(models):
                 curve = _mean_curve([_pooled(t, key)["risk_coverage"] for t in model.trainings])
-                plot_risk_coverage(ax, curve, label=model.name, color=color_of(i))
+                plot_risk_coverage(ax, curve, label=plain(model.name), color=color_of(i))
         _label_left_and_legend(figure, axes)
         return figure
 
@@ -259,7 +266,7 @@ def comparison_pictures(
                         scale * model.values(comparison.cases, key, metric)
                         for metric in (actual, expected)
                     )
-                    plot_agreement(ax, x, y, label=model.name, color=color_of(i))
+                    plot_agreement(ax, x, y, label=plain(model.name), color=color_of(i))
                 ax.set(xlabel=f"true {words}", ylabel=f"expected {words}")
             _label_left_and_legend(figure, axes)
             return figure
@@ -276,7 +283,10 @@ def comparison_pictures(
         ("volumes", foreground, ("volume_true_ml", "volume_expected_ml"), "volume, ml", 1),
         ("errors", of_errors, ("error_rate", "error_rate_expected"), "error rate, %", 100),
     ):
-        if all(set(metrics) <= set(summary[key]) for key in keys):
+        # Results of an older version do not have all, and 2D images have no volume.
+        if any(
+            set(metrics) <= set(summary[key]) and summary[key][metrics[0]]["n"] for key in keys
+        ) and all(set(metrics) <= set(summary[key]) for key in keys):
             found[name] = ComparisonPicture(keys, agreement(*metrics, words, scale))
     return found
 
@@ -308,13 +318,13 @@ def _layer(model: Model, key: str, cases: Sequence[str], i: int) -> Layer:
     if not all("bins" in entries[case] for entries in by_case for case in cases):
         # Of an older version, which did not keep the bins of single cases.
         pooled = merged_bins([_pooled(t, key)["bins"] for t in model.trainings])
-        return Layer(model.name, pooled, color=color_of(i))
+        return Layer(plain(model.name), pooled, color=color_of(i))
     edges = {"edges": _pooled(model.trainings[0], key)["bins"]["edges"]}
     per_case = [
         {**edges, **merged_bins([entries[case]["bins"][key] for entries in by_case])}
         for case in cases
     ]
-    return Layer(model.name, merged_bins(per_case), per_case, color_of(i))
+    return Layer(plain(model.name), merged_bins(per_case), per_case, color_of(i))
 
 
 def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -367,7 +377,7 @@ def _panels(
     above = _TITLE if title else 0
     width, height = columns * _PANEL_WIDTH, above + rows * panel_height
     figure = Figure(figsize=(width, height))
-    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
+    figure.suptitle(plain(title), fontsize="medium", y=1 - 0.08 / height, va="top")
     axes: list[list[Axes]] = []
     for i, text in enumerate(titles):
         row, column = divmod(i, columns)

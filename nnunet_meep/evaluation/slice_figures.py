@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_meep.evaluation.plots import plain
 from nnunet_meep.evaluation.slices import CaseSlice, ModelSlice
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    names = [f"probability of {cut.class_name}", "errors", "entropy, share of the maximum"]
+    names = [plain(f"probability of {cut.class_name}"), "errors", "entropy, share of the maximum"]
     if cut.image is not None:
-        names.insert(0, cut.image_name)
+        names.insert(0, plain(cut.image_name))
     rows, columns = len(cut.models), len(names)
     box = _shown(cut)
     cell_height = _CELL * min((box[2] - box[3]) / (box[1] - box[0]), 1.6)
@@ -100,14 +101,14 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
             if row == 0:
                 ax.set_title(name, fontsize="medium")
         value = dice.get(of_model.model, np.nan)
-        label = textwrap.fill(of_model.model, max(int(cell_height / _LETTER), 8))
-        label += "" if np.isnan(value) else f"\nDice {value:.3f}"
+        label = textwrap.fill(plain(of_model.model), max(int(cell_height / _LETTER), 8))
+        label += "" if np.isnan(value) else f"\nDice of the case {value:.3f}"
         axes[0].set_ylabel(label, fontsize="small")
     for column, shown in maps.items():
         bar = add_axes(column, _LEGEND + 0.3, 0.1)
         figure.colorbar(shown, cax=bar, orientation="horizontal")
         bar.tick_params(labelsize="small")
-    title = f"{cut.case}, {cut.class_name}, {cut.plane}"
+    title = plain(f"{cut.case}, {cut.class_name}, {cut.plane}")
     figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
     entries: list[Any] = [Line2D([], [], color=_REFERENCE, label="reference")]
     if cut.image is not None:

@@ -151,7 +151,8 @@ def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str
         heading.number(comparison.summary[m][key][metric]["mean"])
         for m in comparison.best(key, metric)
     }
-    return text, mean in best and len(comparison.models) > 1
+    means = {heading.number(comparison.summary[m][key][metric]["mean"]) for m in comparison.models}
+    return text, mean in best and len(means) > 1
 
 
 def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:

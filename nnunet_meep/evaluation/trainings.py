@@ -54,17 +54,21 @@ def open_training(
                 keep=folder / "calibration" / "cases",
             )
         except InputError as error:
-            hint = "" if gt_folder else "; predictions that were not evaluated yet need --gt"
-            raise InputError(f"{error}{hint}") from None
+            hint = "it has options for other cases" if gt_folder else "or give --gt"
+            raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
         report.write(evaluation, folder / "calibration")
     result = load_result(folder)
+    warnings = []
+    references = result["settings"].get("gt_folder")
+    is_there = references and Path(references).is_dir()
+    if gt_folder and is_there and Path(references).resolve() != gt_folder.resolve():
+        warnings.append(f"{folder} was evaluated against {references}, not {gt_folder} (--gt)")
     given = result["settings"].get("pred_folder", [])
     predictions = [Path(f) for f in ([given] if isinstance(given, str) else given)]
     if _holds_predictions(folder):
         predictions = [folder]
-    return Training(
-        in_region(result, region, folder), tuple(predictions), tuple(_newer(folder, predictions))
-    )
+    warnings += _newer(folder, predictions)
+    return Training(in_region(result, region, folder), tuple(predictions), tuple(warnings))
 
 
 def _holds_predictions(folder: Path) -> bool:

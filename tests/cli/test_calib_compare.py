@@ -186,6 +186,11 @@ def test_equal_means_at_the_shown_digits_are_both_best(evaluated, tmp_path) -> N
     (tmp_path / "nearly").mkdir()
     (tmp_path / "nearly" / "calibration.json").write_text(json.dumps(content))
     models = [f"a={evaluated / 'sharp'}", f"b={tmp_path / 'nearly'}"]
+    for case in content["cases"]:
+        case["classes"]["1"]["dice"] -= 0.1
+    (tmp_path / "worse").mkdir()
+    (tmp_path / "worse" / "calibration.json").write_text(json.dumps(content))
+    models.append(f"c={tmp_path / 'worse'}")
     assert main([*models, "-o", str(tmp_path / "out")]) == 0
     table = (tmp_path / "out" / "comparison.md").read_text()
     assert "the best mean in bold" in table
@@ -198,6 +203,25 @@ def compared_before(evaluated, tmp_path_factory):
     out = tmp_path_factory.mktemp("before")
     compared(evaluated, out, "sharp", "other")
     return out
+
+
+def test_the_references_of_slices_may_be_given(evaluated, tmp_path, capsys, monkeypatch) -> None:
+    content = json.loads((evaluated / "sharp" / "calibration" / "calibration.json").read_text())
+    content["settings"]["gt_folder"] = "a/relative/folder"  # of where it was evaluated
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "calibration.json").write_text(json.dumps(content))
+    compared(tmp_path, tmp_path / "out", "moved")
+    assert "no slices: a/relative/folder" in capsys.readouterr().err
+    compared(tmp_path, tmp_path / "out", "moved", options=["--gt", evaluated / "gt"])
+    assert "Warning" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "slices" / "c0.png").exists()
+
+
+def test_references_that_are_not_those_of_a_result_are_said(evaluated, tmp_path, capsys) -> None:
+    shutil.copytree(evaluated / "gt", tmp_path / "gt")
+    compared(evaluated, tmp_path / "out", "sharp", options=["--gt", tmp_path / "gt"])
+    expected = f"was evaluated against {evaluated / 'gt'}, not {tmp_path / 'gt'} (--gt)"
+    assert expected in capsys.readouterr().err
 
 
 class TestBadInput:
@@ -224,7 +248,8 @@ class TestBadInput:
     def test_a_folder_without_results(self, evaluated, tmp_path, capsys) -> None:
         gt = evaluated / "gt"
         expected = (
-            f"{gt}: expected calibration.json in it or in its folder 'calibration', found none"
+            f"{gt}: expected calibration.json in it or in its folder 'calibration', or predictions "
+            "with probabilities (CASE.npz), found none"
         )
         self.refused(evaluated, tmp_path, capsys, f"a={gt}", expected=expected)
 
@@ -263,6 +288,11 @@ class TestBadInput:
             f"{evaluated / 'sharp'}: expected a result over crop, got one over image, boundary:1; "
             f"evaluate it again with --region crop"
         )
+        self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
+
+    def test_no_folder_of_references(self, evaluated, tmp_path, capsys) -> None:
+        args = [f"a={evaluated / 'sharp'}", "--gt", tmp_path / "no"]
+        expected = f"{tmp_path / 'no'}: expected a folder of references, found none (--gt)"
         self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
 
     def test_no_folder_of_images(self, evaluated, tmp_path, capsys) -> None:

@@ -194,9 +194,16 @@ def test_the_verdict_knows_what_is_better() -> None:
     assert back.verdict("a", "1", "dice") == back.verdict("a", "1", "ece") == "better"
 
 
+def test_classes_of_other_names_are_said() -> None:
+    other = random_result(1)
+    other["classes"]["1"]["name"] = "something else"
+    (line,) = compare([Model("a", (random_result(0),)), Model("b", (other,))]).warnings
+    assert line == "classes are not called the same: a class 1; b something else"
+
+
 def test_the_same_result_under_two_names_is_said() -> None:
     (line,) = compare([Model("a", (random_result(0),)), Model("b", (random_result(0),))]).warnings
-    assert line.startswith("b: every number is that of a")
+    assert line.startswith("b: one training has every number of a training of a")
 
 
 class TestInRegion:
@@ -268,7 +275,10 @@ class TestLoad:
             load_result(tmp_path / "nowhere")
 
     def test_nothing_there(self, tmp_path) -> None:
-        with pytest.raises(InputError, match="its folder 'calibration', found none"):
+        with pytest.raises(
+            InputError,
+            match=r"'calibration', or predictions with probabilities \(CASE.npz\), found none",
+        ):
             load_result(tmp_path)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}'])
@@ -281,6 +291,36 @@ class TestLoad:
         (tmp_path / "calibration.json").write_text('{"schema": 1, "settings": {}}')
         with pytest.raises(InputError, match="without cases, classes"):
             load_result(tmp_path)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda cases: cases[1]["classes"].pop("1"),
+            lambda cases: cases[1]["classes"]["1"].pop("ece"),
+            lambda cases: cases[1]["classes"]["1"].update(ece="x"),
+            lambda cases: cases[1].pop("case"),
+            lambda cases: cases.append(cases[0]),
+            lambda cases: cases.clear(),
+            lambda cases: cases.insert(0, 3),
+            lambda cases: cases[1].update(bins={"1": {"count": [1], "mean_p": [1], "mean_y": [1]}}),
+        ],
+    )
+    @pytest.mark.parametrize("where", ["first region", "another region"])
+    def test_a_damaged_result(self, tmp_path, damage, where) -> None:
+        content, other = random_result(0), random_result(1)
+        for part in (content, other):
+            part["classes"]["1"]["pooled"] = {"bins": {"count": [1, 2]}}
+        content["by_region"] = {"crop": other}
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps(content))
+        load_result(tmp_path)
+        damage((content if where == "first region" else other)["cases"])
+        path.write_text(json.dumps(content))
+        with pytest.raises(
+            InputError, match=rf"^{path}: expected .* one that is damaged: "
+        ) as error:
+            load_result(tmp_path)
+        assert "\n" not in str(error.value)
 
     def test_another_schema(self, tmp_path) -> None:
         (tmp_path / "calibration.json").write_text('{"schema": 2}')

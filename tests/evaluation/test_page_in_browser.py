@@ -179,7 +179,7 @@ def test_without_scripts_the_numbers_are_there(browser, report) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         shown = Shown(browser, report)
-        assert "comparison.json" in shown.one(".no-script").text
+        assert "calibration.json" in shown.one(".no-script").text
         assert len([f for f in shown.all("figure.slices") if f.is_displayed()]) == 5
         assert len(shown.all("#results td button.number")) > 20
     finally:

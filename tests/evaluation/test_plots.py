@@ -16,6 +16,7 @@ from nnunet_meep.evaluation.plots import (
     comparison_pictures,
     merged_bins,
     new_axes,
+    plain,
     plot_agreement,
     plot_histogram,
     plot_reliability,
@@ -125,6 +126,27 @@ def test_the_risk_is_drawn_over_what_is_set_aside_in_percent() -> None:
     assert ax.get_xscale() == "log"
 
 
+def test_the_axes_hold_the_curves_of_all_models() -> None:
+    ax = new_axes()
+    for risk in (0.01, 0.2, 0.05):
+        plot_risk_coverage(ax, {"coverage": [0.5, 0.9, 1], "risk": [0, risk, 2 * risk]})
+    assert ax.get_ylim() == (
+        0,
+        pytest.approx(1.05 * 20),
+    )  # what nothing is set aside of is not drawn
+    plot_risk_coverage(new_axes(), {"coverage": [0.5, 1], "risk": [np.nan, np.nan]})
+    plot_risk_coverage(new_axes(), {"coverage": [0.5, 1], "risk": [0, 0]})
+
+
+@pytest.mark.parametrize("name", ["_hidden", r"$\frac$", "$5 and $10", "a_b^c"])
+def test_names_are_drawn_as_they_are(name, tmp_path) -> None:
+    layers = [Layer(plain(name), bins([3], [0.5], [0.4])) for _ in range(2)]
+    figure = reliability_figure({plain(name): layers}, name)
+    save_figure(figure, tmp_path / "a.svg", "svg")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [label.replace("\\$", "$").strip() for label in labels[1:]] == [name, name]
+
+
 class TestFigures:
     def test_panels_have_one_legend_that_lies_on_none_of_them(self) -> None:
         layers = [Layer(name, bins([1, 2], [0.2, 0.7], [0.1, 0.8])) for name in ("model", "n" * 60)]
@@ -232,6 +254,13 @@ class TestComparisonPictures:
         figures = comparison_figures(models[:1])
         assert list(figures) == ["reliability", "volumes", "errors"]
         assert len(figures["reliability"].axes[0].collections) == 0  # no band
+
+    def test_there_is_no_picture_of_volumes_that_do_not_exist(self, models) -> None:
+        for training in models[0].trainings:
+            for case in training["cases"]:
+                for entry in case["classes"].values():
+                    entry["volume_true_ml"] = None  # of a 2D image
+        assert "volumes" not in comparison_figures(models[:1])
 
     def test_results_of_overlapping_regions(self, make_folder) -> None:
         labels = {"background": 0, "whole": [1, 2], "core": 2}

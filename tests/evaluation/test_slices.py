@@ -295,7 +295,7 @@ class TestFigure:
             "errors",
             "entropy, share of the maximum",
         ]
-        assert panels[0].get_ylabel() == "a\nDice 0.500"
+        assert panels[0].get_ylabel() == "a\nDice of the case 0.500"
         assert panels[4].get_ylabel().replace("\n", "") == "n" * 50
         probability, errors = panels[1].get_images()[0], panels[2].get_images()[0]
         assert np.array_equal(probability.get_array(), found.models[0].probability)

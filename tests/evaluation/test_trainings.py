@@ -74,7 +74,7 @@ def test_predictions_without_a_result_are_evaluated_once(folder, capsys) -> None
 
 
 def test_predictions_without_a_result_need_references(folder) -> None:
-    with pytest.raises(InputError, match=r"predictions that were not evaluated yet need --gt$"):
+    with pytest.raises(InputError, match=r"evaluate it with meep-calib-eval, or give --gt$"):
         open_training(folder.pred)
     assert not (folder.pred / "calibration").exists()
 
