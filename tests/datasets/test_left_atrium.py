@@ -766,3 +766,70 @@ def test_all_real_scans(raw: Path) -> None:
                 assert after.GetPixelID() == sitk.sitkUInt8
                 for get in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
                     assert getattr(before, get)() == getattr(after, get)()
+
+
+# The challenge's own test scans, and what both converters share
+
+
+def write_challenge(source: Path) -> None:
+    for seed, case in enumerate((*TRAINING_CASES, *TEST_CASES)):
+        write_nrrd(source, case, volume(seed), outline(seed))
+    for seed, case in enumerate(("NEWCASE1", "NEWCASE2")):
+        folder = source / "download" / "Testing Set" / case
+        write(folder / "lgemri.nrrd", volume(500 + seed), spacing=1.0)
+        write(folder / "laendo.nrrd", outline(500 + seed) * np.uint8(255), spacing=1.0)
+
+
+def test_the_challenge_s_own_test_scans(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_challenge(source)
+    assert main([str(source), "-d", "501", "--challenge-test"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert "100 training scans, 2 test scans" in out
+    folder = raw / "Dataset501_LA"
+    tests = sorted(path.name for path in (folder / "labelsTs").iterdir())
+    assert tests == ["LA_NEWCASE1.nii.gz", "LA_NEWCASE2.nii.gz"]
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert splits[0] == make_splits(TRAINING_CASES)[0]  # the paper's, without its test scans
+    everything = sorted(f"LA_{case}" for case in (*TRAINING_CASES, *TEST_CASES))
+    for split in splits[1:]:
+        assert sorted(split["train"] + split["val"]) == everything
+        assert {f"LA_{case}" in split["val"] for case in SAME_SCAN} in ({True}, {False})
+    assert sorted(case for split in splits[1:] for case in split["val"]) == everything
+
+
+def test_without_a_testing_set_there_is_no_challenge_test(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_nrrd(source, TRAIN, volume(), outline())
+    assert main([str(source), "-d", "501", "--challenge-test"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "expected scans in a folder 'Testing Set', found none (--challenge-test)" in line
+    assert nothing_in(raw)
+
+
+def test_a_dry_run_and_stray_files(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_nrrd(source, TRAIN, volume(), outline())
+    folder = source / "download" / "Training Set" / TRAIN
+    (folder / "desktop.ini").write_text("")
+    assert main([str(source), "-d", "501", "--dry-run"]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[0] == f"LA_{TRAIN} (Tr): {folder / 'lgemri.nrrd'}, {folder / 'laendo.nrrd'}"
+    assert out[1] == f"Skipped 1 files that are no scans: {folder / 'desktop.ini'}"
+    assert out[-1].startswith(f"Would write {raw / 'Dataset501_LA'}")
+    assert nothing_in(raw)
+
+
+def test_an_older_folder_is_replaced_when_asked(source: Path, raw: Path) -> None:
+    write_nrrd(source, TRAIN, volume(), outline())
+    assert main([str(source), "-d", "501"]) == 0
+    (raw / "Dataset501_LA" / "old.txt").write_text("old")
+    assert main([str(source), "-d", "501"]) == 1
+    assert (raw / "Dataset501_LA" / "old.txt").exists()
+    assert main([str(source), "-d", "501", "--overwrite"]) == 0
+    assert not (raw / "Dataset501_LA" / "old.txt").exists()
+    assert [path.name for path in raw.iterdir()] == ["Dataset501_LA"]
