@@ -173,6 +173,10 @@ def test_on_a_narrow_screen_only_tables_scroll_sideways(browser, report, width) 
         "[...document.querySelectorAll('.grid img')].map((i) => i.getBoundingClientRect().right)"
     )
     assert max(grids) <= width
+    heights = shown.run(
+        "[...document.querySelectorAll('#results tbody tr')].map((r) => r.offsetHeight)"
+    )
+    assert max(heights) < 120  # names are not broken into letters
 
 
 def test_without_scripts_the_numbers_are_there(browser, report) -> None:
