@@ -280,7 +280,9 @@ def _taken(name: str, *, overwrite: bool) -> list[str]:
         root = os.environ.get(variable)
         for found in sorted(Path(root).glob(name[: len("Dataset000")] + "*")) if root else []:
             if found.name == name and variable == "nnUNet_raw":
-                if not overwrite:
+                if not found.is_dir():
+                    problems.append(f"{found}: expected a folder or nothing, found a file")
+                elif not overwrite:
                     problems.append(
                         f"{found} exists: --overwrite replaces it, or choose another number with -d"
                     )

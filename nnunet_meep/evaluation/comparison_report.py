@@ -120,6 +120,11 @@ def _cases(
     if not folders:
         raise InputError(f"{model.name}: its result does not say where its predictions are")
     references = gt_folder or Path(model.trainings[0]["settings"]["gt_folder"])
+    if not references.is_dir():
+        raise InputError(
+            f"{references}: expected the references that {model.name} was evaluated against, found "
+            f"none; give their folder with --gt"
+        )
     found = find_folders(references, folders)
     dataset = read_dataset(found.predictions)
     return {case.name: case for case in pair_cases(found, dataset.file_ending).cases}, dataset

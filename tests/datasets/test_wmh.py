@@ -38,19 +38,6 @@ RELEASES = {
 ALL = [(site, number) for site, numbers in PUBLISHED.items() for number in numbers]
 
 
-@pytest.fixture
-def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
-    monkeypatch.delenv("nnUNet_results", raising=False)
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
-
-
 def volume(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
 
@@ -329,6 +316,19 @@ def test_overwriting_is_asked_for(
     assert main([str(source), "-d", "502", "--overwrite"]) == 0
     assert names(raw) == ["Dataset502_WMH"]
     assert names(raw / "Dataset502_WMH" / "labelsTr") == ["Utrecht_004.nii.gz"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_scan(source / "Utrecht" / "0")
+    raw.mkdir()
+    (raw / "Dataset502_WMH").write_text("mine")
+    assert main([str(source), "-d", "502", "--overwrite"]) == 1
+    expected = f"Error: {raw / 'Dataset502_WMH'}: expected a folder or nothing, found a file\n"
+    assert capfd.readouterr().err == expected
+    assert names(raw) == ["Dataset502_WMH"]
+    assert (raw / "Dataset502_WMH").read_text() == "mine"
 
 
 # Splits
