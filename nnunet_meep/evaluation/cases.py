@@ -175,6 +175,32 @@ def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
     return PairedCases(cases, broken, sorted(references - predicted))
 
 
+def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> None:
+    """Stop where something is missing, instead of letting it vanish silently.
+
+    Args:
+        folders: where it is missing.
+        paired: what :func:`pair_cases` found there.
+        hint: what to do about references without a prediction.
+
+    Raises:
+        InputError: files do not pair up.
+    """
+    # nnUNetv2_predict leaves this file: then every reference was meant to be predicted. The
+    # validation folder of a training holds its fold alone, against references of all folds.
+    predicted = [
+        f for f in folders.predictions if (f / "predict_from_raw_data_args.json").is_file()
+    ]
+    if predicted and (missing := paired.not_predicted):
+        raise InputError(
+            f"{predicted[0]}: expected a prediction for each of the references in "
+            f"{folders.references}, {len(missing)} have none: "
+            f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}{hint}"
+        )
+    if paired.broken:
+        raise InputError("\n".join(reason for _, reason in paired.broken))
+
+
 def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[float, ...]]:
     """A segmentation and its voxel size, with the reader of nnU-Net that the plans name.
 

@@ -40,6 +40,7 @@ from nnunet_meep.evaluation.cases import (
     find_folders,
     pair_cases,
     read_dataset,
+    refuse_unpaired,
 )
 from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.metrics import (
@@ -295,7 +296,7 @@ def evaluate(
     dataset = read_dataset(folders.predictions, dataset_json, plans_json)
     paired = pair_cases(folders, dataset.file_ending)
     if not chill:
-        _refuse_unpaired(folders, paired)
+        refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
     skipped = list(paired.broken)
     settings = {
         "bins": bins,
@@ -541,25 +542,5 @@ def _region_result(
     return RegionResult(classes, top_label, bins, risk)
 
 
-def _refuse_unpaired(folders: Folders, paired: PairedCases) -> None:
-    # nnUNetv2_predict leaves this file: then every reference was meant to be predicted. The
-    # validation folder of a training holds its fold alone, against references of all folds.
-    predicted = [
-        f for f in folders.predictions if (f / "predict_from_raw_data_args.json").is_file()
-    ]
-    if predicted and paired.not_predicted:
-        raise InputError(
-            f"{predicted[0]}: expected a prediction for each of the references in "
-            f"{folders.references}, {len(paired.not_predicted)} have none: "
-            f"{_some(paired.not_predicted)} (--chill evaluates the others)"
-        )
-    if paired.broken:
-        raise InputError("\n".join(reason for _, reason in paired.broken))
-
-
 def _kept_path(keep: Path, case: Case) -> Path:
     return keep / f"{case.name}.npz"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

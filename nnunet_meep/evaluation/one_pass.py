@@ -64,7 +64,21 @@ def sum_case(
         InputError: the file cannot be read, or its values cannot be what they should be; the line
             names it, what was expected and what came.
     """
-    codes, spacing_mm = reference.codes, reference.spacing_mm
+    counts = count_case(case, labels, reference, n_bins, regions)
+    voxel_ml = _voxel_ml(reference.codes.shape, reference.spacing_mm)
+    return CaseSums(
+        case.name,
+        counts.n_clipped,
+        {r.name: counts.sums(r, voxel_ml) for r in regions},
+        counts.distances_mm() if surface else None,
+    )
+
+
+def count_case(
+    case: Case, labels: Labels, reference: Reference, n_bins: int, regions: Sequence[Region]
+) -> Counts:
+    """The reading pass of :func:`sum_case`, before anything is summed up. Raises what that does."""
+    codes = reference.codes
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)
         if file.shape != expected:
@@ -77,19 +91,13 @@ def sum_case(
             raise InputError(
                 f"{case.probabilities}: expected voxels, got an empty array of shape {expected}"
             )
-        counts = _Counts(labels, grid(n_bins), reference, regions, file)
+        counts = Counts(labels, grid(n_bins), reference, regions, file)
         with _threads() as lanes:
             for part in file.parts():
                 lane = part.index % _LANES
                 lanes[lane].submit(counts.add, part, lane)
         counts.check()
-    voxel_ml = _voxel_ml(codes.shape, spacing_mm)
-    return CaseSums(
-        case.name,
-        counts.n_clipped,
-        {r.name: counts.sums(r, voxel_ml) for r in regions},
-        counts.distances_mm() if surface else None,
-    )
+    return counts
 
 
 def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
@@ -99,8 +107,12 @@ def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
     return math.prod(spacing_mm) / 1000
 
 
-class _Counts:
-    """What is known of the voxels of a case so far. Arrays over voxels are in the file's order."""
+class Counts:
+    """What is known of the voxels of a case so far. Arrays over voxels are in the file's order.
+
+    Attributes:
+        winner: which of ``Labels.predicted_label`` each voxel got, (N,), after the last part.
+    """
 
     def __init__(
         self,
@@ -121,7 +133,7 @@ class _Counts:
             labels.y_of_code(labels.channel_members(c)) for c in range(labels.n_channels)
         ]
         n_winners = len(labels.predicted_label)
-        self._winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
+        self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
         exact = np.float64 if file.dtype.itemsize == 8 else np.float32
         self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
         self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
@@ -157,17 +169,17 @@ class _Counts:
         is_last = part.channel == self.labels.n_channels - 1
         if self._has_regions:
             # Later regions overwrite earlier ones.
-            self._winner[voxels][p > 0.5] = part.channel + 1
+            self.winner[voxels][p > 0.5] = part.channel + 1
         else:
             self._follow(p, part.channel, voxels, lane, is_last)
         if is_last:
             for name, codes in self.codes.items():
-                count_pairs(codes[voxels], self._winner[voxels], lane.pairs[name])
+                count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
 
     def _follow(
         self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts, is_last: bool
     ) -> None:
-        largest, winner, total = self._largest[voxels], self._winner[voxels], self._total[voxels]
+        largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
         if channel == 0:
             largest[:] = p
             if len(total):
@@ -267,10 +279,25 @@ class _Counts:
             cells.add(_negative(lane.losers[region].counted().cells))
         return cells.total()
 
+    def codes_in(self, region: Region) -> NDArray[np.unsignedinteger]:
+        """Codes of the reference with ``nowhere`` outside of a region, (N,)."""
+        codes = self.codes[region.counted_as]
+        if not region.is_crop:
+            return codes
+        shape, order = self._reference.codes.shape, self._file.order
+        inside = np.zeros(shape, np.bool_, order=order)
+        if (box := self._crop()) is not None:
+            inside[box] = True
+        return np.where(inside.ravel(order), codes, codes.dtype.type(self.labels.nowhere))
+
+    def _crop(self) -> tuple[slice, ...] | None:
+        shape = self._reference.codes.shape
+        return bounding_box(self._not_padding.reshape(shape, order=self._file.order))
+
     def _padding(self) -> NDArray[np.int64]:
         """How many voxels of each code ``crop`` leaves out. What is there is known."""
         codes = self._reference.codes
-        box = bounding_box(self._not_padding.reshape(codes.shape, order=self._file.order))
+        box = self._crop()
         n_codes = self.labels.nowhere + 1
         padding = np.bincount(codes.ravel(), minlength=n_codes)
         if box is not None:
@@ -288,7 +315,7 @@ class _Counts:
     def distances_mm(self) -> tuple[dict[str, float], ...]:
         """Surface distances of each class over the whole image."""
         codes, labels = self._reference.codes, self.labels
-        winner = self._winner.reshape(codes.shape, order=self._file.order)
+        winner = self.winner.reshape(codes.shape, order=self._file.order)
         self._largest = self._total = np.zeros(0)  # not needed any more
         result = []
         for i in range(len(labels.classes)):
@@ -302,7 +329,7 @@ class _Counts:
 class _LaneCounts:
     """What one thread counted."""
 
-    def __init__(self, case: _Counts) -> None:
+    def __init__(self, case: Counts) -> None:
         self._grid, self._of_channel = case.grid, case.of_channel
         labels, regions = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)

@@ -1,0 +1,300 @@
+"""A calibrator: what was learnt, for which labels, on what; kept as ``calibrator.json``.
+
+The file (format 1) is JSON with the keys
+
+- ``format``, ``version``: of the file, and of this package;
+- ``method``: as ``meep-calib-fit`` names it;
+- ``labels``, ``regions_class_order``: of ``dataset.json``, for which alone it is;
+- ``logit_floor``: below it no probability counts in logarithms;
+- ``classes``: for each class or region the ``parameters`` of its map (null where there was nothing
+  to learn, and ``reason``), for methods that take classes one by one; or
+- ``joint``: ``parameters`` of the one map of all classes together;
+- ``fitted_on``: folders, cases, region of the images, numbers of voxels, log loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep import __version__
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.labels import Labels, read_labels
+from nnunet_meep.evaluation.surface import bounding_box
+from nnunet_meep.posthoc.maps import (
+    LOGIT_FLOOR,
+    BinaryMap,
+    Isotonic,
+    JointMap,
+    JointTemperature,
+    Platt,
+    Temperature,
+)
+from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, scaling_from
+
+FORMAT = 1
+METHODS = ("platt", "isotonic", "temperature", *SCALINGS)
+
+_BLOCK = 1 << 18  # voxels calibrated at a time
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """A function of the probabilities of a case.
+
+    Attributes:
+        method: one of ``METHODS``.
+        labels: the classes that it is for.
+        dataset_labels: ``labels`` and ``regions_class_order`` of ``dataset.json``.
+        binary: by the key of a class or region its map; None where there was nothing to learn and
+            probabilities stay as they are. Of two classes, the foreground's; of more, each one's
+            against the rest. Empty for a joint map.
+        joint: the map of all classes together, or None.
+        reasons: by key, why there was nothing to learn.
+        fitted_on: on what it was fitted, as JSON.
+    """
+
+    method: str
+    labels: Labels
+    dataset_labels: Mapping[str, Any]
+    binary: Mapping[str, BinaryMap | None] = field(default_factory=dict)
+    joint: JointMap | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, probabilities: NDArray[np.floating], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Calibrate a case.
+
+        What nnU-Net padded back around its non-zero crop is no prediction and stays as it is.
+
+        Args:
+            probabilities: as in ``CASE.npz``, (C, *shape), in [0, 1] and, for labels, of sum 1.
+            out: where to write to; may be ``probabilities``.
+
+        Returns:
+            Calibrated probabilities, (C, *shape) float32; for labels their sum is 1.
+        """
+        expected = (self.labels.n_channels, *probabilities.shape[1:])
+        if probabilities.ndim < 2 or probabilities.shape != expected:
+            raise ValueError(
+                f"probabilities: expected the shape {expected}, got {probabilities.shape}"
+            )
+        if out is None:
+            out = np.empty(probabilities.shape, np.float32)
+        if out is not probabilities:
+            out[...] = probabilities
+        crop = bounding_box(self._not_padding(out))
+        if crop is None:
+            return out
+        inside = out[(slice(None), *crop)]
+        for block in _blocks(inside.shape[1:]):
+            values = inside[(slice(None), *block)]
+            p = np.clip(values.reshape(len(values), -1), 0, 1, dtype=np.float64)
+            values[...] = self.of_voxels(p).reshape(values.shape)
+        return out
+
+    def of_voxels(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrate voxels that are no padding, (C, N) float64 in [0, 1]."""
+        if self.joint is not None:
+            return self.joint(p)
+        if self.labels.regions_class_order is None and len(p) == 2:
+            foreground = self._mapped(self.labels.keys[0], p[1])
+            return np.stack([1 - foreground, foreground])
+        keys = binary_keys(self.labels)
+        result = np.stack([self._mapped(key, row) for key, row in zip(keys, p, strict=True)])
+        if self.labels.regions_class_order is None:
+            sums = result.sum(axis=0)
+            np.divide(result, sums, out=result, where=sums > 0)
+            result = np.where(sums > 0, result, p)  # no class is left: nothing is known better
+        return result
+
+    def _mapped(self, key: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
+        function = self.binary[key]
+        return p if function is None else function(p)
+
+    def _not_padding(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+        # Without a background channel padding is 0 in all channels.
+        background = 0 if self.labels.regions_class_order is not None else 1
+        result = probabilities[0] != background
+        for channel in probabilities[1:]:
+            result |= channel != 0
+        return result
+
+    def check_labels(self, labels: Labels, where: Path) -> None:
+        """Is it for these labels?
+
+        Raises:
+            InputError: it is not; ``where`` is named.
+        """
+        mine, theirs = _describe(self.labels), _describe(labels)
+        if mine != theirs:
+            raise InputError(
+                f"{where}: expected the labels that the calibrator was fitted for, {mine}, "
+                f"got {theirs}"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write ``calibrator.json``.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "version": __version__,
+            "method": self.method,
+            **self.dataset_labels,
+            "logit_floor": LOGIT_FLOOR,
+        }
+        if self.joint is not None:
+            content["joint"] = {"parameters": self.joint.parameters()}
+        else:
+            content["classes"] = {
+                key: {
+                    "parameters": None if function is None else function.parameters(),
+                    **({"reason": self.reasons[key]} if key in self.reasons else {}),
+                }
+                for key, function in self.binary.items()
+            }
+        content["fitted_on"] = dict(self.fitted_on)
+        with replacing_file(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def binary_keys(labels: Labels) -> tuple[str, ...]:
+    """Names of what is calibrated one against the rest: regions, one foreground, or all labels."""
+    if labels.regions_class_order is not None or labels.n_channels == 2:
+        return labels.keys
+    return tuple(str(v) for v in labels.values)
+
+
+def binary_channel(labels: Labels, key: str) -> int:
+    """The channel of a name of :func:`binary_keys`."""
+    index = binary_keys(labels).index(key)
+    return 1 if labels.regions_class_order is None and labels.n_channels == 2 else index
+
+
+def is_joint(method: str, labels: Labels) -> bool:
+    """Is the method one map of all classes together? For one class against the rest none is."""
+    several = labels.regions_class_order is None and labels.n_channels > 2
+    return several and method not in ("platt", "isotonic")
+
+
+def read_calibrator(path: Path) -> Calibrator:
+    """Read ``calibrator.json``.
+
+    Raises:
+        InputError: it is no such file, or takes a library that is not installed.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: expected a calibrator: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: expected a calibrator in JSON, got {error}") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT or content.get("method") not in METHODS:
+        raise InputError(
+            f"{path}: expected a calibrator of meep-calib-fit in format {FORMAT}, got "
+            f"{'one in format ' + repr(version) if version else 'another file'}"
+        )
+    if content.get("logit_floor") != LOGIT_FLOOR:
+        raise InputError(
+            f"{path}: expected the logit floor {LOGIT_FLOOR}, got {content.get('logit_floor')}"
+        )
+    labels = read_labels(content, path)
+    method = content["method"]
+    try:
+        return _parse(method, labels, content)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: expected the parameters of {method} for {_describe(labels)}; fit it again: "
+            f"{type(error).__name__} {error}".splitlines()[0]
+        ) from None
+
+
+def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
+    joint, binary, reasons = None, {}, {}
+    if is_joint(method, labels):
+        parameters = content["joint"]["parameters"]
+        joint = (
+            JointTemperature(_positive(parameters["temperature"]))
+            if method == "temperature"
+            else scaling_from(parameters)
+        )
+    else:
+        for key in binary_keys(labels):
+            entry = content["classes"][key]
+            parameters = entry["parameters"]
+            binary[key] = None if parameters is None else _BINARY[method](parameters)
+            if "reason" in entry:
+                reasons[key] = str(entry["reason"])
+    dataset_labels = {k: content[k] for k in ("labels", "regions_class_order") if k in content}
+    return Calibrator(
+        method, labels, dataset_labels, binary, joint, reasons, content.get("fitted_on", {})
+    )
+
+
+def _platt(parameters: dict[str, Any]) -> Platt:
+    return Platt(_finite(parameters["slope"]), _finite(parameters["intercept"]))
+
+
+def _isotonic(parameters: dict[str, Any]) -> Isotonic:
+    p = np.array(parameters["p"], np.float64)
+    calibrated = np.array(parameters["calibrated"], np.float64)
+    both = np.stack([p, calibrated])  # the same length
+    if both.ndim != 2 or not p.size or not ((both >= 0) & (both <= 1)).all():
+        raise ValueError("points of the function lie outside [0, 1]")
+    if (np.diff(p) <= 0).any() or (np.diff(calibrated) < 0).any():
+        raise ValueError("points of the function do not ascend")
+    return Isotonic(p, calibrated)
+
+
+def _positive(value: Any) -> float:
+    if not _finite(value) > 0:
+        raise ValueError(f"temperature {value!r}")
+    return float(value)
+
+
+def _finite(value: Any) -> float:
+    if not np.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+_BINARY: dict[str, Callable[[dict[str, Any]], BinaryMap]] = {
+    "platt": _platt,
+    "isotonic": _isotonic,
+    "temperature": lambda parameters: Temperature(_positive(parameters["temperature"])),
+    **{name: lambda parameters: BinaryScaling(scaling_from(parameters)) for name in SCALINGS},
+}
+
+
+def _describe(labels: Labels) -> str:
+    """Labels in words; the ignore label does not matter to predictions."""
+    named = ", ".join(f"{k} {n}" for k, n in zip(labels.keys, labels.names, strict=True))
+    if labels.regions_class_order is None:
+        return named
+    return f"{named} (regions_class_order {list(labels.regions_class_order)})"
+
+
+def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Parts of an image along its first two axes, of ``_BLOCK`` voxels or one row."""
+    rows = shape[1] if len(shape) > 1 else 1
+    in_row = int(np.prod(shape[2:]))
+    step = max(_BLOCK // max(in_row, 1), 1)
+    if step >= rows:
+        planes = max(step // max(rows, 1), 1)
+        return [(slice(i, i + planes),) for i in range(0, shape[0], planes)]
+    return [
+        (slice(i, i + 1), slice(j, j + step)) for i in range(shape[0]) for j in range(0, rows, step)
+    ]

@@ -1,0 +1,286 @@
+"""Fit a calibrator to a folder of predictions and their references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.bins import CLIP, CellTotals, bin_edges, bin_index, grid
+from nnunet_meep.evaluation.cases import (
+    Case,
+    Dataset,
+    find_folders,
+    pair_cases,
+    read_dataset,
+    refuse_unpaired,
+)
+from nnunet_meep.evaluation.labels import Labels
+from nnunet_meep.evaluation.one_pass import sum_case
+from nnunet_meep.evaluation.reference import read_reference
+from nnunet_meep.evaluation.regions import Region, parse_region
+from nnunet_meep.evaluation.stream import PART
+from nnunet_meep.posthoc.binary import (
+    NothingToLearn,
+    WeightedVoxels,
+    best_temperature,
+    fit_binary,
+)
+from nnunet_meep.posthoc.calibrator import (
+    METHODS,
+    Calibrator,
+    binary_channel,
+    binary_keys,
+    is_joint,
+)
+from nnunet_meep.posthoc.maps import LOGIT_FLOOR, JointMap, JointTemperature
+from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
+from nnunet_meep.posthoc.scalings import fit_scaling
+
+#: Bins of the reliability before and after.
+N_BINS = 15
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """How far the probabilities of a class went with its voxels, before and after.
+
+    Attributes:
+        name: of the class.
+        n_voxels: of the class in the fitting set.
+        before, after: bins as in ``calibration.json``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
+        log_loss_before, log_loss_after: mean over voxels, of the class against the rest.
+    """
+
+    name: str
+    n_voxels: int
+    before: dict[str, list[float]]
+    after: dict[str, list[float]]
+    log_loss_before: float
+    log_loss_after: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What :func:`fit` found.
+
+    Attributes:
+        calibrator: the calibrator.
+        classes: by key what it did to the fitting set; of several classes calibrated one by one
+            before they are made to sum to 1.
+    """
+
+    calibrator: Calibrator
+    classes: dict[str, ClassFit]
+
+
+def fit(
+    method: str,
+    gt_folder: Path | None,
+    pred_folders: Path | Sequence[Path],
+    *,
+    dataset_json: Path | None = None,
+    plans_json: Path | None = None,
+    region: str = "image",
+    progress: bool = False,
+) -> Fit:
+    """Learn a calibrator from predictions with probabilities and their references.
+
+    One class against the rest (``platt``, ``isotonic``, and every method for two classes and for
+    regions) is fitted to the cells of the evaluator's grid, which hold all voxels. What takes
+    several classes together is fitted to a weighted sample, see :mod:`.sample`.
+
+    Args:
+        method: one of ``METHODS``.
+        gt_folder, pred_folders, dataset_json, plans_json: as for
+            :func:`nnunet_meep.evaluation.evaluate.evaluate`.
+        region: which voxels count, see :mod:`nnunet_meep.evaluation.regions`.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: the folders, an argument or a file cannot be used, or there is nothing to learn.
+    """
+    if method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
+    where = parse_region(region)
+    given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
+    folders = find_folders(gt_folder, given)
+    dataset = read_dataset(folders.predictions, dataset_json, plans_json)
+    paired = pair_cases(folders, dataset.file_ending)
+    refuse_unpaired(folders, paired)
+    bar = tqdm(paired.cases, unit="case", disable=not progress)
+    with bar:
+        how = _fit_joint if is_joint(method, dataset.labels) else _fit_binaries
+        maps, classes, learnt_on = how(method, bar, dataset, where)
+    fitted_on = {
+        "gt_folder": str(folders.references),
+        "pred_folders": [str(f) for f in given],
+        "n_cases": len(paired.cases),
+        "cases": [case.name for case in paired.cases],
+        "region": region,
+        **learnt_on,
+        "classes": {
+            key: {
+                "name": c.name,
+                "n_voxels": c.n_voxels,
+                "log_loss_before": c.log_loss_before,
+                "log_loss_after": c.log_loss_after,
+            }
+            for key, c in classes.items()
+        },
+    }
+    content = dataset.dataset_json
+    dataset_labels = {k: content[k] for k in ("labels", "regions_class_order") if k in content}
+    calibrator = Calibrator(method, dataset.labels, dataset_labels, fitted_on=fitted_on, **maps)
+    return Fit(calibrator, classes)
+
+
+def _fit_binaries(
+    method: str, cases: Sequence[Case], dataset: Dataset, region: Region
+) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
+    labels = dataset.labels
+    cells_of_grid = grid(N_BINS)
+    totals = {key: CellTotals(cells_of_grid.n_cells) for key in binary_keys(labels)}
+    for case in cases:
+        reference = read_reference(case, dataset, [region])
+        sums = sum_case(case, labels, reference, N_BINS, [region], surface=False)
+        del reference  # before the next one is read
+        for key, total in totals.items():
+            channels = sums.regions[region.name].channels
+            total.add(channels[binary_channel(labels, key)].cells)
+    maps, reasons, classes = {}, {}, {}
+    n_voxels = 0
+    for key, total in totals.items():
+        cells = total.total()
+        n_voxels = int(cells.count.sum())
+        try:
+            maps[key] = fit_binary(method, cells)
+        except NothingToLearn as error:
+            maps[key], reasons[key] = None, str(error)
+        voxels = WeightedVoxels.from_cells(cells)
+        function = maps[key]
+        after = voxels.p if function is None else function(voxels.p)
+        classes[key] = _class_fit(_name(labels, key), voxels, after)
+    if not any(maps.values()):
+        why = "; ".join(f"{classes[key].name}: {reason}" for key, reason in reasons.items())
+        raise InputError(f"{method}: nothing to learn from these {n_voxels} voxels: {why}")
+    return {"binary": maps, "reasons": reasons}, classes, {"n_voxels": n_voxels}
+
+
+def _fit_joint(
+    method: str, cases: Sequence[Case], dataset: Dataset, region: Region
+) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
+    labels = dataset.labels
+    samples = []
+    n_each = voxels_per_case(len(cases), labels.n_channels)
+    for i, case in enumerate(cases):
+        reference = read_reference(case, dataset, [region])
+        samples.append(sample_case(case, labels, reference, region, n_each, i))
+        del reference
+    sample = Sample.joined(samples)
+    samples.clear()
+    if (sample.p.argmax(axis=1) == sample.y).all():
+        raise InputError(f"{method}: nothing to learn: none of the predicted labels is wrong")
+    joint = (
+        _fit_temperature(sample)
+        if method == "temperature"
+        else fit_scaling(method, sample.p, sample.y, sample.weight)
+    )
+    after = _in_blocks(joint, sample.p)
+    classes = {}
+    for channel, value in enumerate(labels.values):
+        y = (sample.y == channel).astype(np.float64)
+        voxels = WeightedVoxels(sample.p[:, channel].astype(np.float64), y, sample.weight)
+        classes[str(value)] = _class_fit(
+            _name(labels, str(value)), voxels, after[:, channel].astype(np.float64)
+        )
+    log_loss = {
+        f"log_loss_{when}": float(np.average(_surprise(p, sample.y), weights=sample.weight))
+        for when, p in (("before", sample.p), ("after", after))
+    }
+    learnt_on = {
+        "n_voxels": round(sample.weight.sum()),
+        "sample": {
+            "seed": SEED,
+            "n_voxels": len(sample.y),
+            "strata": "case, class of the reference, whether the predicted label is right",
+        },
+        **log_loss,
+    }
+    return {"joint": joint}, classes, learnt_on
+
+
+def _fit_temperature(sample: Sample) -> JointMap:
+    log_p = np.log(np.maximum(sample.p, LOGIT_FLOOR))
+    # Of each class the distance to the right one, so that the loss is log sum exp.
+    log_p -= np.take_along_axis(log_p, sample.y[:, None], axis=1)
+    share = sample.weight / sample.weight.sum()
+
+    def loss(temperature: float) -> float:
+        scaled = log_p / np.float32(temperature)
+        highest = scaled.max(axis=1)
+        scaled -= highest[:, None]
+        return float(share @ (np.log(np.exp(scaled, out=scaled).sum(axis=1)) + highest))
+
+    return JointTemperature(best_temperature(loss))
+
+
+def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map of (N, K), without as much memory again for all voxels in float64."""
+    result = np.empty_like(p)
+    for start in range(0, len(p), PART):
+        block = slice(start, start + PART)
+        result[block] = joint(p[block].T.astype(np.float64)).T
+    return result
+
+
+def _surprise(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
+    """-log of the probability of the right class, p (N, K) and y (N,)."""
+    right = np.take_along_axis(p, y[:, None], axis=1)[:, 0].astype(np.float64)
+    return -np.log(np.maximum(right, CLIP))
+
+
+def _class_fit(name: str, voxels: WeightedVoxels, after: NDArray[np.float64]) -> ClassFit:
+    weight, y = voxels.weight, voxels.y
+    return ClassFit(
+        name=name,
+        n_voxels=round(float(weight @ y)),
+        before=_bins(voxels.p, y, weight),
+        after=_bins(after, y, weight),
+        log_loss_before=_log_loss(voxels.p, y, weight),
+        log_loss_after=_log_loss(after, y, weight),
+    )
+
+
+def _log_loss(
+    p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]
+) -> float:
+    likelihood = np.where(y == 1, p, 1 - p)
+    return float(np.average(-np.log(np.clip(likelihood, CLIP, 1 - CLIP)), weights=weight))
+
+
+def _bins(
+    p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]
+) -> dict[str, list[float]]:
+    index = bin_index(p, N_BINS)
+    count, sum_p, sum_y = (
+        np.bincount(index, weights=w, minlength=N_BINS) for w in (weight, weight * p, weight * y)
+    )
+    with np.errstate(invalid="ignore"):
+        mean_p, mean_y = sum_p / count, sum_y / count
+    return {
+        "edges": bin_edges(N_BINS).tolist(),
+        "count": count.tolist(),
+        "mean_p": mean_p.tolist(),
+        "mean_y": mean_y.tolist(),
+    }
+
+
+def _name(labels: Labels, key: str) -> str:
+    return dict(zip(labels.keys, labels.names, strict=True)).get(key, "background")
