@@ -139,9 +139,9 @@ def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
     Raises:
         InputError: there are no probabilities at all.
     """
-    references = _names(folders.references, file_ending)
-    segmentations = {f: _names(f, file_ending) for f in folders.predictions}
-    probabilities = {f: _names(f, ".npz") for f in folders.predictions}
+    references = case_names(folders.references, file_ending)
+    segmentations = {f: case_names(f, file_ending) for f in folders.predictions}
+    probabilities = {f: case_names(f, ".npz") for f in folders.predictions}
     if not any(probabilities.values()):
         n = sum(map(len, segmentations.values()))
         raise InputError(
@@ -211,10 +211,38 @@ def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[fl
     Raises:
         InputError: it cannot be read.
     """
-    array, spacing_mm = _read(path, dataset, "segmentation", lambda reader: reader.read_seg)
+    array, properties = _read_label_map(path, dataset)
+    return array, tuple(float(s) for s in properties["spacing"])
+
+
+def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Dataset) -> None:
+    """Write a segmentation as nnU-Net does, in the geometry of another one.
+
+    Args:
+        label_map: labels, with the axes of nnU-Net's probabilities.
+        path: the new file.
+        like: a segmentation of the same shape.
+        dataset: names the reader.
+
+    Raises:
+        InputError: ``like`` cannot be read, or has another shape.
+        OSError: the file cannot be written.
+    """
+    old, properties = _read_label_map(like, dataset)
+    if old.shape != label_map.shape:
+        raise InputError(
+            f"{like}: expected a segmentation of shape {label_map.shape} like its probabilities, "
+            f"got {old.shape}"
+        )
+    del old
+    _reader(like, dataset).write_seg(label_map, str(path), properties)
+
+
+def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[str, Any]]:
+    array, properties = _read(path, dataset, "segmentation", lambda reader: reader.read_seg)
     if len(array) != 1:
         raise InputError(f"{path}: expected one label map, got {len(array)} in one file")
-    return array[0], spacing_mm
+    return array[0], properties
 
 
 def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
@@ -229,7 +257,21 @@ def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
 
 def _read(
     path: Path, dataset: Dataset, what: str, how: Callable[[Any], Callable[[str], Any]]
-) -> tuple[NDArray[Any], tuple[float, ...]]:
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    reader = _reader(path, dataset)
+    try:
+        if path.suffix == ".gz":
+            gunzipped_size(path)
+        return how(reader)(str(path))
+    except Exception as error:  # each of nnU-Net's readers raises its library's own
+        article = "an" if what == "image" else "a"
+        raise InputError(
+            f"{path}: expected {article} {what}, could not read it: {_first_line(str(error))}"
+        ) from None
+
+
+def _reader(path: Path, dataset: Dataset) -> Any:
+    """The reader and writer of nnU-Net that the plans name, or else the one for such a file."""
     import SimpleITK
     from nnunetv2.imageio.reader_writer_registry import (
         determine_reader_writer_from_dataset_json,
@@ -247,21 +289,12 @@ def _read(
     except (RuntimeError, AssertionError):
         named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
         raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
-    try:
-        if path.suffix == ".gz":
-            gunzipped_size(path)
-        array, properties = how(reader())(str(path))
-    except Exception as error:  # each of nnU-Net's readers raises its library's own
-        article = "an" if what == "image" else "a"
-        raise InputError(
-            f"{path}: expected {article} {what}, could not read it: {_first_line(str(error))}"
-        ) from None
-    return array, tuple(float(s) for s in properties["spacing"])
+    return reader()
 
 
 def _read_dataset(pred_folder: Path, dataset_json: Path | None, plans_json: Path | None) -> Dataset:
-    dataset_path = _find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
-    plans_path = _find_json(pred_folder, plans_json, "plans.json", "-pfile")
+    dataset_path = find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
+    plans_path = find_json(pred_folder, plans_json, "plans.json", "-pfile")
     dataset, plans = _load_json(dataset_path), _load_json(plans_path)
     file_ending = dataset.get("file_ending")
     if not isinstance(file_ending, str) or not file_ending.startswith("."):
@@ -303,7 +336,12 @@ def _has_probabilities(folder: Path) -> bool:
     return next(folder.glob("*.npz"), None) is not None
 
 
-def _find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Path:
+def find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Path:
+    """``dataset.json`` or ``plans.json``: the given one, or in the folder, or two folders up.
+
+    Raises:
+        InputError: it is not there; ``flag`` is named.
+    """
     candidates = [given] if given else [pred_folder / name, pred_folder / ".." / ".." / name]
     for path in candidates:
         if path.is_file():
@@ -325,7 +363,8 @@ def _load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _names(folder: Path, ending: str) -> set[str]:
+def case_names(folder: Path, ending: str) -> set[str]:
+    """The cases that have a file with this ending in a folder."""
     return {
         p.name.removesuffix(ending)
         for p in folder.iterdir()

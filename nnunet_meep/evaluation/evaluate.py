@@ -35,8 +35,6 @@ from nnunet_meep.evaluation.bins import (
 from nnunet_meep.evaluation.cases import (
     Case,
     Dataset,
-    Folders,
-    PairedCases,
     find_folders,
     pair_cases,
     read_dataset,

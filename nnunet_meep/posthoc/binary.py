@@ -73,7 +73,7 @@ def fit_binary(method: str, cells: Cells) -> BinaryMap:
     if method in SCALINGS:
         both = np.stack([1 - voxels.p, voxels.p], axis=1).astype(np.float32)
         return BinaryScaling(fit_scaling(method, both, voxels.y.astype(np.intp), voxels.weight))
-    return {"platt": _fit_platt, "temperature": _fit_temperature}[method](voxels)
+    return _fit_platt(voxels) if method == "platt" else _fit_temperature(voxels)
 
 
 def _fit_platt(voxels: WeightedVoxels) -> Platt:

@@ -95,9 +95,10 @@ class Calibrator:
         crop = bounding_box(self._not_padding(out))
         if crop is None:
             return out
-        inside = out[(slice(None), *crop)]
+        of_all_channels = (slice(None),)
+        inside = out[of_all_channels + crop]
         for block in _blocks(inside.shape[1:]):
-            values = inside[(slice(None), *block)]
+            values = inside[of_all_channels + block]
             p = np.clip(values.reshape(len(values), -1), 0, 1, dtype=np.float64)
             values[...] = self.of_voxels(p).reshape(values.shape)
         return out
@@ -183,6 +184,11 @@ def binary_channel(labels: Labels, key: str) -> int:
     return 1 if labels.regions_class_order is None and labels.n_channels == 2 else index
 
 
+def label_entries(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``dataset.json`` says about labels."""
+    return {k: v for k, v in dataset_json.items() if k in ("labels", "regions_class_order")}
+
+
 def is_joint(method: str, labels: Labels) -> bool:
     """Is the method one map of all classes together? For one class against the rest none is."""
     several = labels.regions_class_order is None and labels.n_channels > 2
@@ -238,10 +244,8 @@ def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
             binary[key] = None if parameters is None else _BINARY[method](parameters)
             if "reason" in entry:
                 reasons[key] = str(entry["reason"])
-    dataset_labels = {k: content[k] for k in ("labels", "regions_class_order") if k in content}
-    return Calibrator(
-        method, labels, dataset_labels, binary, joint, reasons, content.get("fitted_on", {})
-    )
+    fitted_on = content.get("fitted_on", {})
+    return Calibrator(method, labels, label_entries(content), binary, joint, reasons, fitted_on)
 
 
 def _platt(parameters: dict[str, Any]) -> Platt:

@@ -38,8 +38,9 @@ from nnunet_meep.posthoc.calibrator import (
     binary_channel,
     binary_keys,
     is_joint,
+    label_entries,
 )
-from nnunet_meep.posthoc.maps import LOGIT_FLOOR, JointMap, JointTemperature
+from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap, JointTemperature
 from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
 from nnunet_meep.posthoc.scalings import fit_scaling
 
@@ -54,7 +55,8 @@ class ClassFit:
     Attributes:
         name: of the class.
         n_voxels: of the class in the fitting set.
-        before, after: bins as in ``calibration.json``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
+        before, after: ``edges``, ``count``, ``mean_p``, ``mean_y`` of bins as in
+            ``calibration.json``.
         log_loss_before, log_loss_after: mean over voxels, of the class against the rest.
     """
 
@@ -135,9 +137,9 @@ def fit(
             for key, c in classes.items()
         },
     }
-    content = dataset.dataset_json
-    dataset_labels = {k: content[k] for k in ("labels", "regions_class_order") if k in content}
-    calibrator = Calibrator(method, dataset.labels, dataset_labels, fitted_on=fitted_on, **maps)
+    calibrator = Calibrator(
+        method, dataset.labels, label_entries(dataset.dataset_json), fitted_on=fitted_on, **maps
+    )
     return Fit(calibrator, classes)
 
 
@@ -154,7 +156,9 @@ def _fit_binaries(
         for key, total in totals.items():
             channels = sums.regions[region.name].channels
             total.add(channels[binary_channel(labels, key)].cells)
-    maps, reasons, classes = {}, {}, {}
+    maps: dict[str, BinaryMap | None] = {}
+    reasons: dict[str, str] = {}
+    classes = {}
     n_voxels = 0
     for key, total in totals.items():
         cells = total.total()
@@ -258,9 +262,7 @@ def _class_fit(name: str, voxels: WeightedVoxels, after: NDArray[np.float64]) ->
     )
 
 
-def _log_loss(
-    p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]
-) -> float:
+def _log_loss(p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
     likelihood = np.where(y == 1, p, 1 - p)
     return float(np.average(-np.log(np.clip(likelihood, CLIP, 1 - CLIP)), weights=weight))
 

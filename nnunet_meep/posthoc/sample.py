@@ -1,8 +1,8 @@
-"""A sample of voxels with the probabilities of all their classes, for fits that need those together.
+"""A sample of voxels with the probabilities of all their classes, for fits that need them together.
 
 Stratified by case, class of the reference, and whether the largest probability is right, because
-most voxels are background that is. Each voxel of the sample has a weight: how many of its stratum it
-stands for.
+most voxels are background that is. Each voxel of the sample has a weight: how many of its stratum
+it stands for.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.bins import CellTotals, grid
 from nnunet_meep.evaluation.cases import Case
 from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.one_pass import Counts, count_case
+from nnunet_meep.evaluation.one_pass import count_case
 from nnunet_meep.evaluation.reference import Reference
 from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.stream import PART, open_probabilities

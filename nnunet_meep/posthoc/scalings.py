@@ -5,6 +5,8 @@ fiducio (an extra: ``pip install 'nnunet-meep[fiducio]'``) and torch are loaded 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +46,8 @@ class JointScaling:
         """(K, N) float64 to (K, N) float64; fiducio computes in float32."""
         sums = p.sum(axis=0)
         shares = np.ascontiguousarray((p / sums).T, np.float32)
-        return self.fitted.transform(shares).numpy().T.astype(np.float64)
+        with _one_thread():
+            return self.fitted.transform(shares).numpy().T.astype(np.float64)
 
     def parameters(self) -> dict[str, Any]:
         """fiducio's name of the method, its configuration and what was learnt, as JSON."""
@@ -121,6 +124,19 @@ def _calibrator_class(name: str) -> Any:
     import fiducio.calibrators  # noqa: F401  fills the registry
 
     return get_calibrator_class(name)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same result, to the last bit, wherever it is computed."""
+    import torch
+
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
 
 
 def _weighted_cross_entropy(weight: NDArray[np.float64]) -> Any:

@@ -1,0 +1,78 @@
+"""``meep-calib-apply``: calibrate a folder of predictions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_meep.cli._run import run
+
+_EPILOG = """\
+written into -o, as nnUNetv2_predict --save_probabilities does it:
+  CASE.npz        calibrated probabilities, float32
+  CASE.nii.gz     (or the data set's file ending) the segmentation, by nnU-Net's rule: the largest
+                  probability, or for regions p > 0.5; temperature never changes it, platt and
+                  isotonic can
+  CASE.pkl        copied, never opened
+  dataset.json, plans.json, predict_from_raw_data_args.json, calibrator.json
+
+so that meep-calib-eval, meep-calib-compare, nnUNetv2_ensemble and the others go on from there.
+What nnU-Net padded back around its non-zero crop stays as it is. A run that was stopped goes on
+where it was.
+
+example:
+  meep-calib-fit platt labelsVal predictionsVal -o calibrator.json
+  meep-calib-apply calibrator.json predictionsTs -o calibratedTs
+  meep-calib-compare plain=predictionsTs platt=calibratedTs --gt labelsTs -o comparison
+
+in one command with the prediction: meep-predict
+"""
+
+
+def _get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meep-calib-apply",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Calibrate the probabilities of a folder of nnU-Net predictions with what\n"
+            "meep-calib-fit learnt, and write a folder like it."
+        ),
+        epilog=_EPILOG,
+    )
+    parser.add_argument("calibrator", type=Path, metavar="CALIBRATOR", help="calibrator.json")
+    parser.add_argument(
+        "pred_folder",
+        type=Path,
+        metavar="PRED_FOLDER",
+        help="predictions with probabilities: CASE.npz beside CASE.nii.gz",
+    )
+    parser.add_argument(
+        "-o", type=Path, required=True, metavar="FOLDER", help="output folder, new or empty"
+    )
+    parser.add_argument(
+        "-djfile",
+        type=Path,
+        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
+    )
+    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _get_parser().parse_args(args)
+    return run(lambda: _apply(options))
+
+
+def _apply(options: argparse.Namespace) -> None:
+    from nnunet_meep.posthoc.apply import apply
+
+    names = apply(
+        options.calibrator,
+        options.pred_folder,
+        options.o,
+        dataset_json=options.djfile,
+        plans_json=options.pfile,
+        progress=True,
+    )
+    print(f"{len(names)} case{'s' * (len(names) != 1)} calibrated, written into {options.o}")

@@ -1,0 +1,115 @@
+"""``meep-calib-fit``: learn a calibrator from validation predictions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_meep.cli._run import run
+
+_EPILOG = """\
+methods:
+  platt             sigmoid(a logit p + b), by unregularized logistic regression (scikit-learn)
+  isotonic          the best nondecreasing function of p (scikit-learn)
+  temperature       softmax(log p / T); keeps every predicted label
+with fiducio (pip install 'nnunet-meep[fiducio]'):
+  vector            softmax(w log p + b), a factor and an offset for each class
+  matrix            softmax(W log p + b)
+  dirichlet         the same, regularized (off-diagonal and offsets)
+  class-conditional, class-conditional-argmax, class-conditional-order
+                    a matrix for each predicted label; free, or such that the predicted label,
+                    or the whole ranking of the classes, stays as it is
+
+platt and isotonic take one class against the rest; with more than two classes all are then made
+to sum to 1. Regions are calibrated each on its own. nnU-Net saves no logits: log p is taken, of
+p not below 1e-12.
+
+folders:
+  GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
+      references, and validation predictions with probabilities (CASE.npz)
+  MODEL_FOLDER
+      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
+      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
+
+written:
+  calibrator.json   what was learnt, and on what; for meep-calib-apply and meep-predict
+  calibrator.png    reliability of the voxels it was fitted on, before and after
+
+Never fit on the cases that you evaluate on, nor on cases that the network was trained on.
+
+examples:
+  nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz
+  meep-calib-fit temperature -o calibrator.json \\
+      $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
+  meep-calib-fit platt labelsVal predictionsVal -o platt.json --region boundary:10
+"""
+
+
+def _get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meep-calib-fit",
+        usage="meep-calib-fit METHOD [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] -o FILE [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Learn from validation predictions how probabilities have to be changed so that they\n"
+            "can be trusted (post-hoc calibration). The network stays as it is."
+        ),
+        epilog=_EPILOG,
+    )
+    parser.add_argument("method", metavar="METHOD", help="how; see below")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="references and predictions, or a model folder; see below",
+    )
+    parser.add_argument(
+        "-o", type=Path, required=True, metavar="FILE", help="where to write calibrator.json"
+    )
+    parser.add_argument(
+        "-djfile",
+        type=Path,
+        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
+    )
+    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    parser.add_argument(
+        "--region",
+        default="image",
+        metavar="REGION",
+        help=(
+            "which voxels to learn from, as in meep-calib-eval: image (default), crop, "
+            "boundary:MM or mask:FOLDER; the calibrator is applied to whole images"
+        ),
+    )
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _get_parser().parse_args(args)
+    return run(lambda: _fit(options))
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from nnunet_meep.posthoc import report
+    from nnunet_meep.posthoc.fit import fit
+
+    report.check_target(options.o)
+    gt_folder, pred_folders = None, options.folders
+    if len(options.folders) > 1:
+        gt_folder, *pred_folders = options.folders
+    found = fit(
+        options.method,
+        gt_folder,
+        pred_folders,
+        dataset_json=options.djfile,
+        plans_json=options.pfile,
+        region=options.region,
+        progress=True,
+    )
+    paths = report.write(found, options.o)
+    print(report.table(found))
+    print("\nWritten:")
+    for path in paths:
+        print(f"  {path}")

@@ -1,0 +1,123 @@
+"""``meep-predict``: ``nnUNetv2_predict`` with calibrated probabilities."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_meep.cli._run import run
+
+_EPILOG = """\
+written into -o: CASE.npz with calibrated probabilities, the segmentation that follows from them,
+CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
+
+  nnUNetv2_predict ... -o uncalibrated --save_probabilities
+  meep-calib-apply calibrator.json uncalibrated -o ...
+
+The calibrator is for the whole of model, folds and mirroring: fit it on predictions made with the
+same -d, -tr, -p, -c. Until all is done, nnU-Net's predictions lie in the hidden folder
+.uncalibrated in -o; --continue_prediction goes on from them.
+
+example:
+  meep-predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 \\
+      -tr nnUNetTrainerMEEP_KL --calibrator calibrator.json
+"""
+
+
+def _get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meep-predict",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Predict with nnU-Net and calibrate the probabilities with what meep-calib-fit\n"
+            "learnt: nnUNetv2_predict's flags, and --calibrator."
+        ),
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--calibrator", type=Path, required=True, metavar="FILE", help="calibrator.json"
+    )
+    add = parser.add_argument_group("nnUNetv2_predict's own").add_argument
+    add("-i", required=True, help="folder of images, CASE_0000.nii.gz and so on")
+    add("-o", required=True, help="output folder, new or empty")
+    add("-d", required=True, help="dataset, its name or number")
+    add("-c", required=True, help="configuration, for example 3d_fullres")
+    add("-p", default="nnUNetPlans", help="plans (default: nnUNetPlans)")
+    add("-tr", default="nnUNetTrainer", help="trainer (default: nnUNetTrainer)")
+    add(
+        "-f",
+        nargs="+",
+        default=["0", "1", "2", "3", "4"],
+        help="folds of which the prediction is averaged (default: 0 1 2 3 4)",
+    )
+    add("-step_size", help="of the sliding window (nnU-Net's default: 0.5)")
+    add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
+    add("--verbose", action="store_true", help="nnU-Net says more")
+    add("--save_probabilities", action="store_true", help="is always on here")
+    add(
+        "--continue_prediction",
+        action="store_true",
+        help="go on with a run that was stopped; finished cases stay as they are",
+    )
+    add("-chk", default="checkpoint_final.pth", help="checkpoint (default: checkpoint_final.pth)")
+    add("-npp", help="processes that preprocess")
+    add("-nps", help="processes that write segmentations")
+    add("-prev_stage_predictions", help="of a cascade: predictions of the stage before")
+    add("-num_parts", type=int, default=1, help="number of calls that share the cases")
+    add("-part_id", type=int, default=0, help="which of them this is, from 0")
+    add(
+        "-device",
+        choices=("cuda", "cpu", "mps"),
+        default="cuda",
+        help="default: cuda; which GPU is said with CUDA_VISIBLE_DEVICES",
+    )
+    add("--disable_progress_bar", action="store_true", help="no progress bars")
+    add("--not_on_device", action="store_true", help="large images: gather tiles in main memory")
+    return parser
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = _get_parser().parse_args(args)
+    return run(lambda: _predict(options))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from nnunet_meep.errors import InputError
+    from nnunet_meep.posthoc.predict import Prediction, predict
+
+    if not 0 <= options.part_id < options.num_parts:
+        raise InputError(
+            f"-part_id: expected a number from 0 to {options.num_parts - 1} (-num_parts "
+            f"{options.num_parts}), got {options.part_id}"
+        )
+    asked = Prediction(
+        images=Path(options.i),
+        output=Path(options.o),
+        model=(options.d, options.tr, options.p, options.c),
+        folds=options.f,
+        checkpoint=options.chk,
+        device=options.device,
+        goes_on=options.continue_prediction,
+        part=(options.part_id, options.num_parts),
+        arguments=_for_nnunet(options),
+    )
+    names = predict(asked, options.calibrator, progress=not options.disable_progress_bar)
+    n = len(names)
+    print(f"{n} case{'s' * (n != 1)} predicted and calibrated, written into {options.o}")
+
+
+def _for_nnunet(options: argparse.Namespace) -> list[str]:
+    """The arguments again, without what is not nnU-Net's and what it is told otherwise."""
+    flags = {"disable_tta", "verbose", "continue_prediction", "disable_progress_bar"}
+    flags |= {"not_on_device"}
+    result = []
+    for name, value in vars(options).items():
+        if name in ("calibrator", "o", "save_probabilities") or value is None:
+            continue
+        if name in flags:
+            result += [f"--{name}"] * value
+        else:
+            result += [f"-{name}", *(value if isinstance(value, list) else [str(value)])]
+    return result

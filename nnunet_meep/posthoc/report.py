@@ -1,0 +1,109 @@
+"""What a fit leaves behind: ``calibrator.json``, a picture, a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.plots import COLORS, Layer, plain, reliability_figure, save_figure
+from nnunet_meep.evaluation.regions import describe
+from nnunet_meep.evaluation.report import aligned
+from nnunet_meep.posthoc.calibrator import read_calibrator
+from nnunet_meep.posthoc.fit import Fit
+from nnunet_meep.posthoc.maps import Isotonic, JointTemperature, Platt, Temperature
+
+
+def check_target(path: Path) -> None:
+    """May a calibrator be written there? Said before all the work.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if path.suffix != ".json" or path.is_dir():
+        raise InputError(f"{path}: expected the name of a .json file to write (-o)")
+    if path.exists():
+        read_calibrator(path)  # an older one is replaced, other files are not
+    elif (picture := path.with_suffix(".png")).exists():
+        raise InputError(f"{picture}: expected to write a picture there, found one without {path}")
+
+
+def write(fit: Fit, path: Path) -> list[Path]:
+    """Write ``calibrator.json``, and beside it a picture of before and after.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = path.with_suffix(".png")
+    with replacing_file(picture) as temporary:
+        panels = {}
+        for key, c in fit.classes.items():
+            change = f"{1e3 * _ece(c.before):.2f} to {1e3 * _ece(c.after):.2f} e-3"
+            panels[plain(f"{c.name} (label {key})\nECE {change}")] = [
+                Layer("before", c.before, color=COLORS[1]),
+                Layer("after", c.after, color=COLORS[0]),
+            ]
+        save_figure(reliability_figure(panels, _title(fit)), temporary, "png")
+        fit.calibrator.save(path)
+    return [path, picture]
+
+
+def table(fit: Fit) -> str:
+    """For the terminal: what it did to the voxels that it was fitted on."""
+    calibrator = fit.calibrator
+    fitted_on = calibrator.fitted_on
+    rows = [["class", "fit", "voxels", "log loss e-3", "after", "ECE e-3", "after"]]
+    for key, c in fit.classes.items():
+        numbers = (c.log_loss_before, c.log_loss_after, _ece(c.before), _ece(c.after))
+        cells = [f"{1e3 * value:.2f}" for value in numbers]
+        words = _in_words(calibrator.binary[key]) if calibrator.joint is None else ""
+        rows.append([f"{key} {c.name}", words, f"{c.n_voxels:,}", *cells])
+    if calibrator.joint is not None:
+        log_loss = [f"{1e3 * fitted_on[f'log_loss_{w}']:.2f}" for w in ("before", "after")]
+        words = _in_words(calibrator.joint)
+        rows.append(["all classes", words, f"{fitted_on['n_voxels']:,}", *log_loss, "", ""])
+    lines = aligned(rows)
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines.insert(0, f"{_title(fit)}, {fitted_on['n_voxels']:,} voxels\n")
+    for key, reason in calibrator.reasons.items():
+        lines.append(f"{fit.classes[key].name}: left as it is: {reason}")
+    if calibrator.joint is not None:
+        lines.append(f"Fitted to a weighted sample of {fitted_on['sample']['n_voxels']:,} voxels.")
+    elif len(calibrator.binary) > 1 and calibrator.labels.regions_class_order is None:
+        lines.append(
+            "Each class is calibrated against the rest, and then all are made to sum to 1. The "
+            "numbers are those before that."
+        )
+    return "\n".join(lines)
+
+
+def _title(fit: Fit) -> str:
+    calibrator, fitted_on = fit.calibrator, fit.calibrator.fitted_on
+    n = fitted_on["n_cases"]
+    return (
+        f"{calibrator.method}, fitted on {n} case{'s' * (n != 1)}, {describe(fitted_on['region'])}"
+    )
+
+
+def _in_words(function: Any) -> str:
+    match function:
+        case None:
+            return "as it is"
+        case Platt(slope, intercept):
+            return f"slope {slope:.3f}, intercept {intercept:+.3f}"
+        case Temperature(temperature) | JointTemperature(temperature):
+            return f"T = {temperature:.3f}"
+        case Isotonic(p, _):
+            return f"{len(p)} points"
+    return ""
+
+
+def _ece(bins: Mapping[str, list[float]]) -> float:
+    rows = zip(bins["count"], bins["mean_p"], bins["mean_y"], strict=True)
+    return sum(n * abs(p - y) for n, p, y in rows if n) / sum(bins["count"])
