@@ -108,8 +108,8 @@ def test_nobody_imports_a_command():
     assert importers <= {"cli"}
 
 
-@pytest.mark.parametrize("room_without_torch", ["evaluation", "datasets"])
-def test_evaluation_and_data_sets_import_without_torch(room_without_torch):
+@pytest.mark.parametrize("room_without_torch", ["evaluation", "posthoc", "datasets"])
+def test_rooms_that_need_no_torch_import_without_it(room_without_torch):
     folder = PACKAGE / room_without_torch
     names = [f"nnunet_meep.{room_without_torch}"]
     names += [f"{names[0]}.{module.name}" for module in pkgutil.iter_modules([str(folder)])]

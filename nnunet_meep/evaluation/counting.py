@@ -26,9 +26,7 @@ from nnunet_meep.evaluation.bins import (
     Grid,
     grid,
 )
-
-#: A probability may leave [0, 1] by this much (rounding); it is clipped.
-RANGE_TOLERANCE = 1e-3
+from nnunet_meep.evaluation.stream import RANGE_TOLERANCE
 
 # Voxels are worked on in blocks that stay in the cache; the products of likelihoods have as many
 # factors as cannot underflow: CLIP**16 = 1e-192.

@@ -33,7 +33,6 @@ from nnunet_meep.evaluation.bins import (
 )
 from nnunet_meep.evaluation.cases import Case
 from nnunet_meep.evaluation.counting import (
-    RANGE_TOLERANCE,
     Counted,
     Counter,
     class_sums,
@@ -44,7 +43,14 @@ from nnunet_meep.evaluation.counting import (
 from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.reference import Reference
 from nnunet_meep.evaluation.regions import Region
-from nnunet_meep.evaluation.stream import SUM_TOLERANCE, Part, ProbabilityFile, open_probabilities
+from nnunet_meep.evaluation.stream import (
+    SUM_TOLERANCE,
+    Part,
+    ProbabilityFile,
+    open_probabilities,
+    refuse_sums,
+    refuse_values,
+)
 from nnunet_meep.evaluation.surface import bounding_box, surface_distances_mm
 
 _LANES = 2
@@ -218,18 +224,13 @@ class Counts:
             InputError: they could not.
         """
         path = self._file.path
-        if n := sum(lane.n_not_finite for lane in self._lanes):
-            raise InputError(f"{path}: expected probabilities, found {n} values NaN or infinite")
-        low = min(lane.low for lane in self._lanes)
-        high = max(lane.high for lane in self._lanes)
-        if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-            raise InputError(f"{path}: expected probabilities in [0, 1], got {low:g} to {high:g}")
-        worst = max(lane.sum_error for lane in self._lanes)
-        if worst > self._sum_tolerance:
-            raise InputError(
-                f"{path}: expected probabilities that sum to 1 over the classes within "
-                f"{self._sum_tolerance:g}, found a voxel that misses it by {worst:.3g}"
-            )
+        refuse_values(
+            path,
+            sum(lane.n_not_finite for lane in self._lanes),
+            min(lane.low for lane in self._lanes),
+            max(lane.high for lane in self._lanes),
+        )
+        refuse_sums(path, max(lane.sum_error for lane in self._lanes), self._file.dtype)
 
     def sums(self, region: Region, voxel_ml: float) -> RegionSums:
         """The sums over a region."""

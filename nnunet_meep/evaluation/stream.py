@@ -31,6 +31,9 @@ PART = 1 << 18
 #: of a voxel may miss one.
 SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 
+#: A probability may leave [0, 1] by this much (rounding); it is clipped.
+RANGE_TOLERANCE = 1e-3
+
 _READ = 1 << 16  # compressed bytes at a time
 _PARTS_AHEAD = 8  # parts read and not worked on yet, at most
 
@@ -222,6 +225,39 @@ def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(member)  # type: ignore[arg-type]
     return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
+
+
+def refuse_values(path: Path, n_not_finite: int, low: float, high: float) -> None:
+    """Could values from ``low`` to ``high`` be probabilities?
+
+    Raises:
+        InputError: they could not, or some were not finite.
+    """
+    if n_not_finite:
+        raise InputError(
+            f"{path}: expected probabilities, found {n_not_finite} values NaN or infinite"
+        )
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise InputError(f"{path}: expected probabilities in [0, 1], got {low:g} to {high:g}")
+
+
+def refuse_sums(path: Path, worst: float, dtype: np.dtype) -> None:
+    """Could these be the probabilities of all classes?
+
+    Args:
+        path: named in the error.
+        worst: the most by which the sum over the classes of a voxel misses one.
+        dtype: of the file.
+
+    Raises:
+        InputError: they could not.
+    """
+    tolerance = SUM_TOLERANCE[dtype.name]
+    if worst > tolerance:
+        raise InputError(
+            f"{path}: expected probabilities that sum to 1 over the classes within "
+            f"{tolerance:g}, found a voxel that misses it by {worst:.3g}"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zipfile
@@ -22,8 +23,7 @@ from nnunet_meep.evaluation.cases import (
     write_label_map,
 )
 from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.maps import channels
-from nnunet_meep.evaluation.stream import open_probabilities
+from nnunet_meep.evaluation.stream import PART, open_probabilities, refuse_sums, refuse_values
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 
 #: The copy of the calibrator in a folder that was calibrated with it.
@@ -112,14 +112,7 @@ def _calibrate_case(
 ) -> None:
     source = pred_folder / f"{name}.npz"
     labels, ending = dataset.labels, dataset.file_ending
-    with open_probabilities(source) as file:
-        shape = file.shape
-    expected = (labels.n_channels, *shape[1:])
-    if len(shape) < 2 or shape != expected:
-        raise InputError(f"{source}: expected probabilities of shape {expected}, got {shape}")
-    probabilities = np.empty(shape, np.float32)
-    for channel, p in channels(source, shape):
-        probabilities[channel] = p
+    probabilities = _read_npz(source, labels)
     calibrator(probabilities, out=probabilities)
     # All files in a folder of their own first; the probabilities come last and say that it is done.
     with TemporaryDirectory(prefix=".tmp-", dir=output) as temporary:
@@ -134,6 +127,32 @@ def _calibrate_case(
         _write_npz(npz, probabilities)
         for path in (*others, npz):
             os.replace(path, output / path.name)
+
+
+def _read_npz(path: Path, labels: Labels) -> NDArray[np.float32]:
+    """All probabilities of a case, checked as ``meep-calib-eval`` does it, (C, *shape)."""
+    with open_probabilities(path) as file:
+        expected = (labels.n_channels, *file.shape[1:])
+        if file.shape != expected or len(expected) < 2 or not math.prod(expected):
+            raise InputError(
+                f"{path}: expected probabilities of shape {expected} (classes or regions first), "
+                f"got {file.shape}"
+            )
+        flat = np.empty((expected[0], math.prod(expected[1:])), np.float32)
+        n_not_finite, low, high = 0, 0.0, 1.0
+        for part in file.parts():
+            flat[part.channel, part.start : part.stop] = part.p
+            n_not_finite += part.p.size - int(np.isfinite(part.p).sum())
+            low, high = min(low, float(part.p.min())), max(high, float(part.p.max()))
+            part.release()
+        refuse_values(path, n_not_finite, low, high)
+        if labels.regions_class_order is None:
+            starts = range(0, flat.shape[1], PART)
+            sums = (flat[:, i : i + PART].sum(axis=0, dtype=np.float64) for i in starts)
+            refuse_sums(path, max(float(np.abs(s - 1).max()) for s in sums), file.dtype)
+        if not file.fortran_order:
+            return flat.reshape(expected)
+        return np.stack([channel.reshape(expected[1:], order="F") for channel in flat])
 
 
 def _write_npz(path: Path, probabilities: NDArray[np.float32]) -> None:

@@ -90,10 +90,16 @@ def _fit_isotonic(cells: Cells) -> Isotonic:
 
     # Of a cell as a whole: between its two means there is nothing to be learnt.
     count = cells.count.sum(axis=1)
-    p = np.clip(cells.sum_p.sum(axis=1) / count, 0, 1)
-    regression = IsotonicRegression(out_of_bounds="clip")
-    regression.fit(p, cells.count[:, 1] / count, sample_weight=count)
-    return Isotonic(regression.X_thresholds_, regression.y_thresholds_)
+    p, cell = np.unique(np.clip(cells.sum_p.sum(axis=1) / count, 0, 1), return_inverse=True)
+    n_voxels = np.bincount(cell, weights=count)
+    frequency = np.bincount(cell, weights=cells.count[:, 1]) / n_voxels
+    # Only the order of p matters. By rank, because scikit-learn takes p within 1e-15 as equal.
+    rank = np.arange(len(p))
+    fitted = IsotonicRegression().fit_transform(rank, frequency, sample_weight=n_voxels)
+    last = np.flatnonzero(np.diff(fitted) > 0)  # of each step but the last one
+    # Half way to the next cell, where in the midst of others the two cells meet.
+    borders = (p[last] + p[last + 1]) / 2
+    return Isotonic(borders, fitted[[*last, len(p) - 1]])
 
 
 def _fit_temperature(voxels: WeightedVoxels) -> Temperature:

@@ -221,7 +221,7 @@ def read_calibrator(path: Path) -> Calibrator:
     method = content["method"]
     try:
         return _parse(method, labels, content)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(
             f"{path}: expected the parameters of {method} for {_describe(labels)}; fit it again: "
             f"{type(error).__name__} {error}".splitlines()[0]
@@ -253,14 +253,14 @@ def _platt(parameters: dict[str, Any]) -> Platt:
 
 
 def _isotonic(parameters: dict[str, Any]) -> Isotonic:
-    p = np.array(parameters["p"], np.float64)
-    calibrated = np.array(parameters["calibrated"], np.float64)
-    both = np.stack([p, calibrated])  # the same length
-    if both.ndim != 2 or not p.size or not ((both >= 0) & (both <= 1)).all():
-        raise ValueError("points of the function lie outside [0, 1]")
-    if (np.diff(p) <= 0).any() or (np.diff(calibrated) < 0).any():
-        raise ValueError("points of the function do not ascend")
-    return Isotonic(p, calibrated)
+    borders = np.array(parameters["borders"], np.float64)
+    steps = np.array(parameters["steps"], np.float64)
+    if borders.ndim != 1 or steps.shape != (len(borders) + 1,):
+        raise ValueError(f"{steps.shape} steps with borders {borders.shape}")
+    for values in (borders, steps):
+        if not ((values >= 0) & (values <= 1)).all() or (np.diff(values) <= 0).any():
+            raise ValueError("borders or steps do not ascend from 0 to 1")
+    return Isotonic(borders, steps)
 
 
 def _positive(value: Any) -> float:

@@ -3,7 +3,7 @@
 A binary map takes the probability of one class, p in [0, 1], to a calibrated one; a joint map takes
 the probabilities of all classes together. nnU-Net saves probabilities and no logits: they are
 recovered as ``log p`` and ``logit p = log p - log(1 - p)``, with p (and 1 - p) not below
-``LOGIT_FLOOR``, the limit to which the evaluator's logarithmic score clips, too.
+``LOGIT_FLOOR``, where the evaluator's grid ends: logits lie within [-24, 24].
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from nnunet_meep.evaluation.bins import CLIP
+from nnunet_meep.evaluation.bins import LOGIT_LIMIT
 
-#: Probabilities below count as this much where a logarithm is taken of them.
-LOGIT_FLOOR = CLIP
+#: Probabilities below count as this much, 3.8e-11, where a logarithm is taken of them.
+LOGIT_FLOOR = float(expit(-LOGIT_LIMIT))
 
 
 def logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``log p - log(1 - p)``, both floored: within [-27.6, 27.6]."""
+    """``log p - log(1 - p)``, both floored: within [-24, 24]."""
     return np.log(np.maximum(p, LOGIT_FLOOR)) - np.log(np.maximum(1 - p, LOGIT_FLOOR))
 
 
@@ -62,21 +62,22 @@ class Platt:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """The best nondecreasing function of p (Zadrozny & Elkan 2002).
+    """The best nondecreasing function of p (Zadrozny & Elkan 2002), which has steps.
 
     Attributes:
-        p, calibrated: points of the function, (M,) each, p ascending; linear between them, constant
-            beyond.
+        borders: where one step ends and the next one begins, (M - 1,), ascending; p at a border
+            belongs to the step before it.
+        steps: calibrated probabilities, (M,), ascending.
     """
 
-    p: NDArray[np.float64]
-    calibrated: NDArray[np.float64]
+    borders: NDArray[np.float64]
+    steps: NDArray[np.float64]
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.interp(p, self.p, self.calibrated)
+        return self.steps[np.searchsorted(self.borders, p, side="left")]
 
     def parameters(self) -> dict[str, Any]:
-        return {"p": self.p.tolist(), "calibrated": self.calibrated.tolist()}
+        return {"borders": self.borders.tolist(), "steps": self.steps.tolist()}
 
 
 @dataclass(frozen=True)

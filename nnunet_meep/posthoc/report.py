@@ -99,8 +99,8 @@ def _in_words(function: Any) -> str:
             return f"slope {slope:.3f}, intercept {intercept:+.3f}"
         case Temperature(temperature) | JointTemperature(temperature):
             return f"T = {temperature:.3f}"
-        case Isotonic(p, _):
-            return f"{len(p)} points"
+        case Isotonic(_, steps):
+            return f"{len(steps)} steps"
     return ""
 
 

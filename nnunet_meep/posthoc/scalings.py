@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.posthoc.maps import LOGIT_FLOOR
 
 if TYPE_CHECKING:
     from fiducio import Calibrator as FiducioCalibrator
@@ -44,8 +45,8 @@ class JointScaling:
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         """(K, N) float64 to (K, N) float64; fiducio computes in float32."""
-        sums = p.sum(axis=0)
-        shares = np.ascontiguousarray((p / sums).T, np.float32)
+        floored = np.maximum(p, LOGIT_FLOOR)
+        shares = np.ascontiguousarray((floored / floored.sum(axis=0)).T, np.float32)
         with _one_thread():
             return self.fitted.transform(shares).numpy().T.astype(np.float64)
 
@@ -92,7 +93,7 @@ def fit_scaling(
         optimizer="lbfgs", input_type="probs", device="cpu", **options
     )
     with _weighted_cross_entropy(weight):
-        calibrator.fit(p, y.astype(np.int64))
+        calibrator.fit(np.maximum(p, np.float32(LOGIT_FLOOR)), y.astype(np.int64))
     return JointScaling(calibrator)
 
 
