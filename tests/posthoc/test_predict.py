@@ -1,0 +1,252 @@
+"""``meep-predict``: what nnU-Net predicts, calibrated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from too_sure import overconfident
+
+from nnunet_meep.cli.predict import main
+from nnunet_meep.posthoc import predict as module
+from nnunet_meep.posthoc.apply import apply
+from nnunet_meep.posthoc.fit import fit
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "benchmarks" / "models" / "Dataset004_Hippocampus"
+SCANS = ROOT.parent / "shared" / "data" / "hippocampus" / "imagesTr"
+TRAINER = "nnUNetTrainerDiceCE_50epochs_50iters"
+MODEL = f"{TRAINER}__nnUNetPlansSmall__3d_fullres"
+ASKED = ["-d", "Dataset004_Hippocampus", "-c", "3d_fullres", "-p", "nnUNetPlansSmall"]
+ASKED += ["-tr", TRAINER, "-device", "cpu"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A trained model of two folds and two scans to predict."""
+    if not MODELS.is_dir():
+        pytest.skip(f"no trained models in {MODELS}")
+    model = tmp_path / "results" / "Dataset004_Hippocampus" / MODEL
+    shutil.copytree(MODELS / MODEL, model)
+    other = MODEL.replace("DiceCE", "MEEP_KL")
+    shutil.copytree(MODELS / other / "fold_0", model / "fold_1")
+    images = tmp_path / "images"
+    images.mkdir()
+    scans = sorted(SCANS.glob("*.nii.gz"))[160:162] if SCANS.is_dir() else []
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        target = images / f"case_{i}_0000.nii.gz"
+        if scans:
+            shutil.copyfile(scans[i], target)
+        else:  # any image will do
+            noise = sitk.GetImageFromArray(rng.normal(size=(34, 50, 36)).astype(np.float32))
+            sitk.WriteImage(sitk.DiscreteGaussian(noise, 4.0), target)
+    return tmp_path
+
+
+@pytest.fixture
+def calibrator(make_validation, tmp_path):
+    """calibrator.json for the labels of the model."""
+    val = make_validation("three classes")
+    path = tmp_path / "calibrator.json"
+    fit("platt", val.gt, val.pred).calibrator.save(path)
+    return path
+
+
+@pytest.mark.slow
+def test_it_is_predicting_and_then_applying(project, calibrator):
+    environment = {**os.environ, "nnUNet_results": str(project / "results")}
+    environment |= {"nnUNet_raw": str(project), "nnUNet_preprocessed": str(project)}
+    asked = ["-i", "images", *ASKED, "-f", "0", "1", "-npp", "0", "-nps", "0"]
+    for command in (
+        ["meep-predict", *asked, "-o", "out", "--calibrator", "calibrator.json"],
+        ["nnUNetv2_predict", *asked, "-o", "plain", "--save_probabilities"],
+    ):
+        # Without worker processes nnU-Net does not make its folder.
+        Path(project / command[command.index("-o") + 1]).mkdir()
+        subprocess.run(
+            [Path(sys.executable).with_name(command[0]), *command[1:]],
+            cwd=project,
+            env=environment,
+            check=True,
+            timeout=600,
+            stdout=subprocess.DEVNULL,
+        )
+    names = apply(calibrator, project / "plain", project / "applied")
+    assert names == ["case_0", "case_1"]
+    out, applied = project / "out", project / "applied"
+    assert {p.name for p in out.iterdir()} == {p.name for p in applied.iterdir()}
+    for name in names:
+        arrays = [np.load(f / f"{name}.npz")["probabilities"] for f in (out, applied)]
+        assert arrays[0].tobytes() == arrays[1].tobytes()
+        assert arrays[0].shape == arrays[1].shape
+        plain = np.load(project / "plain" / f"{name}.npz")["probabilities"]
+        assert np.abs(arrays[0] - plain).max() > 0.01
+        segmentations = [(f / f"{name}.nii.gz").read_bytes() for f in (out, applied)]
+        assert segmentations[0] == segmentations[1]
+        assert (out / f"{name}.pkl").read_bytes() == (applied / f"{name}.pkl").read_bytes()
+
+
+class FakeNnunet:
+    """Writes what ``nnUNetv2_predict`` would, and can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.predicted, self.stop_after = folder, [], None
+        self.arguments: list[str] = []
+
+    def __call__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        output = Path(arguments[arguments.index("-o") + 1])
+        assert "--save_probabilities" in arguments
+        for name in ("dataset.json", "plans.json"):
+            shutil.copyfile(MODELS / MODEL / name, output / name)
+        for i in range(2):
+            npz = output / f"case_{i}.npz"
+            if "--continue_prediction" in arguments and npz.exists():
+                continue
+            if self.stop_after == len(self.predicted):
+                raise KeyboardInterrupt
+            p, _ = overconfident(np.random.default_rng(i), 3)
+            np.savez_compressed(npz, probabilities=p)
+            label_map = sitk.GetImageFromArray(p.argmax(axis=0).astype(np.uint8))
+            sitk.WriteImage(label_map, output / f"case_{i}.nii.gz")
+            self.predicted.append(i)
+
+
+@pytest.fixture
+def nnunet(project, monkeypatch):
+    import nnunetv2.utilities.file_path_utilities as paths
+
+    monkeypatch.setenv("nnUNet_results", str(project / "results"))
+    monkeypatch.setattr(paths, "nnUNet_results", str(project / "results"))
+    monkeypatch.chdir(project)
+    fake = FakeNnunet(project)
+    monkeypatch.setattr(module, "_nnunet", fake)
+    return fake
+
+
+COMMAND = ["-i", "images", "-o", "out", *ASKED, "-f", "0", "--calibrator", "calibrator.json"]
+
+
+def test_what_nnunet_is_told(nnunet, calibrator, capsys):
+    more = ["--disable_tta", "-step_size", "0.7", "-npp", "1", "--disable_progress_bar"]
+    assert main([*COMMAND, *more]) == 0
+    assert "2 cases predicted and calibrated, written into out" in capsys.readouterr().out
+    told = " ".join(nnunet.arguments)
+    for words in (
+        "-i images",
+        "-f 0 ",
+        "-step_size 0.7",
+        "--disable_tta",
+        "-npp 1",
+        f"-tr {TRAINER}",
+    ):
+        assert words in told
+    for words in ("--calibrator", "-o out ", "--verbose", "-nps", "--continue_prediction"):
+        assert words not in told
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        *("calibrator.json", "case_0.nii.gz", "case_0.npz", "case_1.nii.gz", "case_1.npz"),
+        *("dataset.json", "plans.json"),
+    ]
+
+
+def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrator):
+    nnunet.stop_after = 1
+    assert main(COMMAND) == 130
+    assert nnunet.predicted == [0]
+    assert not list(Path("out").glob("*.npz"))
+    nnunet.stop_after = None
+    assert main([*COMMAND, "--continue_prediction"]) == 0
+    assert nnunet.predicted == [0, 1]
+    finished = {p.name: p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}
+    assert main([*COMMAND, "--continue_prediction"]) == 0
+    assert nnunet.predicted == [0, 1]
+    assert finished == {p.name: p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}
+    assert not Path("out/.uncalibrated").exists()
+    # Without the flag all is predicted again, as nnU-Net does it.
+    assert main(COMMAND) == 0
+    assert nnunet.predicted == [0, 1, 0, 1]
+    assert {p.stat().st_mtime_ns for p in Path("out").glob("*.npz")} != set(finished.values())
+
+
+def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
+    assert main([*COMMAND, "-num_parts", "2", "-part_id", "1"]) == 0
+    assert nnunet.arguments[nnunet.arguments.index("-o") + 1] == "out/.uncalibrated-1-of-2"
+    assert "-part_id 1" in " ".join(nnunet.arguments)
+    assert main([*COMMAND, "-num_parts", "2", "-part_id", "0"]) == 0
+
+
+def break_labels(root: Path) -> None:
+    path = root / "results" / "Dataset004_Hippocampus" / MODEL / "dataset.json"
+    content = json.loads(path.read_text())
+    content["labels"] = {"background": 0, "Anterior": 1}
+    path.write_text(json.dumps(content))
+
+
+def mine(root: Path) -> None:
+    (root / "out").mkdir()
+    (root / "out" / "mine.txt").write_text("mine")
+
+
+BAD = {
+    "images": (lambda root: shutil.rmtree(root / "images"), [], "images: expected a folder of im"),
+    "calibrator": (lambda root: (root / "calibrator.json").unlink(), [], "expected a calibrator"),
+    "model": (lambda root: None, ["-tr", "nnUNetTrainerX"], "expected the checkpoint of a trained"),
+    "fold": (lambda root: None, ["-f", "0", "3"], "fold_3/checkpoint_final.pth: expected the che"),
+    "dataset": (lambda root: None, ["-d", "999"], "-d 999: Could not find a dataset with the ID"),
+    "labels": (break_labels, [], "dataset.json: expected the labels that the calibrator was"),
+    "output": (mine, [], "out: expected an empty folder"),
+    "part": (lambda root: None, ["-part_id", "1"], "-part_id: expected a number from 0 to 0"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_is_said_before_anything_is_predicted(bad, nnunet, calibrator, capsys):
+    break_it, flags, message = BAD[bad]
+    break_it(calibrator.parent)
+    assert main([*COMMAND, *flags]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not nnunet.predicted
+    assert not (calibrator.parent / "out" / ".uncalibrated").exists()
+
+
+def test_without_a_gpu_that_is_said(nnunet, calibrator, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([*COMMAND, "-device", "cuda"]) == 1
+    assert "-device cuda: expected a GPU, found none" in capsys.readouterr().err
+
+
+def test_without_results_that_is_said(nnunet, calibrator, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_results")
+    assert main(COMMAND) == 1
+    assert "nnUNet_results is not set" in capsys.readouterr().err
+
+
+def flags_of(help_text: str) -> set[str]:
+    usage = help_text.split("usage:")[1].split("\n\n")[0]
+    return set(re.findall(r"(?<=\[|\s)--?\w+", usage)) - {"-h"}
+
+
+def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
+    from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_predict", "--help"])
+    with pytest.raises(SystemExit):
+        predict_entry_point()
+    of_nnunet = flags_of(capsys.readouterr().out)
+    assert {"-i", "-step_size", "--disable_tta"} <= of_nnunet
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert flags_of(capsys.readouterr().out) == of_nnunet | {"--calibrator"}
