@@ -22,7 +22,7 @@ from nnunet_meep.evaluation.stream import PART, open_probabilities
 
 #: Voxels in a sample at most, and probabilities (voxels times classes).
 MAX_VOXELS = 2_000_000
-MAX_VALUES = 4_000_000
+MAX_VALUES = 2_000_000
 #: Of the random choice, together with the number of the case.
 SEED = 0
 
