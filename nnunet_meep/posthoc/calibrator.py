@@ -15,6 +15,7 @@ The file (format 1) is JSON with the keys
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +168,11 @@ class Calibrator:
                 for key, function in self.binary.items()
             }
         content["fitted_on"] = dict(self.fitted_on)
+        text = json.dumps(content, indent=2)
+        # Lists of numbers on a line each: a thousand lines of steps hide the rest.
+        text = re.sub(r'\[([^\[\]{}"]*)\]', lambda m: f"[{' '.join(m[1].split())}]", text)
         with replacing_file(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def binary_keys(labels: Labels) -> tuple[str, ...]:

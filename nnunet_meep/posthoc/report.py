@@ -27,7 +27,10 @@ def check_target(path: Path) -> None:
     if path.exists():
         read_calibrator(path)  # an older one is replaced, other files are not
     elif (picture := path.with_suffix(".png")).exists():
-        raise InputError(f"{picture}: expected to write a picture there, found one without {path}")
+        raise InputError(
+            f"{picture}: expected to write a picture there, found one without {path.name}; move it "
+            f"or give another name (-o)"
+        )
 
 
 def write(fit: Fit, path: Path) -> list[Path]:
