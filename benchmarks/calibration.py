@@ -216,7 +216,7 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
     versions = ("numpy", "numba", "isal", *(n for n in PEERS if n in results))
     lines += [
         "",
-        f"{_cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
         + ".",
         "",
@@ -224,7 +224,8 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
     return "\n".join(lines)
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The name of the processor."""
     names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
     return names[0].split(":")[1].strip()
 

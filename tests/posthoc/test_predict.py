@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from too_sure import overconfident
 
 from nnunet_meep.cli.predict import main
@@ -22,7 +24,7 @@ from nnunet_meep.posthoc.fit import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "benchmarks" / "models" / "Dataset004_Hippocampus"
-SCANS = ROOT.parent / "shared" / "data" / "hippocampus" / "imagesTr"
+SCANS = ROOT.parent / "shared" / "data" / "hippocampus"
 TRAINER = "nnUNetTrainerDiceCE_50epochs_50iters"
 MODEL = f"{TRAINER}__nnUNetPlansSmall__3d_fullres"
 ASKED = ["-d", "Dataset004_Hippocampus", "-c", "3d_fullres", "-p", "nnUNetPlansSmall"]
@@ -40,12 +42,15 @@ def project(tmp_path):
     shutil.copytree(MODELS / other / "fold_0", model / "fold_1")
     images = tmp_path / "images"
     images.mkdir()
-    scans = sorted(SCANS.glob("*.nii.gz"))[160:162] if SCANS.is_dir() else []
+    scans = sorted(SCANS.glob("imagesTr/*.nii.gz"))[160:162]
     rng = np.random.default_rng(0)
     for i in range(2):
         target = images / f"case_{i}_0000.nii.gz"
         if scans:
             shutil.copyfile(scans[i], target)
+            labels = SCANS / "labelsTr" / scans[i].name.replace("_0000", "")
+            (tmp_path / "labels").mkdir(exist_ok=True)
+            shutil.copyfile(labels, tmp_path / "labels" / f"case_{i}.nii.gz")
         else:  # any image will do
             noise = sitk.GetImageFromArray(rng.normal(size=(34, 50, 36)).astype(np.float32))
             sitk.WriteImage(sitk.DiscreteGaussian(noise, 4.0), target)
@@ -93,6 +98,25 @@ def test_it_is_predicting_and_then_applying(project, calibrator):
         segmentations = [(f / f"{name}.nii.gz").read_bytes() for f in (out, applied)]
         assert segmentations[0] == segmentations[1]
         assert (out / f"{name}.pkl").read_bytes() == (applied / f"{name}.pkl").read_bytes()
+    if (project / "labels").is_dir():
+        check_fits_to_real_voxels(project / "labels", project / "plain")
+
+
+def check_fits_to_real_voxels(gt: Path, pred: Path) -> None:
+    """Fits over cells against scikit-learn's on each voxel of real scans."""
+    names = sorted(p.stem for p in pred.glob("*.npz"))
+    p = [np.load(pred / f"{name}.npz")["probabilities"].reshape(3, -1) for name in names]
+    y = [sitk.GetArrayFromImage(sitk.ReadImage(gt / f"{n}.nii.gz")).ravel() for n in names]
+    p, y = np.concatenate(p, axis=1).astype(np.float64), np.concatenate(y)
+    platt, isotonic = (fit(m, gt, pred).calibrator.binary for m in ("platt", "isotonic"))
+    for k in range(3):
+        x = np.clip(np.log(p[k].clip(1e-30)) - np.log((1 - p[k]).clip(1e-30)), -24, 24)[:, None]
+        regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12)
+        expected = regression.fit(x, y == k).predict_proba(x)[:, 1]
+        assert np.abs(platt[str(k)](p[k]) - expected).mean() < 1e-4
+        rank = np.unique(p[k], return_inverse=True)[1]
+        expected = IsotonicRegression().fit_transform(rank, y == k)
+        assert np.abs(isotonic[str(k)](p[k]) - expected).mean() < 1e-4
 
 
 class FakeNnunet:
