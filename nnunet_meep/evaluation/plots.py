@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind people as well.
+# Okabe and Ito's colours, and three of Paul Tol's: told apart by colour-blind people as well.
 _BLUE, _GREY = "#0072B2", "#7F7F7F"
-COLORS = (_BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = (
+    *(_BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999933", "#332288"),
+)
 
 
 def color_of(i: int) -> str:
