@@ -51,7 +51,7 @@ def _get_parser() -> argparse.ArgumentParser:
         default=["0", "1", "2", "3", "4"],
         help="folds of which the prediction is averaged (default: 0 1 2 3 4)",
     )
-    add("-step_size", help="of the sliding window (nnU-Net's default: 0.5)")
+    add("-step_size", type=float, help="of the sliding window (nnU-Net's default: 0.5)")
     add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     add("--verbose", action="store_true", help="nnU-Net says more")
     add("--save_probabilities", action="store_true", help="is always on here")
@@ -61,8 +61,8 @@ def _get_parser() -> argparse.ArgumentParser:
         help="go on with a run that was stopped; finished cases stay as they are",
     )
     add("-chk", default="checkpoint_final.pth", help="checkpoint (default: checkpoint_final.pth)")
-    add("-npp", help="processes that preprocess")
-    add("-nps", help="processes that write segmentations")
+    add("-npp", type=int, help="processes that preprocess")
+    add("-nps", type=int, help="processes that write segmentations")
     add("-prev_stage_predictions", help="of a cascade: predictions of the stage before")
     add("-num_parts", type=int, default=1, help="number of calls that share the cases")
     add("-part_id", type=int, default=0, help="which of them this is, from 0")
@@ -101,6 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
         device=options.device,
         goes_on=options.continue_prediction,
         part=(options.part_id, options.num_parts),
+        stage_before=options.prev_stage_predictions and Path(options.prev_stage_predictions),
         arguments=_for_nnunet(options),
     )
     names = predict(asked, options.calibrator, progress=not options.disable_progress_bar)

@@ -144,8 +144,8 @@ class Counts:
         self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
         self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
         self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
-        has_crop = any(r.is_crop for r in regions)
-        self._not_padding = np.zeros(n_voxels if has_crop else 0, np.bool_)
+        finds_padding = any(r.without_padding for r in regions)
+        self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
         self._lanes = [_LaneCounts(self) for _ in range(_LANES)]
 
     @property
@@ -236,7 +236,7 @@ class Counts:
         """The sums over a region."""
         counted_as = region.counted_as
         pairs = np.sum([lane.pairs[counted_as] for lane in self._lanes], axis=0)
-        padding = self._padding() if region.is_crop else None
+        padding = self._padding(counted_as) if region.without_padding else None
         if padding is not None:
             pairs[:, 0] -= padding
         predicted_label = self.labels.predicted_label
@@ -283,7 +283,7 @@ class Counts:
     def codes_in(self, region: Region) -> NDArray[np.unsignedinteger]:
         """Codes of the reference with ``nowhere`` outside of a region, (N,)."""
         codes = self.codes[region.counted_as]
-        if not region.is_crop:
+        if not region.without_padding:
             return codes
         shape, order = self._reference.codes.shape, self._file.order
         inside = np.zeros(shape, np.bool_, order=order)
@@ -295,13 +295,13 @@ class Counts:
         shape = self._reference.codes.shape
         return bounding_box(self._not_padding.reshape(shape, order=self._file.order))
 
-    def _padding(self) -> NDArray[np.int64]:
-        """How many voxels of each code ``crop`` leaves out. What is there is known."""
-        codes = self._reference.codes
-        box = self._crop()
+    def _padding(self, counted_as: str) -> NDArray[np.int64]:
+        """How many counted voxels of each code are padding. What p is there is known."""
+        shape, order = self._reference.codes.shape, self._file.order
+        codes = self.codes[counted_as].reshape(shape, order=order)
         n_codes = self.labels.nowhere + 1
         padding = np.bincount(codes.ravel(), minlength=n_codes)
-        if box is not None:
+        if (box := self._crop()) is not None:
             padding -= np.bincount(codes[box].ravel(), minlength=n_codes)
         return padding
 

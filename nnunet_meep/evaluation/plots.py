@@ -8,6 +8,7 @@ class, with one legend below the panels, where it hides nothing.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -360,6 +361,7 @@ def _once(ax: Axes, label: str) -> str | None:
 _PANEL_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 4.1, 0.75, 0.2, 0.1, 0.55
 _DIAGRAM, _HISTOGRAM, _GAP = 3.15, 1.1, 0.15
 _TITLE, _TITLE_LINE, _LEGEND_LINE, _LETTER = 0.35, 0.2, 0.2, 0.085
+_TITLE_LETTER = 0.1
 _COLUMNS = 4
 
 
@@ -377,8 +379,10 @@ def _panels(
     heights = [_DIAGRAM, *([_HISTOGRAM] if histograms else [])]
     top = _TOP + _TITLE_LINE * (1 + max(text.count("\n") for text in titles))
     panel_height = top + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
-    above = _TITLE if title else 0
-    width, height = columns * _PANEL_WIDTH, above + rows * panel_height
+    width = columns * _PANEL_WIDTH
+    title = "\n".join(textwrap.wrap(title, int(width / _TITLE_LETTER)))
+    above = _TITLE + _TITLE_LINE * title.count("\n") if title else 0
+    height = above + rows * panel_height
     figure = Figure(figsize=(width, height))
     figure.suptitle(plain(title), fontsize="medium", y=1 - 0.08 / height, va="top")
     axes: list[list[Axes]] = []

@@ -29,21 +29,19 @@ class Region:
         name: as it was asked for, and as it stands in every output.
         margin_mm: of ``boundary:MM``.
         mask_folder: of ``mask:FOLDER``.
+        without_padding: leave out what nnU-Net padded back; where that is, only the probabilities
+            say.
     """
 
     name: str
     margin_mm: float | None = None
     mask_folder: Path | None = None
-
-    @property
-    def is_crop(self) -> bool:
-        """Where that is, only the probabilities say."""
-        return self.name == "crop"
+    without_padding: bool = False
 
     @property
     def counted_as(self) -> str:
         """The region whose voxels are counted: for ``crop`` the image, less its padding."""
-        return "image" if self.is_crop else self.name
+        return "image" if self.name == "crop" else self.name
 
     def mask_path(self, case: str, file_ending: str) -> Path | None:
         """The file that says where a case counts, if the region takes one."""
@@ -58,7 +56,7 @@ def parse_region(name: str) -> Region:
     """
     kind, colon, value = name.partition(":")
     if kind in ("image", "crop") and not colon:
-        return Region(name)
+        return Region(name, without_padding=kind == "crop")
     if kind == "boundary":
         try:
             margin = float(value)

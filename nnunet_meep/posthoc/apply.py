@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +28,9 @@ from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.stream import PART, open_probabilities, refuse_sums, refuse_values
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 
-#: The copy of the calibrator in a folder that was calibrated with it.
+#: In a folder that was calibrated: the calibrator, and what was calibrated with it.
 CALIBRATOR_COPY = "calibrator.json"
+RECORD = "calib_apply_args.json"
 
 # zlib's fastest level: 0.35 s instead of 1.0 s at numpy's for 21 MB, and files 4 % larger.
 _COMPRESSION = 1
@@ -46,8 +49,9 @@ def apply(
 
     For each case ``CASE.npz`` (``probabilities``, float32), the segmentation that nnU-Net's rule
     makes of them, and ``CASE.pkl`` copied unopened where there is one; ``dataset.json``,
-    ``plans.json``, nnU-Net's record of its arguments if there is one, and the calibrator. Each case
-    appears whole; a run that was stopped goes on where it was.
+    ``plans.json``, nnU-Net's record of its arguments if there is one, the calibrator, and a record
+    of which folder this is of. Each case appears whole, with the time of the prediction, by which a
+    run that was stopped knows what is done and goes on.
 
     Args:
         calibrator_json: what ``meep-calib-fit`` wrote.
@@ -63,30 +67,66 @@ def apply(
         InputError: a file or folder cannot be used; the line names it.
         OSError: something cannot be written.
     """
-    calibrator = read_calibrator(calibrator_json)
-    if not pred_folder.is_dir():
-        raise InputError(f"{pred_folder}: expected a folder of predictions, found none")
-    dataset = read_dataset([pred_folder], dataset_json, plans_json)
-    dataset_path = find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
-    calibrator.check_labels(dataset.labels, dataset_path)
-    names = _cases(pred_folder, dataset.file_ending)
-    check_output(output, pred_folder, calibrator_json)
+    job = _Job.prepare(calibrator_json, pred_folder, dataset_json, plans_json)
+    if (pred_folder / RECORD).is_file():
+        raise InputError(
+            f"{pred_folder}: expected predictions as nnU-Net wrote them, found calibrated ones"
+        )
+    begin(output, pred_folder, calibrator_json)
+    job.run(output, progress)
+    return job.names
 
-    output.mkdir(parents=True, exist_ok=True)
-    once = {
-        CALIBRATOR_COPY: calibrator_json,  # the first one, by which a later run knows its own
-        "dataset.json": dataset_path,
-        "plans.json": find_json(pred_folder, plans_json, "plans.json", "-pfile"),
-        "predict_from_raw_data_args.json": pred_folder / "predict_from_raw_data_args.json",
-    }
-    for name, source in once.items():
-        if source.is_file() and not (output / name).exists():
-            with replacing_file(output / name) as temporary:
-                shutil.copyfile(source, temporary)
-    for name in tqdm(names, unit="case", disable=not progress):
-        if not _is_newer(output / f"{name}.npz", pred_folder / f"{name}.npz"):
-            _calibrate_case(calibrator, dataset, pred_folder, name, output)
-    return names
+
+def calibrate_into(
+    output: Path, calibrator_json: Path, pred_folder: Path, *, progress: bool = False
+) -> list[str]:
+    """:func:`apply` to an output folder that :func:`begin` was called for."""
+    job = _Job.prepare(calibrator_json, pred_folder)
+    job.run(output, progress)
+    return job.names
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A folder to be calibrated; all that can be said before the first case was looked at."""
+
+    calibrator: Calibrator
+    dataset: Dataset
+    pred_folder: Path
+    names: list[str]
+    copied: dict[str, Path]  # files that are not of a case
+
+    @classmethod
+    def prepare(
+        cls,
+        calibrator_json: Path,
+        pred_folder: Path,
+        dataset_json: Path | None = None,
+        plans_json: Path | None = None,
+    ) -> _Job:
+        calibrator = read_calibrator(calibrator_json)
+        if not pred_folder.is_dir():
+            raise InputError(f"{pred_folder}: expected a folder of predictions, found none")
+        dataset = read_dataset([pred_folder], dataset_json, plans_json)
+        dataset_path = find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
+        calibrator.check_labels(dataset.labels, dataset_path)
+        arguments = "predict_from_raw_data_args.json"
+        copied = {
+            "dataset.json": dataset_path,
+            "plans.json": find_json(pred_folder, plans_json, "plans.json", "-pfile"),
+            arguments: pred_folder / arguments,
+        }
+        names = _cases(pred_folder, dataset.file_ending)
+        return cls(calibrator, dataset, pred_folder, names, copied)
+
+    def run(self, output: Path, progress: bool) -> None:
+        for name, source in self.copied.items():
+            if source.is_file():
+                with replacing_file(output / name) as temporary:
+                    shutil.copyfile(source, temporary)
+        for name in tqdm(self.names, unit="case", disable=not progress):
+            if not _is_of(output / f"{name}.npz", self.pred_folder / f"{name}.npz"):
+                _calibrate_case(self.calibrator, self.dataset, self.pred_folder, name, output)
 
 
 def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:
@@ -125,6 +165,8 @@ def _calibrate_case(
         others = sorted(folder.iterdir())
         npz = folder / f"{name}.npz"
         _write_npz(npz, probabilities)
+        times = source.stat()
+        os.utime(npz, ns=(times.st_atime_ns, times.st_mtime_ns))
         for path in (*others, npz):
             os.replace(path, output / path.name)
 
@@ -186,25 +228,44 @@ def _cases(folder: Path, ending: str) -> list[str]:
     return sorted(probabilities)
 
 
-def check_output(output: Path, pred_folder: Path, calibrator_json: Path) -> None:
-    """May calibrated predictions be written there?
+def begin(output: Path, pred_folder: Path, calibrator_json: Path) -> None:
+    """Make the output folder, or recognize one that the same call began.
 
     Raises:
         InputError: it is no folder, the one that is read, or holds something else.
     """
+    check_output(output, pred_folder, calibrator_json)
+    output.mkdir(parents=True, exist_ok=True)
+    with replacing_file(output / CALIBRATOR_COPY) as temporary:
+        shutil.copyfile(calibrator_json, temporary)
+    with replacing_file(output / RECORD) as temporary:
+        temporary.write_text(json.dumps(_record(pred_folder), indent=2) + "\n", encoding="utf-8")
+
+
+def check_output(output: Path, pred_folder: Path, calibrator_json: Path) -> None:
+    """May calibrated predictions be written there? Raises what :func:`begin` does."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
     if output.resolve() == pred_folder.resolve():
         raise InputError(f"{output}: expected another folder than the one that is read (-o)")
     if not output.is_dir() or not any(output.iterdir()):
         return
-    copy = output / CALIBRATOR_COPY
-    if not copy.is_file() or copy.read_bytes() != calibrator_json.read_bytes():
+    try:
+        same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
+        same_folder = json.loads((output / RECORD).read_bytes()) == _record(pred_folder)
+    except (OSError, ValueError):
+        same_calibrator = same_folder = False
+    if not (same_calibrator and same_folder):
         raise InputError(
-            f"{output}: expected an empty folder, or one that a run with the same calibrator "
-            f"began, found other files; give another folder (-o)"
+            f"{output}: expected an empty folder, or one that a run with the same calibrator and "
+            f"predictions began, found other files; give another folder (-o)"
         )
 
 
-def _is_newer(result: Path, source: Path) -> bool:
-    return result.is_file() and result.stat().st_mtime_ns >= source.stat().st_mtime_ns
+def _record(pred_folder: Path) -> dict[str, str]:
+    return {"pred_folder": str(pred_folder.resolve())}
+
+
+def _is_of(result: Path, source: Path) -> bool:
+    """Was it made of this file? It has its time then."""
+    return result.is_file() and result.stat().st_mtime_ns == source.stat().st_mtime_ns

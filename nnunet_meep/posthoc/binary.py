@@ -14,11 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.bins import Cells
-from nnunet_meep.posthoc.maps import BinaryMap, Isotonic, Platt, Temperature, logit
+from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, BinaryMap, Isotonic, Platt, Temperature, logit
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, fit_scaling
-
-#: Temperatures are looked for between 1 / MAX_TEMPERATURE and MAX_TEMPERATURE.
-MAX_TEMPERATURE = 100.0
 
 
 class NothingToLearn(ValueError):
@@ -56,8 +53,8 @@ def fit_binary(method: str, cells: Cells) -> BinaryMap:
         cells: counts and sums of p of the class.
 
     Raises:
-        NothingToLearn: there are no voxels of the class, or none of others, or the best map would
-            be infinitely steep because p tells them apart without an error.
+        NothingToLearn: there are no voxels of the class, or none of others, or p is the same
+            everywhere, or the best map would be infinitely steep because p makes no error.
     """
     voxels = WeightedVoxels.from_cells(cells)
     if not (voxels.y == 1).any():
@@ -66,6 +63,8 @@ def fit_binary(method: str, cells: Cells) -> BinaryMap:
         raise NothingToLearn("no voxels but those of it in the references")
     if method == "isotonic":
         return _fit_isotonic(cells)
+    if np.ptp(voxels.p) == 0:
+        raise NothingToLearn("its probabilities are all the same")
     # Any steeper sigmoid is better still.
     border = 0.5 if method == "temperature" else float(voxels.p[voxels.y == 1].min())
     if (voxels.p[voxels.y == 0] < border).all() and (voxels.p[voxels.y == 1] >= border).all():
@@ -112,7 +111,7 @@ def _fit_temperature(voxels: WeightedVoxels) -> Temperature:
 
 
 def best_temperature(loss: Callable[[float], float]) -> float:
-    """Where a log loss, which is convex in 1 / T, is smallest."""
+    """Where a log loss, which is convex in 1 / T, is smallest in the range of temperatures."""
     from scipy.optimize import minimize_scalar
 
     limit = np.log(MAX_TEMPERATURE)

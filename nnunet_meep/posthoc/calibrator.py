@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from nnunet_meep.evaluation.labels import Labels, read_labels
 from nnunet_meep.evaluation.surface import bounding_box
 from nnunet_meep.posthoc.maps import (
     LOGIT_FLOOR,
+    MAX_TEMPERATURE,
     BinaryMap,
     Isotonic,
     JointMap,
@@ -209,14 +210,16 @@ def read_calibrator(path: Path) -> Calibrator:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: expected a calibrator: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a calibrator in JSON, got {error}") from None
-    version = content.get("format") if isinstance(content, dict) else None
-    if version != FORMAT or content.get("method") not in METHODS:
+    if not isinstance(content, dict) or "format" not in content or "method" not in content:
+        raise InputError(f"{path}: expected a calibrator of meep-calib-fit, got another file")
+    if content["format"] != FORMAT:
         raise InputError(
-            f"{path}: expected a calibrator of meep-calib-fit in format {FORMAT}, got "
-            f"{'one in format ' + repr(version) if version else 'another file'}"
+            f"{path}: expected a calibrator in format {FORMAT}, got format {content['format']!r}"
         )
+    if content["method"] not in METHODS:
+        raise InputError(f"{path}: expected a method of meep-calib-fit, got {content['method']!r}")
     if content.get("logit_floor") != LOGIT_FLOOR:
         raise InputError(
             f"{path}: expected the logit floor {LOGIT_FLOOR}, got {content.get('logit_floor')}"
@@ -233,23 +236,35 @@ def read_calibrator(path: Path) -> Calibrator:
 
 
 def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
-    joint, binary, reasons = None, {}, {}
+    joint: JointMap | None = None
+    binary: dict[str, BinaryMap | None] = {}
+    reasons = {}
     if is_joint(method, labels):
         parameters = content["joint"]["parameters"]
         joint = (
-            JointTemperature(_positive(parameters["temperature"]))
+            JointTemperature(_temperature(parameters))
             if method == "temperature"
-            else scaling_from(parameters)
+            else scaling_from(method, parameters, labels.n_channels)
         )
     else:
         for key in binary_keys(labels):
             entry = content["classes"][key]
             parameters = entry["parameters"]
-            binary[key] = None if parameters is None else _BINARY[method](parameters)
+            binary[key] = None if parameters is None else _binary(method, parameters)
             if "reason" in entry:
                 reasons[key] = str(entry["reason"])
     fitted_on = content.get("fitted_on", {})
     return Calibrator(method, labels, label_entries(content), binary, joint, reasons, fitted_on)
+
+
+def _binary(method: str, parameters: dict[str, Any]) -> BinaryMap:
+    if method == "platt":
+        return _platt(parameters)
+    if method == "isotonic":
+        return _isotonic(parameters)
+    if method == "temperature":
+        return Temperature(_temperature(parameters))
+    return BinaryScaling(scaling_from(method, parameters, 2))
 
 
 def _platt(parameters: dict[str, Any]) -> Platt:
@@ -267,24 +282,17 @@ def _isotonic(parameters: dict[str, Any]) -> Isotonic:
     return Isotonic(borders, steps)
 
 
-def _positive(value: Any) -> float:
-    if not _finite(value) > 0:
-        raise ValueError(f"temperature {value!r}")
-    return float(value)
+def _temperature(parameters: dict[str, Any]) -> float:
+    temperature = _finite(parameters["temperature"])
+    if not 1 / MAX_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise ValueError(f"the temperature {temperature} is out of range")
+    return temperature
 
 
 def _finite(value: Any) -> float:
-    if not np.isfinite(value):
+    if type(value) not in (int, float) or not np.isfinite(value):
         raise ValueError(f"{value!r} is no number")
     return float(value)
-
-
-_BINARY: dict[str, Callable[[dict[str, Any]], BinaryMap]] = {
-    "platt": _platt,
-    "isotonic": _isotonic,
-    "temperature": lambda parameters: Temperature(_positive(parameters["temperature"])),
-    **{name: lambda parameters: BinaryScaling(scaling_from(parameters)) for name in SCALINGS},
-}
 
 
 def _describe(labels: Labels) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.bins import CLIP, CellTotals, bin_edges, bin_index, grid
+from nnunet_meep.evaluation.bins import CellTotals, bin_edges, bin_index, grid
 from nnunet_meep.evaluation.cases import (
     Case,
     Dataset,
@@ -42,7 +42,7 @@ from nnunet_meep.posthoc.calibrator import (
 )
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap, JointTemperature
 from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
-from nnunet_meep.posthoc.scalings import fit_scaling
+from nnunet_meep.posthoc.scalings import check_installed, fit_scaling
 
 #: Bins of the reliability before and after.
 N_BINS = 15
@@ -57,7 +57,8 @@ class ClassFit:
         n_voxels: of the class in the fitting set.
         before, after: ``edges``, ``count``, ``mean_p``, ``mean_y`` of bins as in
             ``calibration.json``.
-        log_loss_before, log_loss_after: mean over voxels, of the class against the rest.
+        log_loss_before, log_loss_after: mean over voxels, of the class against the rest, p not
+            below ``LOGIT_FLOOR``.
     """
 
     name: str
@@ -102,7 +103,8 @@ def fit(
         method: one of ``METHODS``.
         gt_folder, pred_folders, dataset_json, plans_json: as for
             :func:`nnunet_meep.evaluation.evaluate.evaluate`.
-        region: which voxels count, see :mod:`nnunet_meep.evaluation.regions`.
+        region: which voxels count, see :mod:`nnunet_meep.evaluation.regions`; what nnU-Net padded
+            back never does.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -110,7 +112,9 @@ def fit(
     """
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
-    where = parse_region(region)
+    check_installed(method)
+    # Padding is no prediction: it is not calibrated, and nothing is to be learnt from it.
+    where = replace(parse_region(region), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
     folders = find_folders(gt_folder, given)
     dataset = read_dataset(folders.predictions, dataset_json, plans_json)
@@ -122,7 +126,7 @@ def fit(
         maps, classes, learnt_on = how(method, bar, dataset, where)
     fitted_on = {
         "gt_folder": str(folders.references),
-        "pred_folders": [str(f) for f in given],
+        "pred_folders": [str(f) for f in folders.predictions],
         "n_cases": len(paired.cases),
         "cases": [case.name for case in paired.cases],
         "region": region,
@@ -191,6 +195,13 @@ def _fit_joint(
     samples.clear()
     if (sample.p.argmax(axis=1) == sample.y).all():
         raise InputError(f"{method}: nothing to learn: none of the predicted labels is wrong")
+    absent = [n for i, n in enumerate(("background", *labels.names)) if not (sample.y == i).any()]
+    if absent and method != "temperature":
+        raise InputError(
+            f"{method}: expected voxels of each class in the references, found none of "
+            f"{', '.join(absent)}, and would learn that it never occurs; temperature, platt and "
+            f"isotonic do not"
+        )
     joint = (
         _fit_temperature(sample)
         if method == "temperature"
@@ -247,7 +258,7 @@ def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
 def _surprise(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
     """-log of the probability of the right class, p (N, K) and y (N,)."""
     right = np.take_along_axis(p, y[:, None], axis=1)[:, 0].astype(np.float64)
-    return -np.log(np.maximum(right, CLIP))
+    return -np.log(np.maximum(right, LOGIT_FLOOR))
 
 
 def _class_fit(name: str, voxels: WeightedVoxels, after: NDArray[np.float64]) -> ClassFit:
@@ -264,7 +275,7 @@ def _class_fit(name: str, voxels: WeightedVoxels, after: NDArray[np.float64]) ->
 
 def _log_loss(p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
     likelihood = np.where(y == 1, p, 1 - p)
-    return float(np.average(-np.log(np.clip(likelihood, CLIP, 1 - CLIP)), weights=weight))
+    return float(np.average(-np.log(np.maximum(likelihood, LOGIT_FLOOR)), weights=weight))
 
 
 def _bins(

@@ -19,6 +19,8 @@ from nnunet_meep.evaluation.bins import LOGIT_LIMIT
 
 #: Probabilities below count as this much, 3.8e-11, where a logarithm is taken of them.
 LOGIT_FLOOR = float(expit(-LOGIT_LIMIT))
+#: Temperatures lie between 1 / MAX_TEMPERATURE and MAX_TEMPERATURE.
+MAX_TEMPERATURE = 100.0
 
 
 def logit(p: NDArray[np.float64]) -> NDArray[np.float64]:

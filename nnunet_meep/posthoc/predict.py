@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.cases import case_names, read_dataset
-from nnunet_meep.posthoc.apply import CALIBRATOR_COPY, apply, check_output
+from nnunet_meep.evaluation.stream import open_probabilities
+from nnunet_meep.posthoc.apply import begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
 
 
@@ -30,6 +32,7 @@ class Prediction:
         device: -device.
         goes_on: --continue_prediction.
         part: -part_id and -num_parts.
+        stage_before: -prev_stage_predictions.
         arguments: all of them for nnU-Net, but for -o and --save_probabilities.
     """
 
@@ -41,6 +44,7 @@ class Prediction:
     device: str
     goes_on: bool
     part: tuple[int, int]
+    stage_before: Path | None
     arguments: Sequence[str]
 
 
@@ -48,7 +52,8 @@ def predict(asked: Prediction, calibrator_json: Path, *, progress: bool = False)
     """Predict with ``nnUNetv2_predict`` and calibrate what it wrote.
 
     nnU-Net writes into a hidden folder in the output folder, which goes when all is calibrated; a
-    run that was stopped leaves it, and ``--continue_prediction`` goes on from it.
+    run that was stopped leaves it, and ``--continue_prediction`` goes on from it. Without that, all
+    is predicted again.
 
     Args:
         asked: what nnU-Net is asked for.
@@ -62,23 +67,29 @@ def predict(asked: Prediction, calibrator_json: Path, *, progress: bool = False)
         InputError: something cannot be used, said before anything is predicted.
     """
     calibrator = read_calibrator(calibrator_json)
-    if not asked.images.is_dir():
-        raise InputError(f"{asked.images}: expected a folder of images, found none (-i)")
     model = _check_model(asked)
-    calibrator.check_labels(read_dataset([model]).labels, model / "dataset.json")
+    dataset = read_dataset([model])
+    calibrator.check_labels(dataset.labels, model / "dataset.json")
+    _check_images(asked, dataset.file_ending)
     _check_device(asked.device)
-    check_output(asked.output, asked.images, calibrator_json)
-
     number, of = asked.part
     staging = asked.output / (".uncalibrated" if of == 1 else f".uncalibrated-{number}-of-{of}")
-    staging.mkdir(parents=True, exist_ok=True)
-    with replacing_file(asked.output / CALIBRATOR_COPY) as temporary:
-        shutil.copyfile(calibrator_json, temporary)
-    ending = read_dataset([model]).file_ending
+    is_new = not asked.output.exists()
+    # One name for the parts of a prediction, which share the output folder.
+    begin(asked.output, asked.output / ".uncalibrated", calibrator_json)
+    if not asked.goes_on:
+        shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(exist_ok=True)
     if asked.goes_on:
-        _show_finished(asked.output, staging, ending)
-    _nnunet([*asked.arguments, "-o", str(staging), "--save_probabilities"])
-    names = apply(calibrator_json, staging, asked.output, progress=progress)
+        _forget_damaged(staging)
+        _show_finished(asked.output, staging, dataset.file_ending)
+    try:
+        _nnunet([*asked.arguments, "-o", str(staging), "--save_probabilities"])
+    except BaseException:
+        if not any(staging.glob("*.npz")):  # nothing to go on from
+            shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
+        raise
+    names = calibrate_into(asked.output, calibrator_json, staging, progress=progress)
     shutil.rmtree(staging)
     return names
 
@@ -100,16 +111,49 @@ def _check_model(asked: Prediction) -> Path:
     dataset, trainer, plans, configuration = asked.model
     try:
         model = Path(get_output_folder(dataset, trainer, plans, configuration))
-    except RuntimeError as error:
-        raise InputError(f"-d {dataset}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].split(" Here are")[0]  # a list of folders follows
+        raise InputError(f"-d {dataset}: expected a data set, got: {reason}") from None
     for fold in asked.folds:
         checkpoint = model / f"fold_{fold}" / asked.checkpoint
-        if not checkpoint.is_file():
+        if not zipfile.is_zipfile(checkpoint):  # as torch saves it
+            found = "something else" if checkpoint.exists() else "none"
             raise InputError(
                 f"{checkpoint}: expected the checkpoint of a trained model (-d, -tr, -p, -c, -f, "
-                f"-chk), found none"
+                f"-chk), found {found}"
             )
+    for name in ("dataset.json", "plans.json"):
+        if not (model / name).is_file():
+            raise InputError(f"{model / name}: expected nnU-Net's {name} of the model, found none")
     return model
+
+
+def _check_images(asked: Prediction, ending: str) -> None:
+    if not asked.images.is_dir():
+        raise InputError(f"{asked.images}: expected a folder of images, found none (-i)")
+    names = case_names(asked.images, ending)
+    if not names:
+        raise InputError(f"{asked.images}: expected images CASE_0000{ending}, found none (-i)")
+    if unnumbered := sorted(n for n in names if not re.search(r"_\d{4}$", n)):
+        raise InputError(
+            f"{asked.images / (unnumbered[0] + ending)}: expected the number of its channel at the "
+            f"end of its name, as in CASE_0000{ending} (-i)"
+        )
+    if asked.stage_before is not None and not asked.stage_before.is_dir():
+        raise InputError(
+            f"{asked.stage_before}: expected a folder of predictions, found none "
+            f"(-prev_stage_predictions)"
+        )
+
+
+def _forget_damaged(staging: Path) -> None:
+    """A prediction that was cut short is to be made again."""
+    for npz in staging.glob("*.npz"):
+        try:
+            with open_probabilities(npz):
+                pass
+        except InputError:
+            npz.unlink()
 
 
 def _check_device(device: str) -> None:
@@ -124,5 +168,5 @@ def _show_finished(output: Path, staging: Path, ending: str) -> None:
     for name in case_names(output, ".npz") & case_names(output, ending):
         if not (staging / f"{name}.npz").exists():
             for suffix in (".npz", ending):
-                # With its time, by which the calibration knows that this is no newer prediction.
+                # With its time, by which the calibration knows that it is done.
                 shutil.copy2(output / f"{name}{suffix}", staging / f"{name}{suffix}")

@@ -13,7 +13,8 @@ from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import aligned
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import Fit
-from nnunet_meep.posthoc.maps import Isotonic, JointTemperature, Platt, Temperature
+from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
+from nnunet_meep.posthoc.scalings import BinaryScaling, JointScaling
 
 
 def check_target(path: Path) -> None:
@@ -24,8 +25,14 @@ def check_target(path: Path) -> None:
     """
     if path.suffix != ".json" or path.is_dir():
         raise InputError(f"{path}: expected the name of a .json file to write (-o)")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise InputError(f"{parent}: expected a folder to write into, found a file (-o)")
     if path.exists():
-        read_calibrator(path)  # an older one is replaced, other files are not
+        try:
+            read_calibrator(path)
+        except InputError as error:
+            raise InputError(f"{error}; give another name (-o), or remove it first") from None
     elif (picture := path.with_suffix(".png")).exists():
         raise InputError(
             f"{picture}: expected to write a picture there, found one without {path.name}; move it "
@@ -52,7 +59,10 @@ def write(fit: Fit, path: Path) -> list[Path]:
                 Layer("before", c.before, color=COLORS[1]),
                 Layer("after", c.after, color=COLORS[0]),
             ]
-        save_figure(reliability_figure(panels, _title(fit)), temporary, "png")
+        title = _title(fit)
+        if _sums_to_one(fit):
+            title += "; each class against the rest, before all are made to sum to 1"
+        save_figure(reliability_figure(panels, title), temporary, "png")
         fit.calibrator.save(path)
     return [path, picture]
 
@@ -77,21 +87,47 @@ def table(fit: Fit) -> str:
     for key, reason in calibrator.reasons.items():
         lines.append(f"{fit.classes[key].name}: left as it is: {reason}")
     if calibrator.joint is not None:
-        lines.append(f"Fitted to a weighted sample of {fitted_on['sample']['n_voxels']:,} voxels.")
-    elif len(calibrator.binary) > 1 and calibrator.labels.regions_class_order is None:
+        n = fitted_on["sample"]["n_voxels"]
+        if n < fitted_on["n_voxels"]:
+            lines.append(f"Fitted to a weighted sample of {n:,} voxels.")
+    elif _sums_to_one(fit):
         lines.append(
             "Each class is calibrated against the rest, and then all are made to sum to 1. The "
             "numbers are those before that."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_doubts(fit)])
+
+
+def _doubts(fit: Fit) -> list[str]:
+    """What a fit should not look like, in words."""
+    calibrator = fit.calibrator
+    found = {fit.classes[key].name: f for key, f in calibrator.binary.items()}
+    lines = []
+    for name, function in {**found, "all classes": calibrator.joint}.items():
+        match function:
+            case Platt(slope, _) if slope <= 0:
+                doubt = "the slope is not positive: larger probabilities are more often wrong"
+            case Isotonic(_, steps) if len(steps) == 1:
+                doubt = "one step: larger probabilities are not more often right"
+            case Temperature(t) | JointTemperature(t) if t > 0.99 * MAX_TEMPERATURE:
+                doubt = "the temperature is at its limit: the probabilities say nothing"
+            case _:
+                continue
+        lines.append(f"Warning: {name}: {doubt}; are these the references, and the right classes?")
+    return lines
+
+
+def _sums_to_one(fit: Fit) -> bool:
+    """Are classes calibrated one by one before they are made to sum to 1?"""
+    calibrator = fit.calibrator
+    return len(calibrator.binary) > 1 and calibrator.labels.regions_class_order is None
 
 
 def _title(fit: Fit) -> str:
     calibrator, fitted_on = fit.calibrator, fit.calibrator.fitted_on
     n = fitted_on["n_cases"]
-    return (
-        f"{calibrator.method}, fitted on {n} case{'s' * (n != 1)}, {describe(fitted_on['region'])}"
-    )
+    region = describe(fitted_on["region"])
+    return f"{calibrator.method}, fitted on {n} case{'s' * (n != 1)}, {region}"
 
 
 def _in_words(function: Any) -> str:
@@ -103,8 +139,11 @@ def _in_words(function: Any) -> str:
         case Temperature(temperature) | JointTemperature(temperature):
             return f"T = {temperature:.3f}"
         case Isotonic(_, steps):
-            return f"{len(steps)} steps"
-    return ""
+            return f"{len(steps)} step{'s' * (len(steps) != 1)}"
+        case JointScaling() | BinaryScaling(JointScaling()):
+            joint = function.joint if isinstance(function, BinaryScaling) else function
+            return f"{joint.n_parameters} numbers"
+    raise TypeError(f"unknown map {function!r}")
 
 
 def _ece(bins: Mapping[str, list[float]]) -> float:

@@ -20,8 +20,7 @@ from nnunet_meep.evaluation.reference import Reference
 from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.stream import PART, open_probabilities
 
-#: Voxels in a sample at most, and probabilities (voxels times classes).
-MAX_VOXELS = 2_000_000
+#: Probabilities (voxels times classes) in a sample at most, but for one voxel of each stratum.
 MAX_VALUES = 2_000_000
 #: Of the random choice, together with the number of the case.
 SEED = 0
@@ -53,7 +52,7 @@ class Sample:
 
 def voxels_per_case(n_cases: int, n_classes: int) -> int:
     """How many voxels of each case may be sampled."""
-    return max(min(MAX_VOXELS, MAX_VALUES // n_classes) // n_cases, 1)
+    return max(MAX_VALUES // n_classes // n_cases, 1)
 
 
 def sample_case(
@@ -71,7 +70,7 @@ def sample_case(
         labels: the classes, no regions.
         reference: its reference.
         region: where voxels count.
-        n_voxels: how many at most.
+        n_voxels: how many at most; more if there are more strata, each of which has one.
         number: of the case, for the random choice.
 
     Raises:
@@ -109,7 +108,7 @@ def _choose(
     for start in starts:
         sizes += np.bincount(strata(start), minlength=n_strata)
     sizes[2 * nowhere :] = 0
-    quotas = shares(sizes, n_voxels)
+    quotas = shares(sizes, max(n_voxels, int(np.count_nonzero(sizes))))
     random = np.random.default_rng([SEED, number])
     # Which of each stratum, counted in the order of the voxels.
     ranks = [
@@ -136,7 +135,11 @@ def _choose(
 
 
 def shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """How many of each stratum: equal parts, and what small strata leave goes to the others."""
+    """How many of each stratum: equal parts, and what small strata leave goes to the others.
+
+    With a total of at least as many as there are strata, each has one: none may be lost, because
+    nothing else would stand for its voxels.
+    """
     result = np.zeros_like(sizes)
     left = total
     smallest_first = np.argsort(sizes, kind="stable")

@@ -52,13 +52,16 @@ class JointScaling:
 
     def parameters(self) -> dict[str, Any]:
         """fiducio's name of the method, its configuration and what was learnt, as JSON."""
-        state = {k: v.tolist() for k, v in self.fitted._get_state().items() if v is not None}
         return {
             "fiducio": self.fitted.calibrator_id,
-            "n_classes": self.fitted.num_classes,
             "configuration": self.fitted.get_config(),
-            "state": state,
+            "state": {k: v.tolist() for k, v in self.fitted._get_state().items() if v is not None},
         }
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers were learnt."""
+        return sum(v.numel() for v in self.fitted._get_state().values() if v is not None)
 
 
 @dataclass(frozen=True)
@@ -88,43 +91,63 @@ def fit_scaling(
     Raises:
         InputError: fiducio is not installed.
     """
-    name, options = SCALINGS[method]
-    calibrator = _calibrator_class(name)(
-        optimizer="lbfgs", input_type="probs", device="cpu", **options
-    )
+    calibrator = _new(method)
     with _weighted_cross_entropy(weight):
         calibrator.fit(np.maximum(p, np.float32(LOGIT_FLOOR)), y.astype(np.int64))
     return JointScaling(calibrator)
 
 
-def scaling_from(parameters: dict[str, Any]) -> JointScaling:
+def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> JointScaling:
     """What :meth:`JointScaling.parameters` gave.
+
+    Args:
+        method: a key of ``SCALINGS``.
+        parameters: of it.
+        n_classes: of the probabilities that it is for.
 
     Raises:
         InputError: fiducio is not installed.
-        KeyError, TypeError, ValueError: these are no such parameters.
+        LookupError, TypeError, ValueError, RuntimeError: these are no such parameters.
     """
-    name, n_classes = parameters["fiducio"], parameters["n_classes"]
-    if name not in [scaling for scaling, _ in SCALINGS.values()]:
-        raise ValueError(f"fiducio's {name!r} is none of ours")
-    calibrator = _calibrator_class(name)(**parameters["configuration"], device="cpu")
-    calibrator._set_state(parameters["state"])
+    calibrator = _new(method)
+    state = parameters["state"]
+    if parameters["fiducio"] != calibrator.calibrator_id or not isinstance(state, dict):
+        raise ValueError(f"expected the state of {calibrator.calibrator_id}")
+    for name, values in state.items():
+        if not np.isfinite(np.asarray(values, np.float64)).all():
+            raise ValueError(f"{name} holds values that are no numbers")
+    calibrator._set_state(state)
     calibrator._num_classes, calibrator._fitted = n_classes, True
-    # fiducio checks shapes when it is used; a small try now is clearer than a failure later.
-    calibrator.transform(np.full((1, n_classes), 1 / n_classes, np.float32))
+    # fiducio looks at shapes when it is used; each class once, because each may have a matrix.
+    of_each_class = np.full((n_classes, n_classes), 0.1 / n_classes) + 0.9 * np.eye(n_classes)
+    tried = calibrator.transform(of_each_class.astype(np.float32))
+    if tried.shape != (n_classes, n_classes) or not bool(tried.isfinite().all()):
+        raise ValueError(f"expected parameters for {n_classes} classes")
     return JointScaling(calibrator)
 
 
-def _calibrator_class(name: str) -> Any:
+def check_installed(method: str) -> None:
+    """Said before all the work.
+
+    Raises:
+        InputError: the method is fiducio's, which is not installed.
+    """
+    if method in SCALINGS:
+        _new(method)
+
+
+def _new(method: str) -> FiducioCalibrator:
+    """fiducio's calibrator, not fitted yet."""
     try:
+        import fiducio.calibrators  # noqa: F401  fills the registry
         from fiducio.registry import get_calibrator_class
     except ImportError:
         raise InputError(
-            f"{name}: expected fiducio, which does it; pip install 'nnunet-meep[fiducio]'"
+            f"{method}: expected fiducio, which does it; pip install 'fiducio>=0.2,<0.3'"
         ) from None
-    import fiducio.calibrators  # noqa: F401  fills the registry
-
-    return get_calibrator_class(name)
+    name, options = SCALINGS[method]
+    make: Any = get_calibrator_class(name)
+    return make(optimizer="lbfgs", input_type="probs", device="cpu", **options)
 
 
 @contextmanager

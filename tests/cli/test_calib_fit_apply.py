@@ -56,12 +56,16 @@ def test_fit_apply_and_evaluate(folders, capsys):
     assert ece[1] < 0.3 * ece[0]
 
 
-def test_a_joint_map_says_what_it_was_fitted_to(folders, capsys):
-    assert calib_fit.main(["temperature", "val/gt", "val/pred", "-o", "t.json"]) == 0
+def test_a_joint_map_says_what_it_was_fitted_to(folders, capsys, monkeypatch):
+    fit = ["temperature", "val/gt", "val/pred", "-o", "t.json"]
+    assert calib_fit.main(fit) == 0
     out = capsys.readouterr().out
     assert "T = " in out
-    assert "weighted sample of 1,620 voxels" in out
     assert "all classes" in out
+    assert "sample" not in out  # it was all of them
+    monkeypatch.setattr("nnunet_meep.posthoc.sample.MAX_VALUES", 900)
+    assert calib_fit.main(fit) == 0
+    assert "Fitted to a weighted sample of 300 voxels." in capsys.readouterr().out
 
 
 def test_a_model_folder_stands_for_its_folds(folders, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_the_folder_is_one_as_nnunet_writes_it(kind, fitted, tmp_path):
     out = tmp_path / "out"
     assert apply(path, test.pred, out) == ["case_0", "case_1", "case_2"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "calibrator.json",
+        *("calib_apply_args.json", "calibrator.json"),
         *("case_0.nii.gz", "case_0.npz", "case_0.pkl"),
         *("case_1.nii.gz", "case_1.npz", "case_2.nii.gz", "case_2.npz"),
         *("dataset.json", "plans.json", "predict_from_raw_data_args.json"),
@@ -241,15 +242,13 @@ def test_a_run_that_was_stopped_goes_on(fitted, tmp_path, monkeypatch):
     # Nothing half written: the second case is not there at all.
     assert sorted(p.name for p in out.glob("*case*")) == ["case_0.nii.gz", "case_0.npz"]
     assert not list(out.glob(".tmp*"))
-    first = (out / "case_0.npz").stat().st_mtime_ns
     apply(path, test.pred, out)
     assert seen == [f"case_{i}.nii.gz" for i in (0, 1, 1, 2)]
-    assert (out / "case_0.npz").stat().st_mtime_ns == first
-    # A prediction that is newer than its calibration is calibrated again.
-    later = time.time() + 10
-    os.utime(test.pred / "case_2.npz", (later, later))
-    apply(path, test.pred, out)
-    assert seen[4:] == ["case_2.nii.gz"]
+    # Another prediction, be it older or newer, is calibrated again.
+    for seconds in (-1000, 1000):
+        os.utime(test.pred / "case_2.npz", (time.time(), time.time() + seconds))
+        apply(path, test.pred, out)
+    assert seen[4:] == ["case_2.nii.gz", "case_2.nii.gz"]
 
 
 def test_files_of_others_are_left_alone(fitted, tmp_path):
@@ -268,8 +267,24 @@ def test_files_of_others_are_left_alone(fitted, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(path.read_text().replace('"n_cases": 3', '"n_cases": 4'))
     apply(path, test.pred, tmp_path / "new")
-    with pytest.raises(InputError, match="a run with the same calibrator began"):
+    with pytest.raises(InputError, match="a run with the same calibrator and predictions began"):
         apply(other, test.pred, tmp_path / "new")
+    # Begun with other predictions, which may have the same case names.
+    shutil.copytree(test.pred, tmp_path / "others")
+    with pytest.raises(InputError, match="a run with the same calibrator and predictions began"):
+        apply(path, tmp_path / "others", tmp_path / "new")
+    # A user's own folder with a calibrator in it.
+    shutil.copy(path, tmp_path / "others" / "calibrator.json")
+    with pytest.raises(InputError, match="expected an empty folder"):
+        apply(path, test.pred, tmp_path / "others")
+
+
+def test_nothing_is_calibrated_twice(fitted, tmp_path):
+    path, test = fitted("platt", "two classes")
+    apply(path, test.pred, tmp_path / "once")
+    with pytest.raises(InputError, match="once: expected predictions as nnU-Net wrote them"):
+        apply(path, tmp_path / "once", tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
 
 
 def test_other_labels_are_refused(fitted, make_validation, tmp_path):

@@ -16,6 +16,9 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.posthoc.calibrator import METHODS, read_calibrator
 from nnunet_meep.posthoc.fit import fit
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, Temperature, logit
+from nnunet_meep.posthoc.report import table
+
+NAN = math.nan
 
 
 def everything(folder) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +117,7 @@ def test_a_sample_finds_the_temperature_of_all_voxels(make_validation, monkeypat
     for i in range(4):
         folder.add(f"case_{i}", *overconfident(rng, 3, (20, 30, 40)))
     everywhere = fit("temperature", folder.gt, folder.pred).calibrator
-    monkeypatch.setattr("nnunet_meep.posthoc.sample.MAX_VOXELS", 3200)
+    monkeypatch.setattr("nnunet_meep.posthoc.sample.MAX_VALUES", 3 * 3200)
     sampled = fit("temperature", folder.gt, folder.pred).calibrator
     assert sampled.fitted_on["sample"]["n_voxels"] == 3200
     assert sampled.fitted_on["n_voxels"] == 4 * 24_000
@@ -212,6 +215,77 @@ def test_padding_is_no_prediction(make_validation):
     np.testing.assert_array_equal(found(nothing), nothing)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("region", ["image", "crop", "mask"])
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_nothing_is_learnt_from_padding(method, region, kind, make_validation, tmp_path):
+    plain = make_validation(kind)
+    padded = make_validation(kind, n_cases=0, name="padded")
+    masks = {name: tmp_path / f"masks_{name}" for name in ("plain", "padded")}
+    for folder in masks.values():
+        folder.mkdir()
+    for i in range(3):
+        p = np.load(plain.pred / f"case_{i}.npz")["probabilities"]
+        y = sitk.GetArrayFromImage(sitk.ReadImage(plain.gt / f"case_{i}.nii.gz"))
+        mask = (np.random.default_rng(i).random(y.shape) < 0.7).astype(np.uint8)
+        width = ((2, 3), (0, 4), (5, 0))
+        around = np.pad(p, ((0, 0), *width))
+        if kind != "regions":
+            around[0] = np.pad(p[0], width, constant_values=1)
+        padded.add(f"case_{i}", around, np.pad(y, width))
+        for name, image in (("plain", mask), ("padded", np.pad(mask, width, constant_values=1))):
+            sitk.WriteImage(sitk.GetImageFromArray(image), masks[name] / f"case_{i}.nii.gz")
+    found = [
+        fit(
+            method,
+            folder.gt,
+            folder.pred,
+            region=f"mask:{masks[name]}" if region == "mask" else region,
+        ).calibrator
+        for name, folder in (("plain", plain), ("padded", padded))
+    ]
+    assert found[0].fitted_on["n_voxels"] == found[1].fitted_on["n_voxels"]
+    p = np.load(plain.pred / "case_0.npz")["probabilities"]
+    np.testing.assert_allclose(found[0](p), found[1](p), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["vector", "class-conditional"])
+def test_a_scaling_does_not_learn_that_a_class_never_occurs(method, make_validation):
+    pytest.importorskip("fiducio")
+    folder = make_validation("three classes", n_cases=0)
+    p, y = overconfident(np.random.default_rng(0), 3)
+    folder.add("case_0", p, np.where(y == 2, 1, y).astype(np.uint8))
+    with pytest.raises(InputError, match=f"^{method}: .* found none of Posterior"):
+        fit(method, folder.gt, folder.pred)
+    fit("temperature", folder.gt, folder.pred)
+
+
+@pytest.mark.parametrize(
+    ("method", "doubt"),
+    [
+        ("platt", "the slope is not positive"),
+        ("isotonic", "one step"),
+        ("temperature", "its limit"),
+    ],
+)
+def test_what_a_fit_should_not_look_like_is_said(method, doubt, make_validation):
+    folder = make_validation("two classes")
+    assert "Warning" not in table(fit(method, folder.gt, folder.pred))
+    for npz in folder.pred.glob("*.npz"):  # channels in the wrong order
+        np.savez_compressed(npz, probabilities=np.load(npz)["probabilities"][::-1])
+    assert f"Warning: LA: {doubt}" in table(fit(method, folder.gt, folder.pred)).replace(
+        "the temperature is at ", ""
+    )
+
+
+def test_the_same_probability_everywhere_is_nothing_to_learn_from(make_validation):
+    folder = make_validation("two classes", n_cases=0)
+    _, y = overconfident(np.random.default_rng(0), 2)
+    folder.add("case_0", np.full((2, *y.shape), 0.5, np.float32), y)
+    with pytest.raises(InputError, match="its probabilities are all the same"):
+        fit("platt", folder.gt, folder.pred)
+
+
 def test_blocks_make_no_difference(make_validation, monkeypatch):
     found = fit("platt", *(lambda f: (f.gt, f.pred))(make_validation("three classes"))).calibrator
     p, _ = overconfident(np.random.default_rng(5), 3, (7, 11, 13))
@@ -246,7 +320,7 @@ def test_a_method_or_folder_that_is_none_is_refused(make_validation):
 def test_what_takes_fiducio_says_so_where_it_is_not(make_validation, monkeypatch):
     folder = make_validation("two classes")
     monkeypatch.setitem(__import__("sys").modules, "fiducio.registry", None)
-    with pytest.raises(InputError, match=r"pip install 'nnunet-meep\[fiducio\]'"):
+    with pytest.raises(InputError, match=r"^vector: expected fiducio, .*pip install 'fiducio"):
         fit("vector", folder.gt, folder.pred)
 
 
@@ -254,8 +328,9 @@ DAMAGE = {
     "no JSON": (lambda c: "{", "expected a calibrator in JSON"),
     "a list": (lambda c: [1], "got another file"),
     "another file": (lambda c: {"schema": 1}, "got another file"),
-    "a later format": (lambda c: {**c, "format": 2}, "got one in format 2"),
-    "another method": (lambda c: {**c, "method": "magic"}, "format 1"),
+    "too deep": (lambda c: "[" * 100_000, "expected a calibrator in JSON"),
+    "a later format": (lambda c: {**c, "format": 2}, "in format 1, got format 2"),
+    "another method": (lambda c: {**c, "method": "magic"}, "expected a method of .*, got 'magic'"),
     "another floor": (lambda c: {**c, "logit_floor": 1e-3}, "expected the logit floor"),
     "no labels": (lambda c: {**c, "labels": None}, "expected \"labels\""),
     "no classes": (lambda c: {k: v for k, v in c.items() if k != "classes"}, "fit it again"),
@@ -293,8 +368,12 @@ def test_a_damaged_file_is_one_clear_line(damage, make_validation, tmp_path):
         ("isotonic", {"borders": [0.5, 0.4], "steps": [0.1, 0.2, 0.3]}),
         ("isotonic", {"borders": [0.5], "steps": [0.1, 0.2, 0.3]}),
         ("isotonic", {"borders": [0.5], "steps": [0.1, 1.2]}),
-        ("vector", {"fiducio": "os.system", "n_classes": 2}),
-        ("vector", {"fiducio": "vector_scaling", "n_classes": 2, "configuration": {}, "state": {}}),
+        ("temperature", {"temperature": 1e-320}),
+        ("vector", {"fiducio": "os.system"}),
+        ("vector", {"fiducio": "vector_scaling", "state": {}}),
+        ("vector", {"fiducio": "vector_scaling", "state": []}),
+        ("vector", {"fiducio": "vector_scaling", "state": {"weight": [1, 1], "bias": [0, NAN]}}),
+        ("vector", {"fiducio": "vector_scaling", "state": {"weight": [1], "bias": [0, 0, 0]}}),
     ],
 )
 def test_parameters_that_cannot_be_are_refused(method, parameters, make_validation, tmp_path):

@@ -177,7 +177,14 @@ def test_what_nnunet_is_told(nnunet, calibrator, capsys):
     for words in ("--calibrator", "-o out ", "--verbose", "-nps", "--continue_prediction"):
         assert words not in told
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        *("calibrator.json", "case_0.nii.gz", "case_0.npz", "case_1.nii.gz", "case_1.npz"),
+        *(
+            "calib_apply_args.json",
+            "calibrator.json",
+            "case_0.nii.gz",
+            "case_0.npz",
+            "case_1.nii.gz",
+            "case_1.npz",
+        ),
         *("dataset.json", "plans.json"),
     ]
 
@@ -196,9 +203,39 @@ def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrat
     assert finished == {p.name: p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}
     assert not Path("out/.uncalibrated").exists()
     # Without the flag all is predicted again, as nnU-Net does it.
+    nnunet.stop_after = 3
+    assert main(COMMAND) == 130
+    assert main(COMMAND) == 130
+    nnunet.stop_after = None
     assert main(COMMAND) == 0
-    assert nnunet.predicted == [0, 1, 0, 1]
-    assert {p.stat().st_mtime_ns for p in Path("out").glob("*.npz")} != set(finished.values())
+    assert nnunet.predicted == [0, 1, 0, 0, 1]
+    assert {p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}.isdisjoint(finished.values())
+
+
+def test_a_prediction_that_was_cut_short_is_made_again(nnunet, calibrator):
+    nnunet.stop_after = 1
+    assert main(COMMAND) == 130
+    npz = Path("out/.uncalibrated/case_0.npz")
+    npz.write_bytes(npz.read_bytes()[:1000])
+    nnunet.stop_after = None
+    assert main([*COMMAND, "--continue_prediction"]) == 0
+    assert nnunet.predicted == [0, 0, 1]
+
+
+def test_where_nothing_was_predicted_nothing_is_left(nnunet, calibrator):
+    nnunet.stop_after = 0
+    assert main(COMMAND) == 130
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    assert main(COMMAND) == 130
+    assert not Path("out/.uncalibrated").exists()
+
+
+def test_uncalibrated_predictions_are_not_taken_for_calibrated_ones(nnunet, calibrator, capsys):
+    assert main(COMMAND) == 0
+    Path("out/calib_apply_args.json").unlink()
+    assert main([*COMMAND, "--continue_prediction"]) == 1
+    assert "out: expected an empty folder, or one that a run" in capsys.readouterr().err
 
 
 def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
@@ -208,11 +245,33 @@ def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
     assert main([*COMMAND, "-num_parts", "2", "-part_id", "0"]) == 0
 
 
+def model_of(root: Path) -> Path:
+    return root / "results" / "Dataset004_Hippocampus" / MODEL
+
+
 def break_labels(root: Path) -> None:
-    path = root / "results" / "Dataset004_Hippocampus" / MODEL / "dataset.json"
+    path = model_of(root) / "dataset.json"
     content = json.loads(path.read_text())
     content["labels"] = {"background": 0, "Anterior": 1}
     path.write_text(json.dumps(content))
+
+
+def empty_images(root: Path) -> None:
+    shutil.rmtree(root / "images")
+    (root / "images").mkdir()
+
+
+def unnumbered(root: Path) -> None:
+    (root / "images" / "case_1_0000.nii.gz").rename(root / "images" / "case.nii.gz")
+
+
+def damaged(root: Path) -> None:
+    checkpoint = model_of(root) / "fold_0" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+
+
+def without_plans(root: Path) -> None:
+    (model_of(root) / "plans.json").unlink()
 
 
 def mine(root: Path) -> None:
@@ -225,9 +284,19 @@ BAD = {
     "calibrator": (lambda root: (root / "calibrator.json").unlink(), [], "expected a calibrator"),
     "model": (lambda root: None, ["-tr", "nnUNetTrainerX"], "expected the checkpoint of a trained"),
     "fold": (lambda root: None, ["-f", "0", "3"], "fold_3/checkpoint_final.pth: expected the che"),
-    "dataset": (lambda root: None, ["-d", "999"], "-d 999: Could not find a dataset with the ID"),
+    "dataset": (
+        lambda root: None,
+        ["-d", "999"],
+        "-d 999: expected a data set, got: Could not",
+    ),
     "labels": (break_labels, [], "dataset.json: expected the labels that the calibrator was"),
     "output": (mine, [], "out: expected an empty folder"),
+    "no images": (empty_images, [], "images: expected images CASE_0000.nii.gz, found none (-i)"),
+    "numbers": (unnumbered, [], "images/case.nii.gz: expected the number of its channel"),
+    "checkpoint": (damaged, [], "checkpoint_final.pth: expected the checkpoint of a trained model"),
+    "no plans": (without_plans, [], "plans.json: expected nnU-Net's plans.json of the model"),
+    "name": (lambda root: None, ["-d", "Hippocampus"], "-d Hippocampus: expected a data set, got"),
+    "stage": (lambda root: None, ["-prev_stage_predictions", "nope"], "nope: expected a folder of"),
     "part": (lambda root: None, ["-part_id", "1"], "-part_id: expected a number from 0 to 0"),
 }
 

@@ -12,7 +12,6 @@ from nnunet_meep.evaluation.reference import read_reference
 from nnunet_meep.evaluation.regions import parse_region
 from nnunet_meep.posthoc.sample import (
     MAX_VALUES,
-    MAX_VOXELS,
     Sample,
     sample_case,
     shares,
@@ -31,8 +30,8 @@ def test_strata_get_equal_shares_and_what_small_ones_leave(sizes, total):
         assert got.max() - got[limited].min() <= 1
 
 
-def test_the_sample_is_bounded_in_voxels_and_in_values():
-    assert voxels_per_case(1, 2) == MAX_VOXELS
+def test_the_sample_is_bounded():
+    assert 3 * voxels_per_case(1, 3) <= MAX_VALUES
     assert 104 * voxels_per_case(20, 104) * 20 <= MAX_VALUES
     assert voxels_per_case(10**9, 3) == 1
 
@@ -87,6 +86,18 @@ def test_each_stratum_weighs_what_it_holds(make_validation):
             chosen = (sample.y == label) & (right_sampled == is_right)
             assert chosen.sum() in (min(10, n), 11)
             assert sample.weight[chosen].sum() == pytest.approx(n)
+
+
+def test_no_stratum_is_lost_however_few_voxels_there_may_be(make_validation):
+    """Errors are the small strata: without a voxel of each nothing would stand for them."""
+    folder = make_validation("three classes", n_cases=1)
+    p, y = arrays(folder, "case_0")
+    (sample,) = sampled(folder, 2)
+    strata = {(label, right) for label, right in zip(y, p.argmax(1) == y, strict=True)}
+    assert len(sample.y) == len(strata) == 6
+    assert sample.weight.sum() == pytest.approx(len(y))
+    wrong = sample.p.argmax(1) != sample.y
+    assert sample.weight[wrong].sum() == pytest.approx((p.argmax(1) != y).sum())
 
 
 def test_the_choice_is_the_same_every_time_and_another_for_another_case(make_validation):
