@@ -35,7 +35,8 @@ written:
   calibrator.json   what was learnt, and on what; for meep-calib-apply and meep-predict
   calibrator.png    reliability of the voxels it was fitted on, before and after
 
-Never fit on the cases that you evaluate on, nor on cases that the network was trained on.
+Never fit on the cases that you evaluate on, nor on cases that the network was trained on. What is
+learnt from the validation of single folds is for single folds, not for the average of several.
 
 examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz

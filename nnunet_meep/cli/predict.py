@@ -14,8 +14,8 @@ CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...
 
-The calibrator is for the whole of model, folds and mirroring: fit it on predictions made with the
-same -d, -tr, -p, -c. Until all is done, nnU-Net's predictions lie in the hidden folder
+A calibrator is for what it was fitted on: fit it on predictions made with the same -d, -tr, -p, -c
+and -f. The average of several folds is less sure than each of them. Until all is done, nnU-Net's predictions lie in the hidden folder
 .uncalibrated in -o; --continue_prediction goes on from them.
 
 example:
