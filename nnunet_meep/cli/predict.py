@@ -15,8 +15,10 @@ CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
   meep-calib-apply calibrator.json uncalibrated -o ...
 
 A calibrator is for what it was fitted on: fit it on predictions made with the same -d, -tr, -p, -c
-and -f. The average of several folds is less sure than each of them. Until all is done, nnU-Net's predictions lie in the hidden folder
-.uncalibrated in -o; --continue_prediction goes on from them.
+and -f. The average of several folds is less sure than each of them.
+
+Until all is done, nnU-Net's predictions lie in the hidden folder .uncalibrated in -o;
+--continue_prediction goes on from them, and without it all is predicted again.
 
 example:
   meep-predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 \\
