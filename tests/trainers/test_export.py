@@ -108,10 +108,11 @@ def model(trainer, tmp_path):
 
 
 def files(folder):
-    """{relative path: content} of all files, and None for folders."""
+    """{relative path: content} of all files, and None for folders; without Python's own."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
     }
 
 
