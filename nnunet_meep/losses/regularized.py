@@ -42,11 +42,15 @@ class RegularizedLoss(nn.Module):
     Attributes:
         parts: the :class:`LossParts` of the last call, None before it and without a term.
 
+        how: which code computes it, in words for a log.
+
     Raises:
         ValueError: an unknown term, a negative weight, or a weight without a term.
 
     Shape: ``logits`` and ``target`` as in :mod:`nnunet_meep.losses.voxels`; returns a scalar.
     """
+
+    how = "the segmentation loss, and the term computed beside it"
 
     def __init__(
         self,

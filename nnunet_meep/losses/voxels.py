@@ -55,7 +55,7 @@ def voxels(
     Raises:
         ValueError: the shapes of ``logits`` and ``target`` do not fit together.
     """
-    _check_shapes(logits, target, ignore_label, regions)
+    check_shapes(logits, target, ignore_label, regions)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if regions:
         n_regions = logits.shape[1]
@@ -90,12 +90,12 @@ def entropy(log_p: Tensor) -> Tensor:
 
 def mean_over(mask: Tensor, values: Tensor) -> Tensor:
     """Mean of ``values`` where ``mask``, over all ranks; 0 where the mask is empty."""
-    total = _sum_over_ranks(torch.where(mask, values, 0).sum())
-    count = _sum_over_ranks(mask.sum())
+    total = sum_over_ranks(torch.where(mask, values, 0).sum())
+    count = sum_over_ranks(mask.sum())
     return total / count.clamp(min=1)
 
 
-def _sum_over_ranks(value: Tensor) -> Tensor:
+def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum over the ranks of a distributed run, differentiable; the value itself without one."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
@@ -103,10 +103,11 @@ def _sum_over_ranks(value: Tensor) -> Tensor:
     # gradients over ranks where AllGatherGrad sums them: together the global mean's gradient.
     from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
-    return AllGatherGrad.apply(value[None]).sum()
+    return AllGatherGrad.apply(value[None]).sum((0, 1))
 
 
-def _check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
+def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
+    """Raises ValueError if ``logits`` and ``target`` do not fit together."""
     channels = logits.shape[1] + (ignore_label is not None) if regions else 1
     expected = (logits.shape[0], channels, *logits.shape[2:])
     if tuple(target.shape) != expected:

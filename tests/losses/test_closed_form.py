@@ -1,0 +1,242 @@
+"""The closed form against the plain composition of nnU-Net's loss and a term."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+from nnunet_meep.losses import RegularizedLoss, sums
+from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
+from nnunet_meep.losses.sums import voxel_sums
+
+TERMS = ("MEEP_KL", "MEEP_H", "CP")
+
+
+def both(
+    *,
+    term: str | None,
+    weight: float = 0.3,
+    n_classes: int,
+    ignore: bool,
+    regions: bool,
+    batch_dice: bool = False,
+    background: bool = False,
+    weights: tuple[float, float] = (1, 1),
+) -> tuple[ClosedFormLoss, RegularizedLoss]:
+    """The closed form, and what it has to be."""
+    ignore_label = None if not ignore else 9 if regions else n_classes
+    dice = {"batch_dice": batch_dice, "do_bg": background, "smooth": 1e-5, "ddp": False}
+    ce, weight_dice = weights
+    if regions:
+        own = DC_and_BCE_loss({}, dice, ce, weight_dice, ignore, MemoryEfficientSoftDiceLoss)
+    else:
+        own = DC_and_CE_loss(dice, {}, ce, weight_dice, ignore_label, MemoryEfficientSoftDiceLoss)
+    how = DiceCE(ce, weight_dice, batch_dice, background, 1e-5, ddp=False)
+    labels = {"ignore_label": ignore_label, "regions": regions}
+    weight = weight if term else 0.0
+    return (
+        ClosedFormLoss(own, how, term, weight, **labels),
+        RegularizedLoss(own, term, weight, **labels),
+    )
+
+
+def batch(
+    seed: int,
+    shape: tuple[int, ...],
+    n_classes: int,
+    *,
+    ignore: bool,
+    regions: bool,
+    ties: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and a target as nnU-Net gives them."""
+    generator = torch.Generator().manual_seed(seed)
+    n, *space = shape
+    logits = 3 * torch.randn(n, n_classes, *space, generator=generator)
+    if ties:
+        logits = logits.round()
+    mask = torch.rand(n, 1, *space, generator=generator) < 0.3
+    if regions:
+        target = torch.rand(n, n_classes, *space, generator=generator) < 0.4
+        target = torch.cat([target, mask], 1) if ignore else target
+    else:
+        target = torch.randint(0, n_classes, (n, 1, *space), generator=generator)
+        target = torch.where(mask, n_classes, target) if ignore else target
+        target = target.to(torch.int16)
+    return logits.to(dtype), target
+
+
+def value_and_gradient(loss, logits: torch.Tensor, target: torch.Tensor):
+    logits = logits.clone().requires_grad_()
+    value = loss(logits, target)
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
+
+
+def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> None:
+    """Relative to the reference in float64; of gradients relative to the largest one."""
+    value, gradient = value_and_gradient(loss, logits, target)
+    exact, exact_gradient = value_and_gradient(reference, logits.double(), target)
+    assert gradient.dtype == logits.dtype
+    assert abs(value.double() - exact) <= tolerance * max(1.0, abs(exact))
+    scale = exact_gradient.abs().max()
+    assert (gradient.double() - exact_gradient).abs().max() <= tolerance * scale + 1e-12
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.lists(st.integers(1, 7), min_size=3, max_size=4).map(tuple),
+    n_classes=st.integers(2, 7),
+    term=st.sampled_from([None, *TERMS]),
+    ignore=st.booleans(),
+    regions=st.booleans(),
+    ties=st.booleans(),
+    batch_dice=st.booleans(),
+    background=st.booleans(),
+    weights=st.sampled_from([(1, 1), (0, 1), (1, 0), (0.5, 2)]),
+    block=st.sampled_from([1, 7, 1 << 17]),
+)
+def test_value_and_gradient_are_those_of_the_composition(
+    seed, shape, n_classes, term, ignore, regions, ties, batch_dice, background, weights, block
+):
+    logits, target = batch(seed, shape, n_classes, ignore=ignore, regions=regions, ties=ties)
+    if ignore and not regions and (target == n_classes).all():
+        target[0, 0].view(-1)[0] = 0  # all ignored has a test of its own
+    ours, plain = both(
+        term=term,
+        n_classes=n_classes,
+        ignore=ignore,
+        regions=regions,
+        batch_dice=batch_dice,
+        background=background or regions,
+        weights=weights,
+    )
+    old = sums.BLOCK
+    sums.BLOCK = block
+    try:
+        assert_same(ours, plain, logits, target)
+    finally:
+        sums.BLOCK = old
+
+
+CASES = list(itertools.product([2, 3], [False, True], [False, True]))
+every_case = pytest.mark.parametrize(("n_classes", "ignore", "regions"), CASES)
+every_term = pytest.mark.parametrize("term", TERMS)
+
+
+@every_case
+@every_term
+def test_gradients_are_right_by_finite_differences(term, n_classes, ignore, regions):
+    how = {"ignore": ignore, "regions": regions}
+    logits, target = batch(1, (2, 3, 4), n_classes, **how, dtype=torch.float64)
+    ours, _ = both(term=term, n_classes=n_classes, background=True, **how)
+    assert torch.autograd.gradcheck(lambda z: ours(z, target), logits.requires_grad_())
+
+
+@every_case
+@every_term
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_differs_by_its_own_rounding(dtype, term, n_classes, ignore, regions):
+    how = {"ignore": ignore, "regions": regions}
+    logits, target = batch(2, (2, 5, 6, 7), n_classes, **how, dtype=dtype)
+    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    value, gradient = value_and_gradient(ours, logits, target)
+    exact, exact_gradient = value_and_gradient(plain, logits.double(), target)
+    assert value.dtype == torch.float32
+    assert value == pytest.approx(float(exact), rel=1e-5)
+    # Computed in float32 and rounded once.
+    rounded = exact_gradient.float().to(dtype).double()
+    smallest = torch.finfo(dtype).smallest_normal
+    spacing = torch.finfo(dtype).eps * rounded.abs().clamp(min=smallest)
+    spacing += 1e-6 * rounded.abs().max()
+    assert ((gradient.double() - exact_gradient).abs() <= spacing).all()
+
+
+@every_case
+@every_term
+def test_without_an_error_there_is_no_term(term, n_classes, ignore, regions):
+    how = {"ignore": ignore, "regions": regions}
+    logits, target = batch(3, (2, 5, 6), n_classes, **how)
+    if regions:
+        right = torch.where(target[:, :n_classes], 4.0, -4.0)
+    else:
+        label = target.long() % n_classes
+        right = torch.zeros_like(logits).scatter_(1, label, 5.0)
+    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    assert_same(ours, plain, right, target)
+    if term != "CP":
+        assert ours.parts.term == 0
+
+
+@every_case
+@every_term
+def test_a_batch_that_is_ignored_altogether_is_zero_with_a_graph(term, n_classes, ignore, regions):
+    if not ignore:
+        return
+    how = {"ignore": ignore, "regions": regions}
+    logits, target = batch(4, (2, 5, 6), n_classes, **how)
+    target[:, -1:] = True if regions else n_classes
+    ours, _ = both(term=term, n_classes=n_classes, background=True, **how, weights=(1, 0))
+    value, gradient = value_and_gradient(ours, logits, target)
+    assert value == 0
+    assert not gradient.any()
+
+
+@every_case
+@every_term
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_huge_logits_stay_finite(dtype, term, n_classes, ignore, regions):
+    how = {"ignore": ignore, "regions": regions}
+    logits, target = batch(5, (2, 5, 6), n_classes, **how)
+    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    logits = (1e4 * logits.sign()).to(dtype)
+    value, gradient = value_and_gradient(ours, logits, target)
+    exact, _ = value_and_gradient(plain, logits.double(), target)
+    assert value == pytest.approx(float(exact), rel=1e-4)
+    assert gradient.isfinite().all()
+
+
+def test_parts_are_those_of_the_composition():
+    logits, target = batch(6, (2, 5, 6), 3, ignore=True, regions=False)
+    ours, plain = both(term="MEEP_KL", n_classes=3, ignore=True, regions=False)
+    for loss in (ours, plain):
+        loss(logits, target)
+    torch.testing.assert_close(ours.parts, plain.parts)
+    assert not ours.parts.term.requires_grad
+
+
+def test_lambda_may_change_between_calls():
+    logits, target = batch(7, (2, 5, 6), 3, ignore=False, regions=False)
+    ours, plain = both(term="MEEP_KL", n_classes=3, ignore=False, regions=False)
+    for weight in (0.0, 0.7):
+        ours.weight = plain.weight = weight
+        assert_same(ours, plain, logits, target)
+
+
+def test_only_the_logits_and_a_few_bytes_a_voxel_are_kept():
+    logits, target = batch(8, (1, 40, 40, 40), 16, ignore=False, regions=False)
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        voxel_sums(logits.requires_grad_(), target, term="MEEP_KL")
+    inputs = {logits.data_ptr(), target.data_ptr()}
+    own = sum(t.nbytes for t in kept if t.data_ptr() not in inputs)
+    assert own <= 5 * 40**3
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    ours, _ = both(term="MEEP_KL", n_classes=3, ignore=False, regions=False)
+    with pytest.raises(ValueError, match="target: expected a label map of shape"):
+        ours(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 5))
