@@ -30,6 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
+from nnunet_meep.trainers.loss_choice import with_term
 from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
 from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
@@ -129,7 +130,7 @@ class MEEPMixin(nnUNetTrainer):
         )
         if term is None and not ce_with_ignore:
             return own_loss
-        return RegularizedLoss(own_loss, term, experiment.weight if term else 0.0, **labels)
+        return with_term(own_loss, term, experiment.weight if term else 0.0, **labels)
 
     # Some of nnU-Net's trainers pass the stage of a warm-up.
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:
@@ -243,6 +244,9 @@ class MEEPMixin(nnUNetTrainer):
         lines = [f"nnunet-meep {__version__}: {self.experiment.name}"]
         if type(self).__name__ == self.experiment.name:
             lines += [f"  {key}: {value}" for key, value in explain(self.experiment).items()]
+        inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
+        computed = inner.how if isinstance(inner, RegularizedLoss) else "nnU-Net's own"
+        lines.append(f"  loss: {computed}")
         for line in lines:
             self.print_to_log_file(line, add_timestamp=False)
 
