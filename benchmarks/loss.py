@@ -1,0 +1,181 @@
+"""What does a loss cost? Forward and backward of ours beside nnU-Net's own Dice + CE.
+
+    python benchmarks/loss.py -o benchmarks/loss.md
+
+On logits of (2, K, 96, 96, 96) on a CPU, (2, K, 128, 128, 128) on a GPU, float32 on the one and
+float16 under autocast on the other, where nnU-Net compiles its Dice: what each loss takes in time
+(median of interleaved runs) and in memory beside logits and target (peak, each in a process of its
+own). "composed" is nnU-Net's loss and the term computed beside it, which is what the closed form
+replaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_meep.losses import RegularizedLoss
+from nnunet_meep.trainers.loss_choice import with_term
+
+CLASSES = (2, 4, 16, 105)
+LOSSES = ("nnU-Net", "composed", "ours")
+
+
+def make_loss(name: str, device: str) -> torch.nn.Module:
+    """nnU-Net's Dice + CE, as its trainer sets it, without or with MEEP-KL."""
+    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    own = DC_and_CE_loss(dice, {}, 1, 1, None, MemoryEfficientSoftDiceLoss)
+    if device == "cuda":
+        own.dc = torch.compile(own.dc)
+    if name == "nnU-Net":
+        return own
+    if name == "composed":
+        return RegularizedLoss(own, "MEEP_KL", 0.3)
+    return with_term(own, "MEEP_KL", 0.3, ignore_label=None, regions=False)
+
+
+def make_batch(n_classes: int, device: str) -> tuple[Tensor, Tensor]:
+    """Logits that are right for nine voxels of ten, in blobs as segmentations are."""
+    size = 128 if device == "cuda" else 96
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, n_classes, (2, 1, *(size // 8,) * 3), generator=generator)
+    target = coarse
+    for axis in (2, 3, 4):
+        target = target.repeat_interleave(8, axis)
+    logits = torch.randn(2, n_classes, size, size, size, generator=generator)
+    logits.scatter_add_(1, target, torch.full(target.shape, 4.5))
+    kind = torch.float16 if device == "cuda" else torch.float32
+    return logits.to(device, kind), target.to(device, torch.int16)
+
+
+def once(loss: torch.nn.Module, logits: Tensor, target: Tensor) -> None:
+    """Forward and backward."""
+    with torch.autocast(logits.device.type, enabled=logits.is_cuda):
+        value = loss(logits, target)
+    value.backward()
+    logits.grad = None
+
+
+def seconds_of(losses: dict[str, torch.nn.Module], batch: tuple[Tensor, Tensor], n: int) -> dict:
+    """Median seconds of each, all in turn."""
+    times: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(n + 1):  # the first one warms up
+        for name, loss in losses.items():
+            synchronize(batch[0])
+            start = time.perf_counter()
+            once(loss, *batch)
+            synchronize(batch[0])
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+def synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def peak_bytes(name: str, n_classes: int, device: str) -> float:
+    """Most memory beside what was there before, in this fresh process."""
+    logits, target = make_batch(n_classes, device)
+    loss = make_loss(name, device)
+    small = logits[:, :, :8, :8, :8].clone().requires_grad_()
+    once(loss, small, target[:, :, :8, :8, :8])  # loads what has to be loaded
+    logits.requires_grad_()
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        once(loss, logits, target)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    before = _status("VmRSS")
+    once(loss, logits, target)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith(name)).split()[1])
+
+
+def in_fresh_process(name: str, n_classes: int, device: str) -> float:
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import loss; "
+        "print(json.dumps(loss.peak_bytes(sys.argv[2], int(sys.argv[3]), sys.argv[4])))"
+    )
+    here = str(Path(__file__).resolve().parent)
+    command = [sys.executable, "-c", code, here, name, str(n_classes), device]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", type=Path, help="Markdown file to write the table into as well")
+    parser.add_argument("--rounds", type=int, default=7, help="of each (default: 7)")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for n_classes in tqdm(CLASSES, unit="number of classes"):
+        memory = {name: in_fresh_process(name, n_classes, device) for name in LOSSES}
+        batch = make_batch(n_classes, device)
+        batch[0].requires_grad_()
+        losses = {name: make_loss(name, device) for name in LOSSES}
+        seconds = seconds_of(losses, batch, options.rounds)
+        rows.append((n_classes, batch[0].nbytes, seconds, memory))
+    text = report(rows, device)
+    print(text)
+    if options.o:
+        options.o.write_text(text)
+
+
+def report(rows: list[tuple[int, int, dict, dict]], device: str) -> str:
+    """The table."""
+    shape = "(2, K, 128, 128, 128), float16" if device == "cuda" else "(2, K, 96, 96, 96), float32"
+    lines = [
+        "# What the loss costs",
+        "",
+        f"`python benchmarks/loss.py`: forward and backward on {shape}; Dice + CE + MEEP-KL in "
+        "closed form (ours) and composed, against nnU-Net's Dice + CE without a term. Memory is "
+        "the peak beside logits and target, the gradient included.",
+        "",
+        "| K | nnU-Net, ms | composed | ours | ours / nnU-Net | nnU-Net, MB | composed | ours "
+        "| ours / nnU-Net |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for n_classes, _, seconds, memory in rows:
+        times = [f"{1e3 * seconds[name]:.0f}" for name in LOSSES]
+        sizes = [f"{memory[name] / 1e6:.0f}" for name in LOSSES]
+        ratios = [f"{x['ours'] / x['nnU-Net']:.2f}" for x in (seconds, memory)]
+        lines.append(f"| {' | '.join([str(n_classes), *times, ratios[0], *sizes, ratios[1]])} |")
+    where = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    lines += [
+        "",
+        f"{where}, Python {platform.python_version()}, torch {torch.__version__}, nnunetv2 "
+        f"{importlib.metadata.version('nnunetv2')}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _processor() -> str:
+    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+    return f"{names[0].split(':')[1].strip()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()
