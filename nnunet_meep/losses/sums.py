@@ -23,11 +23,10 @@ This is plain torch, in blocks of voxels that stay in the cache. Input as in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 #: Logits in a block: few enough for the caches, many enough for two threads.
@@ -140,25 +139,26 @@ class _Binary(_Problem):
 
     All is written with the logit against the label, ``x = d`` where y = 0 and ``-d`` where y = 1,
     and ``q = sigmoid(x)``, the probability of what is not the label: -log p of the label is
-    softplus(x), and p - y is q or -q.
+    softplus(x), and p - y is q or -q. Masks are numbers, 0 and 1: on a CPU torch multiplies and
+    compares them several times faster than it handles truth values.
     """
 
     def _block(self, sample: int, voxels: slice) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x (R, n), y (R, n), the sign of p - y (R, n), and what does not count (1, n)."""
+        """x (R, n), y (R, n), the sign of p - y (R, n), and what counts (1, n), None for all."""
         logits, target = self.logits[sample, :, voxels], self.target[sample, :, voxels]
-        ignored = None
+        valid = None
         if self.regions:
             d = self.compute(logits)
-            y = (target[: len(logits)] > 0.5).to(d.dtype)
+            y = _compare(torch.gt, target[: len(logits)], 0.5, d)
             if self.ignore_label is not None:
-                ignored = target[len(logits) :] > 0.5
+                valid = _compare(torch.le, target[len(logits) :], 0.5, d[:1])
         else:
             d = self.compute(logits[1:]) - logits[:1]
-            y = (target == 1).to(d.dtype)
+            y = _compare(torch.eq, target, 1, d)
             if self.ignore_label is not None:
-                ignored = target == self.ignore_label
+                valid = _compare(torch.ne, target, self.ignore_label, d)
         sign = torch.rsub(y, 1, alpha=2)
-        return d.mul_(sign) if d is not logits else d * sign, y, sign, ignored
+        return d * sign, y, sign, valid
 
     def forward(self) -> tuple[Sums, tuple[Tensor, ...]]:
         n_problems = self.n_channels if self.regions else 1
@@ -168,63 +168,56 @@ class _Binary(_Problem):
         cross_entropy, term, n_term = (self.zeros() for _ in range(3))
         n_valid = self.zeros(self.n_samples)
         for sample, voxels in self.blocks():
-            x, y, sign, ignored = self._block(sample, voxels)
+            x, y, _, valid = self._block(sample, voxels)
             q = torch.sigmoid(x)
-            surprise = F.softplus(x)
-            n_valid[sample] += x.shape[1]
-            if ignored is not None:
-                n_valid[sample] -= ignored.sum()
-                for values in (q, y, sign, surprise):
-                    values.masked_fill_(ignored, 0)
-            # p = y + sign q
+            surprise = _softplus(x)
+            n_valid[sample] += x.shape[1] if valid is None else valid.sum()
+            inside = self._inside(x, y, valid) if self.term is not None else None
+            if valid is not None:
+                for values in (q, y, surprise):
+                    values *= valid
+            # p is q where y = 0 and 1 - q where y = 1.
             n_labelled, wrongly = y.sum(1), torch.linalg.vecdot(q, y)
             intersection[sample] += n_labelled - wrongly
             predicted[sample] += n_labelled + (q.sum(1) - 2 * wrongly)
             labelled[sample] += n_labelled
             cross_entropy += surprise.sum()
-            if self.term is not None:
-                inside = self._inside(x, y, ignored)
-                x_inside, surprise_inside = (v.view(-1)[inside] for v in (x, surprise))
-                if self.term == "MEEP_KL":  # (softplus(x) + softplus(-x)) / 2
-                    values = surprise_inside - x_inside / 2 - math.log(2)
+            if inside is not None:
+                if self.term == "MEEP_KL":  # (softplus(x) + softplus(-x)) / 2 - log 2
+                    values = surprise.sub_(x, alpha=0.5).sub_(math.log(2))
                 else:
-                    values = surprise_inside - q.view(-1)[inside] * x_inside
-                term += values.sum()
-                n_term += len(values)
+                    values = surprise.addcmul_(q, x, value=-1)
+                term += torch.linalg.vecdot(values, inside).sum()
+                n_term += inside.sum()
         sums = Sums(intersection, predicted, labelled, cross_entropy, term, n_valid, n_term)
         return sums, ()
 
-    def _inside(self, x: Tensor, y: Tensor, ignored: Tensor | None) -> Tensor:
-        """Which of x.view(-1) the term is of; ties are wrong where y = 1."""
+    def _inside(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
+        """The voxels that the term is of, (R, n); a tie is wrong where y = 1."""
         if self.term == "CP":
-            inside = torch.ones_like(x, dtype=torch.bool)
+            inside = torch.ones_like(x)
         else:
-            inside = x >= 0
-            inside &= (x != 0).logical_or_(y)
-        if ignored is not None:
-            inside &= ~ignored
-        return inside.view(-1).nonzero()[:, 0]
+            inside = _compare(torch.gt, x, 0, x).addcmul_(_compare(torch.eq, x, 0, x), y)
+        return inside if valid is None else inside.mul_(valid)
 
     def backward(self, given: Sums, kept: list[Tensor]) -> Tensor:
         gradient = torch.empty_like(self.logits)
         e, t = given.cross_entropy.item(), given.term.item()
         for sample, voxels in self.blocks():
-            x, y, sign, ignored = self._block(sample, voxels)
+            x, y, sign, valid = self._block(sample, voxels)
             q = torch.sigmoid(x)
             slope = torch.addcmul(q, q, q, value=-1)
             a, b = (g[sample, :, None].to(x.dtype) for g in (given.intersection, given.predicted))
             # With respect to x; of d it is the same where y = 0 and the negative where y = 1.
             result = (y * -(a + 2 * b)).add_(b).mul_(slope).add_(q, alpha=e)
             if self.term is not None:
-                inside = self._inside(x, y, ignored)
-                q_inside = q.view(-1)[inside]
+                inside = self._inside(x, y, valid)
                 if self.term == "MEEP_KL":
-                    more = q_inside - 0.5
+                    result.addcmul_(inside, q.sub_(0.5), value=t)
                 else:
-                    more = -x.view(-1)[inside] * slope.view(-1)[inside]
-                result.view(-1).index_add_(0, inside, more, alpha=t)
-            if ignored is not None:
-                sign.masked_fill_(ignored, 0)
+                    result.addcmul_(inside, slope.mul_(x), value=-t)
+            if valid is not None:
+                sign *= valid
             of_logits = gradient[sample, :, voxels]
             result *= sign
             if self.regions:
@@ -235,6 +228,23 @@ class _Binary(_Problem):
         return gradient.view(self.shape)
 
 
+def _compare(comparison: Callable[..., Tensor], values: Tensor, other: Any, like: Tensor) -> Tensor:
+    """The comparison as 0 and 1 of the dtype of ``like``, in one step."""
+    return comparison(values, other, out=torch.empty_like(values, dtype=like.dtype))
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) to full precision, also where it is nearly 0.
+
+    ``exp`` and ``log`` are vectorized on every CPU, ``softplus`` and ``log1p`` are not: they take
+    three times as long as this.
+    """
+    t = x.abs().neg_().exp_()
+    total = 1 + t
+    lost = t.sub_(total - 1)  # what rounding took from the sum
+    return total.log().addcdiv_(lost, total).add_(x.relu())
+
+
 class _Multiclass(_Problem):
     """K > 2 classes.
 
@@ -243,13 +253,13 @@ class _Multiclass(_Problem):
     """
 
     def _block(self, sample: int, voxels: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits z (K, n), labels y (n,) with 0 where they do not count, and whether they do."""
+        """Logits z (K, n), labels y (n,) with 0 where they do not count, and what counts (n,)."""
         z = self.compute(self.logits[sample, :, voxels])
         y = self.target[sample, 0, voxels].long()
         if self.ignore_label is None:
             return z, y, None
         valid = y != self.ignore_label
-        return z, torch.where(valid, y, 0), valid
+        return z, y * valid, valid
 
     def forward(self) -> tuple[Sums, tuple[Tensor, ...]]:
         shape = (self.n_samples, self.n_channels)
@@ -299,8 +309,10 @@ class _Multiclass(_Problem):
         # exp(0) = 1 twice makes at least 2; few voxels are as unsure as that.
         unsure = ((total >= 2) & ~is_wrong).nonzero()[:, 0]
         if len(unsure):
-            winner = (z[:, unsure] == largest[unsure]).to(torch.uint8).argmax(0)
-            is_wrong[unsure] = winner != y[unsure]
+            is_largest = _compare(torch.eq, z[:, unsure], largest[unsure], z)
+            tied = unsure[is_largest.sum(0) > 1]
+            winner = (z[:, tied] == largest[tied]).to(torch.uint8).argmax(0)
+            is_wrong[tied] = winner != y[tied]
 
     def backward(self, given: Sums, kept: list[Tensor]) -> Tensor:
         log_total_of, wrong = kept
@@ -310,12 +322,11 @@ class _Multiclass(_Problem):
             z, y, valid = self._block(sample, voxels)
             a, b = (g[sample].to(z.dtype) for g in (given.intersection, given.predicted))
             log_p = (z - z.amax(0)).sub_(log_total_of[sample, voxels])
-            log_p_y = log_p.gather(0, y[None])[0]
             p = log_p.exp()
-            p_y = log_p_y.exp()
-            a_y = a[y]
+            p_y = p.gather(0, y[None])[0]
+            a_y = a.index_select(0, y)
             # Of each class without what it takes as the label: p_k (e + b_k + rest).
-            rest = -a_y * p_y - b @ p
+            rest = torch.addcmul(b @ p, a_y, p_y).neg_()
             inside = self._inside(wrong[sample, voxels], valid)
             more = None
             if self.term == "MEEP_KL":
@@ -324,14 +335,15 @@ class _Multiclass(_Problem):
                 log_p_inside, p_inside = log_p[:, inside], p[:, inside]
                 entropy = -(p_inside * log_p_inside).sum(0)
                 more = -t * p_inside * (log_p_inside + entropy)
-            # Of the label apart, because 1 - p_y is small where the voxel is right.
-            of_label = p_y * (rest + a_y + b[y]) + e * torch.expm1(log_p_y)
             p *= (rest + e) + b[:, None]
-            p.scatter_(0, y[None], of_label[None])
             if self.term == "MEEP_KL":
                 p[:, inside] -= t / self.n_channels
             elif more is not None:
                 p[:, inside] += more
+            # A constant added to the logits changes nothing: the gradient sums to zero over the
+            # classes. So the label's loses no digits to 1 - p_y where the voxel is right.
+            p.scatter_(0, y[None], 0)
+            p.scatter_(0, y[None], p.sum(0, keepdim=True).neg_())
             if valid is not None:
                 p *= valid
             gradient[sample, :, voxels] = p
