@@ -7,6 +7,11 @@ float16 under autocast on the other, where nnU-Net compiles its Dice: what each 
 (median of interleaved runs) and in memory beside logits and target (peak, each in a process of its
 own). "composed" is nnU-Net's loss and the term computed beside it, which is what the closed form
 replaces.
+
+A second table counts bytes per logit: what each has to move to and from memory, and what it keeps
+for the backward pass beside logits and target. Of nnU-Net's code and of the composition these are
+the tensors that torch's operations read and write (a compiler may save some of that); ours reads
+logits and target twice, writes the gradient once, and what it keeps it writes and reads.
 """
 
 from __future__ import annotations
@@ -20,11 +25,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
 from nnunet_meep.losses import RegularizedLoss
@@ -121,6 +129,49 @@ def in_fresh_process(name: str, n_classes: int, device: str) -> float:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of all tensors that torch's operations read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            for x in tree_flatten((args, kwargs, result))[0]:
+                if isinstance(x, Tensor):  # of an expanded tensor there is less than it shows
+                    self.n_bytes += min(x.nbytes, x.untyped_storage().nbytes())
+        return result
+
+
+def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, float]:
+    """Moved, and kept for the backward pass."""
+    logits, target = make_batch(n_classes, device)
+    logits, target = (x[..., :32, :32, :32].contiguous() for x in (logits, target))
+    logits.requires_grad_()
+    loss = make_loss(name, "cpu")  # not compiled: what is counted are torch's operations
+    given = {x.untyped_storage().data_ptr() for x in (logits, target)}
+    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address comes twice
+
+    def pack(x: Tensor) -> Tensor:
+        kept.setdefault(x.untyped_storage().data_ptr(), x)
+        return x
+
+    with (
+        Traffic() as traffic,
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+    ):
+        once(loss, logits, target)
+    n_kept = sum(x.untyped_storage().nbytes() for ptr, x in kept.items() if ptr not in given)
+    n_moved = traffic.n_bytes
+    if name == "ours":
+        n_moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * n_kept
+    return n_moved / logits.numel(), n_kept / logits.numel()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -136,14 +187,15 @@ def main() -> None:
         batch[0].requires_grad_()
         losses = {name: make_loss(name, device) for name in LOSSES}
         seconds = seconds_of(losses, batch, options.rounds)
-        rows.append((n_classes, batch[0].nbytes, seconds, memory))
+        n_bytes = {name: bytes_per_logit(name, n_classes, device) for name in LOSSES}
+        rows.append((n_classes, n_bytes, seconds, memory))
     text = report(rows, device)
     print(text)
     if options.o:
         options.o.write_text(text)
 
 
-def report(rows: list[tuple[int, int, dict, dict]], device: str) -> str:
+def report(rows: list[tuple[int, dict, dict, dict]], device: str) -> str:
     """The table."""
     shape = "(2, K, 128, 128, 128), float16" if device == "cuda" else "(2, K, 96, 96, 96), float32"
     lines = [
@@ -162,6 +214,19 @@ def report(rows: list[tuple[int, int, dict, dict]], device: str) -> str:
         sizes = [f"{memory[name] / 1e6:.0f}" for name in LOSSES]
         ratios = [f"{x['ours'] / x['nnU-Net']:.2f}" for x in (seconds, memory)]
         lines.append(f"| {' | '.join([str(n_classes), *times, ratios[0], *sizes, ratios[1]])} |")
+    lines += [
+        "",
+        "Bytes per logit that each has to move, and keeps for the backward pass beside logits and "
+        "target. Of nnU-Net's code and the composition: what torch's operations read and write (a "
+        "compiler may save some of that). Ours: logits and target are read twice, the gradient is "
+        "written once, and what is kept is written and read.",
+        "",
+        "| K | nnU-Net moves | composed | ours | nnU-Net keeps | composed | ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for n_classes, n_bytes, _, _ in rows:
+        cells = [f"{n_bytes[name][i]:.1f}" for i in (0, 1) for name in LOSSES]
+        lines.append(f"| {' | '.join([str(n_classes), *cells])} |")
     where = torch.cuda.get_device_name() if device == "cuda" else _processor()
     lines += [
         "",
