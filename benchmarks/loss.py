@@ -42,17 +42,25 @@ CLASSES = (2, 4, 16, 105)
 LOSSES = ("nnU-Net", "composed", "ours")
 
 
-def make_loss(name: str, device: str) -> torch.nn.Module:
+def make_loss(name: str, n_classes: int, device: str, compiled: bool = True) -> torch.nn.Module:
     """nnU-Net's Dice + CE, as its trainer sets it, without or with MEEP-KL."""
     dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     own = DC_and_CE_loss(dice, {}, 1, 1, None, MemoryEfficientSoftDiceLoss)
-    if device == "cuda":
+    if device == "cuda" and compiled:
         own.dc = torch.compile(own.dc)
     if name == "nnU-Net":
         return own
     if name == "composed":
         return RegularizedLoss(own, "MEEP_KL", 0.3)
-    return with_term(own, "MEEP_KL", 0.3, ignore_label=None, regions=False)
+    return with_term(
+        own,
+        "MEEP_KL",
+        0.3,
+        ignore_label=None,
+        regions=False,
+        n_channels=n_classes,
+        device=torch.device(device),
+    )
 
 
 def make_batch(n_classes: int, device: str) -> tuple[Tensor, Tensor]:
@@ -98,7 +106,7 @@ def synchronize(tensor: Tensor) -> None:
 def peak_bytes(name: str, n_classes: int, device: str) -> float:
     """Most memory beside what was there before, in this fresh process."""
     logits, target = make_batch(n_classes, device)
-    loss = make_loss(name, device)
+    loss = make_loss(name, n_classes, device)
     small = logits[:, :, :8, :8, :8].clone().requires_grad_()
     once(loss, small, target[:, :, :8, :8, :8])  # loads what has to be loaded
     logits.requires_grad_()
@@ -152,7 +160,7 @@ def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, floa
     logits, target = make_batch(n_classes, device)
     logits, target = (x[..., :32, :32, :32].contiguous() for x in (logits, target))
     logits.requires_grad_()
-    loss = make_loss(name, "cpu")  # not compiled: what is counted are torch's operations
+    loss = make_loss(name, n_classes, device, compiled=False)
     given = {x.untyped_storage().data_ptr() for x in (logits, target)}
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address comes twice
 
@@ -185,7 +193,7 @@ def main() -> None:
         memory = {name: in_fresh_process(name, n_classes, device) for name in LOSSES}
         batch = make_batch(n_classes, device)
         batch[0].requires_grad_()
-        losses = {name: make_loss(name, device) for name in LOSSES}
+        losses = {name: make_loss(name, n_classes, device) for name in LOSSES}
         seconds = seconds_of(losses, batch, options.rounds)
         n_bytes = {name: bytes_per_logit(name, n_classes, device) for name in LOSSES}
         rows.append((n_classes, n_bytes, seconds, memory))

@@ -1,6 +1,13 @@
 """What all tests share: machines may be busy, so no test fails for being slow."""
 
+import os
+
+import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Read when Triton is imported, which nnU-Net does: its interpreter runs kernels on the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("nnunet_meep", deadline=None, max_examples=50)
 settings.load_profile("nnunet_meep")

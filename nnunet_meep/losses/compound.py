@@ -36,16 +36,16 @@ class DiceCE:
 class ClosedFormLoss(RegularizedLoss):
     """:class:`RegularizedLoss` of Dice + cross-entropy, computed by :mod:`.sums`.
 
-    The same values and gradients to rounding in less time and memory. Where the logits are on a
-    device without float64 (MPS), the plain composition runs instead.
+    The same values and gradients to rounding in less time and memory. Needs a device with float64.
 
     Args:
-        segmentation_loss: nnU-Net's own, for the fallback.
+        segmentation_loss: nnU-Net's own; it is kept, but not called.
         settings: what it computes.
         term, weight, ignore_label, regions: as for :class:`RegularizedLoss`.
     """
 
     how = "Dice, cross-entropy and term in closed form (torch)"
+    voxel_sums = staticmethod(voxel_sums)
 
     def __init__(
         self,
@@ -59,10 +59,11 @@ class ClosedFormLoss(RegularizedLoss):
         self.settings = settings
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.device.type == "mps":
-            return super().forward(logits, target)
         check_shapes(logits, target, self.ignore_label, self.regions)
-        sums = voxel_sums(
+        return self._loss(logits, target)
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        sums = self.voxel_sums(
             logits,
             target,
             term=self.term,

@@ -29,8 +29,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Logits in a block: few enough for the caches, many enough for two threads.
+#: Logits in a block on a CPU: few enough for the caches, many enough for two threads.
 BLOCK = 1 << 19
+#: The same on a GPU without Triton, where each operation has to be worth its start.
+BLOCK_GPU = 1 << 25
 
 
 class Sums(NamedTuple):
@@ -86,7 +88,8 @@ class VoxelSums(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         binary = regions or logits.shape[1] == 2
         problem = (_Binary if binary else _Multiclass)(logits, target, term, ignore_label, regions)
-        sums, kept = problem.forward()
+        with _without_autocast(logits):
+            sums, kept = problem.forward()
         ctx.save_for_backward(logits, target, *kept)
         ctx.problem = binary, term, ignore_label, regions
         ctx.mark_non_differentiable(sums.labelled, sums.n_valid, sums.n_term)
@@ -99,7 +102,13 @@ class VoxelSums(torch.autograd.Function):
         binary, *problem = ctx.problem
         given = Sums(*gradients)
         solved = (_Binary if binary else _Multiclass)(logits, target, *problem)
-        return solved.backward(given, kept), None, None, None, None
+        with _without_autocast(logits):
+            return solved.backward(given, kept), None, None, None, None
+
+
+def _without_autocast(logits: Tensor) -> torch.autocast:
+    """Products of matrices would be computed in half precision."""
+    return torch.autocast(logits.device.type, enabled=False)
 
 
 class _Problem:
@@ -118,7 +127,8 @@ class _Problem:
         self.target = target.detach().flatten(2)
         self.term, self.ignore_label, self.regions = term, ignore_label, regions
         self.n_samples, self.n_channels, self.n_voxels = self.logits.shape
-        self.step = max(BLOCK // self.n_channels, 1)
+        block = BLOCK if logits.device.type == "cpu" else BLOCK_GPU
+        self.step = max(block // self.n_channels, 1)
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
         """Sample and voxels of each block."""

@@ -130,7 +130,14 @@ class MEEPMixin(nnUNetTrainer):
         )
         if term is None and not ce_with_ignore:
             return own_loss
-        return with_term(own_loss, term, experiment.weight if term else 0.0, **labels)
+        return with_term(
+            own_loss,
+            term,
+            experiment.weight if term else 0.0,
+            n_channels=self.label_manager.num_segmentation_heads,
+            device=self.device,
+            **labels,
+        )
 
     # Some of nnU-Net's trainers pass the stage of a warm-up.
     def configure_optimizers(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,12 @@
-"""The closed form against the plain composition of nnU-Net's loss and a term."""
+"""The closed forms against the plain composition of nnU-Net's loss and a term.
+
+There are three: in torch, in Triton kernels, and in kernels that leave the sums (as in DDP). On a
+machine without a GPU Triton's interpreter runs the kernels (see ``conftest.py``).
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 
 import pytest
@@ -16,9 +21,23 @@ from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
 from nnunet_meep.losses.sums import voxel_sums
 
 TERMS = ("MEEP_KL", "MEEP_H", "CP")
+IMPLEMENTATIONS: dict[str, type[ClosedFormLoss]] = {"torch": ClosedFormLoss}
+if importlib.util.find_spec("triton"):
+    from nnunet_meep.losses import kernels
+    from nnunet_meep.losses.triton_loss import TritonLoss
+
+    class TritonSumsLoss(ClosedFormLoss):
+        """The kernels' sums, composed in torch."""
+
+        voxel_sums = staticmethod(kernels.voxel_sums)
+
+    IMPLEMENTATIONS |= {"triton": TritonLoss, "triton-sums": TritonSumsLoss}
+
+every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
 def both(
+    implementation: str = "torch",
     *,
     term: str | None,
     weight: float = 0.3,
@@ -41,7 +60,7 @@ def both(
     labels = {"ignore_label": ignore_label, "regions": regions}
     weight = weight if term else 0.0
     return (
-        ClosedFormLoss(own, how, term, weight, **labels),
+        IMPLEMENTATIONS[implementation](own, how, term, weight, **labels),
         RegularizedLoss(own, term, weight, **labels),
     )
 
@@ -74,10 +93,11 @@ def batch(
 
 
 def value_and_gradient(loss, logits: torch.Tensor, target: torch.Tensor):
-    logits = logits.clone().requires_grad_()
-    value = loss(logits, target)
+    on_gpu = torch.cuda.is_available() and type(loss) is not ClosedFormLoss
+    logits = logits.clone().to("cuda" if on_gpu else "cpu").requires_grad_()
+    value = loss(logits, target.to(logits.device))
     (gradient,) = torch.autograd.grad(value, logits)
-    return value.detach(), gradient
+    return value.detach().cpu(), gradient.cpu()
 
 
 def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> None:
@@ -90,7 +110,8 @@ def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> Non
     assert (gradient.double() - exact_gradient).abs().max() <= tolerance * scale + 1e-12
 
 
-@settings(max_examples=150)
+@every_implementation
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     shape=st.lists(st.integers(1, 7), min_size=3, max_size=4).map(tuple),
@@ -105,12 +126,24 @@ def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> Non
     block=st.sampled_from([1, 7, 1 << 17]),
 )
 def test_value_and_gradient_are_those_of_the_composition(
-    seed, shape, n_classes, term, ignore, regions, ties, batch_dice, background, weights, block
+    implementation,
+    seed,
+    shape,
+    n_classes,
+    term,
+    ignore,
+    regions,
+    ties,
+    batch_dice,
+    background,
+    weights,
+    block,
 ):
     logits, target = batch(seed, shape, n_classes, ignore=ignore, regions=regions, ties=ties)
     if ignore and not regions and (target == n_classes).all():
         target[0, 0].view(-1)[0] = 0  # all ignored has a test of its own
     ours, plain = both(
+        implementation,
         term=term,
         n_classes=n_classes,
         ignore=ignore,
@@ -143,11 +176,14 @@ def test_gradients_are_right_by_finite_differences(term, n_classes, ignore, regi
 
 @every_case
 @every_term
+@every_implementation
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_differs_by_its_own_rounding(dtype, term, n_classes, ignore, regions):
+def test_half_precision_differs_by_its_own_rounding(
+    implementation, dtype, term, n_classes, ignore, regions
+):
     how = {"ignore": ignore, "regions": regions}
     logits, target = batch(2, (2, 5, 6, 7), n_classes, **how, dtype=dtype)
-    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    ours, plain = both(implementation, term=term, n_classes=n_classes, background=True, **how)
     value, gradient = value_and_gradient(ours, logits, target)
     exact, exact_gradient = value_and_gradient(plain, logits.double(), target)
     assert value.dtype == torch.float32
@@ -162,7 +198,8 @@ def test_half_precision_differs_by_its_own_rounding(dtype, term, n_classes, igno
 
 @every_case
 @every_term
-def test_without_an_error_there_is_no_term(term, n_classes, ignore, regions):
+@every_implementation
+def test_without_an_error_there_is_no_term(implementation, term, n_classes, ignore, regions):
     how = {"ignore": ignore, "regions": regions}
     logits, target = batch(3, (2, 5, 6), n_classes, **how)
     if regions:
@@ -170,7 +207,7 @@ def test_without_an_error_there_is_no_term(term, n_classes, ignore, regions):
     else:
         label = target.long() % n_classes
         right = torch.zeros_like(logits).scatter_(1, label, 5.0)
-    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    ours, plain = both(implementation, term=term, n_classes=n_classes, background=True, **how)
     assert_same(ours, plain, right, target)
     if term != "CP":
         assert ours.parts.term == 0
@@ -178,13 +215,18 @@ def test_without_an_error_there_is_no_term(term, n_classes, ignore, regions):
 
 @every_case
 @every_term
-def test_a_batch_that_is_ignored_altogether_is_zero_with_a_graph(term, n_classes, ignore, regions):
+@every_implementation
+def test_a_batch_that_is_ignored_altogether_is_zero_with_a_graph(
+    implementation, term, n_classes, ignore, regions
+):
     if not ignore:
         return
     how = {"ignore": ignore, "regions": regions}
     logits, target = batch(4, (2, 5, 6), n_classes, **how)
     target[:, -1:] = True if regions else n_classes
-    ours, _ = both(term=term, n_classes=n_classes, background=True, **how, weights=(1, 0))
+    ours, _ = both(
+        implementation, term=term, n_classes=n_classes, background=True, **how, weights=(1, 0)
+    )
     value, gradient = value_and_gradient(ours, logits, target)
     assert value == 0
     assert not gradient.any()
@@ -192,11 +234,12 @@ def test_a_batch_that_is_ignored_altogether_is_zero_with_a_graph(term, n_classes
 
 @every_case
 @every_term
+@every_implementation
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_huge_logits_stay_finite(dtype, term, n_classes, ignore, regions):
+def test_huge_logits_stay_finite(implementation, dtype, term, n_classes, ignore, regions):
     how = {"ignore": ignore, "regions": regions}
     logits, target = batch(5, (2, 5, 6), n_classes, **how)
-    ours, plain = both(term=term, n_classes=n_classes, background=True, **how)
+    ours, plain = both(implementation, term=term, n_classes=n_classes, background=True, **how)
     logits = (1e4 * logits.sign()).to(dtype)
     value, gradient = value_and_gradient(ours, logits, target)
     exact, _ = value_and_gradient(plain, logits.double(), target)
@@ -204,18 +247,20 @@ def test_huge_logits_stay_finite(dtype, term, n_classes, ignore, regions):
     assert gradient.isfinite().all()
 
 
-def test_parts_are_those_of_the_composition():
+@every_implementation
+def test_parts_are_those_of_the_composition(implementation):
     logits, target = batch(6, (2, 5, 6), 3, ignore=True, regions=False)
-    ours, plain = both(term="MEEP_KL", n_classes=3, ignore=True, regions=False)
+    ours, plain = both(implementation, term="MEEP_KL", n_classes=3, ignore=True, regions=False)
     for loss in (ours, plain):
         loss(logits, target)
     torch.testing.assert_close(ours.parts, plain.parts)
     assert not ours.parts.term.requires_grad
 
 
-def test_lambda_may_change_between_calls():
+@every_implementation
+def test_lambda_may_change_between_calls(implementation):
     logits, target = batch(7, (2, 5, 6), 3, ignore=False, regions=False)
-    ours, plain = both(term="MEEP_KL", n_classes=3, ignore=False, regions=False)
+    ours, plain = both(implementation, term="MEEP_KL", n_classes=3, ignore=False, regions=False)
     for weight in (0.0, 0.7):
         ours.weight = plain.weight = weight
         assert_same(ours, plain, logits, target)

@@ -9,19 +9,20 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_closed_form import batch, both
+from test_closed_form import IMPLEMENTATIONS, batch, both
 from torch import nn
-
-from nnunet_meep.losses.compound import ClosedFormLoss
 
 #: Batch Dice and term are sums over all ranks. Cross-entropy is nnU-Net's mean of each rank, so
 #: that it takes part only where the ranks have equally many voxels.
 CASES = [
-    (term, n_classes, regions, share, weight_ce)
+    (term, n_classes, regions, share, weight_ce, implementation)
+    for implementation in sorted({"torch", "triton"} & IMPLEMENTATIONS.keys())
     for term in ("MEEP_KL", "MEEP_H", "CP")
     for n_classes in (2, 3)
     for regions in (False, True)
     for share, weight_ce in ((1, 0), (2, 0), (2, 1))
+    # gloo takes no tensors of a GPU.
+    if implementation == "torch" or not torch.cuda.is_available()
 ]
 
 
@@ -32,7 +33,7 @@ def make_network(n_classes: int) -> nn.Module:
 
 def make_case(case):
     """Images, a target that is ignored in part, the closed form, and what it has to be."""
-    term, n_classes, regions, _, weight_ce = case
+    term, n_classes, regions, _, weight_ce, implementation = case
     ignore = not weight_ce
     images, target = batch(
         1, (4, 6, 5), n_classes, ignore=ignore, regions=regions, dtype=torch.float64
@@ -46,7 +47,7 @@ def make_case(case):
         background=regions,
         weights=(weight_ce, 1),
     )
-    over_ranks = ClosedFormLoss(
+    over_ranks = IMPLEMENTATIONS[implementation](
         ours.segmentation_loss,
         type(ours.settings)(**{**vars(ours.settings), "ddp": True}),
         term,
@@ -87,7 +88,7 @@ def of_ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join(["%s"] * 5).__mod__)
+@pytest.mark.parametrize("case", CASES, ids="-".join(["%s"] * 6).__mod__)
 def test_two_ranks_train_like_one_process(of_ranks, case):
     images, target, _, plain = make_case(case)
     network = make_network(case[1])

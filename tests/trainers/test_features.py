@@ -600,6 +600,7 @@ def test_the_training_log_says_it_beside_nnunets_lines(balls):
         f"nnunet-meep {__version__}: nnUNetTrainerMEEP_KL_lambda0p2_1epochs_2iters",
         "  term: MEEP_KL with lambda 0.2: ",
         "  optimiser: nnU-Net's own",
+        "  loss: Dice, cross-entropy and term in closed form (torch)",
         r" + 0.2 * MEEP_KL ",
         "misclassified ",
         "of log K",

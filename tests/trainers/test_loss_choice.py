@@ -1,0 +1,131 @@
+"""Which code computes a loss: decided in one place, and never silently another loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import (
+    DC_and_BCE_loss,
+    DC_and_CE_loss,
+    DC_and_topk_loss,
+)
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
+from torch import nn
+
+from nnunet_meep.losses import FocalLoss, RegularizedLoss
+from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
+from nnunet_meep.trainers.loss_choice import settings_of, with_term
+
+DICE = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": True}
+CPU = torch.device("cpu")
+
+
+def of_labels(dice=DICE, ce=None, ignore_label=None, weights=(1, 2), dice_class=None):
+    dice_class = dice_class or MemoryEfficientSoftDiceLoss
+    return DC_and_CE_loss(dict(dice), dict(ce or {}), *weights, ignore_label, dice_class)
+
+
+def of_regions(dice=None, ce=None, ignore=False):
+    dice = dice or {**DICE, "do_bg": True}
+    return DC_and_BCE_loss(
+        dict(ce or {}), dict(dice), 1, 2, ignore, dice_class=MemoryEfficientSoftDiceLoss
+    )
+
+
+def choose(own, *, term="MEEP_KL", ignore_label=None, regions=False, n_channels=3, device=CPU):
+    weight = 0.3 if term else 0.0
+    labels = {"ignore_label": ignore_label, "regions": regions}
+    return with_term(own, term, weight, **labels, n_channels=n_channels, device=device)
+
+
+def test_settings_are_read_from_nnunets_own_loss():
+    expected = DiceCE(1, 2, batch_dice=True, background=False, smooth=1e-5, ddp=True)
+    assert settings_of(of_labels(), ignore_label=None, regions=False) == expected
+    expected = DiceCE(1, 2, batch_dice=True, background=True, smooth=1e-5, ddp=True)
+    assert settings_of(of_regions(), ignore_label=None, regions=True) == expected
+    compiled = of_labels()
+    compiled.dc = torch.compile(compiled.dc)
+    assert settings_of(compiled, ignore_label=None, regions=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("own", "how"),
+    [
+        (of_labels(ce={"label_smoothing": 0.1}), {}),
+        (of_labels(ce={"weight": torch.ones(3)}), {}),
+        (of_labels(dice_class=SoftDiceLoss), {}),
+        (of_labels(ignore_label=3), {}),
+        (of_labels(), {"ignore_label": 3}),
+        (of_labels(), {"regions": True}),
+        (of_regions(), {"regions": False}),
+        (of_regions(dice=DICE), {"regions": True}),
+        (of_regions(ignore=True), {"regions": True}),
+        (of_regions(), {"regions": True, "ignore_label": 3}),
+        (of_regions(ce={"pos_weight": torch.ones(3)}), {"regions": True}),
+        (FocalLoss(2.0), {}),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "-".join(x),
+)
+def test_other_losses_are_composed_with_the_term(own, how):
+    loss = choose(own, **how)
+    assert type(loss) is RegularizedLoss
+    assert loss.segmentation_loss is own
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args:UserWarning")
+def test_nnunets_top_k_loss_is_composed_with_the_term():
+    own = DC_and_topk_loss(dict(DICE), {"k": 10})
+    assert type(choose(own)) is RegularizedLoss
+
+
+def test_another_nonlinearity_is_composed_with_the_term():
+    own = of_labels()
+    own.dc.apply_nonlin = lambda x: softmax_helper_dim1(2 * x)
+    assert type(choose(own)) is RegularizedLoss
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_nnunets_own_loss_is_computed_in_closed_form(ignore):
+    label = 3 if ignore else None
+    assert type(choose(of_labels(ignore_label=label), ignore_label=label)) is ClosedFormLoss
+    own = of_regions(ignore=ignore)
+    assert type(choose(own, ignore_label=label, regions=True)) is ClosedFormLoss
+
+
+def test_without_a_term_nnunets_own_loss_computes():
+    own = of_labels()
+    loss = choose(own, term=None)
+    assert type(loss) is RegularizedLoss
+    assert loss.segmentation_loss is own
+
+
+def test_apples_devices_have_no_float64():
+    assert type(choose(of_labels(), device=torch.device("mps"))) is RegularizedLoss
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_where_triton_does_not_work_torch_computes_and_says_why():
+    loss = choose(of_labels(), device=torch.device("cuda"))
+    assert type(loss) is ClosedFormLoss
+    assert loss.how.startswith(f"{ClosedFormLoss.how}; no Triton: ")
+    assert "\n" not in loss.how
+
+
+def test_more_classes_than_the_kernels_take_are_for_torch():
+    pytest.importorskip("triton", reason="Triton comes with torch on Linux only")
+    loss = choose(of_labels(), n_channels=129, device=torch.device("cuda"))
+    assert type(loss) is ClosedFormLoss
+    assert "129 channels, its kernels are for 128 at most" in loss.how
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("regions", [False, True])
+def test_on_a_gpu_the_kernels_compute(regions):
+    from nnunet_meep.losses.triton_loss import TritonLoss
+
+    own = of_regions() if regions else of_labels()
+    loss = choose(own, regions=regions, device=torch.device("cuda"))
+    assert type(loss) is TritonLoss
+    assert loss.parts is None
