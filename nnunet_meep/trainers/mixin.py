@@ -30,6 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
+from nnunet_meep.trainers.control import ErrorSums, next_lambda, signal
 from nnunet_meep.trainers.loss_choice import with_term
 from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
 from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
@@ -122,7 +123,7 @@ class MEEPMixin(nnUNetTrainer):
                 own_loss.weight_ce = 0
             else:
                 own_loss.weight_dice = 0
-        term = experiment.term if experiment.weight else None
+        term = experiment.active_term
         # Without a term nnU-Net's own object stays. CE alone returns a Python 0 for a batch that
         # is ignored altogether, which has no backward().
         ce_with_ignore = (
@@ -148,6 +149,12 @@ class MEEPMixin(nnUNetTrainer):
         return super().configure_optimizers(*args, **kwargs)
 
     def initialize(self) -> None:
+        if self.experiment.auto and self.fold == "all":
+            raise SystemExit(
+                f"Error: {type(self).__name__} -f all: its validation cases are training cases, on "
+                "which a network expects its errors; lambda would not be what other cases need. "
+                "Train a fold, or give the lambda that the folds have found"
+            )
         self._seed(0)
         super().initialize()
         self.monitor = TrainingMonitor(
@@ -168,6 +175,11 @@ class MEEPMixin(nnUNetTrainer):
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             _oversample_with_probability(loaders[0], self.experiment.foreground)
+        if self.experiment.auto and not _unforced_patches(loaders[1]):
+            raise SystemExit(
+                f"Error: {type(self).__name__}: lambda is found on validation patches that are not "
+                "centred on foreground, and this trainer has none; give a lambda"
+            )
         return loaders
 
     def _seed(self, epoch: int) -> None:
@@ -190,6 +202,7 @@ class MEEPMixin(nnUNetTrainer):
         self._hooks = []
         inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
         if isinstance(inner, RegularizedLoss) and inner.term:
+            inner.weight = self._weight()
             hook = inner.register_forward_hook(lambda m, *_: self._parts.append(m.parts))
             self._hooks.append(hook)
         self._hooks.append(self.loss.register_forward_hook(self._on_loss))
@@ -212,6 +225,17 @@ class MEEPMixin(nnUNetTrainer):
             self._seen.append((logits.detach(), target, parts))
         self._parts.clear()
 
+    def _weight(self) -> float:
+        """Lambda of the present epoch, from the log of those before: it is in the checkpoint."""
+        experiment = self.experiment
+        if not experiment.auto or not self.current_epoch:
+            return experiment.weight
+        weight, unexpected = (
+            self.logger.get_value(key, step=self.current_epoch - 1)
+            for key in ("lambda", "average_unexpected")
+        )
+        return next_lambda(weight, unexpected, self.current_epoch, self.num_epochs)
+
     def _add_seen(self) -> None:
         while self._seen:
             self.monitor.add_training(*self._seen.pop())
@@ -228,13 +252,13 @@ class MEEPMixin(nnUNetTrainer):
         return result
 
     def _stop(self, loss: float, batch: dict[str, Any]) -> None:
-        term = self.experiment.term if self.experiment.weight else None
+        term = self.experiment.active_term
         said = ""
         if self._seen:
             parts = self._seen[-1][2]
             said = f": segmentation loss {float(parts.segmentation):g}"
             if term:
-                said += f" and {term} {float(parts.term):g} (lambda {self.experiment.weight:g})"
+                said += f" and {term} {float(parts.term):g} (lambda {self._weight():g})"
         finite = bool(torch.isfinite(batch["data"]).all())
         cases = f" (cases {', '.join(map(str, batch['keys']))})" if "keys" in batch else ""
         message = (
@@ -268,7 +292,7 @@ class MEEPMixin(nnUNetTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
-        self._log(self.monitor.training_values())
+        self._log({**self.monitor.training_values(), "lambda": self._weight()})
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -278,6 +302,9 @@ class MEEPMixin(nnUNetTrainer):
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
         self._log(self.monitor.validation_values())
+        sums = (self.logger.get_value(f"validation_{key}", step=None) for key in ErrorSums._fields)
+        now = signal(list(map(ErrorSums, *sums)), self.num_epochs)
+        self._log({f"average_{key}": value for key, value in now._asdict().items()})
 
     def _log(self, values: dict[str, Any]) -> None:
         for key, value in values.items():
@@ -292,11 +319,9 @@ class MEEPMixin(nnUNetTrainer):
     def _report(self, values: dict[str, Any]) -> list[str]:
         experiment = self.experiment
         lines = [f"segmentation_loss {values['segmentation_loss']:.4f}"]
-        if experiment.term and experiment.weight:
-            sign = "+" if TERMS[experiment.term][1] > 0 else "-"
-            lines[0] += (
-                f" {sign} {experiment.weight:g} * {experiment.term} {values['term_value']:.4f}"
-            )
+        if term := experiment.active_term:
+            sign = "+" if TERMS[term][1] > 0 else "-"
+            lines[0] += f" {sign} {values['lambda']:g} * {term} {values['term_value']:.4f}"
         lines.append(
             f"misclassified {values['misclassified']:.3%} of the voxels, with entropy "
             f"{values['misclassified_entropy']:.3f} of log K"
@@ -314,6 +339,12 @@ class MEEPMixin(nnUNetTrainer):
             lines.append(f"{name} {rounded}")
         share = round(values["unexpected_errors"], 3) + 0.0  # no -0.0
         lines.append(f"Unexpected errors {share:.3f}")
+        if experiment.auto:
+            lines.append(
+                f"lambda {values['lambda']:.4g}: expects {values['average_expected']:.3%} errors "
+                f"and makes {values['average_errors']:.3%} (averages), unexpected share "
+                f"{values['average_unexpected']:.3f}"
+            )
         return lines
 
 

@@ -123,7 +123,9 @@ class TrainingMonitor:
         - ``ece_per_class_or_region``, ``brier_per_class_or_region``: as in ``meep-calib-eval``,
           of each foreground class or region, over all patches at once;
         - ``mean_fg_ece``, ``mean_fg_brier``: their means;
-        - ``unexpected_errors``: 1 - mean(1 - max p) / mean(argmax != y).
+        - ``unexpected_errors``: 1 - mean(1 - max p) / mean(argmax != y);
+        - ``validation_voxels`` and the other fields of
+          :class:`nnunet_meep.trainers.control.ErrorSums`, of which it is made.
         """
         bins = _over_ranks(self._bins)
         squared = _over_ranks(self._squared)
@@ -138,6 +140,9 @@ class TrainingMonitor:
             "brier_per_class_or_region": brier,
             "mean_fg_brier": sum(brier) / len(brier),
             "unexpected_errors": 1 - _ratio(expected, wrong) if valid else math.nan,
+            "validation_voxels": valid,
+            "validation_errors": wrong,
+            "validation_expected_errors": expected,
         }
 
     def _voxels(self, logits: Tensor, target: Tensor) -> Voxels:

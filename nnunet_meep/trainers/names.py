@@ -4,6 +4,7 @@
 
     nnUNetTrainerMEEP_KL                          nnU-Net's Dice + CE, MEEP-KL with lambda 0.3
     nnUNetTrainerDiceMEEP_H_lambda0p5_50epochs    Dice alone, MEEP-H with lambda 0.5, 50 epochs
+    nnUNetTrainerMEEP_KL_lambdaauto               nnU-Net's Dice + CE, MEEP-KL, lambda finds itself
     nnUNetTrainerFocal_gamma3_seed1               focal loss alone, a seeded initialisation
 
 - segmentation loss (:data:`SEGMENTATION_LOSSES`): nothing = nnU-Net's default Dice + CE, or
@@ -47,7 +48,10 @@ PAPER_LEARNING_RATE, PAPER_DECAY, PAPER_DECAY_EVERY = 1e-4, 0.85, 10
 
 EXAMPLE = f"{PREFIX}MEEP_KL_lambda0p3_50epochs_100iters"
 
-_NUMBER = r"((?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?)"
+#: The value of ``_lambda`` that is none: it is found while training.
+AUTO = "auto"
+_NUMERAL = "(?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?"
+_NUMBER = f"({_NUMERAL})"
 _FROM_1 = r"([1-9][0-9]{0,8})"
 _A_NUMBER = "a number >= 0 with a p for the decimal point, no zero to spare, up to nine decimals"
 _A_COUNT = "a whole number from 1, of up to nine digits without leading zeros"
@@ -67,9 +71,10 @@ class Option:
 OPTIONS = {
     "lambda": Option(
         "_lambda0p3",
-        re.compile("lambda" + _NUMBER),
-        _A_NUMBER,
-        "weight of the term, a p for the decimal point",
+        re.compile(f"lambda({AUTO}|{_NUMERAL})"),
+        f"{_A_NUMBER}, or {AUTO}",
+        "weight of the term, a p for the decimal point; _lambdaauto lets the training find it "
+        "(MEEP terms)",
     ),
     "gamma": Option(
         "_gamma2",
@@ -120,7 +125,7 @@ _ALL_BASES = (
 
 # What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
 _OPTION_SHAPE = re.compile(
-    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda|(seed|fg)[0-9.,+-].*"
+    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda(auto.*)?|(seed|fg)[0-9.,+-].*"
     r"|[0-9.p-]+(epoch|iter)s?|paper"
 )
 
@@ -136,13 +141,19 @@ class Experiment:
     name: str
     segmentation_loss: str  # a key of SEGMENTATION_LOSSES
     term: str | None  # a key of TERMS
-    weight: float  # lambda; 0 without a term
+    weight: float  # lambda; 0 without a term, and where it starts if the training finds it
+    auto: bool = False  # does the training find lambda?
     gamma: float = DEFAULT_GAMMA  # of the focal loss
     epochs: int | None = None
     iterations: int | None = None  # per epoch
     seed: int | None = None
     paper: bool = False  # the paper's optimiser and learning rate
     foreground: float | None = None  # probability of a patch centred on foreground
+
+    @property
+    def active_term(self) -> str | None:
+        """The term that is computed: none with a fixed lambda of 0."""
+        return self.term if self.weight or self.auto else None
 
     @property
     def validation_iterations(self) -> int | None:
@@ -232,10 +243,16 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
         problem = f"'{remaining[0]}' {_what_is_wrong(remaining[0])}"
     elif "lambda" in values and term is None:
         problem = f"'lambda{values['lambda']}' needs a term to weigh"
+    elif values.get("lambda") == AUTO and term == "CP":
+        problem = f"'lambda{AUTO}' belongs to the MEEP terms"
     elif "gamma" in values and loss != "Focal":
         problem = f"'gamma{values['gamma']}' belongs to the Focal loss alone"
     if problem:
         raise _error(name, problem)
+
+    auto = values.get("lambda") == AUTO
+    if auto:
+        values["lambda"] = "0"
 
     def number(key: str, default: float) -> float:
         return float(values[key].replace("p", ".")) if key in values else default
@@ -249,6 +266,7 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
         segmentation_loss=loss,
         term=term,
         weight=number("lambda", default_lambda(loss, term)) if term else 0.0,
+        auto=auto,
         gamma=number("gamma", DEFAULT_GAMMA),
         epochs=whole("epochs", PAPER_EPOCHS if paper else None),
         iterations=whole("iters", PAPER_ITERATIONS if paper else None),
@@ -273,7 +291,7 @@ def _what_is_wrong(part: str) -> str:
 # Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, 50epoch.
 _MEANT = re.compile(
     r"(?P<key>lamb?da|gamma|seed|fg)"
-    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>[0-9.,p+-]*[a-z]?))?"
+    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>auto|[0-9.,p+-]*[a-z]?))?"
     r"|(?<![0-9])(?P<count>[0-9]+)_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
     re.IGNORECASE | re.ASCII,
 )
@@ -298,6 +316,8 @@ def nearest(name: str) -> str:
         loss = "Focal"
     if "lambda" in values and term is None:
         term = "MEEP_KL"
+    if term == "CP" and values.get("lambda") == f"_lambda{AUTO}":
+        del values["lambda"]
     return base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
 
 
@@ -355,6 +375,8 @@ def _meant_base(text: str) -> tuple[str, str | None]:
 
 def _respelt(key: str, value: str) -> str:
     """An option in the one spelling of its value; its example where that is no value of it."""
+    if key == "lambda" and value == AUTO:
+        return f"_lambda{AUTO}"
     match = re.fullmatch(r"\+?([0-9]*)(?:[.,p]([0-9]*))?", value, re.ASCII)
     whole, decimals = (match[1] or "", match[2] or "") if match else ("", "")
     if not whole + decimals:
@@ -378,7 +400,9 @@ def explain(experiment: Experiment) -> dict[str, str]:
     term = "none"
     if e.term:
         term = f"{e.term} with lambda {_shown(e.weight)}: {TERMS[e.term]}"
-        if not e.weight:
+        if e.auto:
+            term = f"{e.term} with a lambda that the training finds, from 0: {TERMS[e.term]}"
+        elif not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"
     epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"
     optimiser = "nnU-Net's own (SGD 0.01, polynomial decay)"

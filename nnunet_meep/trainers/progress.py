@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_meep.atomic import replacing_file
+from nnunet_meep.trainers.control import ErrorSums, Signal
 
 #: One value per epoch each, beside nnU-Net's own.
 KEYS = (
@@ -26,6 +27,9 @@ KEYS = (
     "brier_per_class_or_region",
     "mean_fg_brier",
     "unexpected_errors",
+    *(f"validation_{name}" for name in ErrorSums._fields),
+    *(f"average_{name}" for name in Signal._fields),
+    "lambda",
 )
 
 # Okabe and Ito's colours, told apart by colour-blind people as well.
@@ -46,7 +50,10 @@ PANELS = (
         ),
         (
             "unexpected errors (validation)",
-            {"unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, "--")},
+            {
+                "unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, ":"),
+                "average_unexpected": ("r, their average", _GREEN, "--"),
+            },
         ),
     ),
     (
@@ -54,6 +61,16 @@ PANELS = (
         (
             "entropy / log K (training)",
             {"misclassified_entropy": ("entropy of the misclassified", _PURPLE, "--")},
+        ),
+    ),
+    (
+        ("lambda", {"lambda": ("lambda", _BLACK, "-")}),
+        (
+            "share of voxels (validation, average)",
+            {
+                "average_errors": ("A, errors", _VERMILLION, "--"),
+                "average_expected": ("E, expected errors", _BLUE, "--"),
+            },
         ),
     ),
 )
@@ -98,8 +115,8 @@ class CalibrationLogger(LocalLogger):
                     axes.plot(values, color=color, ls=style, label=name, linewidth=4, marker=marker)
                 axes.set_ylabel(label)
                 axes.legend(loc=(legend_at, 1))
-        calibration, misclassified, _, shares, entropy = figure.axes[1:]
-        for axes in (calibration, misclassified):
+        calibration, misclassified, _, _, shares, entropy, errors = figure.axes[1:]
+        for axes in (calibration, misclassified, errors):
             # Decades of them in a training; without an error or a number there is nothing to scale.
             if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
                 axes.set_yscale("log")

@@ -14,7 +14,8 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
 
     The same class for the same experiment, so that ``isinstance`` and pickling by name work.
     """
-    term = f" and {experiment.term} with lambda {experiment.weight:g}" if experiment.term else ""
+    weight = "found in training" if experiment.auto else f"{experiment.weight:g}"
+    term = f" and {experiment.term} with lambda {weight}" if experiment.term else ""
     return type(
         experiment.name,
         (MEEPMixin,),

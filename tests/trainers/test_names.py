@@ -44,6 +44,7 @@ WITHOUT_MEEP = [name for name in BASES if "MEEP" not in name]
 NOT_FOCAL = [name for name in BASES if "Focal" not in name]
 #: What an experiment is where the name says nothing; None is nnU-Net's own value.
 UNSAID = {
+    "auto": False,
     "gamma": 2.0,
     "epochs": None,
     "iterations": None,
@@ -124,6 +125,7 @@ def test_a_name_may_have_every_option_at_once():
         "segmentation_loss": "Focal",
         "term": "MEEP_H",
         "weight": 0.5,
+        "auto": False,
         "gamma": 3.0,
         "epochs": 50,
         "iterations": 100,
