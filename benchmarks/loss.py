@@ -12,6 +12,9 @@ A second table counts bytes per logit: what each has to move to and from memory,
 for the backward pass beside logits and target. Of nnU-Net's code and of the composition these are
 the tensors that torch's operations read and write (a compiler may save some of that); ours reads
 logits and target twice, writes the gradient once, and what it keeps it writes and reads.
+
+At the end whole training steps of nnU-Net's trainer and of ``nnUNetTrainerMEEP_KL`` in turn: on a
+GPU with nnU-Net's default network and a patch of 128 x 128 x 128, on a CPU with a small one.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,7 @@ from nnunet_meep.trainers.loss_choice import with_term
 
 CLASSES = (2, 4, 16, 105)
 LOSSES = ("nnU-Net", "composed", "ours")
+VERSIONS = ("nnU-Net", "composed", "ours, torch")
 
 
 def make_loss(name: str, n_classes: int, device: str, compiled: bool = True) -> torch.nn.Module:
@@ -160,7 +166,10 @@ def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, floa
     logits, target = make_batch(n_classes, device)
     logits, target = (x[..., :32, :32, :32].contiguous() for x in (logits, target))
     logits.requires_grad_()
-    loss = make_loss(name, n_classes, device, compiled=False)
+    if name == "ours, torch":
+        loss = make_loss("ours", n_classes, "cpu")
+    else:
+        loss = make_loss(name, n_classes, device, compiled=False)
     given = {x.untyped_storage().data_ptr() for x in (logits, target)}
     kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address comes twice
 
@@ -175,9 +184,99 @@ def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, floa
         once(loss, logits, target)
     n_kept = sum(x.untyped_storage().nbytes() for ptr, x in kept.items() if ptr not in given)
     n_moved = traffic.n_bytes
-    if name == "ours":
+    if name == "ours, torch":
         n_moved = 3 * logits.nbytes + 2 * target.nbytes + 2 * n_kept
     return n_moved / logits.numel(), n_kept / logits.numel()
+
+
+def step_seconds(device: str, n_rounds: int) -> dict[str, float]:
+    """Median seconds of a training step of both trainers, three classes, random images."""
+    size, features = (128, [32, 64, 128, 256, 320, 320]) if device == "cuda" else (48, [8, 16, 32])
+    dataset = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "one": 1, "two": 2},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    logits, target = make_batch(3, device)
+    del logits
+    target = target[..., :size, :size, :size]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(nnUNet_results=folder, nnUNet_preprocessed=folder)
+        data = Path(folder, "Dataset999_Step", "nnUNetPlans_3d_fullres")
+        data.mkdir(parents=True)
+        (data / "case.b2nd").touch()  # nnU-Net looks for the format of the data
+        # nnU-Net reads the names of these folders when it is imported.
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        from nnunet_meep import trainers
+
+        steps = {}
+        for trainer_class in (nnUNetTrainer, trainers.nnUNetTrainerMEEP_KL):
+            plans = step_plans(size, features)
+            trainer = trainer_class(plans, "3d_fullres", 0, dataset, torch.device(device))
+            trainer.initialize()
+            trainer.network.train()
+            if isinstance(trainer, trainers.MEEPMixin):
+                trainer.monitor.start_training()
+            n_scales = len(features) - 1  # nnU-Net has no output at the coarsest resolution
+            steps[trainer_class.__name__] = trainer
+        image = torch.randn(2, 1, size, size, size)
+        targets = [target[..., :: 2**i, :: 2**i, :: 2**i].cpu() for i in range(n_scales)]
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for _ in tqdm(range(n_rounds + 2), unit="training step", leave=False):
+            for name, trainer in steps.items():
+                synchronize(target)
+                start = time.perf_counter()
+                trainer.train_step({"data": image, "target": targets})
+                synchronize(target)
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+
+def step_plans(size: int, features: list[int]) -> dict[str, Any]:
+    """nnU-Net's plans for isotropic images."""
+    n = len(features)
+    network = {
+        "n_stages": n,
+        "features_per_stage": features,
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * n,
+        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (n - 1),
+        "n_conv_per_stage": [2] * n,
+        "n_conv_per_stage_decoder": [2] * (n - 1),
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [size] * 3,
+        "spacing": [1.0] * 3,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "batch_dice": False,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    return {
+        "dataset_name": "Dataset999_Step",
+        "plans_name": "nnUNetPlans",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "label_manager": "LabelManager",
+        "configurations": {"3d_fullres": configuration},
+        "continue_training": False,
+    }
 
 
 def main() -> None:
@@ -195,16 +294,19 @@ def main() -> None:
         batch[0].requires_grad_()
         losses = {name: make_loss(name, n_classes, device) for name in LOSSES}
         seconds = seconds_of(losses, batch, options.rounds)
-        n_bytes = {name: bytes_per_logit(name, n_classes, device) for name in LOSSES}
+        n_bytes = {name: bytes_per_logit(name, n_classes, device) for name in VERSIONS}
+        size_of_logit, size_of_label = batch[0].element_size(), batch[1].element_size()
+        # Nothing is kept; a test of the kernels holds that.
+        n_bytes["ours, Triton"] = (3 * size_of_logit + 2 * size_of_label / n_classes, 0.0)
         rows.append((n_classes, n_bytes, seconds, memory))
-    text = report(rows, device)
+    text = report(rows, step_seconds(device, 3 * options.rounds), device)
     print(text)
     if options.o:
         options.o.write_text(text)
 
 
-def report(rows: list[tuple[int, dict, dict, dict]], device: str) -> str:
-    """The table."""
+def report(rows: list[tuple[int, dict, dict, dict]], steps: dict[str, float], device: str) -> str:
+    """The tables."""
     shape = "(2, K, 128, 128, 128), float16" if device == "cuda" else "(2, K, 96, 96, 96), float32"
     lines = [
         "# What the loss costs",
@@ -229,12 +331,20 @@ def report(rows: list[tuple[int, dict, dict, dict]], device: str) -> str:
         "compiler may save some of that). Ours: logits and target are read twice, the gradient is "
         "written once, and what is kept is written and read.",
         "",
-        "| K | nnU-Net moves | composed | ours | nnU-Net keeps | composed | ours |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| K | nnU-Net moves | composed | ours, torch | ours, Triton | nnU-Net keeps | composed "
+        "| ours, torch | ours, Triton |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for n_classes, n_bytes, _, _ in rows:
-        cells = [f"{n_bytes[name][i]:.1f}" for i in (0, 1) for name in LOSSES]
+        cells = [f"{n_bytes[name][i]:.1f}" for i in (0, 1) for name in n_bytes]
         lines.append(f"| {' | '.join([str(n_classes), *cells])} |")
+    own, meep = steps.values()
+    lines += [
+        "",
+        f"A training step (K = 3, batch 2): {1e3 * own:.0f} ms with `nnUNetTrainer`, "
+        f"{1e3 * meep:.0f} ms with `nnUNetTrainerMEEP_KL`, {meep / own:.3f} times as long "
+        "(medians).",
+    ]
     where = torch.cuda.get_device_name() if device == "cuda" else _processor()
     lines += [
         "",

@@ -35,11 +35,6 @@ def few_left_atria(source: Path) -> list[str]:
     return ["la"]
 
 
-def t1_as_released(source: Path) -> list[str]:
-    source.symlink_to(need("wmh_t1"))
-    return ["wmh", "--channels", "T1"]
-
-
 def flair_as_released(source: Path) -> list[str]:
     """Real FLAIR and T1 of another data set, laid out as the challenge lays out its folders."""
     real = need("wmh_flair")
@@ -81,7 +76,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("make", [few_left_atria, t1_as_released, flair_as_released])
+@pytest.mark.parametrize("make", [few_left_atria, flair_as_released])
 def test_plan_preprocess_and_train(
     make, tmp_path, monkeypatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
