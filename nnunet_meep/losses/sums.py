@@ -280,6 +280,7 @@ class _Multiclass(_Problem):
         per_voxel = self.n_samples, self.n_voxels
         log_total_of = torch.empty(per_voxel, dtype=kind, device=self.logits.device)
         wrong = torch.empty(per_voxel, dtype=torch.bool, device=self.logits.device)
+        classes = torch.arange(self.n_channels, device=self.logits.device)[:, None]
         for sample, voxels in self.blocks():
             z, y, valid = self._block(sample, voxels)
             largest = z.amax(0)
@@ -298,8 +299,9 @@ class _Multiclass(_Problem):
                 is_wrong &= valid
             wrong[sample, voxels] = is_wrong
             predicted[sample] += e @ share
-            intersection[sample] += torch.bincount(y, p_y, minlength=len(z))
-            labelled[sample] += torch.bincount(y, valid, minlength=len(z))
+            is_label = torch.eq(y, classes, out=torch.empty_like(z))
+            intersection[sample] += is_label @ p_y
+            labelled[sample] += is_label.sum(1) if valid is None else is_label @ valid.to(z.dtype)
             cross_entropy += surprise.sum()
             if self.term is not None:
                 inside = self._inside(is_wrong, valid)
