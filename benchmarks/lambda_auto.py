@@ -274,7 +274,9 @@ def value(case: dict[str, Any], metric: str) -> float:
 
 def unexpected(cases: list[dict[str, Any]]) -> float:
     """r of whole images: 1 - expected / actual errors, each a mean over cases."""
-    rates = [[case["top_label"][key] for key in ("error_rate_expected", "error_rate")] for case in cases]
+    rates = [
+        [case["top_label"][key] for key in ("error_rate_expected", "error_rate")] for case in cases
+    ]
     expected, actual = np.mean(rates, axis=0)
     return 1 - expected / actual
 

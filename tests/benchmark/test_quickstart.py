@@ -453,16 +453,12 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("test_labels", [True, False])
-def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch, test_labels):
+def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for heading, trainer in quickstart.TRAINERS.items():  # the same, with fewer iterations
         monkeypatch.setitem(quickstart.TRAINERS, heading, trainer.replace("_20iters", "_2iters"))
     data = tmp_path / "Dataset123_Tiny"
     synthetic.make_dataset(data, n_training=5, n_test=2, shape=(16, 16, 16))
-    if not test_labels:
-        for label in (data / "labelsTs").iterdir():
-            label.unlink()
     before = contents(data)
     code = main(["--data", str(data), "-device", "cpu"])
     said = capsys.readouterr()
@@ -473,12 +469,7 @@ def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch, test_l
     for trainer in quickstart.TRAINERS.values():
         calibration = out / "calibration" / trainer
         result = json.loads((calibration / "calibration.json").read_text())
-        cases = [case["case"] for case in result["cases"]]
-        if test_labels:
-            assert cases == ["LA_test_01", "LA_test_02"]
-        else:
-            assert len(cases) == 1  # of five, in five folds
-            assert cases[0].startswith("LA_train_")
+        assert [case["case"] for case in result["cases"]] == ["LA_test_01", "LA_test_02"]
         assert (calibration / "calibration.csv").is_file()
         assert f"meep_quickstart/calibration/{trainer}/reliability.png" in said.out
         assert (calibration / "reliability.png").stat().st_size > 0
