@@ -9,5 +9,5 @@ if not torch.cuda.is_available():
     # Read when Triton is imported, which nnU-Net does: its interpreter runs kernels on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
 
-settings.register_profile("nnunet_meep", deadline=None, max_examples=50)
+settings.register_profile("nnunet_meep", deadline=None, max_examples=30)
 settings.load_profile("nnunet_meep")

@@ -115,12 +115,13 @@ class CalibrationLogger(LocalLogger):
                     axes.plot(values, color=color, ls=style, label=name, linewidth=4, marker=marker)
                 axes.set_ylabel(label)
                 axes.legend(loc=(legend_at, 1))
-        calibration, misclassified, _, _, shares, entropy, errors = figure.axes[1:]
+        calibration, misclassified, weight, _, shares, entropy, errors = figure.axes[1:]
         for axes in (calibration, misclassified, errors):
             # Decades of them in a training; without an error or a number there is nothing to scale.
             if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
                 axes.set_yscale("log")
         entropy.set_ylim(0, 1.05)
+        weight.set_ylim(bottom=0)
         lowest = np.nanmin([-1.05, *self.my_fantastic_logging["unexpected_errors"]])
         shares.set_ylim(max(lowest, _LOWEST_SHARE), 1.05)
         shares.axhline(0, color=_GREEN, linewidth=1)

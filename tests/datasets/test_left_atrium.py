@@ -743,7 +743,7 @@ def test_all_real_scans(raw: Path) -> None:
     done = convert(DATA / "la", 501)
     assert (done.n_training, done.n_test, done.has_splits, done.notes) == (80, 20, True, [])
     for part, cases in (("Tr", TRAINING_CASES), ("Ts", TEST_CASES)):
-        for case in cases:
+        for case in cases[::5]:
             for name in (f"images{part}/LA_{case}_0000.nii.gz", f"labels{part}/LA_{case}.nii.gz"):
                 before, after = (
                     sitk.ReadImage(DATA / "la" / name),
