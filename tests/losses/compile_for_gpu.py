@@ -38,8 +38,13 @@ def problems() -> list[dict]:
     return [*all_of_them, entropy]
 
 
-def compiled(name: str, problem: dict, options: dict | None = None) -> dict[str, int]:
-    """Registers of a thread, and bytes of its stack."""
+def compiled(
+    name: str, problem: dict, options: dict | None = None, ones: tuple[str, ...] = ()
+) -> dict[str, int]:
+    """Registers of a thread, and bytes of its stack.
+
+    ``ones``: arguments that are 1, of which Triton makes constants.
+    """
     constants = kernels.constants_of(
         problem["n_channels"], DTYPES[problem["dtype"]], problem["term"], True, problem["regions"]
     )
@@ -53,6 +58,7 @@ def compiled(name: str, problem: dict, options: dict | None = None) -> dict[str,
     else:
         types = [logits, target, "*fp32", "*fp32", "*fp32", logits, "i32", "i32"]
     n_warps = constants.pop("num_warps")
+    constants |= dict.fromkeys(ones, 1)
     function = getattr(kernels, name)
     signature = dict(zip(function.arg_names, types, strict=False))
     aligned = [i for i, kind in enumerate(types) if kind.startswith("*")]
@@ -85,6 +91,11 @@ def main() -> None:
     for problem in problems():
         for name in ("forward_kernel", "compose_kernel", "backward_kernel"):
             print(json.dumps({"kernel": name, **problem, **compiled(name, problem)}), flush=True)
+    # The smallest resolution of deep supervision, a batch of one.
+    small = {"n_channels": 2, "dtype": "fp16", "regions": False, "term": "MEEP_KL"}
+    for ones in (("n_programs",), ("n_programs", "n_samples")):
+        resources = compiled("compose_kernel", small, ones=ones)
+        print(json.dumps({"kernel": "compose_kernel", **small, **resources}), flush=True)
 
 
 if __name__ == "__main__":
