@@ -81,14 +81,7 @@ def main() -> None:
     parser.add_argument("work", metavar="WORK", type=Path)
     arguments = parser.parse_args()
     run, work = RUNS[arguments.run], arguments.work.absolute()
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(work / name)
-    # Defaults for a small machine. The last three keep glibc from giving the memory of each
-    # activation back to the system: a fifth off the time of an iteration on a CPU.
-    small = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": "1"}
-    malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-    os.environ.update({**small, **malloc, "MALLOC_ARENA_MAX": "1"})
+    work_in(work)
 
     raw = work / "nnUNet_raw" / run.dataset
     if not raw.exists():
@@ -104,6 +97,18 @@ def main() -> None:
         collect_model(run, work, trainer)
     for part in ("test", "validation"):
         print(f"\n{run.dataset}, {part} scans\n\n{markdown_table(run, part)}")
+
+
+def work_in(work: Path) -> None:
+    """Let nnU-Net's commands have their folders in WORK, and suit a small machine."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(work / name)
+    # Defaults for a small machine. The last three keep glibc from giving the memory of each
+    # activation back to the system: a fifth off the time of an iteration on a CPU.
+    small = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": "1"}
+    malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+    os.environ.update({**small, **malloc, "MALLOC_ARENA_MAX": "1"})
 
 
 def make_hippocampus(source: Path, raw: Path) -> None:

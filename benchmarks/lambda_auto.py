@@ -18,11 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from first_runs import (
     model_folder,
     one_thread,
     plan,
+    work_in,
 )
 from scipy.stats import bootstrap
 
@@ -60,15 +60,11 @@ class Comparison:
     n_folds: int
 
 
-HIPPOCAMPUS = RUNS["hippocampus"]
 COMPARISONS = {
     "hippocampus": Comparison(
-        Run(
-            HIPPOCAMPUS.dataset,
-            HIPPOCAMPUS.patch_size,
-            HIPPOCAMPUS.features,
-            HIPPOCAMPUS.planner_options,
-            [
+        replace(
+            RUNS["hippocampus"],
+            trainers=[
                 f"nnUNetTrainer{name}_50epochs_50iters"
                 for name in (
                     "Dice",
@@ -113,12 +109,7 @@ def main() -> None:
     arguments = parser.parse_args()
     comparison, work = COMPARISONS[arguments.run], arguments.work.absolute()
     run = comparison.run
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(work / name)
-    small = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": "1"}
-    malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-    os.environ.update({**small, **malloc, "MALLOC_ARENA_MAX": "1"})
+    work_in(work)
     jobs = [
         (trainer, fold)
         for fold in range(comparison.n_folds)
@@ -366,7 +357,7 @@ def draw_curves(comparison: Comparison) -> None:
                 above.plot(epochs, training["lambda"], color=colour, label=label)
             below.plot(epochs, training["average_unexpected"], color=colour, label=label)
             below.plot(epochs[-1] + 1, training["r of images"], "o", color=colour, markersize=4)
-    above.set_ylabel("lambda")
+    above.set_ylabel("lambda of _lambdaauto")
     below.set_ylabel("r, share of unexpected errors")
     below.set_xlabel("epoch (dots: whole validation images after the last one)")
     below.set_ylim(-1.5, 1.05)
@@ -374,6 +365,10 @@ def draw_curves(comparison: Comparison) -> None:
     for axes in (above, below):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
+        else:
+            axes.text(
+                0.5, 0.5, "no run with _lambdaauto yet", ha="center", transform=axes.transAxes
+            )
     figure.savefig(OUTPUT / f"{comparison.run.dataset}.png", dpi=110)
 
 

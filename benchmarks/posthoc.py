@@ -17,7 +17,7 @@ import os
 import shutil
 from pathlib import Path
 
-from first_runs import HERE, RUNS, Run, command, make_hippocampus
+from first_runs import HERE, RUNS, Run, command, make_hippocampus, work_in
 
 REGIONS = ["image", "boundary:5"]
 #: Method, and what stands behind the name of the model. Table 1 has the first two.
@@ -31,10 +31,7 @@ def main() -> None:
     parser.add_argument("work", metavar="WORK", type=Path)
     arguments = parser.parse_args()
     run, work = RUNS[arguments.run], arguments.work.absolute()
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (work / name).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(work / name)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    work_in(work)
     raw = work / "nnUNet_raw" / run.dataset
     if not raw.exists():
         if arguments.run == "hippocampus":

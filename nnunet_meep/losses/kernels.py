@@ -256,10 +256,9 @@ def forward_kernel(
     for start in range(0, tl.minimum(n_voxels - program * VOXELS, VOXELS), LENGTH):
         voxels = program * VOXELS + start + tl.arange(0, LENGTH)
         if REGIONS:
-            d, y, valid, counts = _region_tile(
+            x, y, valid, counts, is_wrong = _region_tile(
                 logits, target, sample, voxels, n_voxels, K, WIDTH, IGNORE, KIND
             )
-            x = tl.where(y, -d, d)
             q, p_y, surprise = _logistic(x)
             q = tl.where(counts, q, 0.0)
             p_y = tl.where(counts, p_y, 0.0)
@@ -268,9 +267,7 @@ def forward_kernel(
             predicted += tl.sum(tl.where(is_label, p_y, q), 1)
             cross_entropy += tl.sum(tl.where(counts, surprise, 0.0), 0)
             if TERM:
-                takes_part = counts
-                if TERM != 3:
-                    takes_part = counts & ((d > 0) != y)
+                takes_part = _takes_part(counts, is_wrong, TERM)
                 # KL is (softplus(x) + softplus(-x)) / 2 - log 2.
                 values = surprise - 0.5 * x - 0.6931471805599453 if TERM == 1 else surprise - q * x
                 term += tl.sum(tl.where(takes_part, values, 0.0), 0)
@@ -286,9 +283,7 @@ def forward_kernel(
             predicted += tl.sum(p, 1)
             cross_entropy -= tl.where(valid, log_p_y, 0.0)
             if TERM:
-                takes_part = valid
-                if TERM != 3:
-                    takes_part = valid & is_wrong
+                takes_part = _takes_part(valid, is_wrong, TERM)
                 if TERM == 1:
                     of_real = tl.where((channels < K)[:, None], log_p, 0.0)
                     values = -tl.log(K * 1.0) - tl.sum(of_real, 0) / K
@@ -403,18 +398,15 @@ def backward_kernel(
     for start in range(0, tl.minimum(n_voxels - program * VOXELS, VOXELS), LENGTH):
         voxels = program * VOXELS + start + tl.arange(0, LENGTH)
         if REGIONS:
-            d, y, valid, counts = _region_tile(
+            x, y, valid, counts, is_wrong = _region_tile(
                 logits, target, sample, voxels, n_voxels, K, WIDTH, IGNORE, KIND
             )
-            x = tl.where(y, -d, d)
             q, p_y, _ = _logistic(x)
             slope = q * p_y
             # With respect to x; of d it is the same where y = 0 and the negative where y = 1.
             result = tl.where(y, -(a + b), b) * slope + e * q
             if TERM:
-                takes_part = counts
-                if TERM != 3:
-                    takes_part = counts & ((d > 0) != y)
+                takes_part = _takes_part(counts, is_wrong, TERM)
                 more = q - 0.5 if TERM == 1 else -x * slope
                 result += tl.where(takes_part, t * more, 0.0)
             result = tl.where(y, -result, result)
@@ -427,9 +419,7 @@ def backward_kernel(
             rest = e - of_label - tl.sum(b * p, 0)
             result = p * (b + rest[None, :])
             if TERM:
-                takes_part = valid
-                if TERM != 3:
-                    takes_part = valid & is_wrong
+                takes_part = _takes_part(valid, is_wrong, TERM)
                 if TERM == 1:
                     more = p - 1.0 / K
                 else:
@@ -497,7 +487,10 @@ def _region_tile(
     logits, target, sample, voxels, n_voxels,
     K: tl.constexpr, WIDTH: tl.constexpr, IGNORE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Logits, truth and what counts (WIDTH, LENGTH each), and which voxels do (LENGTH,)."""
+    """The logit against the truth x, truth, what counts and errors, and which voxels count.
+
+    (LENGTH,) for the voxels, third; (WIDTH, LENGTH) for the others.
+    """
     channels = tl.arange(0, WIDTH)
     inside = voxels < n_voxels
     mask = (channels < K)[:, None] & inside[None, :]
@@ -511,7 +504,15 @@ def _region_tile(
         place = _start(sample, K, n_masks, n_voxels) + voxels
         ignored = tl.load(target + place, mask=inside, other=0).to(tl.float32) > 0.5
         valid = inside & (ignored == 0)
-    return d, y, valid, mask & valid[None, :]
+    return tl.where(y, -d, d), y, valid, mask & valid[None, :], (d > 0) != y
+
+
+@triton.jit
+def _takes_part(counts, is_wrong, TERM: tl.constexpr):
+    """What the term is of: the errors, for CP (3) all."""
+    if TERM == 3:
+        return counts
+    return counts & is_wrong
 
 
 @triton.jit
