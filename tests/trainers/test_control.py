@@ -133,7 +133,7 @@ def test_lambda_stays_between_its_limits_and_goes_by_small_steps(weight, r, n_do
     after = next_lambda(weight, r, n_done, n_epochs)
     assert 0 <= after <= LARGEST_LAMBDA
     assert abs(after - weight) <= GAIN / n_epochs * (1 + 1e-9)
-    assert (after - weight) * r >= 0
+    assert (after - weight) * math.copysign(1, r) >= 0
 
 
 def test_without_a_signal_lambda_stays():
