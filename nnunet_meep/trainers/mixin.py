@@ -32,7 +32,7 @@ from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
 from nnunet_meep.trainers.control import ErrorSums, next_lambda, signal
 from nnunet_meep.trainers.loss_choice import with_term
-from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
+from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks, weighted_parts
 from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 from nnunet_meep.trainers.schedule import paper_optimizer
@@ -175,7 +175,9 @@ class MEEPMixin(nnUNetTrainer):
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             _oversample_with_probability(loaders[0], self.experiment.foreground)
-        if self.experiment.auto and not _unforced_patches(loaders[1]):
+        # A rank may have none of its own: nnU-Net forces the last patches of the whole batch.
+        unforced = torch.tensor(len(_unforced_patches(loaders[1])), device=self.device)
+        if self.experiment.auto and not over_ranks(unforced):
             raise SystemExit(
                 f"Error: {type(self).__name__}: lambda is found on validation patches that are not "
                 "centred on foreground, and this trainer has none; give a lambda"

@@ -107,7 +107,7 @@ class TrainingMonitor:
         - ``misclassified_entropy``: their mean entropy / log K: 0 certain, 1 uniform.
         """
         n = torch.tensor([float(self.n_batches)], dtype=torch.float64, device=self.device)
-        n_batches, segmentation, term, valid, wrong, of_errors = _over_ranks(
+        n_batches, segmentation, term, valid, wrong, of_errors = over_ranks(
             torch.cat((n, self._parts, self._errors))
         ).tolist()
         return {
@@ -127,9 +127,9 @@ class TrainingMonitor:
         - ``validation_voxels`` and the other fields of
           :class:`nnunet_meep.trainers.control.ErrorSums`, of which it is made.
         """
-        bins = _over_ranks(self._bins)
-        squared = _over_ranks(self._squared)
-        valid, wrong, expected = _over_ranks(self._surprise).tolist()
+        bins = over_ranks(self._bins)
+        squared = over_ranks(self._squared)
+        valid, wrong, expected = over_ranks(self._surprise).tolist()
         count, sum_p, sum_y = bins.unbind(1)
         n = count.sum(1)  # per class; 0 / 0 is NaN
         ece = ((sum_p - sum_y).abs().sum(1) / n).tolist()
@@ -163,7 +163,7 @@ def weighted_parts(parts: Sequence[LossParts], weights: Sequence[float]) -> Loss
     )
 
 
-def _over_ranks(sums: Tensor) -> Tensor:
+def over_ranks(sums: Tensor) -> Tensor:
     """The sums of all ranks. Every rank has to ask."""
     if dist.is_available() and dist.is_initialized():
         sums = sums.clone()

@@ -17,16 +17,19 @@ import torch.multiprocessing as mp
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunets_module
 from small_project import Project, load, weights
 
+from nnunet_meep.trainers import mixin
+from nnunet_meep.trainers.control import next_lambda
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 
 pytestmark = pytest.mark.slow
 
 NAME = "nnUNetTrainerMEEP_KL_2epochs_2iters_seed1"
+NAME_AUTO = "nnUNetTrainerMEEP_KL_lambdaauto_2epochs_2iters_seed1"
 #: Batches of three: two patches for the first rank and one, on foreground, for the second.
 BATCH = 3
 
 
-def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str) -> None:
+def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name: str) -> None:
     """One rank: trains and leaves its weights and its log."""
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -42,7 +45,9 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str) -> No
         ddp = nnunets_module.DDP
         patch.setattr(nnunets_module, "DDP", lambda network, device_ids: ddp(network))
         patch.setattr(nnunets_module, "device_count", lambda: 2)
-        trainer = Project(folder, dataset, plans, patch).trainer(NAME)
+        # A network that has learnt nothing yet is unsure: with its own sign lambda would stay 0.
+        patch.setattr(mixin, "next_lambda", lambda w, r, *n: next_lambda(w, abs(r), *n))
+        trainer = Project(folder, dataset, plans, patch).trainer(name)
         trainer.device = torch.device("cpu")
         trainer.run_training()
         left = {
@@ -55,11 +60,13 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str) -> No
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", ["labels+ignore", "regions"])
-def test_two_ranks_train_one_network_and_log_the_same(balls, kind):
+@pytest.mark.parametrize(
+    ("kind", "name"), [("labels+ignore", NAME), ("labels+ignore", NAME_AUTO), ("regions", NAME)]
+)
+def test_two_ranks_train_one_network_and_log_the_same(balls, kind, name):
     project = balls(kind)
     project.plans["configurations"]["3d_fullres"]["batch_size"] = BATCH
-    arguments = (project.folder, project.dataset, project.plans, kind)
+    arguments = (project.folder, project.dataset, project.plans, kind, name)
     mp.spawn(trained, args=arguments, nprocs=2)
     ranks = [
         torch.load(project.folder / f"rank{rank}_{kind}.pt", weights_only=False)
@@ -74,8 +81,11 @@ def test_two_ranks_train_one_network_and_log_the_same(balls, kind):
         assert np.isfinite(values[0]).all(), key
         np.testing.assert_array_equal(*values, err_msg=key)
     log = ranks[0]["log"]
-    whole = np.add(log["segmentation_loss"], 0.3 * np.asarray(log["term_value"]))
+    # The second rank sees no validation patch of its own: its lambda comes from the first's.
+    first, second = log["lambda"]
+    assert (first, second) == (0.3, 0.3) if name == NAME else first == 0 < second
+    whole = np.add(log["segmentation_loss"], np.multiply(log["lambda"], log["term_value"]))
     np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5)
-    checkpoint = load(project.trainer(NAME), "checkpoint_final.pth")
+    checkpoint = load(project.trainer(name), "checkpoint_final.pth")
     for key, value in checkpoint["network_weights"].items():
         assert torch.equal(value, ranks[0]["weights"][f"module.{key}"]), key
