@@ -175,13 +175,14 @@ class MEEPMixin(nnUNetTrainer):
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             _oversample_with_probability(loaders[0], self.experiment.foreground)
-        # A rank may have none of its own: nnU-Net forces the last patches of the whole batch.
-        unforced = torch.tensor(len(_unforced_patches(loaders[1])), device=self.device)
-        if self.experiment.auto and not over_ranks(unforced):
-            raise SystemExit(
-                f"Error: {type(self).__name__}: lambda is found on validation patches that are not "
-                "centred on foreground, and this trainer has none; give a lambda"
-            )
+        if self.experiment.auto:
+            # A rank may have none of its own: nnU-Net forces the last patches of the whole batch.
+            unforced = torch.tensor(len(_unforced_patches(loaders[1])), device=self.device)
+            if not over_ranks(unforced):
+                raise SystemExit(
+                    f"Error: {type(self).__name__}: lambda is found on validation patches that "
+                    "are not centred on foreground, and this trainer has none; give a lambda"
+                )
         return loaders
 
     def _seed(self, epoch: int) -> None:
