@@ -42,6 +42,8 @@ from first_runs import (
 from scipy.stats import bootstrap
 
 OUTPUT = HERE / "lambda_auto"
+#: nnU-Net's default.
+REFERENCE = "DiceCE"
 #: Metric: heading, factor, digits.
 METRICS = {
     "dice": ("Dice", 1, 3),
@@ -74,6 +76,11 @@ COMPARISONS = {
                     "MEEP_KL",
                     "MEEP_KL_lambdaauto",
                 )
+            ]
+            # In 5000 iterations CE alone came to a Dice of 0.59.
+            + [
+                f"nnUNetTrainer{name}_50epochs_200iters"
+                for name in ("CE", "CEMEEP_KL", "CEMEEP_KL_lambdaauto")
             ],
         ),
         n_folds=1,
@@ -94,6 +101,10 @@ COMPARISONS = {
                     "MEEP_KL",
                     "MEEP_KL_lambdaauto",
                 )
+            ]
+            + [
+                f"nnUNetTrainer{name}_50epochs_100iters"
+                for name in ("CE", "CEMEEP_KL_lambda0p3", "CEMEEP_KL_lambdaauto")
             ],
         ),
         n_folds=4,
@@ -116,6 +127,7 @@ def main() -> None:
         for trainer in run.trainers
         if not is_done(run, trainer, fold)
     ]
+    jobs.sort(key=lambda job: n_iterations(job[0]))
     if jobs:
         raw = work / "nnUNet_raw" / run.dataset
         if not raw.exists():
@@ -124,7 +136,12 @@ def main() -> None:
         plan(run, work)
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda job: one_run(run, work, *job), jobs))
-    print(f"\n{run.dataset}, test scans\n\n{markdown_table(comparison)}")
+    for heading, table in (
+        ("test scans", scores_table(comparison)),
+        (f"difference to {REFERENCE}, then T", differences_table(comparison)),
+        ("what the control saw, and whole validation images", signals_table(comparison)),
+    ):
+        print(f"\n{run.dataset}, {heading}\n\n{table}")
     draw_curves(comparison)
 
 
@@ -263,12 +280,16 @@ def value(case: dict[str, Any], metric: str) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
+def error_rates(cases: list[dict[str, Any]]) -> tuple[float, float]:
+    """E and A of whole images, means over cases."""
+    keys = ("error_rate_expected", "error_rate")
+    expected, actual = np.mean([[case["top_label"][key] for key in keys] for case in cases], axis=0)
+    return expected, actual
+
+
 def unexpected(cases: list[dict[str, Any]]) -> float:
-    """r of whole images: 1 - expected / actual errors, each a mean over cases."""
-    rates = [
-        [case["top_label"][key] for key in ("error_rate_expected", "error_rate")] for case in cases
-    ]
-    expected, actual = np.mean(rates, axis=0)
+    """r of whole images."""
+    expected, actual = error_rates(cases)
     return 1 - expected / actual
 
 
@@ -278,49 +299,102 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return result.confidence_interval.low, result.confidence_interval.high
 
 
-def markdown_table(comparison: Comparison) -> str:
+def mean_and_interval(values: np.ndarray, digits: int) -> str:
+    """A cell; cases without a value (a class that is nowhere) are left out."""
+    values = values[np.isfinite(values)]
+    low, high = interval(values)
+    return f"{values.mean():.{digits}f} ({low:.{digits}f}, {high:.{digits}f})"
+
+
+def short(trainer: str) -> str:
+    return trainer.removeprefix("nnUNetTrainer").rsplit("_", 2)[0]
+
+
+def n_iterations(trainer: str) -> int:
+    epochs, iterations = trainer.removesuffix("iters").split("_")[-2:]
+    return int(epochs.removesuffix("epochs")) * int(iterations)
+
+
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def values_of(comparison: Comparison, trainer: str, part: str, metric: str) -> dict[str, float]:
+    """A number for each case, in the unit of the table."""
+    factor = METRICS[metric][1]
+    return {
+        case["case"]: factor * value(case, metric) for case in cases_of(comparison, trainer, part)
+    }
+
+
+def scores_table(comparison: Comparison) -> str:
     """A row for each trainer, without and with temperature: mean over cases and its interval."""
-    headings = [
-        "trained with",
-        "n",
-        *(heading for heading, _, _ in METRICS.values()),
-        "r",
-        "T",
-        "lambda",
-    ]
-    lines = [f"| {' | '.join(headings)} |", "|" + " --- |" * len(headings)]
+    headings = ["trained with", "iterations", "n", *(heading for heading, _, _ in METRICS.values())]
+    rows = []
     for trainer in comparison.run.trainers:
         for part, suffix in (("test", ""), ("test_T", ", then T")):
             cases = cases_of(comparison, trainer, part)
             if not cases:
                 continue
-            name = trainer.removeprefix("nnUNetTrainer").rsplit("_", 2)[0] + suffix
-            cells = [name, str(len(cases))]
-            for metric, (_, factor, digits) in METRICS.items():
-                values = factor * np.array([value(case, metric) for case in cases])
-                values = values[np.isfinite(values)]
-                low, high = interval(values)
-                cells.append(f"{values.mean():.{digits}f} ({low:.{digits}f}, {high:.{digits}f})")
-            cells.append(f"{unexpected(cases):.2f}")
-            trainings = trainings_of(comparison, trainer)
-            temperatures = [f"{x['temperature']:.2f}" for x in trainings] if suffix else []
-            lambdas = [f"{x['lambda'][-1]:.2f}" for x in trainings] if not suffix else []
-            cells += [", ".join(temperatures), ", ".join(lambdas)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            row = [short(trainer) + suffix, str(n_iterations(trainer)), str(len(cases))]
+            for metric, (_, _, digits) in METRICS.items():
+                values = values_of(comparison, trainer, part, metric).values()
+                row.append(mean_and_interval(np.array(list(values)), digits))
+            rows.append([*row, f"{unexpected(cases):.2f}"])
+    return markdown([*headings, "r"], rows)
+
+
+def differences_table(comparison: Comparison) -> str:
+    """Paired: each trainer, as it is, minus nnU-Net's default after its temperature."""
+    rows = []
+    reference = next(x for x in comparison.run.trainers if short(x) == REFERENCE)
+    for trainer in comparison.run.trainers:
+        row = [short(trainer)]
+        for metric, (_, _, digits) in METRICS.items():
+            theirs = values_of(comparison, reference, "test_T", metric)
+            ours = values_of(comparison, trainer, "test", metric)
+            both = np.array([ours[case] - theirs[case] for case in ours if case in theirs])
+            row.append(mean_and_interval(both, digits) if len(both) else "")
+        if any(row[1:]):
+            rows.append(row)
+    return markdown(["trained with", *(heading for heading, _, _ in METRICS.values())], rows)
+
+
+def signals_table(comparison: Comparison) -> str:
+    """A row for each training: where the control ended, and E, A and r of whole images."""
+    headings = ["trained with", "fold", "lambda", "T"]
+    headings += [f"{name}, {of}" for of in ("patches", "images") for name in ("E %", "A %", "r")]
+    rows = []
+    for trainer in comparison.run.trainers:
+        for training in trainings_of(comparison, trainer):
+            row = [short(trainer), str(training["fold"]), f"{training['lambda'][-1]:.3f}"]
+            row.append(f"{training['temperature']:.2f}")
+            for expected, actual in (
+                (training["average_expected"][-1], training["average_errors"][-1]),
+                training["rates of images"],
+            ):
+                row += [
+                    f"{100 * expected:.2f}",
+                    f"{100 * actual:.2f}",
+                    f"{1 - expected / actual:.2f}",
+                ]
+            rows.append(row)
+    return markdown(headings, rows)
 
 
 def trainings_of(comparison: Comparison, trainer: str) -> list[dict[str, Any]]:
-    """Of each fold the curves, the temperature, and r of its whole validation images."""
+    """Of each fold the curves, the temperature, and E and A of its whole validation images."""
     found = []
     for fold in range(comparison.n_folds):
         folder = folder_of(comparison.run, trainer, fold)
         if is_done(comparison.run, trainer, fold):
             training = json.loads((folder / "training.json").read_text())
             fitted = json.loads((folder / "temperature.json").read_text())
+            training["fold"] = fold
             training["temperature"] = temperature_of(fitted)
             validation = json.loads((folder / "validation" / "calibration.json").read_text())
-            training["r of images"] = unexpected(validation["cases"])
+            training["rates of images"] = error_rates(validation["cases"])
             found.append(training)
     return found
 
@@ -341,34 +415,36 @@ def _numbers_called(name: str, content: Any) -> list[float]:
 
 
 def draw_curves(comparison: Comparison) -> None:
-    """Lambda and r over the epochs; r of whole validation images at the end."""
+    """Lambda and r over the epochs; r of the last epochs' patches against r of whole images."""
     from matplotlib.figure import Figure
 
-    chosen = [t for t in comparison.run.trainers if trainings_of(comparison, t)]
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    axes = figure.subplot_mosaic([["lambda", "both"], ["r", "both"]], width_ratios=[3, 2])
     colours = ["#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"]
-    for trainer, colour in zip(chosen, colours, strict=False):
-        name = trainer.removeprefix("nnUNetTrainer").rsplit("_", 2)[0]
+    colours += ["#444444", "#888888", "#BBBBBB"]
+    for trainer, colour in zip(comparison.run.trainers, colours, strict=True):
         for i, training in enumerate(trainings_of(comparison, trainer)):
-            label = name if i == 0 else None
-            epochs = np.arange(1, len(training["lambda"]) + 1)
+            style = {"color": colour, "label": short(trainer) if i == 0 else None}
+            share = np.arange(1, len(training["lambda"]) + 1) / len(training["lambda"])
             if "auto" in trainer:
-                above.plot(epochs, training["lambda"], color=colour, label=label)
-            below.plot(epochs, training["average_unexpected"], color=colour, label=label)
-            below.plot(epochs[-1] + 1, training["r of images"], "o", color=colour, markersize=4)
-    above.set_ylabel("lambda of _lambdaauto")
-    below.set_ylabel("r, share of unexpected errors")
-    below.set_xlabel("epoch (dots: whole validation images after the last one)")
-    below.set_ylim(-1.5, 1.05)
-    below.axhline(0, color="black", linewidth=0.5)
-    for axes in (above, below):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
-        else:
-            axes.text(
-                0.5, 0.5, "no run with _lambdaauto yet", ha="center", transform=axes.transAxes
-            )
+                axes["lambda"].plot(share, training["lambda"], **style)
+            axes["r"].plot(share, training["average_unexpected"], **style)
+            expected, actual = training["rates of images"]
+            of_patches = training["average_unexpected"][-1]
+            axes["both"].plot(of_patches, 1 - expected / actual, "o", **style)
+    axes["lambda"].set_ylabel("lambda of _lambdaauto")
+    if not axes["lambda"].lines:
+        where = axes["lambda"].transAxes
+        axes["lambda"].text(0.5, 0.5, "no run with _lambdaauto yet", ha="center", transform=where)
+    axes["r"].set_ylabel("r, share of unexpected errors")
+    axes["r"].set_xlabel("share of the training")
+    axes["r"].set_ylim(-1.5, 1.05)
+    axes["r"].axhline(0, color="black", linewidth=0.5)
+    axes["both"].set_xlabel("r of validation patches, last epochs")
+    axes["both"].set_ylabel("r of whole validation images, after the training")
+    axes["both"].axline((0, 0), slope=1, color="black", linewidth=0.5)
+    axes["both"].set_aspect("equal")
+    axes["both"].legend(fontsize=8)
     figure.savefig(OUTPUT / f"{comparison.run.dataset}.png", dpi=110)
 
 
