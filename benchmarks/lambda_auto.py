@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,12 @@ COMPARISONS = {
                     "MEEP_KL_lambdaauto",
                 )
             ]
+            # Other signals and another term (lambda_variants/).
+            + [
+                f"nnUNetTrainer{loss}_lambdaauto_{variant}_50epochs_50iters"
+                for variant in ("boundary", "confidence", "overN")
+                for loss in ("DiceMEEP_KL", "MEEP_KL")
+            ]
             # In 5000 iterations CE alone came to a Dice of 0.59.
             + [
                 f"nnUNetTrainer{name}_50epochs_200iters"
@@ -121,6 +128,8 @@ def main() -> None:
     comparison, work = COMPARISONS[arguments.run], arguments.work.absolute()
     run = comparison.run
     work_in(work)
+    own_trainers = [str(HERE / "lambda_variants"), os.environ.get("nnUNet_extTrainer", "")]
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, own_trainers))
     jobs = [
         (trainer, fold)
         for fold in range(comparison.n_folds)
@@ -416,13 +425,13 @@ def _numbers_called(name: str, content: Any) -> list[float]:
 
 def draw_curves(comparison: Comparison) -> None:
     """Lambda and r over the epochs; r of the last epochs' patches against r of whole images."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     axes = figure.subplot_mosaic([["lambda", "both"], ["r", "both"]], width_ratios=[3, 2])
-    colours = ["#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7"]
-    colours += ["#444444", "#888888", "#BBBBBB"]
-    for trainer, colour in zip(comparison.run.trainers, colours, strict=True):
+    colours = colormaps["tab20"].colors
+    for trainer, colour in zip(comparison.run.trainers, colours, strict=False):
         for i, training in enumerate(trainings_of(comparison, trainer)):
             style = {"color": colour, "label": short(trainer) if i == 0 else None}
             share = np.arange(1, len(training["lambda"]) + 1) / len(training["lambda"])
