@@ -311,6 +311,8 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def mean_and_interval(values: np.ndarray, digits: int) -> str:
     """A cell; cases without a value (a class that is nowhere) are left out."""
     values = values[np.isfinite(values)]
+    if np.ptp(values) == 0:  # the same labels, before and after a temperature
+        return f"{values.mean():.{digits}f}"
     low, high = interval(values)
     return f"{values.mean():.{digits}f} ({low:.{digits}f}, {high:.{digits}f})"
 
