@@ -425,24 +425,39 @@ def _numbers_called(name: str, content: Any) -> list[float]:
     return []
 
 
+def looks_of(name: str) -> dict[str, Any]:
+    """A colour for each segmentation loss, a line and a marker for what is added to it."""
+    dice = name == "Dice" or name.startswith("DiceMEEP")
+    colour = "#0072B2" if dice else "#009E73" if name.startswith("CE") else "#D55E00"
+    if name.endswith("auto"):
+        line, marker, opacity = "-", "o", 1
+    elif "auto" in name:  # lambda_variants
+        line, marker, opacity = "-.", "x", 0.5
+    elif "MEEP" in name:
+        line, marker, opacity = ":", "v", 1
+    else:
+        line, marker, opacity = "--", "s", 1
+    where = {"markevery": [-1], "marker": marker}
+    return {"color": colour, "linestyle": line, "alpha": opacity, **where}
+
+
 def draw_curves(comparison: Comparison) -> None:
     """Lambda and r over the epochs; r of the last epochs' patches against r of whole images."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     axes = figure.subplot_mosaic([["lambda", "both"], ["r", "both"]], width_ratios=[3, 2])
-    colours = colormaps["tab20"].colors
-    for trainer, colour in zip(comparison.run.trainers, colours, strict=False):
+    for trainer in comparison.run.trainers:
+        looks = looks_of(short(trainer))
         for i, training in enumerate(trainings_of(comparison, trainer)):
-            style = {"color": colour, "label": short(trainer) if i == 0 else None}
+            style = {**looks, "label": short(trainer) if i == 0 else None}
             share = np.arange(1, len(training["lambda"]) + 1) / len(training["lambda"])
             if "auto" in trainer:
                 axes["lambda"].plot(share, training["lambda"], **style)
             axes["r"].plot(share, training["average_unexpected"], **style)
             expected, actual = training["rates of images"]
             of_patches = training["average_unexpected"][-1]
-            axes["both"].plot(of_patches, 1 - expected / actual, "o", **style)
+            axes["both"].plot(of_patches, 1 - expected / actual, **{**style, "linestyle": ""})
     axes["lambda"].set_ylabel("lambda of _lambdaauto")
     if not axes["lambda"].lines:
         where = axes["lambda"].transAxes
