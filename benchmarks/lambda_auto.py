@@ -131,7 +131,9 @@ def main() -> None:
             make(arguments.source, raw)
         plan(run, work)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda job: one_run(run, work, *job), jobs))
+            runs = [pool.submit(one_run, run, work, *job) for job in jobs]
+        for done in runs:  # after all of them: what failed keeps no other from running
+            done.result()
     lambda_auto_tables.main()
 
 
@@ -231,6 +233,8 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
         output = Path("evaluated") / run.dataset / trainer / f"fold_{fold}" / part
         folders = [str(truth), str(predictions), "-o", str(output), "--no-surface"]
         folders += ["-djfile", str(raw / "dataset.json")]
+        if part != "validation":
+            folders.append("--chill")  # a fold's test scans are some of labelsTr
         command("meep-calib-eval", *folders, cwd=work)
         (target / part).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / output / "calibration.json", target / part / "calibration.json")

@@ -35,7 +35,7 @@ TRAINER = re.compile(r"nnUNetTrainer(.+)_(\d+)epochs_(\d+)iters(?:_seed(\d+))?")
 
 
 def main() -> None:
-    for folder in sorted(path for path in OUTPUT.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in OUTPUT.iterdir() if finished(path)):
         cases, trainings = read_cases(folder), read_trainings(folder)
         for heading, table in (
             ("test scans", scores_table(cases)),
