@@ -217,10 +217,11 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
     references = Path("nnUNet_preprocessed") / run.dataset / "gt_segmentations"
     validation = model_folder(run, work, trainer).relative_to(work) / f"fold_{fold}" / "validation"
     test = Path("predictions") / run.dataset / trainer / f"fold_{fold}"
-    calibrator = Path("calibrators") / run.dataset / trainer / f"fold_{fold}.json"
+    calibrator = Path("calibrators") / run.dataset / trainer / f"fold_{fold}" / "calibrator.json"
     calibrated = Path("calibrated") / run.dataset / trainer / f"fold_{fold}"
-    (work / calibrator).unlink(missing_ok=True)
-    shutil.rmtree(work / calibrated, ignore_errors=True)
+    for begun in (calibrator.parent, calibrated):
+        shutil.rmtree(work / begun, ignore_errors=True)
+    (work / calibrator.parent).mkdir(parents=True)
     fit = ["temperature", str(references), str(validation), "-o", str(calibrator)]
     command("meep-calib-fit", *fit, cwd=work)
     command("meep-calib-apply", str(calibrator), str(test), "-o", str(calibrated), cwd=work)
