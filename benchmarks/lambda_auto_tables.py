@@ -37,12 +37,15 @@ TRAINER = re.compile(r"nnUNetTrainer(.+)_(\d+)epochs_(\d+)iters(?:_seed(\d+))?")
 def main() -> None:
     for folder in sorted(path for path in OUTPUT.iterdir() if finished(path)):
         cases, trainings = read_cases(folder), read_trainings(folder)
-        for heading, table in (
-            ("test scans", scores_table(cases)),
-            (f"difference to {REFERENCE}, then T", differences_table(cases)),
-            ("each training", trainings_table(cases, trainings)),
-        ):
-            print(f"\n{folder.name}, {heading}\n\n{table}")
+        tables = {
+            "Test scans": scores_table(cases),
+            f"Difference to {REFERENCE}, then T": differences_table(cases),
+            "Each training": trainings_table(cases, trainings),
+        }
+        sections = [f"## {heading}\n\n{table}" for heading, table in tables.items()]
+        text = "\n\n".join([f"# {folder.name}", *sections]) + "\n"
+        folder.with_suffix(".md").write_text(text)
+        print(text)
         draw_curves(trainings, folder.with_suffix(".png"))
 
 
