@@ -12,7 +12,8 @@ the network learns.
 and regions) of validation patches that nnU-Net does not force onto foreground: 1 where none of the
 errors is expected, 0 where as many are expected as are made, negative where the network is
 underconfident. It has no unit, so one gain serves organs and sparse lesions. ``E`` and ``A`` are
-ratios of exponential averages of the sums over the epochs, so that an epoch counts by what it saw.
+ratios of exponential averages of the sums over the epochs, so that an epoch counts by what it saw:
+the first epochs, unsure of everything, keep r down, and lambda at 0, until they have faded.
 
 **The control**: once per epoch ``lambda <- clip(lambda + g clip(r, -1, 1), 0, lambda_max)``, from
 0 and constant over the last part of the training.
@@ -27,10 +28,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 #: What lambda gains over a whole training in which no error is expected (r = 1): it takes a twelfth
-#: of it to come to 0.2, about what small networks need, and an eighth to the paper's 0.3.
+#: of it to come to 0.2, about what small networks need (0.15 in ``benchmarks/first_runs.md``), and
+#: an eighth to the paper's 0.3. It settles if r falls with lambda at a slope of up to 8 and the
+#: network answers within 5 % of the training; from 12 on it swings. Measured slopes are 3 to 6.
 GAIN = 2.5
-#: The averages' memory: the share of the training after which an epoch counts 1 / e. Sparse
-#: lesions give a few hundred errors per epoch, whose share of unexpected ones scatters by 0.1.
+#: The averages' memory: the share of the training after which an epoch counts 1 / e. r of
+#: single epochs scatters by 0.1 (hippocampus) to 0.4 (sparse lesions, a few hundred errors each).
 MEMORY = 0.06
 #: The paper's largest best value (WMH with Dice).
 LARGEST_LAMBDA = 1.0
@@ -70,12 +73,13 @@ class Signal(NamedTuple):
 def signal(epochs: Sequence[ErrorSums], n_epochs: int) -> Signal:
     """E, A and r after the given epochs of a training of ``n_epochs``.
 
-    An epoch without a voxel (all ignored, or from a log without these sums: NaN) is none.
+    An epoch without a voxel (all ignored) or with sums that are not finite (of a log without
+    them, or of an image or network that gave NaN) is none.
     """
     keep = math.exp(-1 / (MEMORY * n_epochs))
     voxels = errors = expected = 0.0
     for sums in epochs:
-        if sums.voxels > 0:
+        if sums.voxels > 0 and all(map(math.isfinite, sums)):
             voxels = keep * voxels + sums.voxels
             errors = keep * errors + sums.errors
             expected = keep * expected + sums.expected_errors

@@ -149,12 +149,6 @@ class MEEPMixin(nnUNetTrainer):
         return super().configure_optimizers(*args, **kwargs)
 
     def initialize(self) -> None:
-        if self.experiment.auto and self.fold == "all":
-            raise SystemExit(
-                f"Error: {type(self).__name__} -f all: its validation cases are training cases, on "
-                "which a network expects its errors; lambda would not be what other cases need. "
-                "Train a fold, or give the lambda that the folds have found"
-            )
         self._seed(0)
         super().initialize()
         self.monitor = TrainingMonitor(
@@ -170,6 +164,20 @@ class MEEPMixin(nnUNetTrainer):
         self._iteration = 0
         self._listen()
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's training and validation cases of the fold; with ``-f all`` both are all."""
+        training, validation = super().do_split()
+        trained_on = set(training).intersection(validation)
+        if self.experiment.auto and trained_on:
+            which = "its" if self.fold == "all" else f"{len(trained_on)} of its {len(validation)}"
+            raise SystemExit(
+                f"Error: {type(self).__name__} -f {self.fold}: {which} validation cases are "
+                "training cases, on which overconfidence does not show; lambda would come out too "
+                "small. Train a fold with cases of its own, or give the lambda that folds have "
+                "found"
+            )
+        return training, validation
+
     def get_dataloaders(self) -> Any:
         self._seed(0)  # after initialize() each rank has its own; background loaders inherit them
         loaders = super().get_dataloaders()
@@ -181,7 +189,8 @@ class MEEPMixin(nnUNetTrainer):
             if not over_ranks(unforced):
                 raise SystemExit(
                     f"Error: {type(self).__name__}: lambda is found on validation patches that "
-                    "are not centred on foreground, and this trainer has none; give a lambda"
+                    "are not centred on foreground, and of this trainer none are known; give a "
+                    "lambda"
                 )
         return loaders
 
@@ -203,9 +212,17 @@ class MEEPMixin(nnUNetTrainer):
         for hook in self._hooks:  # of the old loss, which may be part of the new one
             hook.remove()
         self._hooks = []
+        with_terms = [m for m in self.loss.modules() if isinstance(m, RegularizedLoss) and m.term]
+        if self.experiment.auto and not with_terms:
+            raise SystemExit(
+                f"Error: {type(self).__name__}: the trainer's loss, {type(self.loss).__name__}, "
+                "does not contain the term whose lambda is to be found; let _build_loss wrap what "
+                "super()._build_loss() returns"
+            )
+        for loss in with_terms:
+            loss.weight = self._weight()
         inner = self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss
-        if isinstance(inner, RegularizedLoss) and inner.term:
-            inner.weight = self._weight()
+        if inner in with_terms:
             hook = inner.register_forward_hook(lambda m, *_: self._parts.append(m.parts))
             self._hooks.append(hook)
         self._hooks.append(self.loss.register_forward_hook(self._on_loss))
@@ -237,6 +254,8 @@ class MEEPMixin(nnUNetTrainer):
             self.logger.get_value(key, step=self.current_epoch - 1)
             for key in ("lambda", "average_unexpected")
         )
+        if np.isnan(weight):  # the log of a training that was begun without this package
+            return experiment.weight
         return next_lambda(weight, unexpected, self.current_epoch, self.num_epochs)
 
     def _add_seen(self) -> None:
@@ -336,12 +355,13 @@ class MEEPMixin(nnUNetTrainer):
                 else "nnU-Net centres all validation patches on foreground, or any at random, so "
                 "they say nothing of whole images"
             )
-            return [*lines, f"No pseudo ECE, Brier and unexpected errors: {reason}"]
-        for key, name in (("ece", "Pseudo ECE"), ("brier", "Pseudo Brier")):
-            rounded = [round(x, 5) for x in values[f"{key}_per_class_or_region"]]
-            lines.append(f"{name} {rounded}")
-        share = round(values["unexpected_errors"], 3) + 0.0  # no -0.0
-        lines.append(f"Unexpected errors {share:.3f}")
+            lines.append(f"No pseudo ECE, Brier and unexpected errors: {reason}")
+        else:
+            for key, name in (("ece", "Pseudo ECE"), ("brier", "Pseudo Brier")):
+                rounded = [round(x, 5) for x in values[f"{key}_per_class_or_region"]]
+                lines.append(f"{name} {rounded}")
+            share = round(values["unexpected_errors"], 3) + 0.0  # no -0.0
+            lines.append(f"Unexpected errors {share:.3f}")
         if experiment.auto:
             lines.append(
                 f"lambda {values['lambda']:.4g}: expects {values['average_expected']:.3%} errors "

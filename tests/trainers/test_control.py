@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers import names
@@ -65,9 +66,15 @@ def test_an_epoch_counts_by_the_voxels_it_saw():
 
 
 @given(before=st.integers(0, 3), after=st.integers(0, 3))
-def test_an_epoch_without_a_voxel_changes_nothing(before, after):
+def test_an_epoch_without_a_voxel_or_a_number_changes_nothing(before, after):
     epochs = [ErrorSums(100, 10, 3)] * before + [ErrorSums(100, 1, 2)] * after
-    gap = [NO_VOXEL, ErrorSums(math.nan, math.nan, math.nan)]
+    nan = math.nan
+    gap = [
+        NO_VOXEL,
+        ErrorSums(nan, nan, nan),
+        ErrorSums(100, 10, nan),
+        ErrorSums(100, 10, math.inf),
+    ]
     with_gap = epochs[:before] + gap + epochs[before:]
     np.testing.assert_equal(signal(with_gap, 50), signal(epochs, 50))
 
@@ -100,18 +107,20 @@ def test_the_same_share_of_a_training_brings_the_same_lambda(n_epochs, r):
 
 
 @every_length
-@pytest.mark.parametrize(("at_0", "slope"), [(0.9, 6.0), (0.6, 4.0), (0.9, 1.8)])
+@pytest.mark.parametrize(("at_0", "slope"), [(0.9, 1.8), (0.6, 4.0), (0.9, 6.0), (0.9, 8.0)])
 def test_it_settles_where_errors_are_expected(n_epochs, at_0, slope):
-    """A network whose unexpected share falls with lambda, and answers with a delay."""
-    seen = [at_0]
-
-    def answer(weight, _):
-        seen.append(seen[-1] + (at_0 - slope * weight - seen[-1]) / (1 + 0.05 * n_epochs))
-        return seen[-1]
-
-    weights = run(answer, n_epochs)
-    assert weights[-1] == pytest.approx(at_0 / slope, abs=0.05)
-    assert abs(at_0 - slope * weights[-1]) < 0.15
+    """A network whose unexpected share falls with lambda, answers late, and is unsure at first."""
+    weights, seen, epochs = [0.0], [at_0], []
+    for epoch in range(n_epochs):
+        unsure = math.exp(-epoch / (0.05 * n_epochs))
+        r = seen[-1] + (at_0 - slope * weights[-1] - seen[-1]) / (1 + 0.05 * n_epochs)
+        errors = 1e4 * (1 + 30 * unsure)
+        epochs.append(ErrorSums(1e6, errors, errors * (1 - r) + 5e5 * unsure))
+        seen.append(r)
+        _, _, unexpected = signal(epochs, n_epochs)
+        weights.append(next_lambda(weights[-1], unexpected, epoch + 1, n_epochs))
+    assert weights[-1] == pytest.approx(at_0 / slope, abs=0.04)
+    assert abs(seen[-1]) < 0.2
 
 
 @every_length
@@ -252,10 +261,65 @@ def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
     assert all(torch.equal(value, expected[key]) for key, value in weights_of(resumed).items())
 
 
+def test_a_log_without_lambda_begins_at_0(balls):
+    """A training that plain nnU-Net began, in this trainer's folder."""
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters")
+    trainer.initialize()
+    log = trainer.logger.local_logger
+    log.load_checkpoint({"train_losses": [1.0, 0.5]})
+    trainer.current_epoch = 2
+    assert trainer._weight() == 0
+
+
+def test_lambda_reaches_a_term_inside_of_another_loss(balls):
+    class Doubled(torch.nn.Module):
+        def __init__(self, loss):
+            super().__init__()
+            self.whole = loss
+
+        def forward(self, logits, target):
+            return 2 * self.whole(logits, target)
+
+    class Mine(MEEPMixin):
+        experiment = names.parse("nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters")
+
+        def _build_loss(self):
+            return Doubled(super()._build_loss())
+
+    trainer = balls().trainer(Mine)
+    trainer.initialize()
+    (term,) = (m for m in trainer.loss.modules() if isinstance(m, RegularizedLoss))
+    for key, value in {"lambda": 0.2, "average_unexpected": 0.5}.items():
+        trainer.logger.log(key, value, 0)
+    trainer.current_epoch = 1
+    trainer._listen()
+    assert term.weight == pytest.approx(0.2 + 2.5 / 4 * 0.5)
+
+
+def test_a_loss_without_the_term_is_refused(balls):
+    class Mine(MEEPMixin):
+        experiment = names.parse("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters")
+
+        def _build_loss(self):
+            super()._build_loss()
+            return torch.nn.CrossEntropyLoss()
+
+    with pytest.raises(SystemExit, match="CrossEntropyLoss, does not contain the term"):
+        balls().trainer(Mine).initialize()
+
+
 def test_all_cases_as_a_fold_are_refused(balls):
     trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters", fold="all")
     with pytest.raises(SystemExit, match="-f all: its validation cases are training cases"):
-        trainer.initialize()
+        trainer.run_training()
+
+
+def test_a_split_that_trains_on_validation_cases_is_refused(balls, monkeypatch):
+    """nnU-Net only warns."""
+    monkeypatch.setattr(nnUNetTrainer, "do_split", lambda _: (["a", "b", "c"], ["c", "d"]))
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters")
+    with pytest.raises(SystemExit, match="-f 0: 1 of its 2 validation cases are training cases"):
+        trainer.run_training()
 
 
 def test_a_trainer_without_free_validation_patches_is_refused(balls):
@@ -269,5 +333,5 @@ def test_a_trainer_without_free_validation_patches_is_refused(balls):
             self.oversample_foreground_percent = 1.0
 
     trainer = project.trainer(Forced)
-    with pytest.raises(SystemExit, match="this trainer has none; give a lambda"):
+    with pytest.raises(SystemExit, match="of this trainer none are known; give a lambda"):
         trainer.run_training()
