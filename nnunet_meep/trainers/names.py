@@ -125,7 +125,7 @@ _ALL_BASES = (
 
 # What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
 _OPTION_SHAPE = re.compile(
-    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda(auto.*)?|(seed|fg)[0-9.,+-].*"
+    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda([Aa]uto.*)?|(seed|fg)[0-9.,+-].*"
     r"|[0-9.p-]+(epoch|iter)s?|paper"
 )
 
@@ -288,10 +288,10 @@ def _what_is_wrong(part: str) -> str:
     return f"is not an option (the options are {_ALL_OPTIONS})"
 
 
-# Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, 50epoch.
+# Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, auto, 50epoch.
 _MEANT = re.compile(
-    r"(?P<key>lamb?da|gamma|seed|fg)"
-    r"(?:(?!_?[0-9]+_?(?:epoch|iter))_?(?P<value>auto|[0-9.,p+-]*[a-z]?))?"
+    r"(?P<auto>auto(?:_?lamb?da)?)|(?P<key>lamb?da|gamma|seed|fg)"
+    r"(?:(?!_?[0-9]+_?(?:epoch|iter))[_=]?(?P<value>auto|[0-9.,p+-]*[a-z]?))?"
     r"|(?<![0-9])(?P<count>[0-9]+)_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
     re.IGNORECASE | re.ASCII,
 )
@@ -304,6 +304,8 @@ def nearest(name: str) -> str:
     for match in _MEANT.finditer(name):
         if match["paper"]:
             values.setdefault("paper", "_paper")
+        elif match["auto"]:
+            values.setdefault("lambda", f"_lambda{AUTO}")
         elif match["unit"]:
             key = match["unit"].lower() + "s"
             spelt = match["count"].lstrip("0") + key
