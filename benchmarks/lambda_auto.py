@@ -3,10 +3,11 @@
     python benchmarks/lambda_auto.py hippocampus SRC WORK
     python benchmarks/lambda_auto.py wmh SRC WORK
 
-SRC: ``hippocampus`` as for ``first_runs.py``; ``wmh`` takes a folder of 12 scans with
-``imagesTr/CASE_0000.nii.gz`` (FLAIR) and ``labelsTr/CASE.nii.gz`` (1 = lesion, 2 = not scored), of
-which four folds are made: 7 scans train, 2 validate (control and temperature), and 3 that neither
-has seen are the fold's test scans, so that each scan is tested once. WORK holds nnU-Net's folders.
+SRC: ``hippocampus`` as for ``first_runs.py``; ``wmh`` takes a folder of 12 scans of MS3SEG with
+``imagesTr/CASE_0000.nii.gz`` (FLAIR) and ``labelsTr/CASE.nii.gz`` (1 = white matter lesion, 2 =
+normal periventricular hyperintensity, which is not scored), of which four folds are made: 7 scans
+train, 2 validate (control and temperature), and 3 that neither has seen are the fold's test scans,
+so that each scan is tested once. WORK holds nnU-Net's folders.
 
 Two trainings run side by side on one CPU thread each. Each is evaluated as soon as it is predicted,
 and what it gave is kept in ``lambda_auto/`` beside this file; what is there already is not run
@@ -64,6 +65,11 @@ COMPARISONS = {
                     "DiceMEEP_KL",
                     "MEEP_KL",
                 )
+            ]
+            # What the first of them came to, as a fixed lambda.
+            + [
+                f"nnUNetTrainer{name}_50epochs_50iters"
+                for name in ("DiceMEEP_KL_lambda0p15", "MEEP_KL_lambda0p15")
             ]
             # Other signals and another term (lambda_variants/).
             + [
@@ -130,6 +136,8 @@ def main() -> None:
             make = make_hippocampus if arguments.run == "hippocampus" else make_wmh
             make(arguments.source, raw)
         plan(run, work)
+        for fold in range(comparison.n_folds):  # before two trainings ask for them
+            make_test_images(run, work, fold)
         with ThreadPoolExecutor(2) as pool:
             runs = [pool.submit(one_run, run, work, *job) for job in jobs]
         for done in runs:  # after all of them: what failed keeps no other from running
@@ -194,17 +202,23 @@ def one_run(run: Run, work: Path, trainer: str, fold: int) -> None:
 
 
 def test_images(run: Run, work: Path, fold: int) -> Path:
-    """The images that the fold neither trains on nor validates on."""
-    raw = work / "nnUNet_raw" / run.dataset
-    if (raw / "imagesTs").exists():
-        return raw / "imagesTs"
+    """The folder of the images that the fold neither trains on nor validates on."""
+    given = work / "nnUNet_raw" / run.dataset / "imagesTs"
+    return given if given.exists() else work / "tests" / run.dataset / f"fold_{fold}"
+
+
+def make_test_images(run: Run, work: Path, fold: int) -> None:
+    raw, folder = work / "nnUNet_raw" / run.dataset, test_images(run, work, fold)
+    if folder.exists():
+        return
     split = json.loads((raw / "splits_final.json").read_text())[fold]
-    folder = work / "tests" / run.dataset / f"fold_{fold}"
-    folder.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(".tmp-" + folder.name)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
     for path in (raw / "imagesTr").iterdir():
         if path.name[: -len("_0000.nii.gz")] not in split["train"] + split["val"]:
-            shutil.copyfile(path, folder / path.name)
-    return folder
+            shutil.copyfile(path, building / path.name)
+    building.rename(folder)
 
 
 def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
@@ -237,6 +251,11 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
         if part != "validation":
             folders.append("--chill")  # a fold's test scans are some of labelsTr
         command("meep-calib-eval", *folders, cwd=work)
+        if part != "validation":
+            cases = json.loads((work / output / "calibration.json").read_text())["cases"]
+            n_images = len(list(test_images(run, work, fold).glob("*.nii.gz")))
+            if len(cases) != n_images:  # --chill leaves out what is missing
+                sys.exit(f"{output}: expected {n_images} cases, found {len(cases)}")
         (target / part).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / output / "calibration.json", target / part / "calibration.json")
     shutil.copyfile(work / calibrator, target / "temperature.json")

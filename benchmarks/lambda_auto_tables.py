@@ -121,10 +121,14 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def with_interval(values: np.ndarray, digits: int) -> str:
-    """Mean over cases and its 95 % BCa bootstrap interval; cases without a value left out."""
+    """Mean over cases and its 95 % BCa bootstrap interval; cases without a value left out.
+
+    A few cases drawn again and again give intervals that are too short: none for less than ten.
+    """
     values = values[np.isfinite(values)]
     mean = f"{values.mean():.{digits}f}"
-    if np.ptp(values) == 0:  # the same labels, before and after a temperature
+    # All alike: the same labels, before and after a temperature.
+    if len(values) < 10 or np.ptp(values) == 0:
         return mean
     result = bootstrap((values,), np.mean, n_resamples=9999, rng=np.random.default_rng(0))
     low, high = result.confidence_interval
@@ -159,8 +163,10 @@ def differences_table(cases: pd.DataFrame) -> str:
         difference = (of_cases(cases, name, "test") - theirs).dropna(how="all")
         if len(difference):
             cells = [with_interval(difference[m].to_numpy(), METRICS[m][2]) for m in METRICS]
-            rows.append([name, str(len(difference)), *cells])
-    return markdown(["trained with", "cases", *HEADINGS], rows)
+            of_name = cases[cases["name"] == name]
+            counts = (of_name["iterations"].iloc[0], of_name["seed"].nunique(), len(difference))
+            rows.append([name, *map(str, counts), *cells])
+    return markdown(["trained with", "iterations", "seeds", "cases", *HEADINGS], rows)
 
 
 def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str:
@@ -177,6 +183,8 @@ def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str
             (training["E"], training["A"]),
         ):
             row += [f"{100 * expected:.2f}", f"{100 * actual:.2f}", f"{1 - expected / actual:.2f}"]
+        if has_other_signal(name):
+            row[5:8] = ["", "", ""]
         own = cases.set_index(["name", "seed", "fold", "part"]).loc[(*key, "test")]
         row += [f"{own[m].mean():.{METRICS[m][2]}f}" for m in METRICS]
         rows.append(row)
@@ -184,6 +192,11 @@ def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str
 
 
 # Curves
+
+
+def has_other_signal(name: str) -> bool:
+    """Is what its control sees not the E, A and r of all voxels?"""
+    return name.endswith(("_boundary", "_confidence"))
 
 
 def looks_of(name: str) -> dict[str, Any]:
@@ -214,9 +227,10 @@ def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
         if "auto" in name:
             axes["lambda"].plot(share, training["lambda"], **style)
         r = training["average_unexpected"]
-        axes["r"].plot(share, r, **style)
-        of_images = 1 - training["E"] / training["A"]
-        axes["both"].plot(r[-1], of_images, **{**style, "linestyle": ""})
+        if not has_other_signal(name):
+            axes["r"].plot(share, r, **style)
+            of_images = 1 - training["E"] / training["A"]
+            axes["both"].plot(r[-1], of_images, **{**style, "linestyle": ""})
     axes["lambda"].set_ylabel("lambda of _lambdaauto")
     axes["r"].set_ylabel("r, share of unexpected errors")
     axes["r"].set_xlabel("share of the training")

@@ -54,7 +54,8 @@ class ConfidenceOnErrors(OtherSignal):
     """Mean confidence on errors, against what it would be if the probabilities were right.
 
     A voxel with confidence c is then an error with probability 1 - c, so that errors have the mean
-    confidence sum c (1 - c) / sum (1 - c). Confidences count from chance: (c - 1/K) / (1 - 1/K).
+    confidence sum c (1 - c) / sum (1 - c), of each batch by itself. Confidences count from chance:
+    (c - 1/K) / (1 - 1/K).
     """
 
     def surprise(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,7 +104,8 @@ class nnUNetTrainerMEEP_KL_lambdaauto_confidence_50epochs_50iters(_OtherSignalTr
 class SumOverVoxels(RegularizedLoss):
     """MEEP-KL divided by N instead of |W|: its weight on a voxel does not grow as errors get few.
 
-    Times 100, so that lambda has about the size it has otherwise once 1 % are errors.
+    Times 100, so that lambda has about the size it has otherwise once 1 % are errors; in the first
+    epochs, with 60 % of errors, it is 60 times as large, which holds the network back.
     """
 
     how = "the segmentation loss, and 100 times the term divided by all voxels beside it"
