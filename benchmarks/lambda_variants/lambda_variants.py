@@ -6,6 +6,7 @@ Each changes one thing of ``_lambdaauto`` and nothing else.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -23,12 +24,12 @@ DICE = parse("nnUNetTrainerDiceMEEP_KL_lambdaauto_50epochs_50iters")
 DICE_CE = parse("nnUNetTrainerMEEP_KL_lambdaauto_50epochs_50iters")
 
 
-class OtherSignal(TrainingMonitor):
+class OtherSignal(TrainingMonitor, ABC):
     """Gives the control other sums than those of all voxels: the same fields, another r."""
 
+    @abstractmethod
     def surprise(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Voxels, errors and expected errors, or what stands for them."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def add_validation(self, logits: Tensor, target: Tensor) -> None:

@@ -61,7 +61,8 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("labels+ignore", NAME), ("labels+ignore", NAME_AUTO), ("regions", NAME_AUTO)]
+    ("kind", "name"),
+    [("labels+ignore", NAME), ("labels+ignore", NAME_AUTO), ("regions", NAME_AUTO)],
 )
 def test_two_ranks_train_one_network_and_log_the_same(balls, kind, name):
     project = balls(kind)
