@@ -330,6 +330,7 @@ def test_everything_but_loss_and_length_is_nnunets(build, kind):
     assert overridden == {
         "_build_loss",
         "configure_optimizers",  # for _paper
+        "do_split",  # for _lambdaauto: refuses what nnU-Net warns of
         "get_dataloaders",  # for _fg
         *("initialize", "on_train_epoch_start"),  # for _seed, and the monitor
         # What is logged:
