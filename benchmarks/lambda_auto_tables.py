@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
 OUTPUT = Path(__file__).resolve().parent / "lambda_auto"
-#: nnU-Net's default, after its temperature: what the others are measured by.
+#: nnU-Net's default, of the longest training, after its temperature: what all are measured by.
 REFERENCE = "DiceCE"
+KEYS = ("name", "iterations", "seed", "fold")
 PARTS = {"test": "", "test_T": ", then T"}
 #: Metric: heading, factor, digits.
 METRICS = {
@@ -37,9 +38,12 @@ TRAINER = re.compile(r"nnUNetTrainer(.+)_(\d+)epochs_(\d+)iters(?:_seed(\d+))?")
 def main() -> None:
     for folder in sorted(path for path in OUTPUT.iterdir() if finished(path)):
         cases, trainings = read_cases(folder), read_trainings(folder)
+        longest = cases.loc[cases["name"] == REFERENCE, "iterations"].max()
         tables = {
             "Test scans": scores_table(cases),
-            f"Difference to {REFERENCE}, then T": differences_table(cases),
+            f"Difference to {REFERENCE} of {longest} iterations, then T": differences_table(
+                cases, (REFERENCE, longest)
+            ),
             "Each training": trainings_table(cases, trainings),
         }
         sections = [f"## {heading}\n\n{table}" for heading, table in tables.items()]
@@ -53,14 +57,19 @@ def main() -> None:
 
 
 def finished(folder: Path) -> list[tuple[dict[str, Any], Path]]:
-    """Name, iterations, seed and fold of each training, and its folder; plain before MEEP."""
+    """Name, iterations, seed and fold of each training, and its folder; the long ones last."""
     found = []
     for path in folder.glob("*/fold_*/training.json"):
         name, epochs, iterations, seed = TRAINER.fullmatch(path.parts[-3]).groups()
         key = {"name": name, "iterations": int(epochs) * int(iterations)}
         fold = int(path.parent.name.removeprefix("fold_"))
         found.append(({**key, "seed": int(seed or 0), "fold": fold}, path.parent))
-    return sorted(found, key=lambda x: (*order(x[0]["name"]), x[0]["seed"], x[0]["fold"]))
+
+    def key_of(entry: tuple[dict[str, Any], Path]) -> tuple:
+        key = entry[0]
+        return key["iterations"], *order(key["name"]), key["seed"], key["fold"]
+
+    return sorted(found, key=key_of)
 
 
 def order(name: str) -> tuple[int, bool, bool, str]:
@@ -135,48 +144,54 @@ def with_interval(values: np.ndarray, digits: int) -> str:
     return f"{mean} ({low:.{digits}f}, {high:.{digits}f})"
 
 
-def of_cases(cases: pd.DataFrame, name: str, part: str) -> pd.DataFrame:
+def of_cases(cases: pd.DataFrame, training: tuple[str, int], part: str) -> pd.DataFrame:
     """A row for each case: its means over trainings that differ in the seed."""
-    chosen = cases[(cases["name"] == name) & (cases["part"] == part)]
-    return chosen.groupby("case")[[*METRICS, "E", "A"]].mean()
+    name, iterations = training
+    chosen = cases[(cases["name"] == name) & (cases["iterations"] == iterations)]
+    return chosen[chosen["part"] == part].groupby("case")[[*METRICS, "E", "A"]].mean()
+
+
+def names_of(cases: pd.DataFrame) -> list[tuple[tuple[str, int], int]]:
+    """Name and iterations, and the number of seeds."""
+    groups = cases.groupby(["name", "iterations"], sort=False)["seed"].nunique()
+    return list(groups.items())
 
 
 def scores_table(cases: pd.DataFrame) -> str:
-    """A row for each name, without and with temperature."""
+    """A row for each name and length, without and with temperature."""
     rows = []
-    for name in cases["name"].unique():
-        of_name = cases[cases["name"] == name]
-        iterations, n_seeds = of_name["iterations"].iloc[0], of_name["seed"].nunique()
+    for training, n_seeds in names_of(cases):
+        name, iterations = training
         for part, suffix in PARTS.items():
-            values = of_cases(cases, name, part)
+            values = of_cases(cases, training, part)
             row = [name + suffix, str(iterations), str(n_seeds), str(len(values))]
             row += [with_interval(values[m].to_numpy(), METRICS[m][2]) for m in METRICS]
             rows.append([*row, f"{1 - values['E'].mean() / values['A'].mean():.2f}"])
     return markdown(["trained with", "iterations", "seeds", "cases", *HEADINGS, "r"], rows)
 
 
-def differences_table(cases: pd.DataFrame) -> str:
-    """Paired by case: each name, as it is, minus nnU-Net's default after its temperature."""
-    theirs = of_cases(cases, REFERENCE, "test_T")
+def differences_table(cases: pd.DataFrame, reference: tuple[str, int]) -> str:
+    """Paired by case: each training, as it is, minus the reference after its temperature."""
+    theirs = of_cases(cases, reference, "test_T")
     rows = []
-    for name in cases["name"].unique():
-        difference = (of_cases(cases, name, "test") - theirs).dropna(how="all")
+    for training, n_seeds in names_of(cases):
+        difference = (of_cases(cases, training, "test") - theirs).dropna(how="all")
         if len(difference):
             cells = [with_interval(difference[m].to_numpy(), METRICS[m][2]) for m in METRICS]
-            of_name = cases[cases["name"] == name]
-            counts = (of_name["iterations"].iloc[0], of_name["seed"].nunique(), len(difference))
-            rows.append([name, *map(str, counts), *cells])
+            counts = (training[1], n_seeds, len(difference))
+            rows.append([training[0], *map(str, counts), *cells])
     return markdown(["trained with", "iterations", "seeds", "cases", *HEADINGS], rows)
 
 
 def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str:
     """A row for each training: what the control saw, whole validation images, test scans."""
-    headings = ["trained with", "seed", "fold", "lambda", "T"]
+    headings = ["trained with", "iterations", "seed", "fold", "on", "lambda", "T"]
     headings += [f"{name}, {of}" for of in ("patches", "images") for name in ("E %", "A %", "r")]
     rows = []
     for training in trainings:
-        name, seed, fold = key = tuple(training[x] for x in ("name", "seed", "fold"))
-        row = [name, str(seed or ""), str(fold)]
+        key = tuple(training[x] for x in KEYS)
+        name, iterations, seed, fold = key
+        row = [name, str(iterations), str(seed or ""), str(fold), training.get("device", "CPU")]
         row += [f"{training['lambda'][-1]:.3f}", f"{training['temperature']:.2f}"]
         for expected, actual in (
             (training["average_expected"][-1], training["average_errors"][-1]),
@@ -184,8 +199,8 @@ def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str
         ):
             row += [f"{100 * expected:.2f}", f"{100 * actual:.2f}", f"{1 - expected / actual:.2f}"]
         if has_other_signal(name):
-            row[5:8] = ["", "", ""]
-        own = cases.set_index(["name", "seed", "fold", "part"]).loc[(*key, "test")]
+            row[7:10] = ["", "", ""]
+        own = cases.set_index([*KEYS, "part"]).loc[(*key, "test")]
         row += [f"{own[m].mean():.{METRICS[m][2]}f}" for m in METRICS]
         rows.append(row)
     return markdown([*headings, *HEADINGS], rows)
@@ -199,48 +214,61 @@ def has_other_signal(name: str) -> bool:
     return name.endswith(("_boundary", "_confidence"))
 
 
-def looks_of(name: str) -> dict[str, Any]:
-    """A colour for each segmentation loss, a line and a marker for what is added to it."""
-    colour = {"Dice": "#0072B2", "DiceCE": "#D55E00", "CE": "#009E73"}[loss_of(name)]
+#: Of what is trained with a segmentation loss: line and marker.
+LOOKS = {
+    "plain": ("--", "s"),
+    "fixed lambda": (":", "v"),
+    "lambda auto": ("-", "o"),
+    "lambda auto, variants": ("-.", "x"),
+}
+
+
+def kind_of(name: str) -> str:
     if name.endswith("auto"):
-        line, marker, opacity = "-", "o", 1
-    elif "auto" in name:  # lambda_variants
-        line, marker, opacity = "-.", "x", 0.5
-    elif "MEEP" in name:
-        line, marker, opacity = ":", "v", 1
-    else:
-        line, marker, opacity = "--", "s", 1
-    where = {"markevery": [-1], "marker": marker}
-    return {"color": colour, "linestyle": line, "alpha": opacity, **where}
+        return "lambda auto"
+    if "auto" in name:
+        return "lambda auto, variants"
+    return "fixed lambda" if "MEEP" in name else "plain"
 
 
 def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
-    """Lambda and r over the epochs; r of the last epochs' patches against r of whole images."""
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
-    axes = figure.subplot_mosaic([["lambda", "both"], ["r", "both"]], width_ratios=[3, 2])
-    named: set[str] = set()
+    """Lambda and r over the epochs, a column for each segmentation loss and length; r of the last
+    epochs' patches against r of whole images."""
+    columns = list(dict.fromkeys((x["iterations"], loss_of(x["name"])) for x in trainings))
+    figure = Figure(figsize=(2.9 * len(columns) + 4.5, 6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[2.9 * len(columns), 4.5])
+    axes = left.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
+    both = right.subplots()
+    colours = {"Dice": "#0072B2", "DiceCE": "#D55E00", "CE": "#009E73"}
+    low, high = -1.5, 1.05
     for training in trainings:
-        name = training["name"]
-        style = {**looks_of(name), "label": None if name in named else name}
-        named.add(name)
-        share = np.arange(1, len(training["lambda"]) + 1) / len(training["lambda"])
+        name, curve, r = training["name"], training["lambda"], training["average_unexpected"]
+        line, marker = LOOKS[kind_of(name)]
+        style = {"color": colours[loss_of(name)], "linestyle": line, "marker": marker}
+        style |= {"markevery": [-1], "alpha": 0.8, "linewidth": 1.2}
+        column = axes[:, columns.index((training["iterations"], loss_of(name)))]
+        share = np.arange(1, len(curve) + 1) / len(curve)
         if "auto" in name:
-            axes["lambda"].plot(share, training["lambda"], **style)
-        r = training["average_unexpected"]
+            column[0].plot(share, curve, **style)
         if not has_other_signal(name):
-            axes["r"].plot(share, r, **style)
+            column[1].plot(share, np.clip(r, low, None), **style)
             of_images = 1 - training["E"] / training["A"]
-            axes["both"].plot(r[-1], of_images, **{**style, "linestyle": ""})
-    axes["lambda"].set_ylabel("lambda of _lambdaauto")
-    axes["r"].set_ylabel("r, share of unexpected errors")
-    axes["r"].set_xlabel("share of the training")
-    axes["r"].set_ylim(-1.5, 1.05)
-    axes["r"].axhline(0, color="black", linewidth=0.5)
-    axes["both"].set_xlabel("r of validation patches, last epochs")
-    axes["both"].set_ylabel("r of whole validation images, after the training")
-    axes["both"].axline((0, 0), slope=1, color="black", linewidth=0.5)
-    axes["both"].set_aspect("equal")
-    axes["both"].legend(fontsize=8)
+            both.plot(r[-1], max(of_images, low), **{**style, "linestyle": "", "alpha": 0.5})
+    for (iterations, loss), column in zip(columns, axes.T, strict=True):
+        column[0].set_title(f"{loss}, {iterations} iterations", fontsize=10)
+        column[1].set_xlabel("share of the training")
+        column[1].axhline(0, color="black", linewidth=0.5)
+    axes[0, 0].set_ylabel("lambda of _lambdaauto")
+    axes[1, 0].set_ylabel("r, share of unexpected errors")
+    axes[1, 0].set_ylim(low, high)
+    for line, marker in LOOKS.values():
+        axes[1, -1].plot([], [], color="black", linestyle=line, marker=marker)
+    left.legend(axes[1, -1].lines[-len(LOOKS) :], LOOKS, loc="outside lower center", ncols=2)
+    both.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    both.set_title("r of each training (what is lower drawn at -1.5)", fontsize=10)
+    both.set_xlabel("validation patches, last epochs")
+    both.set_ylabel("whole validation images, after the training")
+    both.axline((0, 0), slope=1, color="black", linewidth=0.5)
     figure.savefig(path, dpi=110)
 
 

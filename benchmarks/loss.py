@@ -319,8 +319,9 @@ def report(rows: list[tuple[int, dict, dict, dict]], steps: dict[str, float], de
         "| ours / nnU-Net |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    digits = 1 if device == "cuda" else 0
     for n_classes, _, seconds, memory in rows:
-        times = [f"{1e3 * seconds[name]:.0f}" for name in LOSSES]
+        times = [f"{1e3 * seconds[name]:.{digits}f}" for name in LOSSES]
         sizes = [f"{memory[name] / 1e6:.0f}" for name in LOSSES]
         ratios = [f"{x['ours'] / x['nnU-Net']:.2f}" for x in (seconds, memory)]
         lines.append(f"| {' | '.join([str(n_classes), *times, ratios[0], *sizes, ratios[1]])} |")
@@ -341,8 +342,8 @@ def report(rows: list[tuple[int, dict, dict, dict]], steps: dict[str, float], de
     own, meep = steps.values()
     lines += [
         "",
-        f"A training step (K = 3, batch 2): {1e3 * own:.0f} ms with `nnUNetTrainer`, "
-        f"{1e3 * meep:.0f} ms with `nnUNetTrainerMEEP_KL`, {meep / own:.3f} times as long "
+        f"A training step (K = 3, batch 2): {1e3 * own:.{digits}f} ms with `nnUNetTrainer`, "
+        f"{1e3 * meep:.{digits}f} ms with `nnUNetTrainerMEEP_KL`, {meep / own:.3f} times as long "
         "(medians).",
     ]
     where = torch.cuda.get_device_name() if device == "cuda" else _processor()
