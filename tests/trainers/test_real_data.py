@@ -132,6 +132,8 @@ def test_pictures_in_two_dimensions(tmp_path, monkeypatch, no_picture, name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+# torch 2.11 uses it in its own code, which torch.compile imports.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("compiled", ["0", "1"], ids=["eager", "compiled"])
 @pytest.mark.parametrize("kind", ["labels+ignore", "regions"])
 def test_the_gpu_trains_with_autocast_and_compiled(balls, monkeypatch, kind, compiled):
