@@ -40,7 +40,7 @@ from first_runs import (
     plan,
     work_in,
 )
-from lambda_auto_tables import OUTPUT, TRAINER
+from lambda_auto_tables import OUTPUT
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Comparison:
     n_folds: int
 
 
+#: nnU-Net's default, and the lambda that finds itself.
+FIRST = ("DiceMEEP_KL_lambdaauto", "DiceCE", "MEEP_KL_lambdaauto")
 COMPARISONS = {
     "hippocampus": Comparison(
         replace(
@@ -58,19 +60,7 @@ COMPARISONS = {
             trainers=[
                 f"nnUNetTrainer{name}_50epochs_50iters{seed}"
                 for seed in ("", "_seed1", "_seed2")
-                for name in (
-                    "DiceMEEP_KL_lambdaauto",
-                    "DiceCE",
-                    "Dice",
-                    "MEEP_KL_lambdaauto",
-                    "DiceMEEP_KL",
-                    "MEEP_KL",
-                )
-            ]
-            # What the first of them came to, as a fixed lambda.
-            + [
-                f"nnUNetTrainer{name}_50epochs_50iters"
-                for name in ("DiceMEEP_KL_lambda0p15", "MEEP_KL_lambda0p15")
+                for name in FIRST
             ]
             # Other signals and another term (lambda_variants/).
             + [
@@ -78,10 +68,20 @@ COMPARISONS = {
                 for variant in ("boundary", "confidence", "overN")
                 for loss in ("DiceMEEP_KL", "MEEP_KL")
             ]
+            + [
+                f"nnUNetTrainer{name}_50epochs_50iters{seed}"
+                for seed in ("", "_seed1", "_seed2")
+                for name in ("Dice", "DiceMEEP_KL", "MEEP_KL")
+            ]
             # In 5000 iterations CE alone came to a Dice of 0.59.
             + [
                 f"nnUNetTrainer{name}_50epochs_200iters"
                 for name in ("CE", "CEMEEP_KL", "CEMEEP_KL_lambdaauto")
+            ]
+            # What the first of them came to, as a fixed lambda.
+            + [
+                f"nnUNetTrainer{name}_50epochs_50iters"
+                for name in ("DiceMEEP_KL_lambda0p15", "MEEP_KL_lambda0p15")
             ],
         ),
         n_folds=1,
@@ -97,17 +97,7 @@ COMPARISONS = {
                 f"nnUNetTrainer{name}_50epochs_25iters"
                 for name in ("Dice", "DiceMEEP_KL_lambda1", "DiceMEEP_KL_lambdaauto")
             ]
-            + [
-                f"nnUNetTrainer{name}_50epochs_50iters"
-                for name in (
-                    "DiceCE",
-                    "MEEP_KL_lambdaauto",
-                    "DiceMEEP_KL_lambdaauto",
-                    "Dice",
-                    "MEEP_KL",
-                    "DiceMEEP_KL_lambda1",
-                )
-            ]
+            + [f"nnUNetTrainer{name}_50epochs_50iters" for name in (*FIRST, "MEEP_KL", "Dice")]
             + [
                 f"nnUNetTrainer{name}_50epochs_100iters"
                 for name in ("CE", "CEMEEP_KL_lambda0p3", "CEMEEP_KL_lambdaauto")
@@ -137,7 +127,6 @@ def main() -> None:
         for fold in range(comparison.n_folds)
         if not is_done(run, trainer, fold)
     ]
-    jobs.sort(key=lambda job: int(TRAINER.fullmatch(job[0])[3]))  # the short ones first
     if jobs:
         raw = work / "nnUNet_raw" / run.dataset
         if not raw.exists():
