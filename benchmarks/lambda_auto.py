@@ -51,7 +51,7 @@ class Comparison:
     n_folds: int
 
 
-#: nnU-Net's default, and the lambda that finds itself.
+#: The lambda that finds itself and nnU-Net's default: what the verdict is about.
 FIRST = ("DiceMEEP_KL_lambdaauto", "DiceCE", "MEEP_KL_lambdaauto")
 COMPARISONS = {
     "hippocampus": Comparison(
@@ -78,7 +78,7 @@ COMPARISONS = {
                 f"nnUNetTrainer{name}_50epochs_200iters"
                 for name in ("CE", "CEMEEP_KL", "CEMEEP_KL_lambdaauto")
             ]
-            # What the first of them came to, as a fixed lambda.
+            # About what _lambdaauto came to, as a fixed lambda.
             + [
                 f"nnUNetTrainer{name}_50epochs_50iters"
                 for name in ("DiceMEEP_KL_lambda0p15", "MEEP_KL_lambda0p15")
@@ -92,7 +92,8 @@ COMPARISONS = {
             [14, 96, 96],
             [8, 16, 32, 64, 64, 64],
             ["-gpu_memory_target", "2"],
-            # In 1250 iterations Dice + CE did not find the lesions in every fold.
+            # In 1250 iterations Dice + CE did not find the lesions in every fold: nine of those
+            # runs are kept in lambda_auto/, and no more of them are made.
             [
                 f"nnUNetTrainer{name}_50epochs_25iters"
                 for name in ("Dice", "DiceMEEP_KL_lambda1", "DiceMEEP_KL_lambdaauto")
@@ -114,7 +115,8 @@ def main() -> None:
     parser.add_argument("source", metavar="SRC", type=Path)
     parser.add_argument("work", metavar="WORK", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: 2)")
+    at_a_time = {"type": int, "choices": range(1, 17), "default": 2, "metavar": "N"}
+    parser.add_argument("--jobs", **at_a_time, help="trainings at a time, 1 to 16 (default: 2)")
     arguments = parser.parse_args()
     comparison, work = COMPARISONS[arguments.run], arguments.work.absolute()
     run = comparison.run

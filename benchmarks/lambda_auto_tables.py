@@ -214,7 +214,7 @@ def has_other_signal(name: str) -> bool:
     return name.endswith(("_boundary", "_confidence"))
 
 
-#: Of what is trained with a segmentation loss: line and marker.
+#: What is added to the segmentation loss: line and marker.
 LOOKS = {
     "plain": ("--", "s"),
     "fixed lambda": (":", "v"),
@@ -253,7 +253,9 @@ def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
         if not has_other_signal(name):
             column[1].plot(share, np.clip(r, low, None), **style)
             of_images = 1 - training["E"] / training["A"]
-            both.plot(r[-1], max(of_images, low), **{**style, "linestyle": "", "alpha": 0.5})
+            both.plot(
+                max(r[-1], low), max(of_images, low), **{**style, "linestyle": "", "alpha": 0.5}
+            )
     for (iterations, loss), column in zip(columns, axes.T, strict=True):
         column[0].set_title(f"{loss}, {iterations} iterations", fontsize=10)
         column[1].set_xlabel("share of the training")
