@@ -263,9 +263,11 @@ def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
     axes[0, 0].set_ylabel("lambda of _lambdaauto")
     axes[1, 0].set_ylabel("r, share of unexpected errors")
     axes[1, 0].set_ylim(low, high)
-    for line, marker in LOOKS.values():
+    kinds = [kind for kind in LOOKS if kind in {kind_of(x["name"]) for x in trainings}]
+    for kind in kinds:
+        line, marker = LOOKS[kind]
         axes[1, -1].plot([], [], color="black", linestyle=line, marker=marker)
-    left.legend(axes[1, -1].lines[-len(LOOKS) :], LOOKS, loc="outside lower center", ncols=2)
+    left.legend(axes[1, -1].lines[-len(kinds) :], kinds, loc="outside lower center", ncols=2)
     both.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     both.set_title("r of each training (what is lower drawn at -1.5)", fontsize=10)
     both.set_xlabel("validation patches, last epochs")
