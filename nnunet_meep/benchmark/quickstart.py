@@ -121,7 +121,7 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
     _say(f"\nEverything took {_clock(time.monotonic() - started)}. {CAVEAT}")
     _say(
         "Next, with your own data and nnU-Net folders: "
-        f"nnUNetv2_train DATASET {CONFIGURATION} 0 -tr nnUNetTrainerMEEP_KL"
+        f"nnUNetv2_train DATASET {CONFIGURATION} 0 -tr nnUNetTrainerMEEP_KL_lambdaauto"
     )
 
 
