@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -163,3 +164,14 @@ def test_an_answer_needs_nothing_but_the_standard_library(arguments):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == (0 if arguments in ([], ["nnUNetTrainerMEEP_KL"]) else 1)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], [LONG_NAME]])
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    script = f"from nnunet_meep.cli.trainers import main; raise SystemExit(main({arguments}))"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
