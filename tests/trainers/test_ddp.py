@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 NAME = "nnUNetTrainerMEEP_KL_2epochs_2iters_seed1"
 NAME_AUTO = "nnUNetTrainerMEEP_KL_lambdaauto_2epochs_2iters_seed1"
+RESUMED = ("labels+ignore", NAME_AUTO)
 #: Batches of three: two patches for the first rank and one, on foreground, for the second.
 BATCH = 3
 
@@ -47,8 +48,8 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
         patch.setattr(nnunets_module, "device_count", lambda: 2)
         # A network that has learnt nothing yet is unsure: with its own sign lambda would stay 0.
         patch.setattr(mixin, "next_lambda", lambda w, r, *n: next_lambda(w, abs(r), *n))
-        trainer = Project(folder, dataset, plans, patch).trainer(name)
-        trainer.device = torch.device("cpu")
+        project = Project(folder, dataset, plans, patch)
+        trainer = on_cpu(project.trainer(name))
         trainer.run_training()
         left = {
             "start": trainer.is_ddp and trainer.batch_size,
@@ -56,8 +57,40 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
             "log": trainer.logger.get_checkpoint(),
             "unforced": trainer._unforced,
         }
+        if (kind, name) == RESUMED:
+            resumed = stopped_and_resumed(project, name)
+            left["resumed weights"] = weights(resumed)
+            left["resumed log"] = resumed.logger.get_checkpoint()
         torch.save(left, folder / f"rank{rank}_{kind}.pt")
     dist.destroy_process_group()
+
+
+class Interruption(Exception):
+    pass
+
+
+def stop():
+    raise Interruption
+
+
+def stopped_and_resumed(project: Project, name: str):
+    """``project.trainer(name)`` trained for one epoch, and by another with ``--c`` to the end."""
+    interrupted = on_cpu(project.trainer(name, results="resumed"))
+    begin = interrupted.on_epoch_start
+    interrupted.on_epoch_start = lambda: begin() if not interrupted.current_epoch else stop()
+    with pytest.raises(Interruption):
+        interrupted.run_training()
+    dist.barrier()  # the first rank has written the checkpoint
+    resumed = on_cpu(project.trainer(name, results="resumed", resume=True))
+    resumed.load_checkpoint(str(Path(interrupted.output_folder) / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 1
+    resumed.run_training()
+    return resumed
+
+
+def on_cpu(trainer):
+    trainer.device = torch.device("cpu")
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -87,6 +120,12 @@ def test_two_ranks_train_one_network_and_log_the_same(balls, kind, name):
     assert (first, second) == (0.3, 0.3) if name == NAME else first == 0 < second
     whole = np.add(log["segmentation_loss"], np.multiply(log["lambda"], log["term_value"]))
     np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5)
+    if (kind, name) == RESUMED:
+        for rank in ranks:
+            for key, value in rank["weights"].items():
+                assert torch.equal(value, rank["resumed weights"][key]), key
+            for key in KEYS:
+                np.testing.assert_array_equal(rank["log"][key], rank["resumed log"][key], key)
     checkpoint = load(project.trainer(name), "checkpoint_final.pth")
     for key, value in checkpoint["network_weights"].items():
         assert torch.equal(value, ranks[0]["weights"][f"module.{key}"]), key
