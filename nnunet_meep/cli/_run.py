@@ -10,7 +10,10 @@ from nnunet_meep.errors import InputError
 
 
 def run(action: Callable[[], None]) -> int:
-    """Run ``action``; 0 if it returns, 1 after one line on stderr if the input was bad."""
+    """Run ``action``: 0 if it returns, 1 after one line on stderr if the input was bad.
+
+    130 if it was interrupted, 141 if whoever read its output has gone.
+    """
     try:
         action()
         sys.stdout.flush()  # here, not at exit, where Python prints a traceback if nobody reads
