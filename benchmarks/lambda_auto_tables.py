@@ -79,7 +79,7 @@ def order(name: str) -> tuple[int, bool, bool, str]:
 
 def loss_of(name: str) -> str:
     loss = name.split("MEEP")[0]
-    return loss or "DiceCE"
+    return loss.split("_")[0] or "DiceCE"
 
 
 def read_cases(folder: Path) -> pd.DataFrame:
@@ -209,9 +209,12 @@ def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str
 # Curves
 
 
+OTHER_SIGNALS = ("_boundary", "_confidence")
+
+
 def has_other_signal(name: str) -> bool:
     """Is what its control sees not the E, A and r of all voxels?"""
-    return name.endswith(("_boundary", "_confidence"))
+    return name.endswith(OTHER_SIGNALS)
 
 
 #: What is added to the segmentation loss: line and marker.
@@ -224,10 +227,10 @@ LOOKS = {
 
 
 def kind_of(name: str) -> str:
-    if name.endswith("auto"):
-        return "lambda auto"
-    if "auto" in name:
+    if name.endswith((*OTHER_SIGNALS, "_overN")):
         return "lambda auto, variants"
+    if "auto" in name:
+        return "lambda auto"
     return "fixed lambda" if "MEEP" in name else "plain"
 
 
