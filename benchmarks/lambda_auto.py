@@ -100,7 +100,7 @@ COMPARISONS = {
             ]
             + [f"nnUNetTrainer{name}_50epochs_50iters" for name in (*FIRST, "MEEP_KL", "Dice")]
             + [
-                f"nnUNetTrainer{name}_50epochs_100iters"
+                f"nnUNetTrainer{name}_Adam1en3_50epochs_50iters"
                 for name in ("CE", "CEMEEP_KL_lambda0p3", "CEMEEP_KL_lambdaauto")
             ],
         ),

@@ -244,6 +244,7 @@ def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
     both = right.subplots()
     colours = {"Dice": "#0072B2", "DiceCE": "#D55E00", "CE": "#009E73"}
     low, high = -1.5, 1.05
+    limits = low - 0.05, high  # room for what is drawn at the edge
     for training in trainings:
         name, curve, r = training["name"], training["lambda"], training["average_unexpected"]
         line, marker = LOOKS[kind_of(name)]
@@ -265,13 +266,13 @@ def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
         column[1].axhline(0, color="black", linewidth=0.5)
     axes[0, 0].set_ylabel("lambda of _lambdaauto")
     axes[1, 0].set_ylabel("r, share of unexpected errors")
-    axes[1, 0].set_ylim(low, high)
+    axes[1, 0].set_ylim(limits)
     kinds = [kind for kind in LOOKS if kind in {kind_of(x["name"]) for x in trainings}]
     for kind in kinds:
         line, marker = LOOKS[kind]
         axes[1, -1].plot([], [], color="black", linestyle=line, marker=marker)
     left.legend(axes[1, -1].lines[-len(kinds) :], kinds, loc="outside lower center", ncols=2)
-    both.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    both.set(xlim=limits, ylim=limits, aspect="equal")
     both.set_title("r of each training (what is lower drawn at -1.5)", fontsize=10)
     both.set_xlabel("validation patches, last epochs")
     both.set_ylabel("whole validation images, after the training")

@@ -24,5 +24,9 @@ class nnUNetTrainerCEMEEP_KL_Adam1en3_50epochs_50iters(_CEWithAdam):
     experiment = parse("nnUNetTrainerCEMEEP_KL_50epochs_50iters")
 
 
+class nnUNetTrainerCEMEEP_KL_lambda0p3_Adam1en3_50epochs_50iters(_CEWithAdam):
+    experiment = parse("nnUNetTrainerCEMEEP_KL_lambda0p3_50epochs_50iters")
+
+
 class nnUNetTrainerCEMEEP_KL_lambdaauto_Adam1en3_50epochs_50iters(_CEWithAdam):
     experiment = parse("nnUNetTrainerCEMEEP_KL_lambdaauto_50epochs_50iters")
