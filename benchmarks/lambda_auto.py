@@ -62,12 +62,12 @@ COMPARISONS = {
                 for seed in ("", "_seed1", "_seed2")
                 for name in FIRST
             ]
-            # CE alone needs another optimiser to converge (lambda_variants/ce_with_adam.py).
+            # CE alone needs another optimiser to converge (own_trainers/ce_with_adam.py).
             + [
                 f"nnUNetTrainer{name}_Adam1en3_50epochs_50iters"
                 for name in ("CE", "CEMEEP_KL_lambdaauto", "CEMEEP_KL")
             ]
-            # Other signals and another term (lambda_variants/).
+            # Other signals and another term (own_trainers/lambda_variants.py).
             + [
                 f"nnUNetTrainer{loss}_lambdaauto_{variant}_50epochs_50iters"
                 for variant in ("boundary", "confidence", "overN")
@@ -121,8 +121,8 @@ def main() -> None:
     comparison, work = COMPARISONS[arguments.run], arguments.work.absolute()
     run = comparison.run
     work_in(work)
-    own_trainers = [str(HERE / "lambda_variants"), os.environ.get("nnUNet_extTrainer", "")]
-    os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, own_trainers))
+    folders = [str(HERE / "own_trainers"), os.environ.get("nnUNet_extTrainer", "")]
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, folders))
     jobs = [
         (trainer, fold)
         for trainer in run.trainers
