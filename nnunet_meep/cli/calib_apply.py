@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_meep.cli._calibrator import add_any_network
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -54,6 +55,7 @@ def _get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
     )
+    add_any_network(parser)
     parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
     return parser
 
@@ -67,12 +69,25 @@ def main(args: list[str] | None = None) -> int:
 def _apply(options: argparse.Namespace) -> None:
     from nnunet_meep.posthoc.apply import apply
 
-    names = apply(
+    applied = apply(
         options.calibrator,
         options.pred_folder,
         options.o,
         dataset_json=options.djfile,
         plans_json=options.pfile,
+        any_network=options.any_network,
         progress=True,
     )
-    print(f"{len(names)} case{'s' * (len(names) != 1)} calibrated, written into {options.o}")
+    n = len(applied.names)
+    print(f"{n} case{'s' * (n != 1)} calibrated, written into {options.o}")
+    if applied.differences:
+        print(f"Note: the calibrator is of another network: {'; '.join(applied.differences)}")
+    if applied.unknown:
+        unknown = ", ".join(applied.unknown)
+        print(f"Note: {options.pred_folder} does not say its {unknown}: not checked")
+    if changed := applied.not_argmax:
+        print(
+            f"Note: in {options.pred_folder} the segmentation is not the argmax of the "
+            f"probabilities in {len(changed)} of {n} cases ({sum(changed.values()):,} voxels), as "
+            f"after postprocessing; in {options.o} it is: {', '.join(changed)}"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_meep.cli._run import run
@@ -12,8 +11,7 @@ from nnunet_meep.cli._run import run
 _EPILOG = """\
 models:
   NAME=FOLDER             what meep-calib-eval wrote for a model; or a folder of predictions in
-                          whose folder 'calibration' it wrote it, or will now: predictions that
-                          were not evaluated yet are, against --gt
+                          whose folder 'calibration' it wrote it, or will now
   NAME=FOLDER,FOLDER,...  several trainings (seeds) of one model: averaged per case first; their
                           spread is in comparison.json and comparison.csv
 
@@ -31,10 +29,14 @@ written into -o:
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
                    errors and entropy of each model; of several trainings, the first
 
+A comparison is always of the files that are there now. Each result is checked against what is in
+them: new and changed cases are evaluated again, and a line says so.
+What is missing or odd is said first: cases that only some models have, folds that are not complete,
+predictions without references, calibrators that were fitted to the cases they are evaluated on.
+
 Tables are means over cases, reliability and risk are over the pooled voxels.
-Only cases that all models have are compared; a warning says what is left out, and which settings
-are not the same. The differences are paired by case; p is Wilcoxon's signed-rank test, corrected
-by Holm for all tests of the comparison.
+Only cases that all models have are compared. The differences are paired by case; p is
+Wilcoxon's signed-rank test, corrected by Holm for all tests of the comparison.
 
 examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\
@@ -61,9 +63,14 @@ def _get_parser() -> argparse.ArgumentParser:
         "--gt",
         type=Path,
         metavar="FOLDER",
+        help="reference segmentations (default: those that each was evaluated against)",
+    )
+    parser.add_argument(
+        "--as-stored",
+        action="store_true",
         help=(
-            "reference segmentations: of predictions that were not evaluated yet, and for the "
-            "slices (default: those that each was evaluated against)"
+            "compare the results as they were written, without a look at their files, for "
+            "predictions that are no longer there"
         ),
     )
     parser.add_argument(
@@ -102,6 +109,7 @@ def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation import comparison_report, tables
     from nnunet_meep.evaluation.compare import Model, compare, refuse_names_twice
+    from nnunet_meep.evaluation.notes import of_models
     from nnunet_meep.evaluation.regions import parse_region
     from nnunet_meep.evaluation.trainings import open_training
 
@@ -115,29 +123,30 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(f"{options.gt}: expected a folder of references, found none (--gt)")
     if options.region:
         parse_region(options.region)
-    models, warnings = [], []
-    predictions: dict[str, Sequence[Path]] = {}
+    models, lines, sources = [], [], {}
     for name, folders in options.models:
         trainings = [
-            open_training(folder, gt_folder=options.gt, region=options.region) for folder in folders
+            open_training(
+                folder, gt_folder=options.gt, region=options.region, as_stored=options.as_stored
+            )
+            for folder in folders
         ]
         models.append(Model(name, tuple(t.result for t in trainings)))
-        predictions[name] = trainings[0].predictions
-        warnings += [f"{name}: {line}" for t in trainings for line in t.warnings]
-    comparison = compare(models)
+        sources[name] = trainings[0].sources
+        lines += [(name, line) for t in trainings for line in t.notes]
+    comparison = compare(models, of_models(lines))
     paths, warnings = comparison_report.write(
         models,
         comparison,
         options.o,
-        predictions=predictions,
+        sources=sources,
         gt_folder=options.gt,
         images=options.images,
-        warnings=warnings,
         progress=lambda items, what: tqdm(items, desc=what),
     )
-    print(tables.terminal(comparison))
     for line in warnings:
-        print(f"Warning: {line}", file=sys.stderr)
+        print(f"Warning: {line}", file=sys.stderr, flush=True)
+    print(tables.terminal(comparison))
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")

@@ -99,6 +99,16 @@ def _get_parser() -> argparse.ArgumentParser:
         help="leave out the surface distances, which take longest",
     )
     parser.add_argument(
+        "--segmentation",
+        choices=("file", "argmax"),
+        default="file",
+        help=(
+            "of what Dice, distances and volumes are: of the file CASE.nii.gz beside CASE.npz "
+            "(default), which postprocessing or a threshold may have changed, or of the argmax of "
+            "the probabilities (for regions p > 1/2)"
+        ),
+    )
+    parser.add_argument(
         "--maps",
         action="store_true",
         help=(
@@ -159,6 +169,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         bins=options.bins,
         regions=options.region,
         surface=not options.no_surface,
+        segmentation=options.segmentation,
         processes=options.np,
         chill=options.chill,
         progress=True,
@@ -166,18 +177,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     preload.join()
     from nnunet_meep.evaluation import report
+    from nnunet_meep.evaluation.notes import notes
 
     paths = report.write(evaluation, output)
     n = len(evaluation.cases)
     print(f"{n} case{'s' * (n != 1)}, {options.bins} bins\n")
+    for line in notes(evaluation.to_dict()):
+        print(f"Note: {line}\n")
     print(report.table(evaluation))
-    if missing := evaluation.not_predicted:
-        print(
-            f"\n{len(missing)} reference{'s' * (len(missing) != 1)} without a prediction left out: "
-            f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}"
-        )
-    for case, reason in evaluation.skipped:
-        print(f"\nskipped {case}: {reason}")
     if options.maps:
         paths += _write_maps(evaluation, gt_folder, pred_folders, options, output / "maps")
     print("\nWritten:")
@@ -194,13 +201,12 @@ def _write_maps(
 ) -> list[Path]:
     from tqdm import tqdm
 
-    from nnunet_meep.evaluation.cases import find_folders, pair_cases, read_dataset
     from nnunet_meep.evaluation.maps import write_maps
+    from nnunet_meep.evaluation.predictions import Predictions
 
-    folders = find_folders(gt_folder, pred_folders)
-    dataset = read_dataset(folders.predictions, options.djfile, options.pfile)
+    opened = Predictions.open(gt_folder, pred_folders, options.djfile, options.pfile)
     evaluated = {case.case for case in evaluation.cases}
-    cases = [c for c in pair_cases(folders, dataset.file_ending).cases if c.name in evaluated]
+    cases = [case for case in opened.paired.cases if case.name in evaluated]
     for case in tqdm(cases, desc="maps", unit="case"):
-        write_maps(case, dataset, folder)
+        write_maps(case, opened.dataset, folder)
     return [folder]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_meep.cli._calibrator import add_any_network
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -14,8 +15,9 @@ CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...
 
-A calibrator is for what it was fitted on: fit it on predictions made with the same -d, -tr, -p, -c
-and -f. The average of several folds is less sure than each of them.
+A calibrator is for the network that it was fitted to: fit it on predictions made with the same -d,
+-tr, -p, -c, -f and checkpoint. Another one is refused, or with --any-network taken all the same.
+The average of several folds is another network than each of them: it is less sure.
 
 Until all is done, nnU-Net's predictions lie in the hidden folder .uncalibrated in -o;
 --continue_prediction goes on from them, and without it all is predicted again.
@@ -40,6 +42,7 @@ def _get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibrator", type=Path, required=True, metavar="FILE", help="calibrator.json"
     )
+    add_any_network(parser)
     add = parser.add_argument_group("nnUNetv2_predict's own").add_argument
     add("-i", required=True, help="folder of images, CASE_0000.nii.gz and so on")
     add("-o", required=True, help="output folder, new or empty")
@@ -106,7 +109,12 @@ def _predict(options: argparse.Namespace) -> None:
         stage_before=options.prev_stage_predictions and Path(options.prev_stage_predictions),
         arguments=_for_nnunet(options),
     )
-    names = predict(asked, options.calibrator, progress=not options.disable_progress_bar)
+    names = predict(
+        asked,
+        options.calibrator,
+        any_network=options.any_network,
+        progress=not options.disable_progress_bar,
+    )
     n = len(names)
     print(f"{n} case{'s' * (n != 1)} predicted and calibrated, written into {options.o}")
 
@@ -117,7 +125,7 @@ def _for_nnunet(options: argparse.Namespace) -> list[str]:
     flags |= {"not_on_device"}
     result = []
     for name, value in vars(options).items():
-        if name in ("calibrator", "o", "save_probabilities") or value is None:
+        if name in ("calibrator", "any_network", "o", "save_probabilities") or value is None:
             continue
         if name in flags:
             result += [f"--{name}"] * value

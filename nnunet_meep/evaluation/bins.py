@@ -233,12 +233,15 @@ class CaseSums:
         regions: sums by the name of the region.
         distances_mm: for each class ``hd``, ``hd95``, ``assd`` over the whole image; None if not
             asked for.
+        n_not_argmax: voxels in which the segmentation file has another label than the
+            probabilities make by nnU-Net's rule; None without a file.
     """
 
     case: str
     n_clipped: int
     regions: dict[str, RegionSums]
     distances_mm: tuple[dict[str, float], ...] | None
+    n_not_argmax: int | None
 
 
 class CellTotals:

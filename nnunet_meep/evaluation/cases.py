@@ -1,4 +1,4 @@
-"""Cases: pair the files of folders, read references, say what does not fit.
+"""Cases: pair the files of folders, read label maps, say what does not fit.
 
 Files are nnU-Net's: ``CASE.npz`` with probabilities (see :mod:`.stream`) as
 ``nnUNetv2_predict --save_probabilities`` and ``nnUNetv2_train --npz`` write it, and the reference
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.headers import (
+    VoxelGrid,
+    grid_of,
+    has_grid,
+    read_grid,
+    refuse_not_finite,
+    refuse_short,
+    spacing_of,
+)
 from nnunet_meep.evaluation.labels import Labels, read_labels
-from nnunet_meep.gunzip import gunzipped_size
 
 
 @dataclass(frozen=True)
@@ -29,15 +38,39 @@ class Dataset:
     file_ending: str
     reader: str | None  # name of nnU-Net's reader class; None: nnU-Net picks it by the file
     dataset_json: dict[str, Any]
+    path: Path  # of dataset.json
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pair of files."""
+    """The files of a case.
+
+    Attributes:
+        name: of the case.
+        reference: its reference segmentation.
+        probabilities: ``CASE.npz``.
+        segmentation: the predicted segmentation beside it; None if there is none.
+    """
 
     name: str
     reference: Path
     probabilities: Path
+    segmentation: Path | None = None
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A segmentation as it was read.
+
+    Attributes:
+        labels: (*shape) in any type, with the axes of nnU-Net's probabilities.
+        spacing_mm: size of a voxel along each of them.
+        grid: where the voxels lie; None if the format does not say.
+    """
+
+    labels: NDArray[Any]
+    spacing_mm: tuple[float, ...]
+    grid: VoxelGrid | None
 
 
 @dataclass(frozen=True)
@@ -171,7 +204,9 @@ def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
         elif name not in references:
             broken.append((name, f"{npz[0]}: expected a reference {reference}, found none"))
         else:
-            cases.append(Case(name, reference, npz[0]))
+            segmentation = npz[0].with_name(name + file_ending)
+            found = segmentation if name in segmentations[npz[0].parent] else None
+            cases.append(Case(name, reference, npz[0], found))
     return PairedCases(cases, broken, sorted(references - predicted))
 
 
@@ -201,18 +236,34 @@ def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> No
         raise InputError("\n".join(reason for _, reason in paired.broken))
 
 
-def read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], tuple[float, ...]]:
-    """A segmentation and its voxel size, with the reader of nnU-Net that the plans name.
-
-    Returns:
-        Labels as floating numbers, with the axes of nnU-Net's probabilities, and the size of a
-        voxel along each of them in mm.
+def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
+    """A segmentation as the reader of nnU-Net that the plans name gives it.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, is shorter than its header says, or holds NaN.
     """
-    array, properties = _read_label_map(path, dataset)
-    return array, tuple(float(s) for s in properties["spacing"])
+    found = _read_by_itk(path) if dataset.reader == "SimpleITKIO" else None
+    if found is None:
+        array, properties = _read_label_map(path, dataset)
+        spacing_mm = tuple(float(mm) for mm in properties["spacing"])
+        with _said_of(path, "a segmentation"):
+            found = LabelMap(array, spacing_mm, read_grid(path, dataset.reader))
+    refuse_not_finite(path, found.labels)
+    return found
+
+
+def _read_by_itk(path: Path) -> LabelMap | None:
+    """What ``SimpleITKIO`` gives, without its copies in float32; None if it is no 3D image."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    with _said_of(path, "a segmentation"):
+        refuse_short(path)
+        image = SimpleITK.ReadImage(str(path))
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        return None
+    grid = grid_of(image) if has_grid(path) else None
+    return LabelMap(SimpleITK.GetArrayFromImage(image), spacing_of(image.GetSpacing()), grid)
 
 
 def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Dataset) -> None:
@@ -259,14 +310,21 @@ def _read(
     path: Path, dataset: Dataset, what: str, how: Callable[[Any], Callable[[str], Any]]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     reader = _reader(path, dataset)
-    try:
-        if path.suffix == ".gz":
-            gunzipped_size(path)
+    with _said_of(path, f"{'an' if what == 'image' else 'a'} {what}"):
+        refuse_short(path)
         return how(reader)(str(path))
+
+
+@contextmanager
+def _said_of(path: Path, what: str) -> Iterator[None]:
+    """Make one line of whatever a library says about a file."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # each of nnU-Net's readers raises its library's own
-        article = "an" if what == "image" else "a"
         raise InputError(
-            f"{path}: expected {article} {what}, could not read it: {_first_line(str(error))}"
+            f"{path}: expected {what}, could not read it: {_first_line(str(error))}"
         ) from None
 
 
@@ -312,6 +370,7 @@ def _read_dataset(pred_folder: Path, dataset_json: Path | None, plans_json: Path
         file_ending=file_ending,
         reader=reader,
         dataset_json=dataset,
+        path=dataset_path,
     )
 
 

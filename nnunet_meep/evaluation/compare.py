@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.evaluate import SCHEMA as RESULT_SCHEMA
 from nnunet_meep.evaluation.metrics import over_cases
+from nnunet_meep.evaluation.notes import named
 
 SCHEMA = 1
 TOP_LABEL = "top_label"
@@ -36,7 +39,12 @@ NEITHER = frozenset(
 )
 SIGNIFICANT = 0.05
 #: Settings without which numbers are not about the same thing.
-_SETTINGS = ("bins", "surface", "gt_folder", "version")
+_SETTINGS = ("bins", "surface", "segmentation", "version")
+#: What a result has.
+_PARTS = {
+    *("settings", "network", "calibrators", "classes", "cases", "not_predicted", "skipped"),
+    *("incomplete_folds", "files", "origin"),
+}
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,25 @@ class Comparison:
         }
 
 
+#: What ``meep-calib-eval`` writes.
+RESULT = "calibration.json"
+
+
+class NoResult(InputError):
+    """There is no result of ``meep-calib-eval``."""
+
+
+class OtherFormat(InputError):
+    """A result in a format that this version does not read; ``content`` is what was found."""
+
+    def __init__(self, message: str, content: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.content = content
+
+
 def find_result(folder: Path) -> Path | None:
     """The ``calibration.json`` in a folder, or in ``calibration`` in it, if there is one."""
-    candidates = [folder / "calibration.json", folder / "calibration" / "calibration.json"]
+    candidates = [folder / RESULT, folder / "calibration" / RESULT]
     return next((p for p in candidates if p.is_file()), None)
 
 
@@ -143,23 +167,27 @@ def load_result(folder: Path) -> dict[str, Any]:
         )
     path = find_result(folder)
     if path is None:
-        raise InputError(
+        raise NoResult(
             f"{folder}: expected calibration.json in it or in its folder 'calibration', or "
             f"predictions with probabilities (CASE.npz), found none"
         )
     try:
         content = json.loads(path.read_bytes())
-        schema = content["schema"]
-    except (ValueError, TypeError, KeyError):
+        schema, settings = content["schema"], content["settings"]
+        gt_folder, pred_folder = settings["gt_folder"], settings["pred_folder"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got something else"
         ) from None
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path}: expected a result of schema {SCHEMA}, got {schema}; evaluate it again with "
-            f"this version"
+    if schema != RESULT_SCHEMA:
+        folders = [pred_folder] if isinstance(pred_folder, str) else pred_folder
+        words = ["meep-calib-eval", gt_folder, *folders, "-o", path.parent]
+        raise OtherFormat(
+            f"{path}: expected a result of schema {RESULT_SCHEMA}, got {schema}; evaluate it again "
+            f"with this version: {shlex.join(map(str, words))}",
+            content,
         )
-    if missing := {"settings", "classes", "cases"} - set(content):
+    if missing := _PARTS - set(content):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got one without "
             f"{', '.join(sorted(missing))}"
@@ -169,7 +197,25 @@ def load_result(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
             )
+    if problem := _damaged_files(content):
+        raise InputError(
+            f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
+        )
     return content
+
+
+def _damaged_files(content: dict[str, Any]) -> str:
+    """What is wrong with what a result says of its files, if anything is."""
+    try:
+        of_cases = content["files"]["cases"]
+        if set(of_cases) != {case["case"] for case in content["cases"]}:
+            return "other cases in its files"
+        for case, identities in of_cases.items():
+            if not {"probabilities", "reference"} <= set(identities):
+                return f"no files of {case}"
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__} {error}"
+    return ""
 
 
 def _damage(part: dict[str, Any]) -> str:
@@ -221,11 +267,12 @@ def in_region(result: dict[str, Any], region: str | None, source: Path) -> dict[
     return {**result, **result["by_region"][region], "settings": settings}
 
 
-def compare(models: Sequence[Model]) -> Comparison:
+def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
     """Compare models over the cases that all of them have.
 
     Args:
         models: at least one; the first one is what the others are compared with.
+        notes: what else makes them less comparable, one line each.
 
     Raises:
         InputError: a name is there twice, or the models have no region, class or case in common.
@@ -270,7 +317,7 @@ def compare(models: Sequence[Model]) -> Comparison:
         cases=tuple(cases),
         summary=summary,
         differences=differences,
-        warnings=tuple(_warnings(trainings, cases)),
+        warnings=(*notes, *_warnings(trainings, cases)),
     )
 
 
@@ -378,9 +425,9 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
         if missing := sorted(_cases(training) - set(cases)):
             lines.append(
                 f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
-                f"models and left out, except from risk-coverage curves: "
-                f"{', '.join(missing[:3])}{', ...' * (len(missing) > 3)}"
+                f"models and left out, except from risk-coverage curves: {named(missing)}"
             )
+    lines += _other_references(trainings, cases)
     names = {name: [e["name"] for e in t["classes"].values()] for name, t in trainings}
     if len({json.dumps(v) for v in names.values()}) > 1:
         lines.append(
@@ -392,5 +439,21 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
         if len({json.dumps(v) for v in values.values()}) > 1:
             lines.append(
                 f"{setting} is not the same: " + ", ".join(f"{n} {v}" for n, v in values.items())
+            )
+    return lines
+
+
+def _other_references(
+    trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]
+) -> list[str]:
+    """Who was evaluated against other references than the first one."""
+    first, *others = trainings
+    lines = []
+    for name, training in others:
+        mine, theirs = training["files"]["cases"], first[1]["files"]["cases"]
+        if differ := [c for c in cases if mine[c]["reference"] != theirs[c]["reference"]]:
+            lines.append(
+                f"{name} was evaluated against other references than {first[0]} in "
+                f"{len(differ)} of {len(cases)} cases: {named(differ)}"
             )
     return lines

@@ -12,9 +12,11 @@ from typing import Any
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation import page, tables
-from nnunet_meep.evaluation.cases import Case, Dataset, find_folders, pair_cases, read_dataset
+from nnunet_meep.evaluation.cases import Case, Dataset
 from nnunet_meep.evaluation.compare import Comparison, Model
+from nnunet_meep.evaluation.evaluate import Sources
 from nnunet_meep.evaluation.plots import comparison_pictures, save_figure
+from nnunet_meep.evaluation.predictions import Predictions
 from nnunet_meep.evaluation.slice_figures import slices_figure
 from nnunet_meep.evaluation.slices import Prediction, cut, worst_cases
 
@@ -28,10 +30,9 @@ def write(
     comparison: Comparison,
     folder: Path,
     *,
-    predictions: dict[str, Sequence[Path]],
+    sources: dict[str, Sources],
     gt_folder: Path | None = None,
     images: Path | None = None,
-    warnings: Sequence[str] = (),
     progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
@@ -40,11 +41,9 @@ def write(
         models: what was compared.
         comparison: over which cases, and what came out.
         folder: made if it is not there.
-        predictions: for each model the folders in which the probabilities of its first training
-            are, for slices.
+        sources: for each model where the files of its first training are, for slices.
         gt_folder: references for the slices; None: those of each result.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
-        warnings: what the report has to say beside those of the comparison, one line each.
         progress: goes through what takes long (items, what they are), and may show how far it is.
 
     Returns:
@@ -65,10 +64,10 @@ def write(
                 figure = picture.draw(list(picture.panels), tables.about(comparison))
                 for kind in ("png", "svg"):
                     save_figure(figure, Path(new) / f"{name}.{kind}", kind)
-            lines, slices = [*comparison.warnings, *warnings], {}
+            lines, slices = [*comparison.warnings], {}
             try:
                 slices = _write_slices(
-                    models, comparison, predictions, gt_folder, images, Path(new), progress
+                    models, comparison, sources, gt_folder, images, Path(new), progress
                 )
             except InputError as error:
                 if images is not None:
@@ -88,7 +87,7 @@ def write(
 def _write_slices(
     models: Sequence[Model],
     comparison: Comparison,
-    predictions: dict[str, Sequence[Path]],
+    sources: dict[str, Sources],
     gt_folder: Path | None,
     images: Path | None,
     folder: Path,
@@ -97,13 +96,17 @@ def _write_slices(
     """Pictures of the worst cases: case: (what it shows, its PNG)."""
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
-    found = {model.name: _cases(model, predictions[model.name], gt_folder) for model in models}
+    found = {model.name: _cases(model, sources[model.name], gt_folder) for model in models}
     slices = {}
     for case, key in progress(list(worst_cases(models, comparison, N_WORST)), "slices"):
         for name, (of_model, _) in found.items():
             if case not in of_model:
-                raise InputError(f"{predictions[name][0]}: expected {case}.npz, found none")
-        shown = cut(key, [Prediction(n, cs[case], d) for n, (cs, d) in found.items()], images)
+                raise InputError(
+                    f"{sources[name].pred_folders[0]}: expected {case}.npz, found none"
+                )
+        how = {m.name: m.trainings[0]["settings"]["segmentation"] for m in models}
+        of_models = [Prediction(n, cs[case], d, how[n]) for n, (cs, d) in found.items()]
+        shown = cut(key, of_models, images)
         dice = {m.name: float(m.values([case], key, "dice")[0]) for m in models}
         figure = slices_figure(shown, dice)
         (folder / _SLICES).mkdir(exist_ok=True)
@@ -115,19 +118,18 @@ def _write_slices(
 
 
 def _cases(
-    model: Model, folders: Sequence[Path], gt_folder: Path | None
+    model: Model, sources: Sources, gt_folder: Path | None
 ) -> tuple[dict[str, Case], Dataset]:
-    if not folders:
-        raise InputError(f"{model.name}: its result does not say where its predictions are")
-    references = gt_folder or Path(model.trainings[0]["settings"]["gt_folder"])
-    if not references.is_dir():
+    references = gt_folder or sources.gt_folder
+    if references is None or not references.is_dir():
         raise InputError(
             f"{references}: expected the references that {model.name} was evaluated against, found "
             f"none; give their folder with --gt"
         )
-    found = find_folders(references, folders)
-    dataset = read_dataset(found.predictions)
-    return {case.name: case for case in pair_cases(found, dataset.file_ending).cases}, dataset
+    opened = Predictions.open(
+        references, sources.pred_folders, sources.dataset_json, sources.plans_json
+    )
+    return {case.name: case for case in opened.paired.cases}, opened.dataset
 
 
 def _replace(new: Path, folder: Path) -> list[Path]:

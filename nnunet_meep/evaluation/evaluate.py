@@ -32,14 +32,9 @@ from nnunet_meep.evaluation.bins import (
     RegionSums,
     grid,
 )
-from nnunet_meep.evaluation.cases import (
-    Case,
-    Dataset,
-    find_folders,
-    pair_cases,
-    read_dataset,
-    refuse_unpaired,
-)
+from nnunet_meep.evaluation.calibrated import applied_calibrator
+from nnunet_meep.evaluation.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.evaluation.identity import file_identity
 from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.metrics import (
     BOOTSTRAP_RESAMPLES,
@@ -55,13 +50,18 @@ from nnunet_meep.evaluation.metrics import (
     risk_coverage,
     top_label_metrics,
 )
-from nnunet_meep.evaluation.reference import Reference, read_reference
+from nnunet_meep.evaluation.networks import Network, network_of
+from nnunet_meep.evaluation.predictions import Predictions
+from nnunet_meep.evaluation.reference import ARGMAX, FILE, Reference, read_reference
 from nnunet_meep.evaluation.regions import Region, parse_region
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+#: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,26 @@ class RegionResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: its metrics in each region, by the region's name."""
+    """One case.
+
+    Attributes:
+        case: its name.
+        n_clipped: probabilities that left [0, 1] by rounding and were clipped.
+        n_not_argmax: voxels in which the segmentation file is not what the probabilities make by
+            nnU-Net's rule; None without a file.
+        regions: its metrics in each region, by the region's name.
+    """
 
     case: str
     n_clipped: int
+    n_not_argmax: int | None
     regions: dict[str, RegionResult]
+
+    @property
+    def has_class(self) -> bool:
+        """Does its reference hold any class?"""
+        of_classes = (c for r in self.regions.values() for c in r.classes.values())
+        return any(not math.isnan(metrics["brier_plus"]) for metrics in of_classes)
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,13 @@ class Evaluation:
             order asked for.
         settings: what the numbers depend on.
         not_predicted: references without a prediction.
-        skipped: (case, reason) of what ``chill`` left out.
+        skipped: (case, reason) of what ``chill`` or ``partial`` left out.
+        incomplete_folds: see :meth:`.Predictions.incomplete_folds`.
+        sources: the folders and files that were given.
+        files: what the files of each case hold, see :func:`.kept.case_identity`.
+        dataset_identity: what ``dataset.json`` holds (:mod:`.identity`).
+        network: what made the predictions.
+        calibrators: with which they were calibrated, and which cases they were fitted to.
     """
 
     labels: Labels
@@ -111,6 +132,12 @@ class Evaluation:
     settings: dict[str, Any]
     not_predicted: list[str]
     skipped: list[tuple[str, str]]
+    incomplete_folds: list[dict[str, Any]]
+    sources: Sources
+    files: dict[str, dict[str, str]]
+    dataset_identity: str
+    network: Network
+    calibrators: list[dict[str, Any]]
 
     @property
     def class_metrics(self) -> tuple[str, ...]:
@@ -190,15 +217,19 @@ class Evaluation:
         return ax
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``calibration.json``, schema 1, with NaN where a number does not exist."""
+        """The content of ``calibration.json``, with NaN where a number does not exist."""
         first, *others = self.pooled
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "settings": self.settings,
+            "network": self.network.to_dict(),
+            "calibrators": self.calibrators,
             **self.region_to_dict(first),
             "by_region": {name: self.region_to_dict(name) for name in others},
             "not_predicted": self.not_predicted,
             "skipped": [{"case": case, "reason": reason} for case, reason in self.skipped],
+            "incomplete_folds": self.incomplete_folds,
+            "files": {"dataset.json": self.dataset_identity, "cases": self.files},
         }
 
     def region_to_dict(self, region: str) -> dict[str, Any]:
@@ -240,11 +271,22 @@ class Evaluation:
                     "classes": r.classes,
                     "top_label": r.top_label,
                     "n_clipped": case.n_clipped,
+                    "n_not_argmax": case.n_not_argmax,
                     "bins": {key: _without_edges(bins) for key, bins in r.bins.items()},
                 }
                 for case, r in cases
             ],
         }
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The folders and files that an evaluation was given; see :func:`evaluate`."""
+
+    gt_folder: Path | None
+    pred_folders: tuple[Path, ...]
+    dataset_json: Path | None
+    plans_json: Path | None
 
 
 def evaluate(
@@ -256,8 +298,10 @@ def evaluate(
     bins: int = 15,
     regions: Sequence[str] = ("image",),
     surface: bool = True,
+    segmentation: str = FILE,
     processes: int | None = 1,
     chill: bool = False,
+    partial: bool = False,
     progress: bool = False,
     keep: Path | None = None,
 ) -> Evaluation:
@@ -273,10 +317,15 @@ def evaluate(
         bins: number of bins of the reliability diagram and of the ECE.
         regions: names of regions, see :mod:`.regions`.
         surface: compute surface distances, too.
+        segmentation: of what Dice, distances and volumes are: ``"file"``, ``CASE<file_ending>``
+            beside the probabilities where it is there; or ``"argmax"``, what nnU-Net's rule makes
+            of the probabilities.
         processes: how many count; 1: this one; None: as many as there are cores. Others than this
             one are started by Python's multiprocessing, so that a script has to call from below
             ``if __name__ == "__main__":``.
         chill: go on without cases that cannot be evaluated, and list them.
+        partial: go on where predictions or references are missing, and list them; files that
+            cannot be used are errors all the same.
         progress: show a progress bar on stderr.
         keep: folder for the sums of finished cases, which another call with the same arguments
             takes from there; None keeps nothing.
@@ -288,32 +337,41 @@ def evaluate(
         raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
     if not regions or len(set(regions)) < len(regions):
         raise InputError(f"regions: expected each region once, got {' '.join(regions) or 'none'}")
+    if segmentation not in (FILE, ARGMAX):
+        raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
     asked_regions = [parse_region(name) for name in regions]
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
-    folders = find_folders(gt_folder, given)
-    dataset = read_dataset(folders.predictions, dataset_json, plans_json)
-    paired = pair_cases(folders, dataset.file_ending)
-    if not chill:
+    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
+    folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
+    if not (chill or partial):
         refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
     skipped = list(paired.broken)
     settings = {
         "bins": bins,
         "regions": list(regions),
         "surface": surface,
+        "segmentation": segmentation,
+        "chill": chill,
+        "reader": dataset.reader,
         "gt_folder": str(folders.references),
         "pred_folder": str(given[0]) if len(given) == 1 else [str(f) for f in given],
+        "dataset_json": dataset_json and str(dataset_json),
+        "plans_json": plans_json and str(plans_json),
         "bootstrap_resamples": BOOTSTRAP_RESAMPLES,
         "bootstrap_seed": BOOTSTRAP_SEED,
         "nll_clip": CLIP,
         "version": __version__,
     }
+    dataset_identity = file_identity(dataset.path)
+    network = network_of(folders.predictions)
 
     results: list[CaseResult] = []
+    files: dict[str, dict[str, str]] = {}
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in regions}
     with ExitStack() as stack:
         if keep is None:
             keep = Path(stack.enter_context(TemporaryDirectory(prefix="meep-calib-eval-")))
-        job = _Job(dataset, bins, tuple(asked_regions), surface, keep)
+        job = _Job(dataset, bins, tuple(asked_regions), surface, segmentation, keep)
         n_processes = processes or os.cpu_count() or 1
         outcomes = job.in_this_process if n_processes == 1 else job.in_processes
         # Closed here and not when Python ends, which is too late for the pool's pipes.
@@ -330,7 +388,8 @@ def evaluate(
                 skipped.append((case.name, str(outcome)))
                 continue
             results.append(outcome)
-            _, sums = kept.load(_kept_path(keep, case))
+            asked, sums = kept.load(_kept_path(keep, case))
+            files[case.name] = asked["files"]
             for name, total in totals.items():
                 total.add(sums.regions[name])
     if not results:
@@ -344,7 +403,41 @@ def evaluate(
         settings=settings,
         not_predicted=paired.not_predicted,
         skipped=sorted(skipped),
+        incomplete_folds=predictions.incomplete_folds(),
+        sources=Sources(folders.references, tuple(given), dataset_json, plans_json),
+        files=files,
+        dataset_identity=dataset_identity,
+        network=network,
+        calibrators=_calibrators(folders.predictions, paired.cases, results, files, network),
     )
+
+
+def _calibrators(
+    pred_folders: Sequence[Path],
+    cases: Sequence[Case],
+    results: Sequence[CaseResult],
+    files: dict[str, dict[str, str]],
+    network: Network,
+) -> list[dict[str, Any]]:
+    """Of each folder that was calibrated, with what, and which cases that was fitted to."""
+    folder_of = {case.name: case.probabilities.parent for case in cases}
+    found = []
+    for folder in pred_folders:
+        calibrator = applied_calibrator(folder)
+        mine = [result for result in results if folder_of[result.case] == folder]
+        if calibrator is not None:
+            used = [
+                result.case
+                for result in mine
+                if calibrator.was_fitted_to(
+                    result.case,
+                    files[result.case],
+                    network.dataset,
+                    has_class=result.has_class,
+                )
+            ]
+            found.append(calibrator.to_dict(used, len(mine)))
+    return found
 
 
 _Outcomes: TypeAlias = "Generator[CaseResult | InputError, None, None]"
@@ -362,14 +455,16 @@ class _Job:
     n_bins: int
     regions: tuple[Region, ...]
     surface: bool
+    segmentation: str
     keep: Path
 
     def in_this_process(self, cases: list[Case], n: int) -> _Outcomes:
         """One case after the other; ``n`` is 1."""
         for case in cases:
             try:
-                reference = None if self._finished(case) else self._read(case)
-                yield self.result(case, reference)
+                asked = self._question(case)
+                reference = None if self._finished(case, asked) else self._read(case)
+                yield self.result(case, asked, reference)
             except InputError as error:
                 yield error
 
@@ -379,13 +474,31 @@ class _Job:
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
         waiting: deque[Future | InputError] = deque()
+        warm = False
         with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
+
+            def submit(i: int, case: Case) -> Future | InputError:
+                nonlocal warm
+                try:
+                    asked = self._question(case)
+                    if self._finished(case, asked):
+                        return pool.submit(self.result, case, asked, None)
+                    if not warm:  # while this process loads what reads references
+                        for _ in range(n):
+                            pool.submit(_warm_up)
+                        warm = True
+                    reference = self._read(case)
+                except InputError as error:
+                    return error
+                # Through a file, because a pipe would hold it in memory until somebody is there
+                # for it.
+                path = Path(folder) / f"{i}.npz"
+                reference.save(path)
+                return pool.submit(self.result, case, asked, path)
+
             try:
-                if not all(map(self._finished, cases)):
-                    for _ in range(n):  # while this process loads what reads references
-                        pool.submit(_warm_up)
                 for i, case in enumerate(cases):
-                    waiting.append(self._submit(pool, case, Path(folder) / f"{i}.npz"))
+                    waiting.append(submit(i, case))
                     # One more than there are processes, so that none waits for a reference.
                     while len(waiting) > n:
                         yield _outcome(waiting.popleft())
@@ -400,31 +513,24 @@ class _Job:
                 # Those that have nothing left to do may end while results are written.
                 pool.shutdown(wait=bool(waiting), cancel_futures=True)
 
-    def _submit(self, pool: ProcessPoolExecutor, case: Case, path: Path) -> Future | InputError:
-        if self._finished(case):
-            return pool.submit(self.result, case, None)
-        try:
-            reference = self._read(case)
-        except InputError as error:
-            return error
-        # Through a file, because a pipe would hold it in memory until somebody is there for it.
-        reference.save(path)
-        return pool.submit(self.result, case, path)
-
     def _read(self, case: Case) -> Reference:
         return read_reference(case, self.dataset, self.regions)
 
     def _question(self, case: Case) -> dict[str, Any]:
-        return kept.question(case, self.dataset, self.n_bins, self.regions, self.surface)
+        return kept.question(
+            case, self.dataset, self.n_bins, self.regions, self.surface, self.segmentation
+        )
 
-    def _finished(self, case: Case) -> bool:
-        return kept.find(_kept_path(self.keep, case), self._question(case)) is not None
+    def _finished(self, case: Case, asked: dict[str, Any]) -> bool:
+        return kept.find(_kept_path(self.keep, case), asked) is not None
 
-    def result(self, case: Case, reference: Reference | Path | None) -> CaseResult:
+    def result(
+        self, case: Case, asked: dict[str, Any], reference: Reference | Path | None
+    ) -> CaseResult:
         """The metrics of a case, its sums kept; without a reference they are there already.
 
         Raises:
-            InputError: a file cannot be used.
+            InputError: a file cannot be used, or was changed meanwhile.
             OSError: the sums cannot be written.
         """
         labels, path = self.dataset.labels, _kept_path(self.keep, case)
@@ -433,14 +539,27 @@ class _Job:
         else:
             from nnunet_meep.evaluation.one_pass import sum_case  # the compiled part
 
-            asked = self._question(case)
             if isinstance(reference, Path):
                 reference = Reference.load_and_remove(reference)
-            sums = sum_case(case, labels, reference, self.n_bins, self.regions, self.surface)
+            sums = sum_case(
+                case,
+                labels,
+                reference,
+                self.n_bins,
+                self.regions,
+                self.surface,
+                self.segmentation,
+            )
+            if self._question(case) != asked:
+                raise InputError(
+                    f"{case.probabilities}: {case.name} was changed while it was evaluated; "
+                    f"evaluate it again when nothing writes to its files"
+                )
             kept.save(path, sums, asked)
         return CaseResult(
             case.name,
             sums.n_clipped,
+            sums.n_not_argmax,
             {
                 name: _region_result(labels, grid(self.n_bins), region, sums.distances_mm)
                 for name, region in sums.regions.items()

@@ -1,7 +1,7 @@
 """Sums of finished cases, kept in files: a run that was stopped goes on where it was.
 
-They are used again only for the same question: file sizes and times, classes, bins, regions and
-the version of this package are part of each file.
+They are used again only for the same question: what is in the files of the case, classes, bins,
+regions and the version of this package are part of each file.
 """
 
 from __future__ import annotations
@@ -18,36 +18,65 @@ from numpy.typing import NDArray
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.bins import CaseSums, Cells, ClassSums, RegionSums
+from nnunet_meep.evaluation.calibrated import source_of
 from nnunet_meep.evaluation.cases import Case, Dataset
+from nnunet_meep.evaluation.identity import file_identity
 from nnunet_meep.evaluation.regions import Region
+from nnunet_meep.evaluation.stream import open_probabilities
 
 #: To be raised whenever what is kept changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 _SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
 
 
 def question(
-    case: Case, dataset: Dataset, n_bins: int, regions: Sequence[Region], surface: bool
+    case: Case,
+    dataset: Dataset,
+    n_bins: int,
+    regions: Sequence[Region],
+    surface: bool,
+    segmentation: str,
 ) -> dict[str, Any]:
-    """All that the sums of a case depend on, as JSON."""
-    files = [case.reference, case.probabilities]
-    files += [
-        mask
-        for r in regions
-        if (mask := r.mask_path(case.name, dataset.file_ending)) and mask.is_file()
-    ]
-    stats = {str(f.resolve()): f.stat() for f in files}
+    """All that the sums of a case depend on, as JSON; its files by what they hold.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     asked = {
         "format": _FORMAT,
         "version": __version__,
+        "case": case.name,
         "labels": asdict(dataset.labels),
         "reader": dataset.reader,
         "bins": n_bins,
         "regions": [r.name for r in regions],
         "surface": surface,
-        "files": {path: [s.st_size, s.st_mtime_ns] for path, s in stats.items()},
+        "segmentation": segmentation,
+        "files": case_identity(case, dataset.file_ending, regions),
     }
     return json.loads(json.dumps(asked))  # as it comes back from a file: tuples are lists
+
+
+def case_identity(case: Case, file_ending: str, regions: Sequence[Region]) -> dict[str, str]:
+    """What the files of a case hold (:mod:`.identity`): by role, masks by the name of the region.
+
+    ``uncalibrated`` is what the probabilities were before ``meep-calib-apply`` changed them.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    with open_probabilities(case.probabilities) as file:
+        files = {"probabilities": file.identity}
+        if (uncalibrated := source_of(file.comment)) is not None:
+            files["uncalibrated"] = uncalibrated
+    files["reference"] = file_identity(case.reference)
+    if case.segmentation is not None:
+        files["segmentation"] = file_identity(case.segmentation)
+    for region in regions:
+        mask = region.mask_path(case.name, file_ending)
+        if mask is not None and mask.is_file():
+            files[region.name] = file_identity(mask)
+    return files
 
 
 def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
@@ -67,6 +96,7 @@ def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
         },
         "has_top_label": [r.top_label is not None for r in sums.regions.values()],
         "distances_mm": sums.distances_mm,
+        "n_not_argmax": sums.n_not_argmax,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
@@ -121,4 +151,5 @@ def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
         about["n_clipped"],
         regions,
         None if distances is None else tuple(distances),
+        about["n_not_argmax"],
     )

@@ -37,9 +37,9 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
         OSError: the maps cannot be written.
     """
     labels = dataset.labels
-    label_map, spacing_mm = read_label_map(case.reference, dataset)
-    shape = label_map.shape
-    del label_map
+    reference = read_label_map(case.reference, dataset)
+    shape, spacing_mm = reference.labels.shape, reference.spacing_mm
+    del reference
     to_image = geometry(case, dataset, spacing_mm)
     target, new = folder / case.name, folder / f".new-{case.name}"
     shutil.rmtree(new, ignore_errors=True)
@@ -109,7 +109,7 @@ def geometry(
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"small{dataset.file_ending}"
         sitk.WriteImage(small, str(path))
-        seen, _ = read_label_map(path, dataset)
+        seen = read_label_map(path, dataset).labels
 
     # 2D images have got a first axis of one voxel.
     squeeze = reference.GetDimension() == 2

@@ -41,7 +41,7 @@ from nnunet_meep.evaluation.counting import (
     follow,
 )
 from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.reference import Reference
+from nnunet_meep.evaluation.reference import FILE, Reference
 from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.stream import (
     SUM_TOLERANCE,
@@ -63,20 +63,37 @@ def sum_case(
     n_bins: int,
     regions: Sequence[Region],
     surface: bool,
+    segmentation: str = FILE,
 ) -> CaseSums:
     """Read the probabilities of a case once and reduce it to its sums.
+
+    Args:
+        case: its files.
+        labels: of the data set.
+        reference: its label maps.
+        n_bins: of the reliability diagram.
+        regions: which voxels count.
+        surface: compute surface distances, too.
+        segmentation: of what Dice, volumes and distances are: ``FILE``, the segmentation file
+            where there is one, or ``ARGMAX``, what nnU-Net's rule makes of the probabilities.
 
     Raises:
         InputError: the file cannot be read, or its values cannot be what they should be; the line
             names it, what was expected and what came.
     """
     counts = count_case(case, labels, reference, n_bins, regions)
+    n_not_argmax = None
+    if reference.segmentation is not None:
+        n_not_argmax = counts.compare_segmentation(reference.segmentation)
+        if n_not_argmax and segmentation == FILE:
+            counts.take_segmentation(reference.segmentation)
     voxel_ml = _voxel_ml(reference.codes.shape, reference.spacing_mm)
     return CaseSums(
         case.name,
         counts.n_clipped,
         {r.name: counts.sums(r, voxel_ml) for r in regions},
         counts.distances_mm() if surface else None,
+        n_not_argmax,
     )
 
 
@@ -117,7 +134,8 @@ class Counts:
     """What is known of the voxels of a case so far. Arrays over voxels are in the file's order.
 
     Attributes:
-        winner: which of ``Labels.predicted_label`` each voxel got, (N,), after the last part.
+        winner: which of ``segmented_label`` each voxel got, (N,), after the last part.
+        segmented_label: the label that each winner stands for.
     """
 
     def __init__(
@@ -138,6 +156,7 @@ class Counts:
         self.of_channel = [
             labels.y_of_code(labels.channel_members(c)) for c in range(labels.n_channels)
         ]
+        self.segmented_label = labels.predicted_label
         n_winners = len(labels.predicted_label)
         self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
         exact = np.float64 if file.dtype.itemsize == 8 else np.float32
@@ -232,14 +251,39 @@ class Counts:
         )
         refuse_sums(path, max(lane.sum_error for lane in self._lanes), self._file.dtype)
 
+    def compare_segmentation(self, codes: NDArray[np.unsignedinteger]) -> int:
+        """In how many voxels a segmentation, (*shape), is not what the probabilities make."""
+        self._largest = self._total = np.zeros(0)  # not needed any more
+        values = self.labels.values
+        code_of = np.array([values.index(v) for v in self.labels.predicted_label], codes.dtype)
+        n = 0
+        winner = self.winner.reshape(codes.shape, order=self._file.order)
+        for mine, theirs in zip(winner, codes, strict=True):
+            n += int(np.count_nonzero(code_of[mine] != theirs))
+        return n
+
+    def take_segmentation(self, codes: NDArray[np.unsignedinteger]) -> None:
+        """Let a segmentation, (*shape), take the place of what was made of the probabilities."""
+        self.winner = np.array(codes.ravel(self._file.order))
+        self.segmented_label = self.labels.values
+
+    def _pairs(self, region: Region, padding: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """How many voxels have each code of the reference and each winner."""
+        if self.segmented_label is not self.labels.predicted_label:
+            shape = self.labels.nowhere + 1, len(self.segmented_label)
+            pairs = np.zeros(shape, np.int64)
+            count_pairs(self.codes_in(region), self.winner, pairs)
+            return pairs
+        pairs = np.sum([lane.pairs[region.counted_as] for lane in self._lanes], axis=0)
+        if padding is not None:
+            pairs[:, 0] -= padding
+        return pairs
+
     def sums(self, region: Region, voxel_ml: float) -> RegionSums:
         """The sums over a region."""
         counted_as = region.counted_as
-        pairs = np.sum([lane.pairs[counted_as] for lane in self._lanes], axis=0)
         padding = self._padding(counted_as) if region.without_padding else None
-        if padding is not None:
-            pairs[:, 0] -= padding
-        predicted_label = self.labels.predicted_label
+        pairs = self._pairs(region, padding)
         channels = []
         for channel, y_of_code in enumerate(self.of_channel):
             key = channel, counted_as
@@ -250,7 +294,7 @@ class Counts:
             if padding is not None:
                 cells.add(self._minus_padding(padding, channel))
             members = self.labels.channel_members(channel)
-            predicted = np.isin(predicted_label, members)
+            predicted = np.isin(self.segmented_label, members)
             table = pairs[y_of_code < 2]
             y = y_of_code[y_of_code < 2] == 1
             counted = Counted(
@@ -321,7 +365,7 @@ class Counts:
         result = []
         for i in range(len(labels.classes)):
             y = labels.y_of_code(labels.members(i))[codes]
-            predicted = np.isin(labels.predicted_label, labels.members(i))[winner] & (y < 2)
+            predicted = np.isin(self.segmented_label, labels.members(i))[winner] & (y < 2)
             spacing_mm = self._reference.spacing_mm
             result.append(surface_distances_mm(y == 1, predicted, spacing_mm))
         return tuple(result)

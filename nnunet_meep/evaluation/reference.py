@@ -1,4 +1,8 @@
-"""The reference of a case: read, checked, and where it counts."""
+"""The label maps of a case: reference, segmentation and masks, read and checked to fit together.
+
+This is the one chain of checks for all commands: each file is as long as its header says, holds the
+labels of ``dataset.json`` and lies on the grid of the reference.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,14 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.cases import Case, Dataset, read_label_map
+from nnunet_meep.evaluation.headers import VoxelGrid, refuse_other_grid
 from nnunet_meep.evaluation.labels import Labels, UnknownLabels
 from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.surface import bounding_box
+
+#: Of what Dice, volumes and distances are: of the segmentation file, where there is one, or of what
+#: nnU-Net's rule makes of the probabilities.
+FILE, ARGMAX = "file", "argmax"
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,13 @@ class Reference:
         restricted: by the name of a region, the same with ``nowhere`` outside of it; regions that
             are the image (``image``, and ``crop`` until its padding is known) are not in it.
         spacing_mm: size of a voxel along each axis of ``shape``.
+        segmentation: codes of the predicted segmentation, (*shape); None if there is no file.
     """
 
     codes: NDArray[np.unsignedinteger]
     restricted: dict[str, NDArray[np.unsignedinteger]]
     spacing_mm: tuple[float, ...]
+    segmentation: NDArray[np.unsignedinteger] | None
 
     def codes_of(self, regions: Sequence[Region]) -> dict[str, NDArray[np.unsignedinteger]]:
         """What has to be counted for some regions, by ``Region.counted_as``."""
@@ -42,6 +53,8 @@ class Reference:
         """Write it for :meth:`load_and_remove`, which another process may call."""
         arrays: dict[str, Any] = {f"region:{name}": c for name, c in self.restricted.items()}
         np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
+        if self.segmentation is not None:
+            np.save(_beside(path), self.segmentation)
 
     @classmethod
     def load_and_remove(cls, path: Path) -> Reference:
@@ -52,23 +65,32 @@ class Reference:
                 for name in archive.files
                 if name.startswith("region:")
             }
-            result = cls(archive["codes"], restricted, tuple(archive["spacing_mm"].tolist()))
+            codes, spacing_mm = archive["codes"], tuple(archive["spacing_mm"].tolist())
         path.unlink()
-        return result
+        segmentation = None
+        if (other := _beside(path)).exists():
+            # Left on the disk until it is looked at, after all that takes more memory.
+            segmentation = np.load(other, mmap_mode="r", allow_pickle=False)
+            other.unlink()
+        return cls(codes, restricted, spacing_mm, segmentation)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".segmentation.npy")
 
 
 def read_codes(
     path: Path, dataset: Dataset
-) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...]]:
-    """A segmentation as codes (``Labels.encode``), (*shape), and the size of its voxels in mm.
+) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...], VoxelGrid | None]:
+    """A segmentation as codes (``Labels.encode``), (*shape); the size of its voxels; its grid.
 
     Raises:
         InputError: it cannot be read, or holds other labels than ``dataset.json`` has.
     """
-    label_map, spacing_mm = read_label_map(path, dataset)
+    label_map = read_label_map(path, dataset)
     labels = dataset.labels
     try:
-        return labels.encode(label_map), spacing_mm
+        return labels.encode(label_map.labels), label_map.spacing_mm, label_map.grid
     except UnknownLabels as error:
         known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
         found = ", ".join(f"{v:g}" for v in error.args[0][:10])
@@ -78,20 +100,45 @@ def read_codes(
 
 
 def read_reference(case: Case, dataset: Dataset, regions: Sequence[Region]) -> Reference:
-    """Read the reference of a case and what the regions need of it.
+    """Read the reference of a case, its segmentation, and what the regions need.
 
     Raises:
-        InputError: a file cannot be read, or holds what it should not.
+        InputError: a file cannot be read, holds what it should not, or they do not fit together.
     """
-    codes, spacing_mm = read_codes(case.reference, dataset)
+    codes, spacing_mm, grid = read_codes(case.reference, dataset)
     restricted = {}
     for region in regions:
-        inside = _inside(region, case, dataset, codes, spacing_mm)
+        inside = _inside(region, case, dataset, codes, spacing_mm, grid)
         if inside is not None:
             restricted[region.name] = np.where(
                 inside, codes, codes.dtype.type(dataset.labels.nowhere)
             )
-    return Reference(codes, restricted, spacing_mm)
+    segmentation = None
+    if case.segmentation is not None:
+        segmentation = _read_segmentation(case.segmentation, case, dataset, codes.shape, grid)
+    return Reference(codes, restricted, spacing_mm, segmentation)
+
+
+def _read_segmentation(
+    path: Path,
+    case: Case,
+    dataset: Dataset,
+    shape: tuple[int, ...],
+    grid: VoxelGrid | None,
+) -> NDArray[np.unsignedinteger]:
+    codes, _, found = read_codes(path, dataset)
+    refuse_other_grid(path, found, case.reference, grid)
+    if codes.shape != shape:
+        raise InputError(
+            f"{path}: expected a segmentation of shape {shape} like {case.reference}, got "
+            f"{codes.shape}"
+        )
+    if dataset.labels.ignore_label is not None and (codes == dataset.labels.nowhere).any():
+        raise InputError(
+            f"{path}: expected a prediction, found the ignore label "
+            f"{dataset.labels.ignore_label}, which no network predicts"
+        )
+    return codes
 
 
 def _inside(
@@ -100,6 +147,7 @@ def _inside(
     dataset: Dataset,
     codes: NDArray[np.unsignedinteger],
     spacing_mm: Sequence[float],
+    grid: VoxelGrid | None,
 ) -> NDArray[Any] | None:
     """Where a region is, (*shape); None for those that only the probabilities know."""
     if region.margin_mm is not None:
@@ -109,13 +157,14 @@ def _inside(
         return None
     if not path.is_file():
         raise InputError(f"{path}: expected a mask for {case.name}, found none ({region.name})")
-    mask, _ = read_label_map(path, dataset)
-    if mask.shape != codes.shape:
+    mask = read_label_map(path, dataset)
+    refuse_other_grid(path, mask.grid, case.reference, grid)
+    if mask.labels.shape != codes.shape:
         raise InputError(
             f"{path}: expected a mask of shape {codes.shape} like {case.reference.name}, got "
-            f"{mask.shape}"
+            f"{mask.labels.shape}"
         )
-    return mask != 0
+    return mask.labels != 0
 
 
 def near_surface(

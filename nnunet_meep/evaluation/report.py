@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.evaluate import Evaluation
+from nnunet_meep.evaluation.evaluate import Evaluation, Sources
 from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS
 from nnunet_meep.evaluation.plots import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
@@ -30,7 +32,13 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
     paths = [folder / name for name in names]
-    result = evaluation.to_dict()
+    result = {
+        **evaluation.to_dict(),
+        "origin": {
+            "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **_sources(evaluation.sources, folder),
+        },
+    }
     with (
         replacing_file(paths[0]) as json_path,
         replacing_file(paths[1]) as csv_path,
@@ -56,6 +64,20 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
         save_figure(figure, png_path, "png")
         save_figure(figure, svg_path, "svg")
     return paths
+
+
+def _sources(sources: Sources, folder: Path) -> dict[str, Any]:
+    """Where the files are from the folder of results, so that both may be moved together."""
+
+    def from_here(path: Path | None) -> str | None:
+        return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
+
+    return {
+        "gt_folder": from_here(sources.gt_folder),
+        "pred_folders": [from_here(path) for path in sources.pred_folders],
+        "dataset_json": from_here(sources.dataset_json),
+        "plans_json": from_here(sources.plans_json),
+    }
 
 
 def table(evaluation: Evaluation) -> str:

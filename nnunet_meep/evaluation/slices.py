@@ -20,19 +20,28 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.cases import Case, Dataset, read_image
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.maps import channels, geometry, surprise, turn
-from nnunet_meep.evaluation.reference import read_codes
+from nnunet_meep.evaluation.reference import ARGMAX, FILE, read_codes
 
 _PLANES = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model says of a case: its files, and the data set that they belong to."""
+    """What one model says of a case.
+
+    Attributes:
+        model: its name.
+        case: its files.
+        dataset: the data set that they belong to.
+        segmentation: what its Dice is of, see :func:`.evaluate`.
+    """
 
     model: str
     case: Case
     dataset: Dataset
+    segmentation: str = FILE
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> Cas
     labels = dataset.labels
     class_index = labels.keys.index(key)
     members = labels.y_of_code(labels.members(class_index))
-    codes, spacing_mm = read_codes(case.reference, dataset)
+    codes, spacing_mm, _ = read_codes(case.reference, dataset)
     reference, counts = members[codes] == 1, codes != labels.nowhere
     axes, mirrored = _anatomical(case, dataset, spacing_mm)
 
@@ -185,13 +194,26 @@ def _segmentation(
     prediction: Prediction, shape: tuple[int, ...]
 ) -> NDArray[np.unsignedinteger[Any]]:
     case, dataset = prediction.case, prediction.dataset
-    path = case.probabilities.with_name(f"{case.name}{dataset.file_ending}")
-    if not path.is_file():
-        raise InputError(f"{path}: expected nnU-Net's segmentation beside {case.name}.npz, none")
-    codes, _ = read_codes(path, dataset)
+    path = case.segmentation
+    if path is None or prediction.segmentation == ARGMAX:
+        return _argmax(case, dataset.labels, shape)
+    codes, _, _ = read_codes(path, dataset)
     if codes.shape != shape:
         raise InputError(f"{path}: expected the shape of the reference, {shape}, got {codes.shape}")
     return codes
+
+
+def _argmax(case: Case, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger[Any]]:
+    """Codes of what nnU-Net's rule makes of the probabilities, (*shape)."""
+    label_map: NDArray[np.uint16] = np.zeros(shape, np.uint16)
+    largest = np.full(shape, -1, np.float32)
+    for channel, p in channels(case.probabilities, (labels.n_channels, *shape)):
+        if labels.regions_class_order is not None:
+            label_map[p > 0.5] = labels.regions_class_order[channel]
+        else:
+            label_map[p > largest] = labels.values[channel]
+            np.maximum(largest, p, out=largest)
+    return labels.encode(label_map)
 
 
 def _image(folder: Path, case: Case, dataset: Dataset, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -23,6 +23,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.identity import members_identity
 from nnunet_meep.gunzip import GUNZIP_ERRORS
 
 #: Values in a part.
@@ -62,10 +63,17 @@ class Part:
 
 
 class ProbabilityFile:
-    """An open npz with one array ``probabilities`` of shape (C, *shape)."""
+    """An open npz with one array ``probabilities`` of shape (C, *shape).
 
-    def __init__(self, path: Path, member: _Member, header: tuple) -> None:
-        self.path = path
+    Attributes:
+        identity: what it holds (:mod:`.identity`), if reading it to its end raises nothing.
+        comment: of the archive; see :func:`.calibrated.note`.
+    """
+
+    def __init__(
+        self, path: Path, member: _Member, header: tuple, identity: str, comment: bytes
+    ) -> None:
+        self.path, self.identity, self.comment = path, identity, comment
         self.shape: tuple[int, ...] = header[0]
         self.fortran_order: bool = header[1] and len(self.shape) > 1
         self.dtype: np.dtype = header[2]
@@ -134,7 +142,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
     with file:
         try:
             with zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
+                members, comment = archive.infolist(), archive.comment
             names = [m.filename.removesuffix(".npy") for m in members]
             if names != ["probabilities"]:
                 raise InputError(
@@ -160,7 +168,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
             *GUNZIP_ERRORS,
         ) as error:
             raise _unreadable(path, error) from None
-        yield ProbabilityFile(path, member, header)
+        yield ProbabilityFile(path, member, header, members_identity(members), comment)
 
 
 class _Member:

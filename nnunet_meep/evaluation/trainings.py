@@ -1,15 +1,36 @@
-"""Folders that people name on a command line, as results that can be compared."""
+"""Folders that people name on a command line, as results that can be compared.
+
+A result is always of the files that are there now: what each case was evaluated from is compared
+with what is in its files, and evaluated again where it differs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation import report
-from nnunet_meep.evaluation.compare import find_result, in_region, load_result
-from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation import kept, report
+from nnunet_meep.evaluation.calibrated import applied_calibrator
+from nnunet_meep.evaluation.compare import (
+    RESULT,
+    NoResult,
+    OtherFormat,
+    find_result,
+    in_region,
+    load_result,
+)
+from nnunet_meep.evaluation.evaluate import Sources, evaluate
+from nnunet_meep.evaluation.identity import file_identity
+from nnunet_meep.evaluation.notes import count, named, notes
+from nnunet_meep.evaluation.predictions import Predictions
+from nnunet_meep.evaluation.regions import parse_region
+
+#: Settings of a result with which it is evaluated again.
+_OPTIONS = ("bins", "regions", "surface", "segmentation", "chill")
 
 
 @dataclass(frozen=True)
@@ -18,76 +39,185 @@ class Training:
 
     Attributes:
         result: content of its ``calibration.json``, as if of the asked region alone.
-        predictions: folders in which its probabilities are, or were.
-        warnings: one line each.
+        sources: where its files are, or were.
+        notes: what has to be said before its numbers, one line each.
     """
 
     result: dict[str, Any]
-    predictions: tuple[Path, ...]
-    warnings: tuple[str, ...]
+    sources: Sources
+    notes: tuple[str, ...]
 
 
 def open_training(
-    folder: Path, *, gt_folder: Path | None = None, region: str | None = None
+    folder: Path,
+    *,
+    gt_folder: Path | None = None,
+    region: str | None = None,
+    as_stored: bool = False,
 ) -> Training:
-    """Read the result in a folder, or evaluate the predictions in it, with a progress bar.
+    """The result of a folder, evaluated as far as it is not that of its files, with a progress bar.
 
     Args:
-        folder: one that ``meep-calib-eval`` wrote, or predictions, with a result in
-            ``folder / "calibration"`` or without one yet, which then is written there.
-        gt_folder: references for what was not evaluated yet; None: as in :func:`.evaluate`.
+        folder: one that ``meep-calib-eval`` wrote, or predictions, or a model folder, with a
+            result in ``folder / "calibration"`` or without one yet, which then is written there.
+        gt_folder: references; None: those of the result, or as in :func:`.evaluate`.
         region: name of a region; None: the first one of the result.
+        as_stored: take the result as it was written, whatever has become of its files.
 
     Raises:
-        InputError: it is neither, or something in it cannot be used.
+        InputError: it is neither, its predictions are gone, or something in it cannot be used.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of predictions or results, found none")
-    if find_result(folder) is None and _holds_predictions(folder):
+    path = find_result(folder)
+    where = folder / "calibration" if path is None else path.parent
+    if as_stored:
+        result = load_result(folder)
+        lines = [_as_stored(result)]
+    else:
+        result, lines = _of_now(folder, where, gt_folder, region)
+    sources = _sources(result, where)
+    return Training(in_region(result, region, folder), sources, (*lines, *notes(result)))
+
+
+def _of_now(
+    folder: Path, where: Path, gt_folder: Path | None, region: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The result of the files that are there, and what was done for it."""
+    other_format = None
+    try:
+        stored = load_result(folder)
+    except OtherFormat as error:
+        stored, other_format = error.content, error
+    except NoResult:
+        if not _holds_predictions(folder):
+            raise
+        sources = Sources(gt_folder, (folder,), None, None)
+        return _evaluate(where, sources, {"regions": [region or "image"]}), []
+    sources = _sources(stored, where)
+    if not any(map(_holds_predictions, sources.pred_folders)) and _holds_predictions(folder):
+        sources = replace(sources, pred_folders=(folder,))
+    if not any(map(_holds_predictions, sources.pred_folders)):
+        if other_format is not None:
+            raise other_format
+        raise InputError(
+            f"{where / RESULT}: expected its predictions in "
+            f"{', '.join(map(str, sources.pred_folders))}, found none; --as-stored compares the "
+            f"result as it was written"
+        )
+    if gt_folder is not None:
+        sources = replace(sources, gt_folder=gt_folder)
+    changes = ["it has another format"] if other_format else _changes(stored, sources)
+    if not changes:
+        return stored, []
+    options = {name: stored["settings"][name] for name in _OPTIONS if name in stored["settings"]}
+    line = f"{where / RESULT}: {'; '.join(changes)}: evaluated again"
+    return _evaluate(where, sources, options), [line]
+
+
+def _evaluate(target: Path, sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        evaluation = evaluate(
+            sources.gt_folder,
+            sources.pred_folders,
+            dataset_json=sources.dataset_json,
+            plans_json=sources.plans_json,
+            **options,
+            partial=True,
+            processes=None,
+            progress=True,
+            keep=target / "cases",
+        )
+    except InputError as error:
+        hint = "it has options for other cases" if sources.gt_folder else "or give --gt"
+        raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
+    report.write(evaluation, target)
+    return load_result(target)
+
+
+def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
+    """In what a result is not that of the files which are there now: one phrase each."""
+    predictions = Predictions.open(
+        sources.gt_folder, sources.pred_folders, sources.dataset_json, sources.plans_json
+    )
+    dataset = predictions.dataset
+    settings, files = stored["settings"], stored["files"]
+    regions = [parse_region(name) for name in settings["regions"]]
+    before, new, changed = files["cases"], [], []
+    for case in predictions.paired.cases:
         try:
-            evaluation = evaluate(
-                gt_folder,
-                folder,
-                regions=[region or "image"],
-                processes=None,
-                progress=True,
-                keep=folder / "calibration" / "cases",
-            )
-        except InputError as error:
-            hint = "it has options for other cases" if gt_folder else "or give --gt"
-            raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
-        report.write(evaluation, folder / "calibration")
-    result = load_result(folder)
-    warnings = []
-    references = result["settings"].get("gt_folder")
-    is_there = references and Path(references).is_dir()
-    if gt_folder and is_there and Path(references).resolve() != gt_folder.resolve():
-        warnings.append(f"{folder} was evaluated against {references}, not {gt_folder} (--gt)")
-    given = result["settings"].get("pred_folder", [])
-    predictions = [Path(f) for f in ([given] if isinstance(given, str) else given)]
-    if _holds_predictions(folder):
-        predictions = [folder]
-    warnings += _newer(folder, predictions)
-    return Training(in_region(result, region, folder), tuple(predictions), tuple(warnings))
+            now = kept.case_identity(case, dataset.file_ending, regions)
+        except InputError:  # what is wrong with it is said when it is evaluated
+            now = {}
+        if case.name not in before:
+            new.append(case.name)
+        elif now != before[case.name]:
+            was = before[case.name]
+            roles = [r for r in {**was, **now} if was.get(r) != now.get(r) and r != "uncalibrated"]
+            changed.append(f"{case.name} ({', '.join(roles)})")
+    gone = sorted(set(before) - {case.name for case in predictions.paired.cases})
+    found = [
+        f"{count(cases, f'{what} case')}: {named(cases)}"
+        for what, cases in (("new", new), ("changed", changed))
+        if cases
+    ]
+    if gone:
+        found.append(f"{count(gone, 'case')} gone: {named(gone)}")
+    calibrators = [applied_calibrator(f) for f in predictions.folders.predictions]
+    others = {
+        "dataset.json": (files["dataset.json"], file_identity(dataset.path)),
+        "the reader in plans.json": (settings["reader"], dataset.reader),
+        "the calibrator": (
+            [c["identity"] for c in stored["calibrators"]],
+            [c.identity for c in calibrators if c is not None],
+        ),
+        "references without a prediction": (
+            stored["not_predicted"],
+            predictions.paired.not_predicted,
+        ),
+        "the folds": (stored["incomplete_folds"], predictions.incomplete_folds()),
+        "the version of nnunet-meep": (settings["version"], __version__),
+    }
+    return found + [f"{what} changed" for what, (was, now) in others.items() if was != now]
+
+
+def _sources(result: dict[str, Any], where: Path) -> Sources:
+    """The files behind a result: as they are seen from its folder, or else as they were named.
+
+    From its folder, if the predictions are there: then all was moved or copied together.
+    """
+    settings, origin = result["settings"], result.get("origin", {})
+
+    def seen(relative: str) -> Path:
+        return Path(os.path.normpath(where / relative))
+
+    folders = tuple(map(seen, origin.get("pred_folders", [])))
+    if not folders or not all(map(_holds_predictions, folders)):
+        names = settings["pred_folder"]
+        folders = tuple(map(Path, [names] if isinstance(names, str) else names))
+        origin = {}
+
+    def find(role: str, named: str | None = None) -> Path | None:
+        path = seen(origin[role]) if origin.get(role) is not None else None
+        if path is not None and path.exists():
+            return path
+        return None if named is None else Path(named)
+
+    jsons = (find(role, settings.get(role)) for role in ("dataset_json", "plans_json"))
+    return Sources(find("gt_folder", settings["gt_folder"]), folders, *jsons)
 
 
 def _holds_predictions(folder: Path) -> bool:
-    return any(_probabilities(folder))
+    """Are there probabilities in a folder, or in the folds of a model folder?"""
+    return any(any(folder.glob(names)) for names in ("*.npz", "fold_*/validation/*.npz"))
 
 
-def _probabilities(folder: Path) -> list[Path]:
-    """Of a folder of predictions, or of a model folder."""
-    return [*folder.glob("*.npz"), *folder.glob("fold_*/validation/*.npz")]
-
-
-def _newer(folder: Path, predictions: list[Path]) -> list[str]:
-    result = find_result(folder)
-    assert result is not None
-    written = result.stat().st_mtime
-    files = [path for f in predictions for path in _probabilities(f)]
-    if newer := [path for path in files if path.stat().st_mtime > written]:
-        return [
-            f"{result} is older than {len(newer)} of its {len(files)} predictions; evaluate them "
-            f"again with meep-calib-eval"
-        ]
-    return []
+def _as_stored(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    folders = settings["pred_folder"]
+    folders = folders if isinstance(folders, str) else ", ".join(folders)
+    return (
+        f"as stored on {result['origin']['written']}, not compared with its files: "
+        f"{count(result['cases'], 'case')} of {folders} against {settings['gt_folder']}, evaluated "
+        f"by nnunet-meep {settings['version']}"
+    )

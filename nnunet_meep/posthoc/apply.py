@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.calibrated import CALIBRATOR_COPY, note
 from nnunet_meep.evaluation.cases import (
     Dataset,
     case_names,
@@ -24,13 +26,12 @@ from nnunet_meep.evaluation.cases import (
     read_dataset,
     write_label_map,
 )
+from nnunet_meep.evaluation.identity import file_identity
 from nnunet_meep.evaluation.labels import Labels
+from nnunet_meep.evaluation.networks import RECORD, Network, network_of
+from nnunet_meep.evaluation.reference import read_codes
 from nnunet_meep.evaluation.stream import PART, open_probabilities, refuse_sums, refuse_values
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
-
-#: In a folder that was calibrated: the calibrator, and what was calibrated with it.
-CALIBRATOR_COPY = "calibrator.json"
-RECORD = "calib_apply_args.json"
 
 # zlib's fastest level: 0.35 s instead of 1.0 s at numpy's for 21 MB, and files 4 % larger.
 _COMPRESSION = 1
@@ -43,28 +44,28 @@ def apply(
     *,
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
+    any_network: bool = False,
     progress: bool = False,
-) -> list[str]:
+) -> Applied:
     """Calibrate a folder of predictions with probabilities into another folder.
 
     For each case ``CASE.npz`` (``probabilities``, float32), the segmentation that nnU-Net's rule
     makes of them, and ``CASE.pkl`` copied unopened where there is one; ``dataset.json``,
     ``plans.json``, nnU-Net's record of its arguments if there is one, the calibrator, and a record
-    of which folder this is of. Each case appears whole, with the time of the prediction, by which a
-    run that was stopped knows what is done and goes on.
+    of which folder this is of, and which network. Each case appears whole, with a note of what it
+    was made of, by which a run that was stopped knows what is done and goes on.
 
     Args:
         calibrator_json: what ``meep-calib-fit`` wrote.
         pred_folder: predictions, ``CASE.npz`` beside ``CASE<file_ending>``.
         output: folder to be made; or empty, or begun by the same call.
         dataset_json, plans_json: nnU-Net's files; looked for in ``pred_folder`` and two folders up.
+        any_network: apply the calibrator to predictions of another network, too, which is written
+            down; never to those of another data set.
         progress: show a progress bar on stderr.
 
-    Returns:
-        The names of the cases.
-
     Raises:
-        InputError: a file or folder cannot be used; the line names it.
+        InputError: a file or folder cannot be used, or is of another network; the line names it.
         OSError: something cannot be written.
     """
     job = _Job.prepare(calibrator_json, pred_folder, dataset_json, plans_json)
@@ -72,18 +73,62 @@ def apply(
         raise InputError(
             f"{pred_folder}: expected predictions as nnU-Net wrote them, found calibrated ones"
         )
-    begin(output, pred_folder, calibrator_json)
-    job.run(output, progress)
-    return job.names
+    network = network_of([pred_folder])
+    differences = job.calibrator.check_network(network, pred_folder, any_network=any_network)
+    begin(output, calibrator_json, Record(pred_folder, network, tuple(differences)))
+    not_argmax = job.run(output, progress)
+    unknown = () if job.calibrator.network.unknown else network.unknown
+    return Applied(job.names, not_argmax, tuple(differences), unknown)
 
 
 def calibrate_into(
     output: Path, calibrator_json: Path, pred_folder: Path, *, progress: bool = False
 ) -> list[str]:
-    """:func:`apply` to an output folder that :func:`begin` was called for."""
+    """:func:`apply` to an output folder that :func:`begin` was called for; names of the cases."""
     job = _Job.prepare(calibrator_json, pred_folder)
     job.run(output, progress)
     return job.names
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What :func:`apply` did.
+
+    Attributes:
+        names: of the cases.
+        not_argmax: of the cases calibrated now, in how many voxels the segmentation was another one
+            than nnU-Net's rule made of the probabilities, where it was.
+        differences: in what the predictions are of another network than the calibrator.
+        unknown: what the folder does not say of its network and was not checked.
+    """
+
+    names: list[str]
+    not_argmax: dict[str, int]
+    differences: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an output folder is of.
+
+    Attributes:
+        pred_folder: the predictions.
+        network: what made them.
+        any_network: in what that is another network than the calibrator's.
+    """
+
+    pred_folder: Path
+    network: Network
+    any_network: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the folder."""
+        return {
+            "pred_folder": str(self.pred_folder.resolve()),
+            "network": self.network.to_dict(),
+            "any_network": list(self.any_network),
+        }
 
 
 @dataclass(frozen=True)
@@ -91,6 +136,7 @@ class _Job:
     """A folder to be calibrated; all that can be said before the first case was looked at."""
 
     calibrator: Calibrator
+    identity: str  # of the calibrator's file
     dataset: Dataset
     pred_folder: Path
     names: list[str]
@@ -104,7 +150,7 @@ class _Job:
         dataset_json: Path | None = None,
         plans_json: Path | None = None,
     ) -> _Job:
-        calibrator = read_calibrator(calibrator_json)
+        calibrator, identity = read_calibrator(calibrator_json), file_identity(calibrator_json)
         if not pred_folder.is_dir():
             raise InputError(f"{pred_folder}: expected a folder of predictions, found none")
         dataset = read_dataset([pred_folder], dataset_json, plans_json)
@@ -117,16 +163,67 @@ class _Job:
             arguments: pred_folder / arguments,
         }
         names = _cases(pred_folder, dataset.file_ending)
-        return cls(calibrator, dataset, pred_folder, names, copied)
+        return cls(calibrator, identity, dataset, pred_folder, names, copied)
 
-    def run(self, output: Path, progress: bool) -> None:
+    def run(self, output: Path, progress: bool) -> dict[str, int]:
+        """Calibrate what is not done yet; see ``Applied.not_argmax``."""
         for name, source in self.copied.items():
             if source.is_file():
                 with replacing_file(output / name) as temporary:
                     shutil.copyfile(source, temporary)
+        not_argmax = {}
         for name in tqdm(self.names, unit="case", disable=not progress):
-            if not _is_of(output / f"{name}.npz", self.pred_folder / f"{name}.npz"):
-                _calibrate_case(self.calibrator, self.dataset, self.pred_folder, name, output)
+            if not self._is_done(name, output) and (n := self._calibrate(name, output)):
+                not_argmax[name] = n
+        return not_argmax
+
+    def _is_done(self, name: str, output: Path) -> bool:
+        """Was a case made of this very prediction, by this calibrator?"""
+        if not (output / f"{name}{self.dataset.file_ending}").is_file():
+            return False
+        try:
+            with (
+                open_probabilities(self.pred_folder / f"{name}.npz") as source,
+                open_probabilities(output / f"{name}.npz") as result,
+            ):
+                if source.comment:  # a finished one that meep-predict showed to nnU-Net
+                    return (source.comment, source.identity) == (result.comment, result.identity)
+                return result.comment == note(source.identity, self.identity)
+        except InputError:
+            return False
+
+    def _calibrate(self, name: str, output: Path) -> int:
+        """Calibrate a case; in how many voxels its segmentation was not the argmax."""
+        source = self.pred_folder / f"{name}.npz"
+        labels, ending = self.dataset.labels, self.dataset.file_ending
+        probabilities, identity = _read_npz(source, labels)
+        old = self.pred_folder / f"{name}{ending}"
+        codes, _, _ = read_codes(old, self.dataset)
+        if codes.shape != probabilities.shape[1:]:
+            raise InputError(
+                f"{old}: expected a segmentation of shape {probabilities.shape[1:]} like its "
+                f"probabilities, got {codes.shape}"
+            )
+        n_not_argmax = int(
+            np.count_nonzero(codes != labels.encode(segmentation(probabilities, labels)))
+        )
+        del codes
+        self.calibrator(probabilities, out=probabilities)
+        # All files in a folder of their own first; the probabilities come last and say that it is
+        # done.
+        with TemporaryDirectory(prefix=".tmp-", dir=output) as temporary:
+            folder = Path(temporary)
+            write_label_map(
+                segmentation(probabilities, labels), folder / old.name, old, self.dataset
+            )
+            if (properties := self.pred_folder / f"{name}.pkl").is_file():
+                shutil.copyfile(properties, folder / properties.name)
+            others = sorted(folder.iterdir())
+            npz = folder / f"{name}.npz"
+            _write_npz(npz, probabilities, note(identity, self.identity))
+            for path in (*others, npz):
+                os.replace(path, output / path.name)
+        return n_not_argmax
 
 
 def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:
@@ -147,32 +244,9 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
     return result
 
 
-def _calibrate_case(
-    calibrator: Calibrator, dataset: Dataset, pred_folder: Path, name: str, output: Path
-) -> None:
-    source = pred_folder / f"{name}.npz"
-    labels, ending = dataset.labels, dataset.file_ending
-    probabilities = _read_npz(source, labels)
-    calibrator(probabilities, out=probabilities)
-    # All files in a folder of their own first; the probabilities come last and say that it is done.
-    with TemporaryDirectory(prefix=".tmp-", dir=output) as temporary:
-        folder = Path(temporary)
-        label_map = segmentation(probabilities, labels)
-        old = pred_folder / f"{name}{ending}"
-        write_label_map(label_map, folder / old.name, old, dataset)
-        if (properties := pred_folder / f"{name}.pkl").is_file():
-            shutil.copyfile(properties, folder / properties.name)
-        others = sorted(folder.iterdir())
-        npz = folder / f"{name}.npz"
-        _write_npz(npz, probabilities)
-        times = source.stat()
-        os.utime(npz, ns=(times.st_atime_ns, times.st_mtime_ns))
-        for path in (*others, npz):
-            os.replace(path, output / path.name)
-
-
-def _read_npz(path: Path, labels: Labels) -> NDArray[np.float32]:
-    """All probabilities of a case, checked as ``meep-calib-eval`` does it, (C, *shape)."""
+def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
+    """All probabilities of a case, checked as ``meep-calib-eval`` does it, (C, *shape); and what
+    they are (:mod:`nnunet_meep.evaluation.identity`)."""
     with open_probabilities(path) as file:
         expected = (labels.n_channels, *file.shape[1:])
         if file.shape != expected or len(expected) < 2 or not math.prod(expected):
@@ -193,17 +267,17 @@ def _read_npz(path: Path, labels: Labels) -> NDArray[np.float32]:
             sums = (flat[:, i : i + PART].sum(axis=0, dtype=np.float64) for i in starts)
             refuse_sums(path, max(float(np.abs(s - 1).max()) for s in sums), file.dtype)
         if not file.fortran_order:
-            return flat.reshape(expected)
-        return np.stack([channel.reshape(expected[1:], order="F") for channel in flat])
+            return flat.reshape(expected), file.identity
+        arrays = np.stack([channel.reshape(expected[1:], order="F") for channel in flat])
+        return arrays, file.identity
 
 
-def _write_npz(path: Path, probabilities: NDArray[np.float32]) -> None:
-    """As ``numpy.savez_compressed`` does it, in less time."""
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive,
-        archive.open("probabilities.npy", "w", force_zip64=True) as member,
-    ):
-        np.lib.format.write_array(member, probabilities, allow_pickle=False)
+def _write_npz(path: Path, probabilities: NDArray[np.float32], comment: bytes) -> None:
+    """As ``numpy.savez_compressed`` does it, in less time, with a comment of the archive."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive:
+        archive.comment = comment
+        with archive.open("probabilities.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, probabilities, allow_pickle=False)
 
 
 def _cases(folder: Path, ending: str) -> list[str]:
@@ -228,44 +302,35 @@ def _cases(folder: Path, ending: str) -> list[str]:
     return sorted(probabilities)
 
 
-def begin(output: Path, pred_folder: Path, calibrator_json: Path) -> None:
+def begin(output: Path, calibrator_json: Path, record: Record) -> None:
     """Make the output folder, or recognize one that the same call began.
 
     Raises:
         InputError: it is no folder, the one that is read, or holds something else.
     """
-    check_output(output, pred_folder, calibrator_json)
+    check_output(output, calibrator_json, record)
     output.mkdir(parents=True, exist_ok=True)
     with replacing_file(output / CALIBRATOR_COPY) as temporary:
         shutil.copyfile(calibrator_json, temporary)
     with replacing_file(output / RECORD) as temporary:
-        temporary.write_text(json.dumps(_record(pred_folder), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def check_output(output: Path, pred_folder: Path, calibrator_json: Path) -> None:
+def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     """May calibrated predictions be written there? Raises what :func:`begin` does."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
-    if output.resolve() == pred_folder.resolve():
+    if output.resolve() == record.pred_folder.resolve():
         raise InputError(f"{output}: expected another folder than the one that is read (-o)")
     if not output.is_dir() or not any(output.iterdir()):
         return
     try:
         same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
-        same_folder = json.loads((output / RECORD).read_bytes()) == _record(pred_folder)
+        same_folder = json.loads((output / RECORD).read_bytes()) == record.to_dict()
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     if not (same_calibrator and same_folder):
         raise InputError(
-            f"{output}: expected an empty folder, or one that a run with the same calibrator and "
-            f"predictions began, found other files; give another folder (-o)"
+            f"{output}: expected an empty folder, or one that a run with the same calibrator, "
+            f"network and predictions began, found other files; give another folder (-o)"
         )
-
-
-def _record(pred_folder: Path) -> dict[str, str]:
-    return {"pred_folder": str(pred_folder.resolve())}
-
-
-def _is_of(result: Path, source: Path) -> bool:
-    """Was it made of this file? It has its time then."""
-    return result.is_file() and result.stat().st_mtime_ns == source.stat().st_mtime_ns

@@ -1,6 +1,6 @@
 """A calibrator: what was learnt, for which labels, on what; kept as ``calibrator.json``.
 
-The file (format 1) is JSON with the keys
+The file (format 2) is JSON with the keys
 
 - ``format``, ``version``: of the file, and of this package;
 - ``method``: as ``meep-calib-fit`` names it;
@@ -9,7 +9,9 @@ The file (format 1) is JSON with the keys
 - ``classes``: for each class or region the ``parameters`` of its map (null where there was nothing
   to learn, and ``reason``), for methods that take classes one by one; or
 - ``joint``: ``parameters`` of the one map of all classes together;
-- ``fitted_on``: folders, cases, region of the images, numbers of voxels, log loss.
+- ``network``: whose predictions it is for (:mod:`nnunet_meep.evaluation.networks`);
+- ``fitted_on``: folders, cases with what their files hold, region of the images, numbers of
+  voxels, log loss.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.labels import Labels, read_labels
+from nnunet_meep.evaluation.networks import Network
 from nnunet_meep.evaluation.surface import bounding_box
 from nnunet_meep.posthoc.maps import (
     LOGIT_FLOOR,
@@ -41,7 +44,7 @@ from nnunet_meep.posthoc.maps import (
 )
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, scaling_from
 
-FORMAT = 1
+FORMAT = 2
 METHODS = ("platt", "isotonic", "temperature", *SCALINGS)
 
 _BLOCK = 1 << 18  # voxels calibrated at a time
@@ -60,6 +63,7 @@ class Calibrator:
             against the rest. Empty for a joint map.
         joint: the map of all classes together, or None.
         reasons: by key, why there was nothing to learn.
+        network: whose predictions it was fitted to.
         fitted_on: on what it was fitted, as JSON.
     """
 
@@ -69,6 +73,7 @@ class Calibrator:
     binary: Mapping[str, BinaryMap | None] = field(default_factory=dict)
     joint: JointMap | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    network: Network = field(default_factory=Network)
     fitted_on: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
@@ -145,6 +150,36 @@ class Calibrator:
                 f"got {theirs}"
             )
 
+    def check_network(
+        self, network: Network, where: Path, *, any_network: bool = False
+    ) -> list[str]:
+        """Is it for the predictions of this network?
+
+        Args:
+            network: what made the predictions; what is not known of it is not checked.
+            where: named in errors.
+            any_network: take another network of the same data set all the same.
+
+        Returns:
+            In what it is another network.
+
+        Raises:
+            InputError: it is of another data set, or another network.
+        """
+        if self.network.other_dataset(network):
+            raise InputError(
+                f"{where}: expected the data set that the calibrator was fitted on, "
+                f"{self.network.dataset}, got {network.dataset}"
+            )
+        differences = network.differences(self.network)
+        if differences and not any_network:
+            raise InputError(
+                f"{where}: expected predictions of the network that the calibrator was fitted to, "
+                f"got those of another one: {'; '.join(differences)}; fit a calibrator to this "
+                f"one, or apply it all the same with --any-network"
+            )
+        return differences
+
     def save(self, path: Path) -> None:
         """Write ``calibrator.json``.
 
@@ -168,6 +203,7 @@ class Calibrator:
                 }
                 for key, function in self.binary.items()
             }
+        content["network"] = self.network.to_dict()
         content["fitted_on"] = dict(self.fitted_on)
         text = json.dumps(content, indent=2)
         # Lists of numbers on a line each: a thousand lines of steps hide the rest.
@@ -216,7 +252,8 @@ def read_calibrator(path: Path) -> Calibrator:
         raise InputError(f"{path}: expected a calibrator of meep-calib-fit, got another file")
     if content["format"] != FORMAT:
         raise InputError(
-            f"{path}: expected a calibrator in format {FORMAT}, got format {content['format']!r}"
+            f"{path}: expected a calibrator in format {FORMAT}, got format {content['format']!r}; "
+            f"fit it again with this version"
         )
     if content["method"] not in METHODS:
         raise InputError(f"{path}: expected a method of meep-calib-fit, got {content['method']!r}")
@@ -253,8 +290,16 @@ def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
             binary[key] = None if parameters is None else _binary(method, parameters)
             if "reason" in entry:
                 reasons[key] = str(entry["reason"])
-    fitted_on = content.get("fitted_on", {})
-    return Calibrator(method, labels, label_entries(content), binary, joint, reasons, fitted_on)
+    return Calibrator(
+        method,
+        labels,
+        label_entries(content),
+        binary,
+        joint,
+        reasons,
+        Network.from_dict(content["network"]),
+        content["fitted_on"],
+    )
 
 
 def _binary(method: str, parameters: dict[str, Any]) -> BinaryMap:

@@ -13,16 +13,12 @@ from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.bins import CellTotals, bin_edges, bin_index, grid
-from nnunet_meep.evaluation.cases import (
-    Case,
-    Dataset,
-    find_folders,
-    pair_cases,
-    read_dataset,
-    refuse_unpaired,
-)
+from nnunet_meep.evaluation.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.evaluation.kept import case_identity
 from nnunet_meep.evaluation.labels import Labels
+from nnunet_meep.evaluation.networks import network_of
 from nnunet_meep.evaluation.one_pass import sum_case
+from nnunet_meep.evaluation.predictions import Predictions
 from nnunet_meep.evaluation.reference import read_reference
 from nnunet_meep.evaluation.regions import Region, parse_region
 from nnunet_meep.evaluation.stream import PART
@@ -116,19 +112,28 @@ def fit(
     # Padding is no prediction: it is not calibrated, and nothing is to be learnt from it.
     where = replace(parse_region(region), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
-    folders = find_folders(gt_folder, given)
-    dataset = read_dataset(folders.predictions, dataset_json, plans_json)
-    paired = pair_cases(folders, dataset.file_ending)
-    refuse_unpaired(folders, paired)
-    bar = tqdm(paired.cases, unit="case", disable=not progress)
+    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
+    folders, dataset, cases = predictions.folders, predictions.dataset, predictions.paired.cases
+    refuse_unpaired(folders, predictions.paired)
+    files = [_files(case, dataset, where) for case in cases]
+    bar = tqdm(cases, unit="case", disable=not progress)
     with bar:
         how = _fit_joint if is_joint(method, dataset.labels) else _fit_binaries
         maps, classes, learnt_on = how(method, bar, dataset, where)
+    for case, before in zip(cases, files, strict=True):
+        if _files(case, dataset, where) != before:
+            raise InputError(
+                f"{case.probabilities}: {case.name} was changed while it was read; fit again when "
+                f"nothing writes to its files"
+            )
     fitted_on = {
         "gt_folder": str(folders.references),
         "pred_folders": [str(f) for f in folders.predictions],
-        "n_cases": len(paired.cases),
-        "cases": [case.name for case in paired.cases],
+        "n_cases": len(cases),
+        "cases": [
+            {"case": case.name, **{role: f[role] for role in ("probabilities", "reference")}}
+            for case, f in zip(cases, files, strict=True)
+        ],
         "region": region,
         **learnt_on,
         "classes": {
@@ -142,9 +147,18 @@ def fit(
         },
     }
     calibrator = Calibrator(
-        method, dataset.labels, label_entries(dataset.dataset_json), fitted_on=fitted_on, **maps
+        method,
+        dataset.labels,
+        label_entries(dataset.dataset_json),
+        network=network_of(folders.predictions),
+        fitted_on=fitted_on,
+        **maps,
     )
     return Fit(calibrator, classes)
+
+
+def _files(case: Case, dataset: Dataset, region: Region) -> dict[str, str]:
+    return case_identity(case, dataset.file_ending, [region])
 
 
 def _fit_binaries(

@@ -14,8 +14,10 @@ from unittest.mock import patch
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.cases import case_names, read_dataset
+from nnunet_meep.evaluation.identity import archive_identity
+from nnunet_meep.evaluation.networks import Network, network_of
 from nnunet_meep.evaluation.stream import open_probabilities
-from nnunet_meep.posthoc.apply import begin, calibrate_into
+from nnunet_meep.posthoc.apply import Record, begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
 
 
@@ -48,7 +50,13 @@ class Prediction:
     arguments: Sequence[str]
 
 
-def predict(asked: Prediction, calibrator_json: Path, *, progress: bool = False) -> list[str]:
+def predict(
+    asked: Prediction,
+    calibrator_json: Path,
+    *,
+    any_network: bool = False,
+    progress: bool = False,
+) -> list[str]:
     """Predict with ``nnUNetv2_predict`` and calibrate what it wrote.
 
     nnU-Net writes into a hidden folder in the output folder, which goes when all is calibrated; a
@@ -58,6 +66,8 @@ def predict(asked: Prediction, calibrator_json: Path, *, progress: bool = False)
     Args:
         asked: what nnU-Net is asked for.
         calibrator_json: what ``meep-calib-fit`` wrote.
+        any_network: take a calibrator of another network, too, which is written down; never one of
+            another data set.
         progress: show a progress bar of the calibration on stderr.
 
     Returns:
@@ -70,13 +80,16 @@ def predict(asked: Prediction, calibrator_json: Path, *, progress: bool = False)
     model = _check_model(asked)
     dataset = read_dataset([model])
     calibrator.check_labels(dataset.labels, model / "dataset.json")
+    network = _network(asked, model)
+    differences = calibrator.check_network(network, model, any_network=any_network)
     _check_images(asked, dataset.file_ending)
     _check_device(asked.device)
     number, of = asked.part
     staging = asked.output / (".uncalibrated" if of == 1 else f".uncalibrated-{number}-of-{of}")
     is_new = not asked.output.exists()
     # One name for the parts of a prediction, which share the output folder.
-    begin(asked.output, asked.output / ".uncalibrated", calibrator_json)
+    record = Record(asked.output / ".uncalibrated", network, tuple(differences))
+    begin(asked.output, calibrator_json, record)
     if not asked.goes_on:
         shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(exist_ok=True)
@@ -128,6 +141,21 @@ def _check_model(asked: Prediction) -> Path:
     return model
 
 
+def _network(asked: Prediction, model: Path) -> Network:
+    """What predicts."""
+    folds = tuple(sorted(map(str, asked.folds)))
+    _, trainer, plans, configuration = asked.model
+    return Network(
+        network_of([model]).dataset or model.parent.name,
+        trainer,
+        plans,
+        configuration,
+        folds=folds,
+        averaged=len(folds) > 1,
+        checkpoints={f: archive_identity(model / f"fold_{f}" / asked.checkpoint) for f in folds},
+    )
+
+
 def _check_images(asked: Prediction, ending: str) -> None:
     if not asked.images.is_dir():
         raise InputError(f"{asked.images}: expected a folder of images, found none (-i)")
@@ -168,5 +196,4 @@ def _show_finished(output: Path, staging: Path, ending: str) -> None:
     for name in case_names(output, ".npz") & case_names(output, ending):
         if not (staging / f"{name}.npz").exists():
             for suffix in (".npz", ending):
-                # With its time, by which the calibration knows that it is done.
-                shutil.copy2(output / f"{name}{suffix}", staging / f"{name}{suffix}")
+                shutil.copyfile(output / f"{name}{suffix}", staging / f"{name}{suffix}")

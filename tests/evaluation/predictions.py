@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,26 @@ import numpy as np
 import SimpleITK as sitk
 
 LABELS = {"background": 0, "Anterior": 1, "Posterior": 2}
+
+
+#: What a ``calibration.json`` has beside numbers, where nothing is to be said of them.
+NOTHING_TO_SAY: dict[str, Any] = {
+    "network": {},
+    "calibrators": [],
+    "not_predicted": [],
+    "skipped": [],
+    "incomplete_folds": [],
+    "origin": {},
+}
+
+
+def files_of(cases: Iterable[str]) -> dict[str, Any]:
+    """What a ``calibration.json`` says of the files of cases."""
+    roles = ("probabilities", "reference")
+    return {
+        "dataset.json": "",
+        "cases": {c: {role: f"{role} {c}" for role in roles} for c in cases},
+    }
 
 
 class PredictionFolder:
@@ -27,6 +48,7 @@ class PredictionFolder:
             "file_ending": self.file_ending,
             **dataset_json,
         }
+        self.content = content
         (self.pred / "dataset.json").write_text(json.dumps(content))
         (self.pred / "plans.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}))
 
@@ -37,12 +59,24 @@ class PredictionFolder:
         reference: np.ndarray,
         spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0),
     ) -> None:
-        """Arrays in the axis order of the image array; spacing in the same order."""
-        image = sitk.GetImageFromArray(reference)
-        image.SetSpacing(spacing_mm[::-1])
-        sitk.WriteImage(image, self.gt / f"{case}{self.file_ending}")
-        sitk.WriteImage(image, self.pred / f"{case}{self.file_ending}")
+        """Arrays in the axis order of the image array; spacing in the same order.
+
+        The segmentation is what nnU-Net's rule makes of the probabilities.
+        """
+        for folder, label_map in ((self.gt, reference), (self.pred, self.rule(probabilities))):
+            image = sitk.GetImageFromArray(label_map)
+            image.SetSpacing(spacing_mm[::-1])
+            sitk.WriteImage(image, folder / f"{case}{self.file_ending}")
         np.savez_compressed(self.pred / f"{case}.npz", probabilities=probabilities)
+
+    def rule(self, probabilities: np.ndarray) -> np.ndarray:
+        order = self.content.get("regions_class_order")
+        if order is None:
+            return probabilities.argmax(0).astype(np.uint8)
+        segmentation = np.zeros(probabilities.shape[1:], np.uint8)
+        for p, label in zip(probabilities, order, strict=True):
+            segmentation[p > 0.5] = label
+        return segmentation
 
 
 def softmax_case(

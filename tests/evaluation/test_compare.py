@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from predictions import NOTHING_TO_SAY, files_of
 from scipy.stats import wilcoxon
 
 from nnunet_meep.errors import InputError
@@ -26,14 +27,17 @@ def result(values, *, region="image", classes=("1",), top_label=True, **settings
         for case, row in values.items()
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "settings": {
             "bins": 15,
             "regions": [region],
             "gt_folder": "gt",
+            "pred_folder": "pred",
             "version": "1",
             **settings,
         },
+        **NOTHING_TO_SAY,
+        "files": files_of(values),
         "classes": {key: {"name": f"class {key}"} for key in classes},
         "top_label": {} if not top_label else {"per_case": {}},
         "cases": cases,
@@ -144,7 +148,7 @@ def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("bins", 10), ("surface", False), ("gt_folder", "other"), ("version", "2")],
+    [("bins", 10), ("surface", False), ("segmentation", "argmax"), ("version", "2")],
 )
 def test_other_settings_are_said(setting, value) -> None:
     models = [Model("a", (random_result(0),)), Model("b", (random_result(1, **{setting: value}),))]
@@ -288,7 +292,9 @@ class TestLoad:
             load_result(tmp_path)
 
     def test_a_part_of_a_result(self, tmp_path) -> None:
-        (tmp_path / "calibration.json").write_text('{"schema": 1, "settings": {}}')
+        content = random_result(0)
+        del content["cases"], content["classes"]
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match="without cases, classes"):
             load_result(tmp_path)
 
@@ -323,6 +329,33 @@ class TestLoad:
         assert "\n" not in str(error.value)
 
     def test_another_schema(self, tmp_path) -> None:
-        (tmp_path / "calibration.json").write_text('{"schema": 2}')
-        with pytest.raises(InputError, match="schema 1, got 2"):
+        content = {**random_result(0), "schema": 1}
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        with pytest.raises(InputError) as error:
             load_result(tmp_path)
+        assert str(error.value) == (
+            f"{tmp_path / 'calibration.json'}: expected a result of schema 2, got 1; evaluate it "
+            f"again with this version: meep-calib-eval gt pred -o {tmp_path}"
+        )
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda files: files.pop("cases"),
+            lambda files: files["cases"].pop("c01"),
+            lambda files: files["cases"]["c01"].pop("reference"),
+            lambda files: files.update(cases=[1]),
+        ],
+    )
+    def test_a_result_that_does_not_say_its_files(self, tmp_path, damage) -> None:
+        content = random_result(0)
+        damage(content["files"])
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match="one that is damaged: "):
+            load_result(tmp_path)
+
+    def test_other_references_are_said(self) -> None:
+        a, b = random_result(0), random_result(0)
+        b["files"]["cases"]["c03"]["reference"] = "another"
+        (line, *_) = compare([Model("a", (a,)), Model("b", (b,))]).warnings[1:]
+        assert line == "b was evaluated against other references than a in 1 of 12 cases: c03"

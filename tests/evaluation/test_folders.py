@@ -154,18 +154,18 @@ def test_references_beside_their_own_predictions_are_no_mistake(two_folders, tmp
 def test_references_without_prediction_are_listed(two_folders, tmp_path, capsys) -> None:
     one, _ = two_folders
     assert run(one, tmp_path)["not_predicted"] == ["b"]
-    assert "1 reference without a prediction left out: b\n" in capsys.readouterr().out
+    assert "Note: 1 reference has no prediction: b\n" in capsys.readouterr().out
 
 
 def test_many_references_without_prediction_are_listed_in_short(
     two_folders, tmp_path, capsys
 ) -> None:
     one, _ = two_folders
-    for i in range(6):
-        shutil.copy(one.gt / "a.nii.gz", one.gt / f"more_{i}.nii.gz")
-    names = ["b", *(f"more_{i}" for i in range(6))]
+    for i in range(24):
+        shutil.copy(one.gt / "a.nii.gz", one.gt / f"more_{i:02}.nii.gz")
+    names = ["b", *(f"more_{i:02}" for i in range(24))]
     assert run(one, tmp_path)["not_predicted"] == names
-    line = f"7 references without a prediction left out: {', '.join(names[:5])}, ...\n"
+    line = f"Note: 25 references have no prediction: {', '.join(names[:20])} and 5 more\n"
     assert line in capsys.readouterr().out
 
 
@@ -173,7 +173,7 @@ def test_nothing_is_listed_where_all_are_predicted(two_folders, tmp_path, capsys
     one, _ = two_folders
     (one.gt / "b.nii.gz").unlink()
     assert run(one, tmp_path)["not_predicted"] == []
-    assert "without a prediction" not in capsys.readouterr().out
+    assert "no prediction" not in capsys.readouterr().out
 
 
 class TestModelFolder:

@@ -43,7 +43,11 @@ def read(monkeypatch) -> list[str]:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    return {name: (out / name).read_bytes() for name in RESULTS}
+    """The files, but for when and from where they were written."""
+    files = {name: (out / name).read_bytes() for name in RESULTS}
+    content = json.loads(files["calibration.json"])
+    del content["origin"]
+    return {**files, "calibration.json": json.dumps(content).encode()}
 
 
 def test_finished_cases_are_not_read_again(folder, tmp_path, read) -> None:
@@ -86,20 +90,50 @@ def test_a_case_that_was_refused_does_not_cost_the_others(folder, tmp_path, caps
     refused(capsys, folder.gt, folder.pred, "-o", tmp_path / "out", "-np", 1)
     (folder.pred / "b.npz").write_bytes(whole)
     run(folder, tmp_path)
-    assert read == ["a", "b", "b", "c"]
+    assert read == ["a", "b", "c"]  # that b was cut short was seen before its voxels were
 
 
-def touch(path: Path) -> None:
+FILES = ["gt/b.nii.gz", "pred/b.npz", "pred/b.nii.gz"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_replaced_with_its_times_kept_is_read_again(folder, tmp_path, read, name) -> None:
+    """As ``cp -p``, ``rsync -a`` and unpacking an archive do it."""
+    before = run(folder, tmp_path)
+    path = tmp_path / name
+    other = path.with_name(path.name.replace("b", "c"))
     stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
-
-
-@pytest.mark.parametrize("which", ["gt", "pred"])
-def test_a_changed_file_is_read_again(folder, tmp_path, read, which) -> None:
-    run(folder, tmp_path)
-    touch(folder.gt / "b.nii.gz" if which == "gt" else folder.pred / "b.npz")
-    run(folder, tmp_path)
+    shutil.copy(other, path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = run(folder, tmp_path)
     assert read == ["a", "b", "c", "b"]
+    assert after["cases"][1] != before["cases"][1]
+    assert after == run(folder, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_other_times_alone_make_no_work(folder, tmp_path, read, name) -> None:
+    before = run(folder, tmp_path)
+    os.utime(tmp_path / name)
+    assert run(folder, tmp_path) == before
+    assert read == ["a", "b", "c"]
+
+
+def test_a_case_that_is_changed_while_it_is_read_is_no_result(
+    folder, tmp_path, monkeypatch, capsys
+) -> None:
+    sum_case = one_pass.sum_case
+
+    def slowly(case, *args):
+        sums = sum_case(case, *args)
+        if case.name == "b":
+            shutil.copy(folder.gt / "c.nii.gz", folder.gt / "b.nii.gz")
+        return sums
+
+    monkeypatch.setattr(one_pass, "sum_case", slowly)
+    line = refused(capsys, folder.gt, folder.pred, "-o", tmp_path / "out", "-np", 1)
+    assert f"{folder.pred / 'b.npz'}: b was changed while it was evaluated" in line
+    assert not (tmp_path / "out" / "cases" / "b.npz").exists()
 
 
 def test_new_probabilities_give_new_numbers(folder, tmp_path) -> None:
@@ -148,14 +182,22 @@ def test_another_reader_is_another_question(folder, tmp_path, read) -> None:
     assert read == ["a", "b", "c"] * 2
 
 
+def like_the_reference(array: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.5, 1.0, 2.0))
+    return image
+
+
 def test_a_changed_mask_is_another_question(folder, tmp_path, read) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
     for case in "abc":
-        image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.uint8))
+        image = like_the_reference(np.ones((4, 5, 6), np.uint8))
         sitk.WriteImage(image, masks / f"{case}.nii.gz")
     run(folder, tmp_path, "--region", f"mask:{masks}")
-    touch(masks / "c.nii.gz")
+    one_corner = np.zeros((4, 5, 6), np.uint8)
+    one_corner[0, 0, 0] = 1
+    sitk.WriteImage(like_the_reference(one_corner), masks / "c.nii.gz")
     run(folder, tmp_path, "--region", f"mask:{masks}")
     assert read == ["a", "b", "c", "c"]
 

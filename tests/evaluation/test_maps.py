@@ -33,7 +33,7 @@ def write_case(folder, reader, direction, order="C"):
     dataset = read_dataset([folder.pred])
     from nnunet_meep.evaluation.cases import read_label_map
 
-    seen, _ = read_label_map(path, dataset)
+    seen = read_label_map(path, dataset).labels
     p1 = (seen + 1) / 200
     p = np.stack([1 - p1 - 0.1, p1, np.full_like(p1, 0.1)]).astype(np.float32)
     np.savez_compressed(folder.pred / "a.npz", probabilities=np.asarray(p, order=order))

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from predictions import files_of
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.cases import Case, read_dataset
@@ -71,7 +72,8 @@ class Patient:
         (folder / "channel.nii.gz").unlink()
         np.savez_compressed(folder / "a.npz", probabilities=np.stack(channels).astype(np.float32))
         self.write(folder / "a.nii.gz", segmentation.astype(np.uint8))
-        return Prediction(name, Case("a", self.path, folder / "a.npz"), self.dataset)
+        case = Case("a", self.path, folder / "a.npz", folder / "a.nii.gz")
+        return Prediction(name, case, self.dataset)
 
 
 def three_classes(rng, shape=SHAPE):
@@ -221,8 +223,9 @@ class TestRefused:
         return str(error.value)
 
     def test_no_segmentation(self, of) -> None:
-        of.prediction.case.probabilities.with_name("a.nii.gz").unlink()
-        assert "expected nnU-Net's segmentation beside a.npz" in self.refused(of)
+        path = of.prediction.case.probabilities.with_name("a.nii.gz")
+        path.unlink()
+        assert f"{path}: expected a segmentation, could not read it" in self.refused(of)
 
     def test_a_segmentation_of_another_shape(self, of) -> None:
         path = of.prediction.case.probabilities.with_name("a.nii.gz")
@@ -259,7 +262,8 @@ def result(dice):
     ]
     classes = {key: {"name": key} for key in "12"}
     settings = {"bins": 15, "regions": ["image"]}
-    return {"schema": 1, "settings": settings, "classes": classes, "cases": cases}
+    files = files_of(dice)
+    return {"settings": settings, "classes": classes, "cases": cases, "files": files}
 
 
 def test_the_worst_cases_have_the_lowest_dice_over_models_and_classes() -> None:

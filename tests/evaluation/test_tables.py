@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 
+from predictions import files_of
+
 from nnunet_meep.evaluation import tables
 from nnunet_meep.evaluation.compare import Model, compare
 
@@ -18,7 +20,8 @@ def result(shift):
         for i in range(5)
     ]
     settings = {"bins": 15, "regions": ["image"]}
-    return {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases}
+    files = files_of(case["case"] for case in cases)
+    return {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases, "files": files}
 
 
 def compared():

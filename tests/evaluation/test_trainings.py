@@ -1,54 +1,269 @@
-"""Folders on the command line of ``meep-calib-compare``: results, predictions, or neither."""
+"""Folders on the command line of ``meep-calib-compare``: results, predictions, or neither.
+
+A result is always of the files that are there now.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
-from predictions import softmax_case
+from predictions import LABELS, PredictionFolder, softmax_case
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation import report
+from nnunet_meep.evaluation import one_pass, report, trainings
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.trainings import open_training
 
 REGIONS = ["image", "boundary:1"]
+SHAPE = (5, 6, 7)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    """Other processes take seconds to start, and nothing counts there what is read."""
+
+    def one_process(*args, **options):
+        return evaluate(*args, **{**options, "processes": 1})
+
+    monkeypatch.setattr(trainings, "evaluate", one_process)
 
 
 @pytest.fixture
 def folder(make_folder):
     folder, rng = make_folder(), np.random.default_rng(0)
     for case in "ab":
-        folder.add(case, *softmax_case(rng, (5, 6, 7)))
+        folder.add(case, *softmax_case(rng, SHAPE))
     return folder
+
+
+def evaluate_into(target, gt, pred, **options):
+    report.write(evaluate(gt, pred, surface=False, **options), target)
+    return target / "calibration.json"
 
 
 @pytest.fixture
 def evaluated(folder):
     """The same, evaluated into ``calibration`` in the folder of predictions."""
-    evaluation = evaluate(folder.gt, folder.pred, regions=REGIONS, surface=False)
-    report.write(evaluation, folder.pred / "calibration")
+    evaluate_into(folder.pred / "calibration", folder.gt, folder.pred, regions=REGIONS)
     return folder
 
 
-def test_predictions_with_a_result(evaluated) -> None:
-    training = open_training(evaluated.pred)
-    path = evaluated.pred / "calibration" / "calibration.json"
-    assert training.result == json.loads(path.read_text())
-    assert training.predictions == (evaluated.pred,)
-    assert training.warnings == ()
+def cases_of(training):
+    return {case["case"]: case["classes"]["1"]["brier"] for case in training.result["cases"]}
 
 
-def test_a_result_says_where_its_predictions_are(evaluated) -> None:
-    training = open_training(evaluated.pred / "calibration")
-    assert training.predictions == (evaluated.pred,)
+def from_scratch(folder):
+    evaluation = evaluate(folder.gt, folder.pred, regions=REGIONS, surface=False)
+    return {case.case: case.regions["image"].classes["1"]["brier"] for case in evaluation.cases}
 
 
-def test_predictions_that_moved_with_their_result(evaluated, tmp_path) -> None:
-    evaluated.pred.rename(tmp_path / "elsewhere")
-    assert open_training(tmp_path / "elsewhere").predictions == (tmp_path / "elsewhere",)
+def replace_with_times_kept(path, other):
+    times = path.stat()
+    shutil.copy(other, path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+class TestOfTheFilesThatAreThere:
+    def test_nothing_is_done_where_nothing_changed(self, evaluated) -> None:
+        path = evaluated.pred / "calibration" / "calibration.json"
+        written = path.stat().st_mtime_ns
+        for named in (evaluated.pred, evaluated.pred / "calibration"):
+            training = open_training(named)
+            assert training.result == json.loads(path.read_text())
+            assert training.sources.pred_folders == (evaluated.pred,)
+            assert training.sources.gt_folder == evaluated.gt
+            assert training.notes == ()
+        assert path.stat().st_mtime_ns == written
+
+    @pytest.mark.parametrize(
+        ("name", "role"),
+        [
+            ("pred/a.npz", "probabilities"),
+            ("pred/a.nii.gz", "segmentation"),
+            ("gt/a.nii.gz", "reference"),
+        ],
+    )
+    def test_a_file_replaced_with_its_times_kept(self, evaluated, tmp_path, name, role) -> None:
+        replace_with_times_kept(tmp_path / name, (tmp_path / name.replace("a.", "b.")))
+        training = open_training(evaluated.pred)
+        assert f"1 changed case: a ({role}): evaluated again" in training.notes[0]
+        assert cases_of(training) == from_scratch(evaluated)
+        assert not any("changed" in line for line in open_training(evaluated.pred).notes)
+
+    def test_only_what_changed_is_read_again(self, evaluated, tmp_path, monkeypatch) -> None:
+        evaluate_into(
+            evaluated.pred / "calibration",
+            evaluated.gt,
+            evaluated.pred,
+            regions=REGIONS,
+            keep=evaluated.pred / "calibration" / "cases",
+        )
+        read, sum_case = [], one_pass.sum_case
+
+        def counted(case, *args):
+            read.append(case.name)
+            return sum_case(case, *args)
+
+        monkeypatch.setattr(one_pass, "sum_case", counted)
+        replace_with_times_kept(evaluated.gt / "a.nii.gz", evaluated.gt / "b.nii.gz")
+        open_training(evaluated.pred)
+        assert read == ["a"]
+
+    def test_new_and_gone_cases(self, evaluated) -> None:
+        evaluated.add("c", *softmax_case(np.random.default_rng(5), SHAPE))
+        for path in (evaluated.pred / "a.npz", evaluated.pred / "a.nii.gz"):
+            path.unlink()
+        training = open_training(evaluated.pred)
+        assert training.notes[0].endswith(
+            "1 new case: c; 1 case gone: a; references without a prediction changed: evaluated "
+            "again"
+        )
+        assert training.notes[1] == "1 reference has no prediction: a"
+        assert list(cases_of(training)) == ["b", "c"]
+        assert cases_of(training) == from_scratch(evaluated)
+
+    def test_other_labels(self, evaluated) -> None:
+        path = evaluated.pred / "dataset.json"
+        path.write_text(path.read_text().replace("Anterior", "Head"))
+        training = open_training(evaluated.pred)
+        assert "dataset.json changed: evaluated again" in training.notes[0]
+        assert training.result["classes"]["1"]["name"] == "Head"
+
+    def test_its_options_are_those_of_before(self, folder) -> None:
+        evaluate_into(
+            folder.pred / "calibration", folder.gt, folder.pred, bins=7, segmentation="argmax"
+        )
+        replace_with_times_kept(folder.gt / "a.nii.gz", folder.gt / "b.nii.gz")
+        settings = open_training(folder.pred).result["settings"]
+        assert (settings["bins"], settings["segmentation"]) == (7, "argmax")
+        assert not settings["surface"]
+
+    def test_other_references_with_gt(self, evaluated, tmp_path) -> None:
+        shutil.copytree(evaluated.gt, tmp_path / "same")
+        assert open_training(evaluated.pred, gt_folder=tmp_path / "same").notes == ()
+        other = tmp_path / "other"
+        shutil.copytree(evaluated.gt, other)
+        shutil.copy(other / "a.nii.gz", other / "b.nii.gz")
+        training = open_training(evaluated.pred, gt_folder=other)
+        assert "1 changed case: b (reference)" in training.notes[0]
+        assert training.sources.gt_folder == other
+
+    def test_a_result_of_an_older_format(self, evaluated) -> None:
+        path = evaluated.pred / "calibration" / "calibration.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({"schema": 1, "settings": content["settings"], "cases": []}))
+        training = open_training(evaluated.pred)
+        assert training.notes == (f"{path}: it has another format: evaluated again",)
+        assert cases_of(training) == from_scratch(evaluated)
+
+    def test_predictions_that_moved_with_their_result(self, evaluated, tmp_path) -> None:
+        evaluated.pred.rename(tmp_path / "elsewhere")
+        shutil.move(evaluated.gt, tmp_path / "references")
+        training = open_training(tmp_path / "elsewhere", gt_folder=tmp_path / "references")
+        assert training.notes == ()
+        assert training.sources.pred_folders == (tmp_path / "elsewhere",)
+
+    def test_predictions_with_a_result_of_others(self, evaluated, tmp_path) -> None:
+        """A folder copied with its result, and then filled with other predictions."""
+        shutil.copytree(evaluated.pred, tmp_path / "copy")
+        shutil.copy(tmp_path / "copy" / "a.npz", tmp_path / "copy" / "b.npz")
+        training = open_training(tmp_path / "copy")
+        assert "1 changed case: b (probabilities)" in training.notes[0]
+
+    def test_what_no_longer_can_be_used_is_an_error(self, evaluated) -> None:
+        path = evaluated.pred / "b.npz"
+        path.write_bytes(path.read_bytes()[:-50])
+        with pytest.raises(InputError, match=rf"^{path}: .*could not read it"):
+            open_training(evaluated.pred)
+
+
+class TestWherePredictionsAreGone:
+    @pytest.fixture
+    def path(self, evaluated, tmp_path):
+        path = evaluate_into(tmp_path / "kept", evaluated.gt, evaluated.pred)
+        shutil.rmtree(evaluated.pred)
+        return path
+
+    def test_it_is_refused(self, path, tmp_path) -> None:
+        with pytest.raises(InputError) as error:
+            open_training(path.parent)
+        assert str(error.value) == (
+            f"{path}: expected its predictions in {tmp_path / 'pred'}, found none; --as-stored "
+            f"compares the result as it was written"
+        )
+
+    def test_it_is_taken_as_stored_and_that_is_said(self, path, tmp_path) -> None:
+        training = open_training(path.parent, as_stored=True)
+        when = json.loads(path.read_text())["origin"]["written"]
+        (line,) = training.notes
+        assert line.startswith(
+            f"as stored on {when}, not compared with its files: 2 cases of {tmp_path / 'pred'} "
+            f"against {tmp_path / 'gt'}, evaluated by nnunet-meep "
+        )
+
+    def test_one_of_another_format_is_refused_with_the_command(self, path, tmp_path) -> None:
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "schema": 1}))
+        command = f"meep-calib-eval {tmp_path / 'gt'} {tmp_path / 'pred'} -o {path.parent}"
+        for as_stored in (False, True):
+            with pytest.raises(InputError, match=rf"schema 2, got 1; .*: {command}$"):
+                open_training(path.parent, as_stored=as_stored)
+
+
+class TestFolds:
+    @pytest.fixture
+    def model(self, tmp_path, monkeypatch):
+        """Three folds of two cases each; fold 0 alone is trained."""
+        root = tmp_path / "preprocessed" / "Dataset005_Hippo"
+        model = tmp_path / "results" / "Dataset005_Hippo" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+        rng = np.random.default_rng(1)
+        self.folds = []
+        for i, cases in enumerate(("ab", "cd", "ef")):
+            made = PredictionFolder(tmp_path / f"made_{i}", LABELS)
+            for case in cases:
+                made.add(case, *softmax_case(rng, SHAPE))
+            self.folds.append(made)
+            shutil.copytree(made.gt, root / "gt_segmentations", dirs_exist_ok=True)
+        splits = [{"train": [], "val": list(cases)} for cases in ("ab", "cd", "ef")]
+        (root / "splits_final.json").write_text(json.dumps(splits))
+        model.mkdir(parents=True)
+        for name in ("dataset.json", "plans.json"):
+            shutil.copy(self.folds[0].pred / name, model)
+        self.model = model
+        self.train(0)
+        monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+        return model
+
+    def train(self, fold):
+        target = self.model / f"fold_{fold}" / "validation"
+        shutil.copytree(self.folds[fold].pred, target)
+        for name in ("dataset.json", "plans.json"):
+            (target / name).unlink()
+
+    def test_folds_that_came_later_are_evaluated(self, model) -> None:
+        evaluate_into(model / "calibration", None, model)
+        assert open_training(model).notes == (
+            "fold 1 is missing: 2 of its 2 validation cases have no prediction: c, d",
+            "fold 2 is missing: 2 of its 2 validation cases have no prediction: e, f",
+        )
+        self.train(1)
+        training = open_training(model)
+        assert list(cases_of(training)) == ["a", "b", "c", "d"]
+        assert "2 new cases: c, d; " in training.notes[0]
+        assert [line.split(":")[0] for line in training.notes[1:]] == ["fold 2 is missing"]
+
+    def test_a_fold_that_is_not_complete(self, model) -> None:
+        (model / "fold_0" / "validation" / "b.npz").unlink()
+        (model / "fold_0" / "validation" / "b.nii.gz").unlink()
+        for fold in (1, 2):
+            self.train(fold)
+        assert open_training(model).notes == (
+            "fold 0 is not complete: 1 of its 2 validation cases have no prediction: b",
+        )
 
 
 def test_one_of_its_regions(evaluated) -> None:
@@ -59,7 +274,6 @@ def test_one_of_its_regions(evaluated) -> None:
         open_training(evaluated.pred, region="crop")
 
 
-@pytest.mark.slow
 def test_predictions_without_a_result_are_evaluated_once(folder, capsys) -> None:
     first = open_training(folder.pred, gt_folder=folder.gt, region="boundary:1")
     assert "2/2" in capsys.readouterr().err  # the progress bar
@@ -73,19 +287,21 @@ def test_predictions_without_a_result_are_evaluated_once(folder, capsys) -> None
     assert path.stat().st_mtime_ns == written
 
 
+def test_predictions_without_references_are_said(folder) -> None:
+    (folder.gt / "b.nii.gz").unlink()
+    training = open_training(folder.pred, gt_folder=folder.gt)
+    (line,) = training.notes
+    path = folder.pred / "b.npz"
+    assert line == (
+        f"b is left out: {path}: expected a reference {folder.gt / 'b.nii.gz'}, found none"
+    )
+    assert list(cases_of(training)) == ["a"]
+
+
 def test_predictions_without_a_result_need_references(folder) -> None:
     with pytest.raises(InputError, match=r"evaluate it with meep-calib-eval, or give --gt$"):
         open_training(folder.pred)
     assert not (folder.pred / "calibration").exists()
-
-
-def test_predictions_that_are_newer_than_their_result_are_said(evaluated) -> None:
-    result = evaluated.pred / "calibration" / "calibration.json"
-    later = result.stat().st_mtime + 10
-    os.utime(evaluated.pred / "b.npz", (later, later))
-    (line,) = open_training(evaluated.pred).warnings
-    assert line.startswith(f"{result} is older than 1 of its 2 predictions")
-    assert open_training(evaluated.pred / "calibration").warnings == (line,)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "gt"])

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import SimpleITK as sitk
 from predictions import PredictionFolder
 from too_sure import KINDS
 
+from nnunet_meep.cli.calib_apply import main
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.posthoc.apply import apply
@@ -48,7 +48,9 @@ def test_the_folder_is_one_as_nnunet_writes_it(kind, fitted, tmp_path):
     (test.pred / "case_0.pkl").write_bytes(b"never opened")
     (test.pred / "predict_from_raw_data_args.json").write_text("{}")
     out = tmp_path / "out"
-    assert apply(path, test.pred, out) == ["case_0", "case_1", "case_2"]
+    applied = apply(path, test.pred, out)
+    assert applied.names == ["case_0", "case_1", "case_2"]
+    assert applied.not_argmax == {}
     assert sorted(p.name for p in out.iterdir()) == [
         *("calib_apply_args.json", "calibrator.json"),
         *("case_0.nii.gz", "case_0.npz", "case_0.pkl"),
@@ -244,11 +246,36 @@ def test_a_run_that_was_stopped_goes_on(fitted, tmp_path, monkeypatch):
     assert not list(out.glob(".tmp*"))
     apply(path, test.pred, out)
     assert seen == [f"case_{i}.nii.gz" for i in (0, 1, 1, 2)]
-    # Another prediction, be it older or newer, is calibrated again.
-    for seconds in (-1000, 1000):
-        os.utime(test.pred / "case_2.npz", (time.time(), time.time() + seconds))
-        apply(path, test.pred, out)
-    assert seen[4:] == ["case_2.nii.gz", "case_2.nii.gz"]
+    # Another prediction is calibrated again, with whatever times; the same one is not.
+    prediction, times = test.pred / "case_2.npz", (test.pred / "case_2.npz").stat()
+    os.utime(prediction)
+    apply(path, test.pred, out)
+    assert seen[4:] == []
+    shutil.copy(test.pred / "case_0.npz", prediction)
+    os.utime(prediction, ns=(times.st_atime_ns, times.st_mtime_ns))
+    apply(path, test.pred, out)
+    assert seen[4:] == ["case_2.nii.gz"]
+    assert (out / "case_2.npz").read_bytes() == (out / "case_0.npz").read_bytes()
+    (out / "case_1.nii.gz").unlink()
+    apply(path, test.pred, out)
+    assert seen[5:] == ["case_1.nii.gz"]
+
+
+def test_a_segmentation_that_is_not_the_argmax_is_said(fitted, tmp_path, capsys):
+    path, test = fitted("temperature", "two classes")
+    old = sitk.ReadImage(test.pred / "case_1.nii.gz")
+    array = sitk.GetArrayFromImage(old)
+    array[0, 0, :3] = 1 - array[0, 0, :3]
+    sitk.WriteImage(like(array, old), test.pred / "case_1.nii.gz")
+    assert apply(path, test.pred, tmp_path / "out").not_argmax == {"case_1": 3}
+    assert main([str(path), str(test.pred), "-o", str(tmp_path / "again")]) == 0
+    assert "in 1 of 3 cases (3 voxels), as after postprocessing" in capsys.readouterr().out
+
+
+def like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
+    new = sitk.GetImageFromArray(array)
+    new.CopyInformation(image)
+    return new
 
 
 def test_files_of_others_are_left_alone(fitted, tmp_path):
@@ -267,11 +294,11 @@ def test_files_of_others_are_left_alone(fitted, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(path.read_text().replace('"n_cases": 3', '"n_cases": 4'))
     apply(path, test.pred, tmp_path / "new")
-    with pytest.raises(InputError, match="a run with the same calibrator and predictions began"):
+    with pytest.raises(InputError, match="a run with the same calibrator, network and pred"):
         apply(other, test.pred, tmp_path / "new")
     # Begun with other predictions, which may have the same case names.
     shutil.copytree(test.pred, tmp_path / "others")
-    with pytest.raises(InputError, match="a run with the same calibrator and predictions began"):
+    with pytest.raises(InputError, match="a run with the same calibrator, network and pred"):
         apply(path, tmp_path / "others", tmp_path / "new")
     # A user's own folder with a calibrator in it.
     shutil.copy(path, tmp_path / "others" / "calibrator.json")
@@ -306,7 +333,7 @@ def test_other_labels_are_refused(fitted, make_validation, tmp_path):
 def test_the_ignore_label_is_no_other_label(fitted, make_validation, tmp_path):
     path, _ = fitted("platt", "two classes")
     test = make_validation("two classes", name="ignoring", more_labels={"ignore": 2})
-    assert len(apply(path, test.pred, tmp_path / "out")) == 3
+    assert len(apply(path, test.pred, tmp_path / "out").names) == 3
 
 
 def remove(name: str):

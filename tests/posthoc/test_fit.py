@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +73,7 @@ def test_the_file_says_what_it_was_fitted_on(make_validation, tmp_path):
     region = f"mask:{half_masks(tmp_path)}"
     fit("platt", folder.gt, folder.pred, region=region).calibrator.save(tmp_path / "c.json")
     content = json.loads((tmp_path / "c.json").read_text())
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["method"] == "platt"
     assert content["labels"] == KINDS["regions"][0]["labels"]
     assert content["regions_class_order"] == [1, 2]
@@ -78,7 +81,13 @@ def test_the_file_says_what_it_was_fitted_on(make_validation, tmp_path):
     assert set(content["classes"]) == {"(1, 2)", "(2,)"}
     fitted_on = content["fitted_on"]
     assert fitted_on["region"] == region
-    assert fitted_on["cases"] == ["case_0", "case_1", "case_2"]
+    assert [case["case"] for case in fitted_on["cases"]] == ["case_0", "case_1", "case_2"]
+    for case in fitted_on["cases"]:
+        reference = (folder.gt / f"{case['case']}.nii.gz").read_bytes()
+        assert case["reference"] == f"sha256:{hashlib.sha256(reference).hexdigest()}"
+        with zipfile.ZipFile(folder.pred / f"{case['case']}.npz") as archive:
+            content = archive.read("probabilities.npy")
+        assert case["probabilities"] == f"crc32:{zlib.crc32(content):08x}:{len(content)}"
     assert fitted_on["n_cases"] == 3
     assert fitted_on["n_voxels"] == 3 * 270
     _, y = everything(folder)
@@ -329,7 +338,7 @@ DAMAGE = {
     "a list": (lambda c: [1], "got another file"),
     "another file": (lambda c: {"schema": 1}, "got another file"),
     "too deep": (lambda c: "[" * 100_000, "expected a calibrator in JSON"),
-    "a later format": (lambda c: {**c, "format": 2}, "in format 1, got format 2"),
+    "a later format": (lambda c: {**c, "format": 3}, "in format 1, got format 2"),
     "another method": (lambda c: {**c, "method": "magic"}, "expected a method of .*, got 'magic'"),
     "another floor": (lambda c: {**c, "logit_floor": 1e-3}, "expected the logit floor"),
     "no labels": (lambda c: {**c, "labels": None}, "expected \"labels\""),

@@ -85,7 +85,7 @@ def test_it_is_predicting_and_then_applying(project, calibrator):
             timeout=600,
             stdout=subprocess.DEVNULL,
         )
-    names = apply(calibrator, project / "plain", project / "applied")
+    names = apply(calibrator, project / "plain", project / "applied").names
     assert names == ["case_0", "case_1"]
     out, applied = project / "out", project / "applied"
     assert {p.name for p in out.iterdir()} == {p.name for p in applied.iterdir()}
@@ -329,7 +329,7 @@ def test_without_results_that_is_said(nnunet, calibrator, capsys, monkeypatch):
 
 def flags_of(help_text: str) -> set[str]:
     usage = help_text.split("usage:")[1].split("\n\n")[0]
-    return set(re.findall(r"(?<=\[|\s)--?\w+", usage)) - {"-h"}
+    return set(re.findall(r"(?<=\[|\s)--?[\w-]+", usage)) - {"-h"}
 
 
 def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
@@ -342,4 +342,7 @@ def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
     assert {"-i", "-step_size", "--disable_tta"} <= of_nnunet
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert flags_of(capsys.readouterr().out) == of_nnunet | {"--calibrator"}
+    assert flags_of(capsys.readouterr().out) == of_nnunet | {
+        "--calibrator",
+        "--any-network",
+    }

@@ -1,0 +1,90 @@
+"""What a reader has to know before the numbers of an evaluation: what is missing or odd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_meep.evaluation.calibrated import optimistic
+
+#: Names of so many cases are listed; the rest is counted.
+_MOST = 20
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """One line for each thing that makes the numbers of a ``calibration.json`` less than they seem.
+
+    Args:
+        result: its content.
+    """
+    lines: list[str] = []
+    of_folds: set[str] = set()
+    for fold in result["incomplete_folds"]:
+        missing, of_folds = fold["missing"], of_folds | set(fold["missing"])
+        state = "not complete" if fold["evaluated"] else "missing"
+        lines.append(
+            f"fold {fold['fold']} is {state}: {len(missing)} of its {fold['n_cases']} validation "
+            f"cases have no prediction: {named(missing)}"
+        )
+    if missing := [case for case in result["not_predicted"] if case not in of_folds]:
+        have = "has" if len(missing) == 1 else "have"
+        lines.append(f"{count(missing, 'reference')} {have} no prediction: {named(missing)}")
+    lines += [f"{entry['case']} is left out: {entry['reason']}" for entry in result["skipped"]]
+    lines += _not_argmax(result)
+    for calibrator in result["calibrators"]:
+        if used := calibrator["used_to_fit"]:
+            lines.append(f"{optimistic(len(used), calibrator['n_cases'])} ({named(used)})")
+        if differences := calibrator["any_network"]:
+            lines.append(
+                f"calibrated with a calibrator of another network ({'; '.join(differences)})"
+            )
+    return lines
+
+
+def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines of several models, those that are the same said once, with the names of the models."""
+    models: dict[str, list[str]] = {}
+    for model, line in lines:
+        if model not in (of_line := models.setdefault(line, [])):
+            of_line.append(model)
+    return [f"{', '.join(names)}: {line}" for line, names in models.items()]
+
+
+def used_to_fit(result: dict[str, Any]) -> bool:
+    """Was a calibrator fitted to any of the cases that it is evaluated on?"""
+    return any(calibrator["used_to_fit"] for calibrator in result["calibrators"])
+
+
+def _not_argmax(result: dict[str, Any]) -> list[str]:
+    """Where segmentation files are not what was made of the probabilities, or are missing."""
+    lines = []
+    cases = result["cases"]
+    differ = {c["case"]: c["n_not_argmax"] for c in cases if c["n_not_argmax"]}
+    of_file = result["settings"]["segmentation"] == "file"
+    if differ:
+        most = max(differ, key=lambda case: differ[case])
+        taken, other = ("file", "argmax") if of_file else ("argmax", "file")
+        lines.append(
+            f"in {len(differ)} of {len(cases)} cases the segmentation file is not the argmax of "
+            f"the probabilities ({sum(differ.values()):,} voxels, {differ[most]:,} of them in "
+            f"{most}); Dice, distances and volumes are of the {taken} (--segmentation {other} "
+            f"takes the other)"
+        )
+    without = [c["case"] for c in cases if c["n_not_argmax"] is None]
+    if without and of_file:
+        lines.append(
+            f"{count(without, 'case')} without a segmentation file, where Dice, distances and "
+            f"volumes are of the argmax: {named(without)}"
+        )
+    return lines
+
+
+def count(items: Sequence[Any], what: str) -> str:
+    """``3 cases``."""
+    return f"{len(items)} {what}{'s' * (len(items) != 1)}"
+
+
+def named(cases: Sequence[str]) -> str:
+    """Names, but for those that are too many."""
+    more = len(cases) - _MOST
+    return ", ".join(cases[:_MOST]) + f" and {more} more" * (more > 0)
