@@ -33,8 +33,9 @@ written into -o:
 
 Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared; a warning says what is left out, and which settings
-are not the same. The differences are paired by case; p is Wilcoxon's signed-rank test, corrected
-by Holm for all tests of the comparison.
+are not the same. The differences are paired by case, with 95 % intervals over cases (BCa
+bootstrap). p is that of Wilcoxon's signed-rank test, alone and Holm-corrected over the tests that
+the table shows. "n too small": with so few cases p cannot be below 0.05, whatever the difference.
 
 examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\

@@ -23,7 +23,8 @@ class Heading:
 
     def number(self, value: float, sign: str = "") -> str:
         """A value in the unit of the heading; ``sign="+"`` shows that of positive ones, too."""
-        return format(value * self.scale, f"{sign}.{self.digits}f")
+        # What rounds to zero has no sign of its own: -0.0 + 0.0 is 0.0.
+        return format(round(value * self.scale, self.digits) + 0.0, f"{sign}.{self.digits}f")
 
 
 _LOWER = "Lower is better."

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.compare import CLOSE_TO_ONE, TOP_LABEL, Comparison
-from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TABLE
+from nnunet_meep.evaluation.compare import (
+    CLOSE_TO_ONE,
+    SIGNIFICANT,
+    TOP_LABEL,
+    Comparison,
+    shown,
+)
+from nnunet_meep.evaluation.headings import HEADINGS, Heading
 from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import aligned, nan_to_none
 
@@ -69,7 +75,7 @@ def markdown(comparison: Comparison) -> str:
         blocks.append(f"**{title(key, name)}**")
         blocks.append("\n".join(map(_markdown_row, rows)))
     if comparison.differences:
-        blocks.append(DIFFERENCES)
+        blocks.append(about_differences(comparison))
         rows = [DIFFERENCE_HEAD, ["---"] * len(DIFFERENCE_HEAD), *difference_rows(comparison)]
         blocks.append("\n".join(map(_markdown_row, rows)))
     blocks += [f"Warning: {line}" for line in comparison.warnings]
@@ -112,13 +118,28 @@ DIFFERENCE_HEAD = [
     "model",
     "difference",
     "95 % interval",
+    "p",
     "p (Holm)",
-    "p < 0.05",
+    "p (Holm) < 0.05",
 ]
-DIFFERENCES = (
-    "Differences to the first model, paired by case: mean, bootstrap 95 % interval over cases, "
-    "p of Wilcoxon's signed-rank test, Holm-corrected for all tests made here."
-)
+#: In place of a p that could not be below 0.05, whatever the difference.
+TOO_SMALL = "n too small"
+
+
+def about_differences(comparison: Comparison) -> str:
+    """What the rows of ``DIFFERENCE_HEAD`` are, and how many tests p is corrected for."""
+    n = comparison.n_tests
+    text = (
+        "Differences to the first model, paired by case: mean, 95 % interval over cases (BCa "
+        "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
+        f"{n} test{'s' * (n != 1)} of this table."
+    )
+    if any(TOO_SMALL in row for row in difference_rows(comparison)):
+        text += (
+            f' "{TOO_SMALL}": with so few cases p cannot be below {SIGNIFICANT}, whatever the '
+            "difference; the interval still stands."
+        )
+    return text
 
 
 def about(comparison: Comparison) -> str:
@@ -133,8 +154,7 @@ def title(key: str, name: str) -> str:
 
 def columns(comparison: Comparison, key: str) -> list[str]:
     """The metrics that tables show of a class, of those that all models have."""
-    chosen = TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE
-    return [m for m in chosen if m in comparison.summary[comparison.models[0]][key]]
+    return shown(key, comparison.summary[comparison.models[0]][key])
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
@@ -174,27 +194,38 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
             heading = HEADINGS[metric]
             for model, keys in comparison.differences.items():
                 test = keys[key][metric]
-                mean, low, high = (
-                    "-" if math.isnan(v) else heading.number(v, "+")
-                    for v in (test["mean"], *test["ci95"])
-                )
-                p = test["p_holm"]
+                mean = test["mean"]
                 rows.append(
                     [
                         "all classes" if key == TOP_LABEL else f"{key} {name}",
                         heading.text + ", distance to 1" * (metric in CLOSE_TO_ONE),
                         model,
-                        mean,
-                        f"{low} to {high}",
-                        "-" if math.isnan(p) else f"{p:.3g}",
+                        "-" if math.isnan(mean) else heading.number(mean, "+"),
+                        _interval(heading, test["ci95"]),
+                        _p(test["p"], test["p_smallest"]),
+                        _p(test["p_holm"], test["p_smallest"], test["p_holm_smallest"]),
                         comparison.verdict(model, key, metric),
                     ]
                 )
     return rows
 
 
+def _interval(heading: Heading, ends: Sequence[float]) -> str:
+    """Both ends with their signs, or one number where they are the same at the shown digits."""
+    if any(map(math.isnan, ends)):
+        return "-"
+    return " to ".join(dict.fromkeys(heading.number(end, "+") for end in ends))
+
+
+def _p(p: float, *smallest: float) -> str:
+    if any(value > SIGNIFICANT for value in smallest):
+        return TOO_SMALL
+    return "-" if math.isnan(p) else f"{p:.3g}"
+
+
 def _difference_lines(comparison: Comparison) -> list[str]:
-    return [DIFFERENCES, "", *aligned([DIFFERENCE_HEAD, *difference_rows(comparison)])]
+    rows = [DIFFERENCE_HEAD, *difference_rows(comparison)]
+    return [about_differences(comparison), "", *aligned(rows)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -89,23 +89,77 @@ def test_differences_are_paired_and_tested() -> None:
     assert "a" not in comparison.differences
 
 
-def test_p_is_corrected_by_holm_for_all_tests() -> None:
-    models = [Model(str(i), (random_result(i, shift=0.15 * i),)) for i in range(4)]
-    comparison = compare(models)
-    tests = [
-        t
-        for keys in comparison.differences.values()
-        for metrics in keys.values()
-        for t in metrics.values()
-        if not np.isnan(t["p"])
-    ]
-    assert len(tests) == 3 * (2 + 2)  # volumes are not tested
+def all_tests(comparison):
+    return {
+        (model, key, metric): test
+        for model, keys in comparison.differences.items()
+        for key, metrics in keys.items()
+        for metric, test in metrics.items()
+    }
+
+
+def test_p_is_corrected_by_holm_for_the_tests_that_tables_show() -> None:
+    results = [random_result(i, shift=0.15 * i) for i in range(4)]
+    for training in results:
+        for case in training["cases"]:
+            case["classes"]["1"]["mce"] = 2 * case["classes"]["1"]["ece"]  # in no table
+    comparison = compare([Model(str(i), (training,)) for i, training in enumerate(results)])
+    every = all_tests(comparison)
+    hidden = [t for (_, _, metric), t in every.items() if metric == "mce"]
+    assert all(t["p"] <= 1 and np.isnan([t["p_holm"], t["p_holm_smallest"]]).all() for t in hidden)
+    tests = [t for (_, _, m), t in every.items() if m != "mce" and not np.isnan(t["p"])]
+    assert len(tests) == comparison.n_tests == 3 * (2 + 2)  # volumes are not tested
+    assert comparison.to_dict()["n_tests"] == 12
     p = np.array([t["p"] for t in tests])
     for t in tests:
         # Holm by its definition: the largest of (m - rank) p over all that are not larger.
         smaller = np.sort(p[p <= t["p"]])
         expected = max((len(p) - i) * q for i, q in enumerate(smaller))
         assert t["p_holm"] == pytest.approx(min(expected, 1))
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 12])
+def test_no_p_is_below_what_so_many_pairs_can_give(n) -> None:
+    a, b = random_result(0, n=n), random_result(0, n=n)
+    for i, case in enumerate(b["cases"]):  # every case is worse: the smallest p there is
+        case["classes"]["1"]["dice"] -= 0.01 * (i + 1)
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    test = comparison.differences["b"]["1"]["dice"]
+    assert test["p"] == pytest.approx(2.0 ** (1 - n), rel=1e-12)
+    for key, metric in (("1", "dice"), ("1", "ece"), ("top_label", "error_rate_ratio")):
+        test = comparison.differences["b"][key][metric]
+        assert test["p_smallest"] == 2.0 ** (1 - n)
+        assert test["p_holm_smallest"] == min(4 * 2.0 ** (1 - n), 1)
+    assert np.isnan(comparison.differences["b"]["1"]["volume_true_ml"]["p_smallest"])
+
+
+def test_the_smallest_corrected_p_is_that_of_a_family_whose_tests_all_have_their_smallest() -> None:
+    a, b = random_result(0, n=12), random_result(1, n=12)
+    for case in a["cases"][6:]:
+        case["classes"]["1"]["dice"] = None  # as where a class is in half of the cases
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    of_class = comparison.differences["b"]["1"]
+    assert of_class["ece"]["p_holm_smallest"] == 4 * 2.0**-11
+    # The others come before it, so that it is not multiplied.
+    assert of_class["dice"]["p_holm_smallest"] == 2.0**-5
+
+
+@pytest.mark.parametrize(
+    ("difference", "p"),
+    [
+        ([0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2 / 2**6),
+        # More than scipy takes ties and zeros of, but only five differ.
+        ([0] * 10 + [0.1, 0.2, 0.3, 0.4, 0.5], 2 / 2**5),
+        ([0.25, 0.25, 0.25, 0.25, 0.25, 0.25], 2 / 2**6),
+        ([0.25, 0.25, 0.25, 0.5, -0.25], 2 * 5 / 2**5),
+    ],
+)
+def test_p_is_exact_with_few_differences_equal_ones_and_none(difference, p) -> None:
+    a = result({f"c{i}": [1, 1, 1] for i in range(len(difference))})
+    b = result({f"c{i}": [1 + d, 1, 1] for i, d in enumerate(difference)})
+    test = compare([Model("a", (a,)), Model("b", (b,))]).differences["b"]["1"]["dice"]
+    assert test["p"] == pytest.approx(p, rel=1e-12)
+    assert test["p_smallest"] == 2.0 ** (1 - len(difference))
 
 
 def test_equal_models_do_not_differ() -> None:

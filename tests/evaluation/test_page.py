@@ -135,6 +135,12 @@ def test_slices_and_notes_are_in_it(rendered) -> None:
     assert "note &lt;/script&gt;" in rendered
 
 
+def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
+    sorted_by = re.findall(r'<td data-v="([^"]*)"[^>]*>n too small</td>', rendered)
+    assert len(sorted_by) > 20  # three cases
+    assert set(sorted_by) == {""}
+
+
 def test_one_model_without_slices(models) -> None:
     text = render(models[:1], {}, [])
     assert "Differences" not in text

@@ -1,9 +1,12 @@
-"""Tables whose names have characters that mean something in Markdown and LaTeX."""
+"""What tables say: names as they are, statistics that fit the number of cases."""
 
 from __future__ import annotations
 
 import csv
 import re
+
+import numpy as np
+import pytest
 
 from nnunet_meep.evaluation import tables
 from nnunet_meep.evaluation.compare import Model, compare
@@ -28,7 +31,7 @@ def compared():
 def test_markdown_has_as_many_cells_in_each_row() -> None:
     lines = tables.markdown(compared()).splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-    assert {len(row) for row in rows} == {3, 7}
+    assert {len(row) for row in rows} == {3, 8}
     assert [row[0].strip() for row in rows[2:4]] == ["plain", NAME.replace("|", r"\|")]
 
 
@@ -43,3 +46,78 @@ def test_csv_keeps_it(tmp_path) -> None:
     with (tmp_path / "comparison.csv").open(newline="") as file:
         models = {row["model"] for row in csv.DictReader(file)}
     assert models == {"plain", NAME}
+
+
+def random_model(name, seed, n, shift=0.0, keys=("1",)):
+    """A model with a value of each metric in a table, and of one that is in none."""
+    rng = np.random.default_rng(seed)
+    metrics = ("dice", "brier", "brier_plus", "ece", "mce")
+    cases = [
+        {
+            "case": f"c{i:02d}",
+            "classes": {
+                key: dict(zip(metrics, (rng.random(5) / 10 + 0.5 + shift).tolist(), strict=True))
+                for key in keys
+            },
+        }
+        for i in range(n)
+    ]
+    classes = {key: {"name": f"class{key}"} for key in keys}
+    return Model(
+        name,
+        ({"settings": {"bins": 15, "regions": ["image"]}, "classes": classes, "cases": cases},),
+    )
+
+
+def rows_of(comparison):
+    """The table of differences: class, metric, model: text by heading."""
+    rows = tables.difference_rows(comparison)
+    return {tuple(row[:3]): dict(zip(tables.DIFFERENCE_HEAD, row, strict=True)) for row in rows}
+
+
+def test_p_stands_beside_the_corrected_one_and_the_family_is_said() -> None:
+    models = [random_model(name, i, 20, keys=("1", "2")) for i, name in enumerate("abc")]
+    comparison = compare(models)
+    rows = rows_of(comparison)
+    assert len(rows) == 2 * 4 * 2
+    test = comparison.differences["c"]["2"]["ece"]
+    row = rows["2 class2", "ECE e-3", "c"]
+    assert row["p"] == f"{test['p']:.3g}"
+    assert row["p (Holm)"] == f"{test['p_holm']:.3g}"
+    for text in (tables.terminal(comparison), tables.markdown(comparison)):
+        assert "Holm-corrected over the 16 tests of this table" in text
+        assert "n too small" not in text
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "holm"), [(1, 0, 0), (4, 0, 0), (5, 0, 0), (6, 1, 0), (7, 1, 0), (8, 1, 1)]
+)
+def test_a_p_that_cannot_be_small_is_not_shown(n, p, holm) -> None:
+    """4 tests: 4 * 2^(1 - 7) is above 0.05, 4 * 2^(1 - 8) is not."""
+    comparison = compare([random_model("a", 0, n), random_model("b", 1, n, shift=0.3)])
+    for row in rows_of(comparison).values():
+        assert (row["p"] != "n too small", row["p (Holm)"] != "n too small") == (p, holm)
+        verdict = "better" if row["metric"] == "Dice" else "worse"
+        assert row["p (Holm) < 0.05"] == (verdict if holm else "")
+    assert ("cannot be below 0.05" in tables.terminal(comparison)) == (not holm)
+
+
+def test_the_interval_stands_where_n_is_too_small() -> None:
+    comparison = compare([random_model("a", 0, 4), random_model("b", 1, 4)])
+    low, high = comparison.differences["b"]["1"]["dice"]["ci95"]
+    row = rows_of(comparison)["1 class1", "Dice", "b"]
+    assert row["95 % interval"] == f"{low:+.3f} to {high:+.3f}"
+
+
+def test_an_interval_without_width_is_one_number_and_none_is_one_dash() -> None:
+    one = rows_of(compare([random_model("a", 0, 1), random_model("b", 1, 1)]))
+    assert {row["95 % interval"] for row in one.values()} == {"-"}
+    a = random_model("a", 0, 8)
+    equal = rows_of(compare([a, random_model("same", 0, 8)]))
+    assert {row["95 % interval"] for row in equal.values()} == {"+0.000", "+0.00"}
+    # Ends that differ by less than is shown, on both sides of zero.
+    nearly = random_model("nearly", 0, 8)
+    for i, case in enumerate(nearly.trainings[0]["cases"]):
+        case["classes"]["1"]["dice"] += 1e-5 * (-1) ** i
+    row = rows_of(compare([a, nearly]))["1 class1", "Dice", "nearly"]
+    assert (row["difference"], row["95 % interval"]) == ("+0.000", "+0.000")
