@@ -13,6 +13,10 @@ models.
 
 With n pairs the test cannot give a p below 2^(1 - n), and Holm multiplies it by the number of
 tests. Where that is above 0.05 a large p says that n is small, not that there is no difference.
+
+A network that segments nothing of a class may well have the lowest ECE and Brier score of it. A
+class with Dice 0 in every case whose reference has it, in any training of a model, is not
+segmented: the model is no candidate for the best of that class or of the top label.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.headings import CLASS_TABLE, TOP_LABEL_TABLE
-from nnunet_meep.evaluation.metrics import over_cases
+from nnunet_meep.evaluation.metrics import cases_not_segmented, over_cases
 
 SCHEMA = 1
 TOP_LABEL = "top_label"
@@ -40,6 +44,7 @@ NEITHER = frozenset(
     {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
 )
 SIGNIFICANT = 0.05
+NOT_SEGMENTED = "not segmented"
 #: Settings without which numbers are not about the same thing.
 _SETTINGS = ("bins", "surface", "gt_folder", "version")
 
@@ -78,6 +83,7 @@ class Comparison:
     Attributes:
         region: which voxels count, as ``meep-calib-eval`` names it.
         models: names, in the order given; the first one is what the others are compared with.
+        n_trainings: of each model.
         classes: class key (``top_label`` too): name.
         cases: names of the common cases.
         summary: model, class key, metric: what :func:`.metrics.over_cases` gives, and
@@ -88,15 +94,19 @@ class Comparison:
             ``p_holm`` (corrected for the ``n_tests`` of the tables; NaN where these do not show
             it), and the smallest values that these two could have with so many pairs,
             ``p_smallest`` and ``p_holm_smallest``.
+        not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
+            reference has the class; without models and classes of which there is none.
         warnings: what makes the models less comparable, one line each.
     """
 
     region: str
     models: tuple[str, ...]
+    n_trainings: dict[str, int]
     classes: dict[str, str]
     cases: tuple[str, ...]
     summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
     differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    not_segmented: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
 
     @property
@@ -104,11 +114,20 @@ class Comparison:
         """How many tests p was corrected for."""
         return sum(not math.isnan(test["p_holm"]) for test in _tests(self.differences))
 
+    def segments(self, model: str, key: str) -> bool:
+        """Whether all trainings of a model segment a class, or all classes for the top label."""
+        missing = self.not_segmented.get(model, {})
+        return not missing if key == TOP_LABEL else key not in missing
+
     def best(self, key: str, metric: str) -> set[str]:
-        """The models with the best mean of a metric; none if no value is better than another."""
+        """The models with the best mean of a metric, among those that segment the class.
+
+        None if no value is better than another.
+        """
         if metric in NEITHER:
             return set()
-        means = {m: self.summary[m][key][metric]["mean"] for m in self.models}
+        candidates = [m for m in self.models if self.segments(m, key)]
+        means = {m: self.summary[m][key][metric]["mean"] for m in candidates}
         loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
         return {m for m, value in loss.items() if value == min(loss.values())}
 
@@ -116,7 +135,10 @@ class Comparison:
         """``better`` or ``worse`` than the first model, ``""`` if p >= 0.05 after correction.
 
         By the sign of the mean difference, where Wilcoxon's test, which is one of ranks, sees one.
+        ``not segmented`` where one of the two models does not segment the class.
         """
+        if not (self.segments(model, key) and self.segments(self.models[0], key)):
+            return NOT_SEGMENTED
         test = self.differences[model][key][metric]
         if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
             return ""
@@ -129,11 +151,13 @@ class Comparison:
             "schema": SCHEMA,
             "region": self.region,
             "models": list(self.models),
+            "n_trainings": self.n_trainings,
             "classes": self.classes,
             "cases": list(self.cases),
             "summary": self.summary,
             "differences": self.differences,
             "n_tests": self.n_tests,
+            "not_segmented": self.not_segmented,
             "warnings": list(self.warnings),
         }
 
@@ -276,13 +300,16 @@ def compare(models: Sequence[Model]) -> Comparison:
                     difference, tested=metric not in NEITHER
                 )
     _correct(differences)
+    keys = [key for key in classes if {"dice", "brier_plus"} <= set(summary[names[0]][key])]
     return Comparison(
         region=region,
         models=tuple(names),
+        n_trainings={m.name: len(m.trainings) for m in models},
         classes=classes,
         cases=tuple(cases),
         summary=summary,
         differences=differences,
+        not_segmented={m.name: found for m in models if (found := _not_segmented(m, cases, keys))},
         warnings=tuple(_warnings(trainings, cases)),
     )
 
@@ -360,6 +387,17 @@ def _training_std(values: NDArray[np.float64]) -> float:
     means = _mean_of_defined(values.T)
     means = means[~np.isnan(means)]
     return float(means.std(ddof=1)) if len(means) > 1 else math.nan
+
+
+def _not_segmented(model: Model, cases: Sequence[str], keys: Sequence[str]) -> dict[str, int]:
+    """Class key: number of trainings that do not segment it, of those of which there is one."""
+    found = {}
+    for key in keys:
+        dice, brier_plus = (
+            model.values_of_trainings(cases, key, metric) for metric in ("dice", "brier_plus")
+        )
+        found[key] = sum(map(bool, map(cases_not_segmented, dice, brier_plus)))
+    return {key: n for key, n in found.items() if n}
 
 
 def _difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:

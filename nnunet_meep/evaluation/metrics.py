@@ -290,6 +290,21 @@ def over_cases(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> int:
+    """Whether a class is not segmented at all, over some cases.
+
+    Args:
+        dice: of the class in each case.
+        brier_plus: the same; NaN where the reference does not have the class.
+
+    Returns:
+        In how many cases the reference has the class, if Dice is 0 in all of them; otherwise 0.
+    """
+    has_class = ~np.isnan(np.asarray(brier_plus, dtype=np.float64))
+    missed = has_class & (np.asarray(dice, dtype=np.float64) == 0)
+    return int(has_class.sum()) if (missed == has_class).all() else 0
+
+
 def bca_interval(
     estimate: NDArray[np.float64], resampled: NDArray[np.float64], jackknife: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ from nnunet_meep.evaluation.tables import (
     cell,
     columns,
     difference_rows,
+    note,
 )
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _table(comparison: Comparison, key: str) -> dict[str, Any]:
         "rows": [
             {
                 "model": model,
+                "note": note(comparison, model, key),
                 "cells": [_cell(comparison, model, key, metric) for metric in shown],
             }
             for model in comparison.models

@@ -16,6 +16,7 @@ from typing import Any
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.compare import (
     CLOSE_TO_ONE,
+    NOT_SEGMENTED,
     SIGNIFICANT,
     TOP_LABEL,
     Comparison,
@@ -158,7 +159,10 @@ def columns(comparison: Comparison, key: str) -> list[str]:
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
-    """Mean (std) over cases as text, and whether the mean is the best, also after rounding."""
+    """Mean (std) over cases as text, and whether the mean is the best, also after rounding.
+
+    A model that does not segment the class is never the best.
+    """
     entry, heading = comparison.summary[model][key][metric], HEADINGS[metric]
     if math.isnan(entry["mean"]):
         return "-", False
@@ -172,7 +176,17 @@ def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str
         for m in comparison.best(key, metric)
     }
     means = {heading.number(comparison.summary[m][key][metric]["mean"]) for m in comparison.models}
-    return text, mean in best and len(means) > 1
+    return text, comparison.segments(model, key) and mean in best and len(means) > 1
+
+
+def note(comparison: Comparison, model: str, key: str) -> str:
+    """What has to stand at a model's name in the table of a class: what it does not segment."""
+    if comparison.segments(model, key):
+        return ""
+    if key == TOP_LABEL:
+        return "not all classes segmented"
+    n, of = comparison.not_segmented[model][key], comparison.n_trainings[model]
+    return NOT_SEGMENTED if n == of else f"{NOT_SEGMENTED} in {n} of {of} trainings"
 
 
 def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:
@@ -180,10 +194,18 @@ def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) ->
     return [
         ["model", *(HEADINGS[metric].text for metric in metrics)],
         *(
-            [model, *(mark(*cell(comparison, model, key, metric)) for metric in metrics)]
+            [
+                _with_note(comparison, model, key),
+                *(mark(*cell(comparison, model, key, metric)) for metric in metrics),
+            ]
             for model in comparison.models
         ),
     ]
+
+
+def _with_note(comparison: Comparison, model: str, key: str) -> str:
+    text = note(comparison, model, key)
+    return f"{model} ({text})" if text else model
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:

@@ -226,6 +226,84 @@ def test_the_best_is_the_highest_dice_the_lowest_error_and_the_ratio_next_to_one
     assert comparison.best("1", "volume_true_ml") == set()
 
 
+def collapsing(seed, *, missed=(), n=12):
+    """Two classes, of which those missed have Dice 0, and the better calibration."""
+    training = random_result(seed, n=n, classes=("1", "2"))
+    for i, case in enumerate(training["cases"]):
+        for key, metrics in case["classes"].items():
+            metrics["brier_plus"] = 0.5 if i else None  # the first case does not have it
+            if key in missed:
+                metrics.update(dice=0.0 if i else None, ece=metrics["ece"] / 100)
+        case["top_label"]["ece"] = 0.001 if missed else 0.1 + i / 100
+    return training
+
+
+class TestNotSegmented:
+    @pytest.fixture
+    def comparison(self):
+        some = (collapsing(3), collapsing(4, missed="2"), collapsing(5))
+        return compare(
+            [
+                Model("good", (collapsing(0),)),
+                Model("other", (collapsing(1),)),
+                Model("collapsed", (collapsing(2, missed="2"),)),
+                Model("sometimes", some),
+            ]
+        )
+
+    def test_it_is_said_of_whom_and_in_how_many_trainings(self, comparison) -> None:
+        expected = {"collapsed": {"2": 1}, "sometimes": {"2": 1}}
+        assert comparison.not_segmented == comparison.to_dict()["not_segmented"] == expected
+        assert comparison.n_trainings == {"good": 1, "other": 1, "collapsed": 1, "sometimes": 3}
+
+    def test_it_is_best_in_nothing_of_that_class_nor_of_the_top_label(self, comparison) -> None:
+        def lowest(key):
+            return min(comparison.models, key=lambda m: comparison.summary[m][key]["ece"]["mean"])
+
+        assert lowest("2") == lowest("top_label") == "collapsed"
+        for key in ("2", "top_label"):
+            for metric in comparison.summary["good"][key]:
+                assert comparison.best(key, metric) <= {"good", "other"}
+        assert comparison.best("2", "ece")
+        assert comparison.best("1", "ece") == {lowest("1")}
+
+    def test_where_nobody_segments_it_nobody_is_best(self) -> None:
+        models = [Model(str(i), (collapsing(i, missed="2"),)) for i in range(2)]
+        assert compare(models).best("2", "ece") == compare(models).best("top_label", "ece") == set()
+
+    def test_the_verdict_is_that_it_does_not(self, comparison) -> None:
+        assert comparison.differences["collapsed"]["2"]["ece"]["p_holm"] < 0.05
+        for model in ("collapsed", "sometimes"):
+            for key in ("2", "top_label"):
+                assert comparison.verdict(model, key, "ece") == "not segmented"
+            assert comparison.verdict(model, "1", "ece") == ""
+        assert comparison.verdict("other", "2", "ece") == ""
+
+    def test_nobody_is_compared_with_a_first_model_that_does_not(self) -> None:
+        first, other = collapsing(2, missed="2"), collapsing(0)
+        comparison = compare([Model("first", (first,)), Model("other", (other,))])
+        assert comparison.verdict("other", "2", "dice") == "not segmented"
+        assert comparison.verdict("other", "1", "dice") == ""
+
+    def test_a_class_that_is_in_no_reference_is_not_missed(self) -> None:
+        training = collapsing(0, missed="2")
+        for case in training["cases"]:
+            case["classes"]["2"]["brier_plus"] = None
+        assert compare([Model("a", (training,))]).not_segmented == {}
+
+    def test_one_case_in_which_it_is_segmented_is_enough(self) -> None:
+        training = collapsing(0, missed="2")
+        training["cases"][5]["classes"]["2"]["dice"] = 1e-4
+        assert compare([Model("a", (training,))]).not_segmented == {}
+
+    def test_results_that_do_not_tell_are_compared_all_the_same(self) -> None:
+        training = collapsing(0, missed="2")
+        for case in training["cases"]:
+            for metrics in case["classes"].values():
+                del metrics["brier_plus"]
+        assert compare([Model("a", (training,))]).not_segmented == {}
+
+
 def test_a_ratio_is_compared_by_its_distance_to_one() -> None:
     a = result({"x": [0.5, 0, 1], "y": [0.8, 0, 1], "z": [0.9, 0, 1]})
     b = result({"x": [1.4, 0, 1], "y": [1.1, 0, 1], "z": [1.4, 0, 1]})

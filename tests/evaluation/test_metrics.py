@@ -20,6 +20,7 @@ from nnunet_meep.evaluation.metrics import (
     ERROR_METRICS,
     TOP_LABEL_METRICS,
     bca_interval,
+    cases_not_segmented,
     class_metrics,
     error_metrics,
     over_cases,
@@ -495,6 +496,22 @@ def test_a_calibrated_network_expects_the_errors_it_makes(name) -> None:
     assert summary["median"] == 2.0
     assert summary["std"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
     assert (summary["n"], summary["n_undefined"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("dice", "brier_plus", "n"),
+    [
+        ([0, 0, 0], [0.9, 1, 0.8], 3),
+        ([0, np.nan, 0], [0.9, np.nan, np.nan], 1),  # in the last case it is segmented, wrongly
+        ([0, 1e-6, 0], [0.9, 1, 0.8], 0),
+        ([np.nan, 0], [np.nan, np.nan], 0),  # no reference has it
+        ([], [], 0),
+    ],
+)
+def test_a_class_is_not_segmented_if_dice_is_0_wherever_the_reference_has_it(
+    dice, brier_plus, n
+) -> None:
+    assert cases_not_segmented(dice, brier_plus) == n
 
 
 @pytest.mark.parametrize("seed", range(5))

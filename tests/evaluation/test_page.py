@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 from html.parser import HTMLParser
@@ -139,6 +140,23 @@ def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
     sorted_by = re.findall(r'<td data-v="([^"]*)"[^>]*>n too small</td>', rendered)
     assert len(sorted_by) > 20  # three cases
     assert set(sorted_by) == {""}
+
+
+def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) -> None:
+    collapsed = copy.deepcopy(models[1].trainings[0])
+    for case in collapsed["cases"]:
+        case["classes"]["2"].update(dice=0.0, ece=0.0)
+    text = render([models[0], Model("collapsed", (collapsed,))], {}, [])
+    results = [table for table in Page(text).tables if table and "ECE e-3?" in table[0]]
+    names = [[row[0] for row in table[1:]] for table in results]
+    assert names == [
+        ["default", "collapsed"],
+        ["default", "collapsednot segmented"],
+        ["default", "collapsednot all classes segmented"],
+    ]
+    assert 'data-v="collapsed"' in text  # by which it is sorted
+    best = re.search(r'class="best"><button[^>]*"default" data-key="2" data-metric="ece"', text)
+    assert best
 
 
 def test_one_model_without_slices(models) -> None:

@@ -121,3 +121,69 @@ def test_an_interval_without_width_is_one_number_and_none_is_one_dash() -> None:
         case["classes"]["1"]["dice"] += 1e-5 * (-1) ** i
     row = rows_of(compare([a, nearly]))["1 class1", "Dice", "nearly"]
     assert (row["difference"], row["95 % interval"]) == ("+0.000", "+0.000")
+
+
+def missing(model, key):
+    """The same model without a voxel of a class in its segmentations, and with a lower ECE."""
+    for training in model.trainings:
+        for case in training["cases"]:
+            case["classes"][key].update(dice=0.0, ece=0.001)
+    return model
+
+
+class TestNotSegmented:
+    @pytest.fixture
+    def comparison(self):
+        keys = ("1", "2")
+        several = [random_model("", seed, 12, keys=keys).trainings[0] for seed in range(3, 6)]
+        missing(Model("", (several[1],)), "2")
+        return compare(
+            [
+                random_model("good", 0, 12, keys=keys),
+                missing(random_model("a|b_c", 1, 12, keys=keys), "2"),
+                Model("several", tuple(several)),
+            ]
+        )
+
+    def test_each_table_says_it_at_the_name_and_only_in_the_table_of_the_class(
+        self, comparison
+    ) -> None:
+        for text, name in (
+            (tables.terminal(comparison), "a|b_c"),
+            (tables.markdown(comparison), r"a\|b_c"),
+            (tables.latex(comparison), r"a|b\_c"),
+        ):
+            assert text.count(f"{name} (not segmented) ") == 1
+            assert text.count("several (not segmented in 1 of 3 trainings) ") == 1
+            assert text.index("class1") < text.index("class2") < text.index("(not segmented)")
+
+    def test_the_lowest_value_is_not_marked(self, comparison) -> None:
+        ece = {m: comparison.summary[m]["2"]["ece"]["mean"] for m in comparison.models}
+        assert ece["a|b_c"] < ece["several"] < ece["good"]
+        marked = [tables.cell(comparison, model, "2", "ece")[1] for model in comparison.models]
+        assert marked == [True, False, False]
+
+    def test_equal_digits_do_not_make_it_the_best(self) -> None:
+        good, collapsed = random_model("good", 0, 9), missing(random_model("none", 0, 9), "1")
+        comparison = compare([good, collapsed, random_model("third", 1, 9)])
+        for metric in ("brier", "brier_plus"):
+            means = [tables.cell(comparison, m, "1", metric)[0] for m in ("good", "none")]
+            assert means[0] == means[1]
+            assert not tables.cell(comparison, "none", "1", metric)[1]
+
+    def test_the_differences_say_it_instead_of_better_or_worse(self, comparison) -> None:
+        rows = rows_of(comparison)
+        for model in ("a|b_c", "several"):
+            assert rows["2 class2", "ECE e-3", model]["p (Holm) < 0.05"] == "not segmented"
+            assert rows["2 class2", "Dice", model]["p (Holm) < 0.05"] == "not segmented"
+            assert rows["1 class1", "Dice", model]["p (Holm) < 0.05"] != "not segmented"
+
+    def test_the_table_of_the_top_label_says_that_a_class_is_missing(self) -> None:
+        models = [random_model("good", 0, 5), missing(random_model("none", 1, 5), "1")]
+        for model in models:
+            for case in model.trainings[0]["cases"]:
+                case["top_label"] = {"ece": 0.1}
+            model.trainings[0]["top_label"] = {"per_case": {}}
+        text = tables.terminal(compare(models))
+        top_label = text[text.index("Top label") :]
+        assert "none (not all classes segmented) " in top_label
