@@ -29,6 +29,7 @@ from nnunet_meep.evaluation.tables import (
     columns,
     difference_rows,
     note,
+    verdict_sentences,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def render(
         subtitle=about(comparison),
         version=__version__,
         models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
+        verdict=verdict_sentences(comparison),
         warnings=list(warnings),
         tables=[_table(comparison, key) for key in comparison.classes],
         differences={

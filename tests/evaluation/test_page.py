@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from predictions import softmax_case
 
 from nnunet_meep.evaluation import page
@@ -19,6 +20,7 @@ from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TAB
 from nnunet_meep.evaluation.metrics import CLASS_METRICS, ERROR_METRICS, TOP_LABEL_METRICS
 from nnunet_meep.evaluation.plots import comparison_pictures
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.evaluation.tables import verdict_sentences
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
 
@@ -157,6 +159,16 @@ def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) ->
     assert 'data-v="collapsed"' in text  # by which it is sorted
     best = re.search(r'class="best"><button[^>]*"default" data-key="2" data-metric="ece"', text)
     assert best
+
+
+def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
+    rendered, models
+) -> None:
+    sentences = verdict_sentences(compare(models))
+    assert sentences
+    above = rendered[rendered.index("<body>") : rendered.index("<table")]
+    places = [above.index(str(escape(line))) for line in (*sentences, f"note {NASTY}")]
+    assert places == sorted(places)
 
 
 def test_one_model_without_slices(models) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import re
 
@@ -148,14 +149,14 @@ class TestNotSegmented:
     def test_each_table_says_it_at_the_name_and_only_in_the_table_of_the_class(
         self, comparison
     ) -> None:
-        for text, name in (
-            (tables.terminal(comparison), "a|b_c"),
-            (tables.markdown(comparison), r"a\|b_c"),
-            (tables.latex(comparison), r"a|b\_c"),
+        for text, name, title in (
+            (tables.terminal(comparison), "a|b_c", "\n2 class2\n"),
+            (tables.markdown(comparison), r"a\|b_c", "**2 class2**"),
+            (tables.latex(comparison), r"a|b\_c", "% 2 class2\n"),
         ):
             assert text.count(f"{name} (not segmented) ") == 1
             assert text.count("several (not segmented in 1 of 3 trainings) ") == 1
-            assert text.index("class1") < text.index("class2") < text.index("(not segmented)")
+            assert text.index(title) < text.index("(not segmented)")
 
     def test_the_lowest_value_is_not_marked(self, comparison) -> None:
         ece = {m: comparison.summary[m]["2"]["ece"]["mean"] for m in comparison.models}
@@ -187,3 +188,129 @@ class TestNotSegmented:
         text = tables.terminal(compare(models))
         top_label = text[text.index("Top label") :]
         assert "none (not all classes segmented) " in top_label
+
+
+def shifted(name, model, **shifts):
+    """The same model with other values of some metrics of class 1, each case a little more so."""
+    changed = copy.deepcopy(model.trainings[0])
+    for i, case in enumerate(changed["cases"]):
+        for metric, shift in shifts.items():
+            case["classes"]["1"][metric] += shift * (1 + i / 100)
+    return Model(name, (changed,))
+
+
+class TestVerdict:
+    KEYS = ("1", "2")
+
+    def test_better_and_worse_than_the_first_by_metric_and_class(self) -> None:
+        first = random_model("first", 0, 20, keys=self.KEYS)
+        other = shifted("other", first, dice=0.1, ece=-0.1, brier=0.1)
+        for case in other.trainings[0]["cases"]:
+            case["classes"]["2"]["ece"] -= 0.2
+        assert tables.verdict_sentences(compare([first, other])) == [
+            "Compared with first, other is better in Dice (1 class1), ECE (1 class1, 2 class2); "
+            "worse in Brier (1 class1) (p < 0.05 after Holm's correction for 8 tests)."
+        ]
+
+    def test_each_other_model_has_a_sentence_and_the_first_has_none(self) -> None:
+        first = random_model("first", 0, 20)
+        models = [first, shifted("second", first, dice=-0.1), shifted("third", first, ece=0.0)]
+        assert tables.verdict_sentences(compare(models)) == [
+            "Compared with first, second is worse in Dice (1 class1) (p < 0.05 after Holm's "
+            "correction for 8 tests).",
+            "No difference between first and third is shown (p of 0.05 or more after Holm's "
+            "correction for 8 tests).",
+        ]
+        assert tables.verdict_sentences(compare(models[:1])) == []
+
+    def test_many_classes_are_counted(self) -> None:
+        keys = tuple(map(str, range(1, 8)))
+        first = random_model("a", 0, 20, keys=keys)
+        other = shifted("b", first)
+        for case in other.trainings[0]["cases"]:
+            for metrics in case["classes"].values():
+                metrics["ece"] -= 0.1
+        (sentence,) = tables.verdict_sentences(compare([first, other]))
+        five = ", ".join(f"{k} class{k}" for k in range(1, 6))
+        assert f"b is better in ECE ({five}, 2 more) (p < 0.05 " in sentence
+
+    @pytest.mark.parametrize(
+        ("n", "expected"),
+        [
+            (1, "1 case is too few to show a difference between first and other."),
+            (
+                4,
+                "4 cases are too few to show a difference between first and other: p cannot be "
+                "below 0.05 after Holm's correction for 4 tests.",
+            ),
+        ],
+    )
+    def test_too_few_cases(self, n, expected) -> None:
+        models = [random_model("first", 0, n), random_model("other", 1, n)]
+        assert tables.verdict_sentences(compare(models)) == [expected]
+
+    def test_too_few_cases_of_some_metrics(self) -> None:
+        first = random_model("first", 0, 20)
+        for case in first.trainings[0]["cases"][4:]:
+            case["classes"]["1"]["dice"] = None
+        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+            "No difference between first and other is shown (p of 0.05 or more after Holm's "
+            "correction for 4 tests; 1 of 4 have too few cases to show one)."
+        ]
+
+    def test_nothing_that_both_have(self) -> None:
+        first = random_model("first", 0, 3)
+        for case in first.trainings[0]["cases"]:
+            case["classes"]["1"] = dict.fromkeys(case["classes"]["1"])
+        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+            "No metric in the tables is defined for both first and other."
+        ]
+
+    def test_what_is_not_segmented_comes_first_and_is_not_judged(self) -> None:
+        first = random_model("first", 0, 20, keys=self.KEYS)
+        collapsed = missing(shifted("collapsed", first, dice=0.1), "2")
+        several = [shifted("", first).trainings[0] for _ in range(3)]
+        missing(Model("", (several[0],)), "2")
+        models = [first, collapsed, Model("several", tuple(several))]
+        assert tables.verdict_sentences(compare(models)) == [
+            "collapsed does not segment 2 class2: Dice is 0 wherever the reference has it.",
+            "several does not segment 2 class2 in 1 of its 3 trainings: Dice is 0 wherever the "
+            "reference has it.",
+            "A model is no candidate for the best of a class that it does not segment.",
+            "Compared with first in the classes that both segment, collapsed is better in Dice "
+            "(1 class1) (p < 0.05 after Holm's correction for 16 tests).",
+            "No difference between first and several is shown in the classes that both segment "
+            "(p of 0.05 or more after Holm's correction for 16 tests).",
+        ]
+
+    def test_a_first_model_that_segments_nothing(self) -> None:
+        first = missing(missing(random_model("first", 0, 20, keys=self.KEYS), "1"), "2")
+        other = random_model("other", 1, 20, keys=self.KEYS)
+        assert tables.verdict_sentences(compare([first, other])) == [
+            "first does not segment any class: Dice is 0 wherever the reference has it.",
+            "A model is no candidate for the best of a class that it does not segment.",
+            "first and other are not compared: no class is segmented by both.",
+        ]
+
+    def test_one_model_alone(self) -> None:
+        keys = ("1", "2", "3")
+        alone = missing(missing(random_model("alone", 0, 5, keys=keys), "1"), "3")
+        assert tables.verdict_sentences(compare([alone])) == [
+            "alone does not segment 1 class1 and 3 class3: Dice is 0 wherever the reference has "
+            "them."
+        ]
+
+    def test_it_stands_before_the_tables_and_so_do_warnings(self) -> None:
+        first = random_model("first", 0, 20)
+        comparison = compare([first, shifted("other", first, ece=0.1), shifted("twin", first)])
+        (warning,) = comparison.warnings
+        sentences = tables.verdict_sentences(comparison)
+        assert len(sentences) == 2
+        printed, text = tables.terminal(comparison), tables.markdown(comparison)
+        assert "\n".join(sentences) in printed[: printed.index("1 class1\n")]
+        above = text[: text.index("**1 class1**")]
+        assert "\n".join(f"- {sentence}" for sentence in sentences) in above
+        assert f"Warning: {warning}" in above
+        assert text.count(warning) == 1
+        tex = tables.latex(comparison)
+        assert f"% {warning}" in tex[: tex.index("\\begin{tabular}")]
