@@ -136,10 +136,22 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
     for key, entry in first["classes"].items():
         name = entry["name"]
         for metric, (heading, better) in METRICS.items():
-            values = [c["classes"][key]["per_case"][metric] for c in calibrations.values()]
-            rows.append([name, heading, *map(_cell, values), better])
+            per_case = [c["classes"][key]["per_case"] for c in calibrations.values()]
+            cells = [_cell(statistics[metric]) for statistics in per_case]
+            if metric == "dice":
+                cells = [f"{c}{_missed(s)}" for c, s in zip(cells, per_case, strict=True)]
+            rows.append([name, heading, *cells, better])
             name = ""
     return "\n".join(aligned(rows))
+
+
+def _missed(per_case: dict[str, Any]) -> str:
+    """Says that a class is not segmented, so that nobody reads its other values as an advantage.
+
+    In a case without the class Dice is 0 or undefined: a mean of 0 is that of no overlap anywhere.
+    """
+    is_missed = per_case["brier_plus"]["n"] and per_case["dice"]["mean"] == 0
+    return " (not segmented)" if is_missed else ""
 
 
 def _cell(statistics: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ models:
                           spread is in comparison.json and comparison.csv
 
 written into -o:
-  report.html      everything in one file, for any browser: tables, pictures, single cases,
-                   settings, what each number means
+  report.html      everything in one file, for any browser: the verdict in sentences, tables,
+                   pictures, single cases, settings, what each number means
   comparison.json  summary of each model, differences, tests, warnings
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
@@ -35,8 +35,11 @@ What is missing or odd is said first: cases that only some models have, folds th
 predictions without references, calibrators that were fitted to the cases they are evaluated on.
 
 Tables are means over cases, reliability and risk are over the pooled voxels.
-Only cases that all models have are compared. The differences are paired by case; p is
-Wilcoxon's signed-rank test, corrected by Holm for all tests of the comparison.
+Only cases that all models have are compared. The differences are paired by case, with 95 %
+intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and Holm-corrected over the tests that
+the table shows. "n too small": with so few cases p cannot be below 0.05, whatever the difference.
+"not segmented": Dice is 0 in all cases whose reference has the class; such a model is no candidate
+for the best of that class or of the top label.
 
 examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\

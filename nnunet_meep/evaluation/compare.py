@@ -6,9 +6,17 @@ model over the cases that all of them have, and the difference of every other mo
 Conventions: a model may have been trained several times (seeds). Its value of a case is the mean
 over the trainings, as the paper averages its three, those in which it is undefined left out; the
 spread over trainings is the standard deviation of their means over cases. Differences are paired by
-case: mean, bootstrap interval over cases, Wilcoxon's signed-rank test. Its p are corrected by Holm
-for all tests of a comparison, because with many metrics some difference is always there by chance.
-Metrics of which no value is better than another are not tested.
+case: mean, BCa bootstrap interval over cases, Wilcoxon's signed-rank test. Metrics of which no
+value is better than another are not tested. With many tests some difference is always there by
+chance, so that p is corrected by Holm; the family is the tests that tables show, of all classes and
+models.
+
+With n pairs the test cannot give a p below 2^(1 - n), and Holm multiplies it by the number of
+tests. Where that is above 0.05 a large p says that n is small, not that there is no difference.
+
+A network that segments nothing of a class may well have the lowest ECE and Brier score of it. A
+class with Dice 0 in every case whose reference has it, in any training of a model, is not
+segmented: the model is no candidate for the best of that class or of the top label.
 """
 
 from __future__ import annotations
@@ -16,20 +24,21 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.evaluate import SCHEMA as RESULT_SCHEMA
-from nnunet_meep.evaluation.metrics import over_cases
+from nnunet_meep.evaluation.headings import CLASS_TABLE, TOP_LABEL_TABLE
+from nnunet_meep.evaluation.metrics import cases_not_segmented, over_cases
 from nnunet_meep.evaluation.notes import named
 
-SCHEMA = 1
+SCHEMA = 2
 TOP_LABEL = "top_label"
 #: Of these a larger value is better; of ``CLOSE_TO_ONE`` one is best; ``NEITHER`` only informs.
 HIGHER_IS_BETTER = frozenset({"dice", "accuracy"})
@@ -38,6 +47,7 @@ NEITHER = frozenset(
     {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
 )
 SIGNIFICANT = 0.05
+NOT_SEGMENTED = "not segmented"
 #: Settings without which numbers are not about the same thing.
 _SETTINGS = ("bins", "surface", "segmentation", "version")
 #: What a result has.
@@ -81,6 +91,7 @@ class Comparison:
     Attributes:
         region: which voxels count, as ``meep-calib-eval`` names it.
         models: names, in the order given; the first one is what the others are compared with.
+        n_trainings: of each model.
         classes: class key (``top_label`` too): name.
         cases: names of the common cases.
         summary: model, class key, metric: what :func:`.metrics.over_cases` gives, and
@@ -88,23 +99,43 @@ class Comparison:
         differences: other model, class key, metric: ``mean``, ``ci95``, ``n`` of the difference to
             the first model over the cases where both are defined (of metrics of which 1 is best,
             the difference of their distances to 1), ``p`` (Wilcoxon; NaN where not tested),
-            ``p_holm``.
+            ``p_holm`` (corrected for the ``n_tests`` of the tables; NaN where these do not show
+            it), and the smallest values that these two could have with so many pairs,
+            ``p_smallest`` and ``p_holm_smallest``.
+        not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
+            reference has the class; without models and classes of which there is none.
         warnings: what makes the models less comparable, one line each.
     """
 
     region: str
     models: tuple[str, ...]
+    n_trainings: dict[str, int]
     classes: dict[str, str]
     cases: tuple[str, ...]
     summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
     differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    not_segmented: dict[str, dict[str, int]]
     warnings: tuple[str, ...]
 
+    @property
+    def n_tests(self) -> int:
+        """How many tests p was corrected for."""
+        return sum(not math.isnan(test["p_holm"]) for test in _tests(self.differences))
+
+    def segments(self, model: str, key: str) -> bool:
+        """Whether all trainings of a model segment a class, or all classes for the top label."""
+        missing = self.not_segmented.get(model, {})
+        return not missing if key == TOP_LABEL else key not in missing
+
     def best(self, key: str, metric: str) -> set[str]:
-        """The models with the best mean of a metric; none if no value is better than another."""
+        """The models with the best mean of a metric, among those that segment the class.
+
+        None if no value is better than another.
+        """
         if metric in NEITHER:
             return set()
-        means = {m: self.summary[m][key][metric]["mean"] for m in self.models}
+        candidates = [m for m in self.models if self.segments(m, key)]
+        means = {m: self.summary[m][key][metric]["mean"] for m in candidates}
         loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
         return {m for m, value in loss.items() if value == min(loss.values())}
 
@@ -112,7 +143,10 @@ class Comparison:
         """``better`` or ``worse`` than the first model, ``""`` if p >= 0.05 after correction.
 
         By the sign of the mean difference, where Wilcoxon's test, which is one of ranks, sees one.
+        ``not segmented`` where one of the two models does not segment the class.
         """
+        if not (self.segments(model, key) and self.segments(self.models[0], key)):
+            return NOT_SEGMENTED
         test = self.differences[model][key][metric]
         if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
             return ""
@@ -125,10 +159,13 @@ class Comparison:
             "schema": SCHEMA,
             "region": self.region,
             "models": list(self.models),
+            "n_trainings": self.n_trainings,
             "classes": self.classes,
             "cases": list(self.cases),
             "summary": self.summary,
             "differences": self.differences,
+            "n_tests": self.n_tests,
+            "not_segmented": self.not_segmented,
             "warnings": list(self.warnings),
         }
 
@@ -309,16 +346,25 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
                 differences[m.name].setdefault(key, {})[metric] = _difference(
                     difference, tested=metric not in NEITHER
                 )
-    _holm(differences)
+    _correct(differences)
+    keys = [key for key in classes if {"dice", "brier_plus"} <= set(summary[names[0]][key])]
     return Comparison(
         region=region,
         models=tuple(names),
+        n_trainings={m.name: len(m.trainings) for m in models},
         classes=classes,
         cases=tuple(cases),
         summary=summary,
         differences=differences,
+        not_segmented={m.name: found for m in models if (found := _not_segmented(m, cases, keys))},
         warnings=(*notes, *_warnings(trainings, cases)),
     )
+
+
+def shown(key: str, metrics: Iterable[str]) -> list[str]:
+    """The metrics that tables show of a class, or of the top label, of those that there are."""
+    there = set(metrics)
+    return [m for m in (TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE) if m in there]
 
 
 def refuse_names_twice(names: Sequence[str]) -> None:
@@ -390,28 +436,73 @@ def _training_std(values: NDArray[np.float64]) -> float:
     return float(means.std(ddof=1)) if len(means) > 1 else math.nan
 
 
+def _not_segmented(model: Model, cases: Sequence[str], keys: Sequence[str]) -> dict[str, int]:
+    """Class key: number of trainings that do not segment it, of those of which there is one."""
+    found = {}
+    for key in keys:
+        dice, brier_plus = (
+            model.values_of_trainings(cases, key, metric) for metric in ("dice", "brier_plus")
+        )
+        found[key] = sum(map(bool, map(cases_not_segmented, dice, brier_plus)))
+    return {key: n for key, n in found.items() if n}
+
+
 def _difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
+    """Summary and test of the differences of the cases, NaN left out.
+
+    Wilcoxon's test leaves out pairs without a difference, too. With scipy 1.17 its p is exact for
+    up to 50 pairs if no two differences are equally large, and for up to 13 if some are; else it is
+    that of the normal approximation, corrected for ties. None is below 2^(1 - n) for n pairs.
+    """
     from scipy.stats import wilcoxon
 
     summary = over_cases(difference.tolist())
-    defined = difference[~np.isnan(difference)]
-    p = math.nan
-    if tested and len(defined) > 1:
+    n = summary["n"]
+    p = p_smallest = math.nan
+    if tested and n:
+        p_smallest = 2.0 ** (1 - n)
+    if tested and n > 1:
+        unequal = difference[~np.isnan(difference) & (difference != 0)]
         # Without any difference there is nothing to rank.
-        p = float(wilcoxon(defined).pvalue) if defined.any() else 1.0
-    return {"mean": summary["mean"], "ci95": summary["ci95"], "n": summary["n"], "p": p}
+        p = float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
+    return {
+        "mean": summary["mean"],
+        "ci95": summary["ci95"],
+        "n": n,
+        "p": p,
+        "p_smallest": p_smallest,
+        "p_holm": math.nan,
+        "p_holm_smallest": math.nan,
+    }
 
 
-def _holm(differences: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
-    """Add ``p_holm`` (Holm 1979) to each of the tests, of all that there are."""
-    tests = [t for keys in differences.values() for ms in keys.values() for t in ms.values()]
-    ranked = sorted((t for t in tests if not math.isnan(t["p"])), key=lambda t: t["p"])
+_Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
+
+
+def _tests(differences: _Differences) -> Iterator[dict[str, Any]]:
+    """All that tables show."""
+    for keys in differences.values():
+        for key, metrics in keys.items():
+            yield from (metrics[metric] for metric in shown(key, metrics))
+
+
+def _correct(differences: _Differences) -> None:
+    """Fill in ``p_holm`` and ``p_holm_smallest`` of the tests that tables show."""
+    family = [test for test in _tests(differences) if not math.isnan(test["p"])]
+    # No corrected p grows where one of the family falls, so that the smallest p give the smallest.
+    for name, corrected in (("p", "p_holm"), ("p_smallest", "p_holm_smallest")):
+        for test, value in zip(family, _holm([t[name] for t in family]), strict=True):
+            test[corrected] = value
+
+
+def _holm(p: Sequence[float]) -> list[float]:
+    """p of a family of tests, corrected (Holm 1979), in the same order."""
+    corrected = [math.nan] * len(p)
     highest = 0.0
-    for i, test in enumerate(ranked):
-        highest = max(highest, min((len(ranked) - i) * test["p"], 1.0))
-        test["p_holm"] = highest
-    for test in tests:
-        test.setdefault("p_holm", math.nan)
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min((len(p) - rank) * p[i], 1.0))
+        corrected[i] = highest
+    return corrected
 
 
 def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]) -> list[str]:

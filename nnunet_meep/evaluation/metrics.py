@@ -157,23 +157,29 @@ def reliability_bins(cells: Cells, grid: Grid) -> dict[str, list[float]]:
 def reliability_band(
     per_case: Sequence[dict[str, list[float]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where 95 % of the pooled observed frequencies lie if cases are drawn anew.
+    """95 % BCa bootstrap intervals over cases of the pooled observed frequencies.
+
+    A resample without a case that has voxels in a bin is left out there.
 
     Args:
         per_case: what :func:`reliability_bins` gives, of at least two cases.
 
     Returns:
-        Lower and upper end for each bin, (B,) each; NaN where no case has voxels.
+        Lower and upper end for each bin, (B,) each; NaN where no case has voxels, the frequency
+        itself where a single case has some.
     """
     count = np.array([bins["count"] for bins in per_case], np.float64)
     mean_y = np.array([bins["mean_y"] for bins in per_case], np.float64)
     filled = count.any(axis=0)
     sum_y = np.where(count > 0, mean_y * count, 0)[:, filled]
+    n = count[:, filled]
+    all_y, all_n = sum_y.sum(axis=0), n.sum(axis=0)
     times = _resamples(len(per_case))
-    with np.errstate(invalid="ignore"):  # no case with voxels in this bin was drawn
-        frequency = (times @ sum_y) / (times @ count[:, filled])
+    with np.errstate(invalid="ignore"):  # 0 / 0: no case with voxels in this bin is left
+        resampled = (times @ sum_y) / (times @ n)
+        jackknife = (all_y - sum_y) / (all_n - n)
     ends = np.full((2, count.shape[1]), np.nan)
-    ends[:, filled] = np.nanpercentile(frequency, [2.5, 97.5], axis=0)
+    ends[:, filled] = bca_interval(all_y / all_n, resampled, jackknife)
     return ends[0], ends[1]
 
 
@@ -260,23 +266,88 @@ def over_cases(values: Sequence[float]) -> dict[str, Any]:
     """One metric over the cases, NaN left out and counted.
 
     Returns:
-        ``mean``, ``std`` (of a sample, n - 1), ``median``, ``ci95`` (percentile bootstrap of the
-        mean over cases), ``n``, ``n_undefined``. What needs more cases than there are is NaN.
+        ``mean``, ``std`` (of a sample, n - 1), ``median``, ``ci95`` (BCa bootstrap interval of the
+        mean over cases; the mean twice if all cases are equal), ``n``, ``n_undefined``. What needs
+        more cases than there are is NaN.
     """
     array = np.asarray(values, dtype=np.float64)
     defined = array[~np.isnan(array)]
     n = len(defined)
+    mean = math.fsum(defined) / n if n else np.nan
     ci95 = [np.nan, np.nan]
     if n > 1:
-        ci95 = np.percentile(_resamples(n) @ defined / n, [2.5, 97.5]).tolist()
+        resampled = _resamples(n) @ defined / n
+        jackknife = (n * mean - defined) / (n - 1)
+        ends = bca_interval(np.array([mean]), resampled[:, None], jackknife[:, None])
+        ci95 = ends[:, 0].tolist()
     return {
-        "mean": math.fsum(defined) / n if n else np.nan,
+        "mean": mean,
         "std": float(defined.std(ddof=1)) if n > 1 else np.nan,
         "median": float(np.median(defined)) if n else np.nan,
         "ci95": ci95,
         "n": n,
         "n_undefined": len(array) - n,
     }
+
+
+def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> int:
+    """Whether a class is not segmented at all, over some cases.
+
+    Args:
+        dice: of the class in each case.
+        brier_plus: the same; NaN where the reference does not have the class.
+
+    Returns:
+        In how many cases the reference has the class, if Dice is 0 in all of them; otherwise 0.
+    """
+    has_class = ~np.isnan(np.asarray(brier_plus, dtype=np.float64))
+    missed = has_class & (np.asarray(dice, dtype=np.float64) == 0)
+    return int(has_class.sum()) if (missed == has_class).all() else 0
+
+
+def bca_interval(
+    estimate: NDArray[np.float64], resampled: NDArray[np.float64], jackknife: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """95 % bootstrap intervals, bias-corrected and accelerated (BCa).
+
+    Efron, "Better bootstrap confidence intervals" (1987). Unlike plain percentiles they allow for a
+    statistic that is biased or skewed, as means over few cases are.
+
+    Args:
+        estimate: K statistics of a sample, (K,).
+        resampled: the same of R resamples, (R, K). NaN, where a resample does not give the
+            statistic, is left out; each has to be there once.
+        jackknife: the same of the sample without each of its members, (n, K). NaN is left out.
+
+    Returns:
+        Lower and upper ends, (2, K); ``estimate`` itself where no resample differs from it.
+    """
+    from scipy.special import ndtr, ndtri
+
+    n = (~np.isnan(resampled)).sum(axis=0)
+    # A tie counts as half below. Sums in another order differ in their last digits, which would
+    # decide the ties, and with few cases many resamples are tied with the estimate.
+    tolerance = 1e-10 * np.nanmax(np.abs(resampled), axis=0)
+    excess = resampled - estimate
+    tied = np.abs(excess) <= tolerance
+    below = (excess < -tolerance).sum(axis=0) + tied.sum(axis=0) / 2
+    # At least half a resample on either side: then z is below 6 and the acceleration, which is at
+    # most 1/6, leaves the denominator positive.
+    bias = ndtri(np.clip(below, 0.5, n - 0.5) / n)
+
+    influence = np.nanmean(jackknife, axis=0) - jackknife
+    scale = np.nansum(influence**2, axis=0) ** 1.5
+    skew = np.nansum(influence**3, axis=0)
+    acceleration = np.divide(skew, 6 * scale, out=np.zeros_like(skew), where=scale > 0)
+
+    z = bias + ndtri(np.array([[0.025], [0.975]]))
+    rank = ndtr(bias + z / (1 - acceleration * z)) * (n - 1)
+    ordered = np.sort(resampled, axis=0)  # NaN last
+    below_rank = np.floor(rank).astype(np.intp)
+    low = np.take_along_axis(ordered, below_rank, axis=0)
+    high = np.take_along_axis(ordered, np.minimum(below_rank + 1, n - 1), axis=0)
+    ends = low + (rank - below_rank) * (high - low)
+    return np.where(tied.sum(axis=0) == n, estimate, ends)
 
 
 @lru_cache(maxsize=2)

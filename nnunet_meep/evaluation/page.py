@@ -22,11 +22,14 @@ from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import nan_to_none
 from nnunet_meep.evaluation.tables import (
     DIFFERENCE_HEAD,
-    DIFFERENCES,
+    TOO_SMALL,
     about,
+    about_differences,
     cell,
     columns,
     difference_rows,
+    note,
+    verdict_sentences,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ PICTURES = {
         "Reliability",
         "How often a class is there where a model says p, over the voxels of all cases. On the "
         "diagonal probabilities can be taken at their word; below it the model is overconfident. "
+        "A band is the 95 % interval over cases (BCa bootstrap). "
         "The histogram, on a log scale, says how many voxels a point stands for.",
     ),
     "risk_coverage": (
@@ -83,10 +87,11 @@ def render(
         subtitle=about(comparison),
         version=__version__,
         models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
+        verdict=verdict_sentences(comparison),
         warnings=list(warnings),
         tables=[_table(comparison, key) for key in comparison.classes],
         differences={
-            "about": DIFFERENCES,
+            "about": about_differences(comparison),
             "head": DIFFERENCE_HEAD,
             "rows": [_sortable(row) for row in difference_rows(comparison)],
         },
@@ -115,6 +120,7 @@ def _table(comparison: Comparison, key: str) -> dict[str, Any]:
         "rows": [
             {
                 "model": model,
+                "note": note(comparison, model, key),
                 "cells": [_cell(comparison, model, key, metric) for metric in shown],
             }
             for model in comparison.models
@@ -142,9 +148,12 @@ def _class_title(comparison: Comparison, key: str) -> str:
 
 
 def _sortable(row: list[str]) -> list[tuple[str, str]]:
-    """Each text with what it is sorted by: the first number in it, or itself."""
+    """Each text with what it is sorted by: the first number in it, or itself; "" comes last."""
     words = [*row[:3], *(text.split(" ")[0] for text in row[3:])]
-    return [(text, "" if word == "-" else word) for text, word in zip(row, words, strict=True)]
+    return [
+        (text, "" if text in ("-", TOO_SMALL) else word)
+        for text, word in zip(row, words, strict=True)
+    ]
 
 
 def _pictures(

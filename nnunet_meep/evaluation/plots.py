@@ -64,8 +64,8 @@ def plot_reliability(
     Args:
         ax: where to draw; call it again with other colours to lay models over each other.
         bins: ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
-        per_case: the same of the single cases, for a band that holds 95 % of the pooled lines of
-            bootstrapped cases.
+        per_case: the same of the single cases, for a band: the 95 % BCa bootstrap interval over
+            cases of each bin's observed frequency.
         single_cases: draw them, too, as thin lines behind.
         label: of the pooled line.
         color: of all but the diagonal.
@@ -233,7 +233,7 @@ def comparison_pictures(
 
     Returns:
         ``reliability``: pooled over the compared cases and the trainings of a model, with
-        a bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
+        a BCa bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
         ``volumes``: expected against true volume of each case; ``errors``: expected against
         actual error rate of each case. Those without numbers are left out: results of older
         versions do not have all of them.

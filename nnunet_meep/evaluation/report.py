@@ -14,6 +14,7 @@ from typing import Any
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.evaluate import Evaluation, Sources
 from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS
+from nnunet_meep.evaluation.metrics import cases_not_segmented
 from nnunet_meep.evaluation.plots import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
 
@@ -82,14 +83,14 @@ def _sources(sources: Sources, folder: Path) -> dict[str, Any]:
 
 def table(evaluation: Evaluation) -> str:
     """Tables for the terminal, one for each region: per class the mean (std) over cases, and the
-    pooled voxels; below it how many errors there are and how many were expected."""
+    pooled voxels; below it classes that are not segmented at all, and how many errors there are and
+    how many were expected."""
     parts = []
     for region in evaluation.pooled:
         result = evaluation.region_to_dict(region)
         lines = _class_table(result["classes"], evaluation.class_metrics)
-        parts.append(
-            "\n".join([f"Region: {describe(region)}", *lines, *_errors(evaluation, result)])
-        )
+        lines += [*_not_segmented(result), *_errors(evaluation, result)]
+        parts.append("\n".join([f"Region: {describe(region)}", *lines]))
     return "\n\n".join(parts)
 
 
@@ -106,6 +107,21 @@ def _class_table(classes: dict[str, Any], computed: Sequence[str]) -> list[str]:
         rows.append(["", "pooled", *(_cell(m, entry["pooled"].get(m)) for m in metrics)])
     lines = aligned(rows)
     lines.insert(1, "-" * max(map(len, lines)))
+    return lines
+
+
+def _not_segmented(result: dict[str, Any]) -> list[str]:
+    """A line for each class with Dice 0 in every case whose reference has it."""
+    lines = []
+    for key, entry in result["classes"].items():
+        of_class = [case["classes"][key] for case in result["cases"]]
+        n = cases_not_segmented(
+            [metrics["dice"] for metrics in of_class],
+            [metrics["brier_plus"] for metrics in of_class],
+        )
+        if n:
+            where = f"all {n} cases that have it" if n > 1 else "the one case that has it"
+            lines.append(f"Not segmented: {key} {entry['name']} (Dice 0 in {where})")
     return lines
 
 

@@ -1,7 +1,8 @@
 """A comparison as tables: terminal, Markdown, LaTeX, CSV, JSON.
 
 Rows are models, columns metrics, cells mean (std) over cases with the best mean marked, as in the
-MEEP paper's Table 1. Differences to the first model stand below.
+MEEP paper's Table 1. Above them stands what they come to, in sentences; below them the differences
+to the first model.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.compare import CLOSE_TO_ONE, TOP_LABEL, Comparison
-from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TABLE
+from nnunet_meep.evaluation.compare import (
+    CLOSE_TO_ONE,
+    NOT_SEGMENTED,
+    SIGNIFICANT,
+    TOP_LABEL,
+    Comparison,
+    shown,
+)
+from nnunet_meep.evaluation.headings import HEADINGS, Heading
 from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import aligned, nan_to_none
 
@@ -48,8 +56,10 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def terminal(comparison: Comparison) -> str:
-    """Tables for the terminal; a star marks the best mean."""
+    """The verdict and tables for the terminal; a star marks the best mean."""
     blocks = [f"{about(comparison)}; mean (std) over cases, * the best mean"]
+    if sentences := verdict_sentences(comparison):
+        blocks.append("\n".join(sentences))
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"{text}*" if best else f"{text} ")
         lines = aligned([[row[0], "", *row[1:]] for row in rows])
@@ -61,18 +71,20 @@ def terminal(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The same as Markdown, the best mean in bold."""
+    """The same as Markdown, with the comparison's warnings, and the best mean in bold."""
     blocks = [f"{about(comparison)}; mean (std) over cases, the best mean in bold"]
+    if sentences := verdict_sentences(comparison):
+        blocks.append("\n".join(f"- {sentence}" for sentence in sentences))
+    blocks += [f"Warning: {line}" for line in comparison.warnings]
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         rows.insert(1, ["---"] * len(rows[0]))
         blocks.append(f"**{title(key, name)}**")
         blocks.append("\n".join(map(_markdown_row, rows)))
     if comparison.differences:
-        blocks.append(DIFFERENCES)
+        blocks.append(about_differences(comparison))
         rows = [DIFFERENCE_HEAD, ["---"] * len(DIFFERENCE_HEAD), *difference_rows(comparison)]
         blocks.append("\n".join(map(_markdown_row, rows)))
-    blocks += [f"Warning: {line}" for line in comparison.warnings]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -112,19 +124,133 @@ DIFFERENCE_HEAD = [
     "model",
     "difference",
     "95 % interval",
+    "p",
     "p (Holm)",
-    "p < 0.05",
+    "p (Holm) < 0.05",
 ]
-DIFFERENCES = (
-    "Differences to the first model, paired by case: mean, bootstrap 95 % interval over cases, "
-    "p of Wilcoxon's signed-rank test, Holm-corrected for all tests made here."
-)
+#: In place of a p that could not be below 0.05, whatever the difference.
+TOO_SMALL = "n too small"
+
+
+def about_differences(comparison: Comparison) -> str:
+    """What the rows of ``DIFFERENCE_HEAD`` are, and how many tests p is corrected for."""
+    text = (
+        "Differences to the first model, paired by case: mean, 95 % interval over cases (BCa "
+        "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
+        f"{_counted(comparison.n_tests, 'test')} of this table."
+    )
+    if any(TOO_SMALL in row for row in difference_rows(comparison)):
+        text += (
+            f' "{TOO_SMALL}": with so few cases p cannot be below {SIGNIFICANT}, whatever the '
+            "difference; the interval still stands."
+        )
+    return text
+
+
+def verdict_sentences(comparison: Comparison) -> list[str]:
+    """What the tables come to, in plain sentences.
+
+    First which classes a model does not segment. Then, of each other model, in which metrics of the
+    tables it is better and worse than the first one (p < 0.05 after correction), or that no
+    difference is shown, or that n is too small to show one.
+    """
+    return [
+        *_not_segmented(comparison),
+        *(_against_first(comparison, model) for model in comparison.models[1:]),
+    ]
+
+
+def _not_segmented(comparison: Comparison) -> list[str]:
+    sentences = []
+    n_classes = len(set(comparison.classes) - {TOP_LABEL})
+    for model, found in comparison.not_segmented.items():
+        of = comparison.n_trainings[model]
+        for n in sorted(set(found.values()), reverse=True):
+            names = [title(key, comparison.classes[key]) for key in found if found[key] == n]
+            what, them = _listed(names), "it" if len(names) == 1 else "them"
+            if len(names) == n_classes > 1:
+                what, them = "any class", "it"
+            where = "" if n == of else f" in {n} of its {of} trainings"
+            sentences.append(
+                f"{model} does not segment {what}{where}: Dice is 0 wherever the reference has "
+                f"{them}."
+            )
+    if sentences and len(comparison.models) > 1:
+        top_label = ", nor of the top label" * (TOP_LABEL in comparison.classes)
+        sentences.append(
+            f"A model is no candidate for the best of a class that it does not segment{top_label}."
+        )
+    return sentences
+
+
+def _against_first(comparison: Comparison, model: str) -> str:
+    first = comparison.models[0]
+    tests = {
+        (key, metric): test
+        for key in comparison.classes
+        for metric in columns(comparison, key)
+        if not math.isnan((test := comparison.differences[model][key][metric])["p_smallest"])
+    }
+    if not tests:
+        return f"No metric in the tables is defined for both {first} and {model}."
+    verdicts = {where: comparison.verdict(model, *where) for where in tests}
+    judged = [test for where, test in tests.items() if verdicts[where] != NOT_SEGMENTED]
+    if not judged:
+        return f"{first} and {model} are not compared: no class is segmented by both."
+    scope = " in the classes that both segment" * (len(judged) < len(tests))
+    corrected = f"after Holm's correction for {_counted(comparison.n_tests, 'test')}"
+
+    sides = []
+    for side in ("better", "worse"):
+        where = [where for where, verdict in verdicts.items() if verdict == side]
+        if where:
+            sides.append(f"{side} in {_metrics_and_classes(comparison, where)}")
+    if sides:
+        return (
+            f"Compared with {first}{scope}, {model} is {'; '.join(sides)} (p < {SIGNIFICANT} "
+            f"{corrected})."
+        )
+
+    n_small = sum(_too_small(test["p_smallest"], test["p_holm_smallest"]) for test in judged)
+    if n_small == len(judged):
+        n = max(test["n"] for test in judged)
+        why = f": p cannot be below {SIGNIFICANT} {corrected}" if comparison.n_tests else ""
+        return (
+            f"{_counted(n, 'case')} {'is' if n == 1 else 'are'} too few to show a difference "
+            f"between {first} and {model}{scope}{why}."
+        )
+    too_few = f"; {n_small} of {len(judged)} have too few cases to show one" if n_small else ""
+    return (
+        f"No difference between {first} and {model} is shown{scope} (p of {SIGNIFICANT} or more "
+        f"{corrected}{too_few})."
+    )
+
+
+def _metrics_and_classes(comparison: Comparison, tests: Sequence[tuple[str, str]]) -> str:
+    """``Dice and ECE (1 Anterior, 2 Posterior), AURC (top label)`` of pairs of class and metric."""
+    classes: dict[str, list[str]] = {}
+    for key, metric in tests:
+        name = "top label" if key == TOP_LABEL else title(key, comparison.classes[key])
+        classes.setdefault(HEADINGS[metric].name, []).append(name)
+    metrics: dict[str, list[str]] = {}
+    for metric, names in classes.items():
+        more = [f"{len(names) - 5} more"] if len(names) > 5 else []
+        metrics.setdefault(", ".join([*names[:5], *more]), []).append(metric)
+    return ", ".join(f"{_listed(ms)} ({names})" for names, ms in metrics.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def about(comparison: Comparison) -> str:
     """What was compared over what."""
-    n = len(comparison.cases)
-    return f"{describe(comparison.region)}, {n} case{'s' * (n != 1)}"
+    return f"{describe(comparison.region)}, {_counted(len(comparison.cases), 'case')}"
 
 
 def title(key: str, name: str) -> str:
@@ -133,12 +259,14 @@ def title(key: str, name: str) -> str:
 
 def columns(comparison: Comparison, key: str) -> list[str]:
     """The metrics that tables show of a class, of those that all models have."""
-    chosen = TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE
-    return [m for m in chosen if m in comparison.summary[comparison.models[0]][key]]
+    return shown(key, comparison.summary[comparison.models[0]][key])
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
-    """Mean (std) over cases as text, and whether the mean is the best, also after rounding."""
+    """Mean (std) over cases as text, and whether the mean is the best, also after rounding.
+
+    A model that does not segment the class is never the best.
+    """
     entry, heading = comparison.summary[model][key][metric], HEADINGS[metric]
     if math.isnan(entry["mean"]):
         return "-", False
@@ -152,7 +280,17 @@ def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str
         for m in comparison.best(key, metric)
     }
     means = {heading.number(comparison.summary[m][key][metric]["mean"]) for m in comparison.models}
-    return text, mean in best and len(means) > 1
+    return text, comparison.segments(model, key) and mean in best and len(means) > 1
+
+
+def note(comparison: Comparison, model: str, key: str) -> str:
+    """What has to stand at a model's name in the table of a class: what it does not segment."""
+    if comparison.segments(model, key):
+        return ""
+    if key == TOP_LABEL:
+        return "not all classes segmented"
+    n, of = comparison.not_segmented[model][key], comparison.n_trainings[model]
+    return NOT_SEGMENTED if n == of else f"{NOT_SEGMENTED} in {n} of {of} trainings"
 
 
 def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:
@@ -160,10 +298,18 @@ def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) ->
     return [
         ["model", *(HEADINGS[metric].text for metric in metrics)],
         *(
-            [model, *(mark(*cell(comparison, model, key, metric)) for metric in metrics)]
+            [
+                _with_note(comparison, model, key),
+                *(mark(*cell(comparison, model, key, metric)) for metric in metrics),
+            ]
             for model in comparison.models
         ),
     ]
+
+
+def _with_note(comparison: Comparison, model: str, key: str) -> str:
+    text = note(comparison, model, key)
+    return f"{model} ({text})" if text else model
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
@@ -174,27 +320,43 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
             heading = HEADINGS[metric]
             for model, keys in comparison.differences.items():
                 test = keys[key][metric]
-                mean, low, high = (
-                    "-" if math.isnan(v) else heading.number(v, "+")
-                    for v in (test["mean"], *test["ci95"])
-                )
-                p = test["p_holm"]
+                mean = test["mean"]
                 rows.append(
                     [
                         "all classes" if key == TOP_LABEL else f"{key} {name}",
                         heading.text + ", distance to 1" * (metric in CLOSE_TO_ONE),
                         model,
-                        mean,
-                        f"{low} to {high}",
-                        "-" if math.isnan(p) else f"{p:.3g}",
+                        "-" if math.isnan(mean) else heading.number(mean, "+"),
+                        _interval(heading, test["ci95"]),
+                        _p(test["p"], test["p_smallest"]),
+                        _p(test["p_holm"], test["p_smallest"], test["p_holm_smallest"]),
                         comparison.verdict(model, key, metric),
                     ]
                 )
     return rows
 
 
+def _interval(heading: Heading, ends: Sequence[float]) -> str:
+    """Both ends with their signs, or one number where they are the same at the shown digits."""
+    if any(map(math.isnan, ends)):
+        return "-"
+    return " to ".join(dict.fromkeys(heading.number(end, "+") for end in ends))
+
+
+def _too_small(*smallest: float) -> bool:
+    """Whether n is too small: one of the smallest possible p is not below 0.05."""
+    return any(value > SIGNIFICANT for value in smallest)
+
+
+def _p(p: float, *smallest: float) -> str:
+    if _too_small(*smallest):
+        return TOO_SMALL
+    return "-" if math.isnan(p) else f"{p:.3g}"
+
+
 def _difference_lines(comparison: Comparison) -> list[str]:
-    return [DIFFERENCES, "", *aligned([DIFFERENCE_HEAD, *difference_rows(comparison)])]
+    rows = [DIFFERENCE_HEAD, *difference_rows(comparison)]
+    return [about_differences(comparison), "", *aligned(rows)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

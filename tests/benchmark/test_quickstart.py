@@ -438,6 +438,23 @@ def test_the_table_says_where_a_mean_is_missing_or_over_fewer_cases():
     assert "23.4 (n=4)  undefined      lower" in lines[2 + len(quickstart.METRICS)]
 
 
+def test_the_table_says_what_is_not_segmented():
+    def calibration(dice, n_with_class):
+        per_case = {m: {"mean": 0.5, "n": 6, "n_undefined": 0} for m in quickstart.METRICS}
+        per_case["dice"] = {"mean": dice, "n": 6, "n_undefined": 0}
+        per_case["brier_plus"] = {"mean": 0.5, "n": n_with_class, "n_undefined": 6 - n_with_class}
+        return {"classes": {"1": {"name": "LA", "per_case": per_case}}}
+
+    found = {
+        "none": calibration(0.0, 6),
+        "some": calibration(0.1, 6),
+        "absent": calibration(0.0, 0),
+    }
+    lines = quickstart.comparison_table(found).splitlines()
+    assert lines[1].split() == ["LA", "Dice", "0", "(not", "segmented)", "0.1", "0", "higher"]
+    assert "not segmented" not in "".join(lines[2:])
+
+
 def test_help_imports_nothing_heavy():
     subprocess.run(
         [

@@ -93,23 +93,77 @@ def test_differences_are_paired_and_tested() -> None:
     assert "a" not in comparison.differences
 
 
-def test_p_is_corrected_by_holm_for_all_tests() -> None:
-    models = [Model(str(i), (random_result(i, shift=0.15 * i),)) for i in range(4)]
-    comparison = compare(models)
-    tests = [
-        t
-        for keys in comparison.differences.values()
-        for metrics in keys.values()
-        for t in metrics.values()
-        if not np.isnan(t["p"])
-    ]
-    assert len(tests) == 3 * (2 + 2)  # volumes are not tested
+def all_tests(comparison):
+    return {
+        (model, key, metric): test
+        for model, keys in comparison.differences.items()
+        for key, metrics in keys.items()
+        for metric, test in metrics.items()
+    }
+
+
+def test_p_is_corrected_by_holm_for_the_tests_that_tables_show() -> None:
+    results = [random_result(i, shift=0.15 * i) for i in range(4)]
+    for training in results:
+        for case in training["cases"]:
+            case["classes"]["1"]["mce"] = 2 * case["classes"]["1"]["ece"]  # in no table
+    comparison = compare([Model(str(i), (training,)) for i, training in enumerate(results)])
+    every = all_tests(comparison)
+    hidden = [t for (_, _, metric), t in every.items() if metric == "mce"]
+    assert all(t["p"] <= 1 and np.isnan([t["p_holm"], t["p_holm_smallest"]]).all() for t in hidden)
+    tests = [t for (_, _, m), t in every.items() if m != "mce" and not np.isnan(t["p"])]
+    assert len(tests) == comparison.n_tests == 3 * (2 + 2)  # volumes are not tested
+    assert comparison.to_dict()["n_tests"] == 12
     p = np.array([t["p"] for t in tests])
     for t in tests:
         # Holm by its definition: the largest of (m - rank) p over all that are not larger.
         smaller = np.sort(p[p <= t["p"]])
         expected = max((len(p) - i) * q for i, q in enumerate(smaller))
         assert t["p_holm"] == pytest.approx(min(expected, 1))
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 12])
+def test_no_p_is_below_what_so_many_pairs_can_give(n) -> None:
+    a, b = random_result(0, n=n), random_result(0, n=n)
+    for i, case in enumerate(b["cases"]):  # every case is worse: the smallest p there is
+        case["classes"]["1"]["dice"] -= 0.01 * (i + 1)
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    test = comparison.differences["b"]["1"]["dice"]
+    assert test["p"] == pytest.approx(2.0 ** (1 - n), rel=1e-12)
+    for key, metric in (("1", "dice"), ("1", "ece"), ("top_label", "error_rate_ratio")):
+        test = comparison.differences["b"][key][metric]
+        assert test["p_smallest"] == 2.0 ** (1 - n)
+        assert test["p_holm_smallest"] == min(4 * 2.0 ** (1 - n), 1)
+    assert np.isnan(comparison.differences["b"]["1"]["volume_true_ml"]["p_smallest"])
+
+
+def test_the_smallest_corrected_p_is_that_of_a_family_whose_tests_all_have_their_smallest() -> None:
+    a, b = random_result(0, n=12), random_result(1, n=12)
+    for case in a["cases"][6:]:
+        case["classes"]["1"]["dice"] = None  # as where a class is in half of the cases
+    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    of_class = comparison.differences["b"]["1"]
+    assert of_class["ece"]["p_holm_smallest"] == 4 * 2.0**-11
+    # The others come before it, so that it is not multiplied.
+    assert of_class["dice"]["p_holm_smallest"] == 2.0**-5
+
+
+@pytest.mark.parametrize(
+    ("difference", "p"),
+    [
+        ([0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2 / 2**6),
+        # More than scipy takes ties and zeros of, but only five differ.
+        ([0] * 10 + [0.1, 0.2, 0.3, 0.4, 0.5], 2 / 2**5),
+        ([0.25, 0.25, 0.25, 0.25, 0.25, 0.25], 2 / 2**6),
+        ([0.25, 0.25, 0.25, 0.5, -0.25], 2 * 5 / 2**5),
+    ],
+)
+def test_p_is_exact_with_few_differences_equal_ones_and_none(difference, p) -> None:
+    a = result({f"c{i}": [1, 1, 1] for i in range(len(difference))})
+    b = result({f"c{i}": [1 + d, 1, 1] for i, d in enumerate(difference)})
+    test = compare([Model("a", (a,)), Model("b", (b,))]).differences["b"]["1"]["dice"]
+    assert test["p"] == pytest.approx(p, rel=1e-12)
+    assert test["p_smallest"] == 2.0 ** (1 - len(difference))
 
 
 def test_equal_models_do_not_differ() -> None:
@@ -174,6 +228,84 @@ def test_the_best_is_the_highest_dice_the_lowest_error_and_the_ratio_next_to_one
     assert comparison.best("1", "ece") == {"b"}
     assert comparison.best("top_label", "error_rate_ratio") == {"a"}
     assert comparison.best("1", "volume_true_ml") == set()
+
+
+def collapsing(seed, *, missed=(), n=12):
+    """Two classes, of which those missed have Dice 0, and the better calibration."""
+    training = random_result(seed, n=n, classes=("1", "2"))
+    for i, case in enumerate(training["cases"]):
+        for key, metrics in case["classes"].items():
+            metrics["brier_plus"] = 0.5 if i else None  # the first case does not have it
+            if key in missed:
+                metrics.update(dice=0.0 if i else None, ece=metrics["ece"] / 100)
+        case["top_label"]["ece"] = 0.001 if missed else 0.1 + i / 100
+    return training
+
+
+class TestNotSegmented:
+    @pytest.fixture
+    def comparison(self):
+        some = (collapsing(3), collapsing(4, missed="2"), collapsing(5))
+        return compare(
+            [
+                Model("good", (collapsing(0),)),
+                Model("other", (collapsing(1),)),
+                Model("collapsed", (collapsing(2, missed="2"),)),
+                Model("sometimes", some),
+            ]
+        )
+
+    def test_it_is_said_of_whom_and_in_how_many_trainings(self, comparison) -> None:
+        expected = {"collapsed": {"2": 1}, "sometimes": {"2": 1}}
+        assert comparison.not_segmented == comparison.to_dict()["not_segmented"] == expected
+        assert comparison.n_trainings == {"good": 1, "other": 1, "collapsed": 1, "sometimes": 3}
+
+    def test_it_is_best_in_nothing_of_that_class_nor_of_the_top_label(self, comparison) -> None:
+        def lowest(key):
+            return min(comparison.models, key=lambda m: comparison.summary[m][key]["ece"]["mean"])
+
+        assert lowest("2") == lowest("top_label") == "collapsed"
+        for key in ("2", "top_label"):
+            for metric in comparison.summary["good"][key]:
+                assert comparison.best(key, metric) <= {"good", "other"}
+        assert comparison.best("2", "ece")
+        assert comparison.best("1", "ece") == {lowest("1")}
+
+    def test_where_nobody_segments_it_nobody_is_best(self) -> None:
+        models = [Model(str(i), (collapsing(i, missed="2"),)) for i in range(2)]
+        assert compare(models).best("2", "ece") == compare(models).best("top_label", "ece") == set()
+
+    def test_the_verdict_is_that_it_does_not(self, comparison) -> None:
+        assert comparison.differences["collapsed"]["2"]["ece"]["p_holm"] < 0.05
+        for model in ("collapsed", "sometimes"):
+            for key in ("2", "top_label"):
+                assert comparison.verdict(model, key, "ece") == "not segmented"
+            assert comparison.verdict(model, "1", "ece") == ""
+        assert comparison.verdict("other", "2", "ece") == ""
+
+    def test_nobody_is_compared_with_a_first_model_that_does_not(self) -> None:
+        first, other = collapsing(2, missed="2"), collapsing(0)
+        comparison = compare([Model("first", (first,)), Model("other", (other,))])
+        assert comparison.verdict("other", "2", "dice") == "not segmented"
+        assert comparison.verdict("other", "1", "dice") == ""
+
+    def test_a_class_that_is_in_no_reference_is_not_missed(self) -> None:
+        training = collapsing(0, missed="2")
+        for case in training["cases"]:
+            case["classes"]["2"]["brier_plus"] = None
+        assert compare([Model("a", (training,))]).not_segmented == {}
+
+    def test_one_case_in_which_it_is_segmented_is_enough(self) -> None:
+        training = collapsing(0, missed="2")
+        training["cases"][5]["classes"]["2"]["dice"] = 1e-4
+        assert compare([Model("a", (training,))]).not_segmented == {}
+
+    def test_results_that_do_not_tell_are_compared_all_the_same(self) -> None:
+        training = collapsing(0, missed="2")
+        for case in training["cases"]:
+            for metrics in case["classes"].values():
+                del metrics["brier_plus"]
+        assert compare([Model("a", (training,))]).not_segmented == {}
 
 
 def test_a_ratio_is_compared_by_its_distance_to_one() -> None:

@@ -1,5 +1,6 @@
 import itertools
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from nnunet_meep.evaluation.metrics import (
     CLASS_METRICS,
     ERROR_METRICS,
     TOP_LABEL_METRICS,
+    bca_interval,
+    cases_not_segmented,
     class_metrics,
     error_metrics,
     over_cases,
+    reliability_band,
     reliability_bins,
     risk_coverage,
     top_label_metrics,
@@ -494,15 +498,120 @@ def test_a_calibrated_network_expects_the_errors_it_makes(name) -> None:
     assert (summary["n"], summary["n_undefined"]) == (3, 1)
 
 
-def test_bootstrap_interval_agrees_with_scipy() -> None:
-    values = np.random.default_rng(1).gamma(2.0, size=20)
+@pytest.mark.parametrize(
+    ("dice", "brier_plus", "n"),
+    [
+        ([0, 0, 0], [0.9, 1, 0.8], 3),
+        ([0, np.nan, 0], [0.9, np.nan, np.nan], 1),  # in the last case it is segmented, wrongly
+        ([0, 1e-6, 0], [0.9, 1, 0.8], 0),
+        ([np.nan, 0], [np.nan, np.nan], 0),  # no reference has it
+        ([], [], 0),
+    ],
+)
+def test_a_class_is_not_segmented_if_dice_is_0_wherever_the_reference_has_it(
+    dice, brier_plus, n
+) -> None:
+    assert cases_not_segmented(dice, brier_plus) == n
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [5, 20, 60])
+def test_bootstrap_interval_of_the_mean_is_that_of_scipy(seed, n) -> None:
+    values = np.random.default_rng(seed).gamma(0.5, size=n)
     low, high = over_cases(values.tolist())["ci95"]
     other = bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", rng=7
+        (values,), np.mean, n_resamples=20_000, method="BCa", rng=seed
     ).confidence_interval
-    width = high - low
-    assert low == pytest.approx(other.low, abs=0.05 * width)
-    assert high == pytest.approx(other.high, abs=0.05 * width)
+    # So far apart are two runs of scipy's with other resamples.
+    width = other.high - other.low
+    assert [low, high] == pytest.approx([other.low, other.high], abs=0.06 * width)
+    # Skewed to the right: plain percentiles, which do not allow for it, are lower.
+    if n == 20:
+        plain = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=seed)
+        assert high > plain.confidence_interval.high
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bca_intervals_are_those_of_scipy_on_the_same_resamples(seed) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 30))
+    columns = rng.gamma(0.3, size=(n, 4))
+    drawn = rng.integers(0, n, (2_000, n))
+    without = np.array([np.delete(columns, i, axis=0).mean(axis=0) for i in range(n)])
+    ends = bca_interval(columns.mean(axis=0), columns[drawn].mean(axis=1), without)
+    for column, (low, high) in zip(columns.T, ends.T, strict=True):
+        same = SimpleNamespace(bootstrap_distribution=column[drawn].mean(axis=1))
+        other = bootstrap(
+            (column,), np.mean, n_resamples=0, method="BCa", bootstrap_result=same
+        ).confidence_interval
+        assert [low, high] == pytest.approx([other.low, other.high], rel=1e-3)
+
+
+def bins_of(count, mean_y):
+    return [
+        {"count": n.tolist(), "mean_y": y.tolist(), "mean_p": y.tolist()}
+        for n, y in zip(count, mean_y, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_band_is_scipys_interval_of_a_ratio_of_sums(seed) -> None:
+    rng = np.random.default_rng(seed)
+    count, mean_y = rng.integers(1, 200, (12, 3)), rng.random((12, 3)) ** 3
+    count[0, 1], mean_y[0, 1] = 0, 0
+    low, high = reliability_band(bins_of(count, np.where(count, mean_y, np.nan)))
+    for b in range(3):
+        other = bootstrap(
+            (mean_y[:, b] * count[:, b], count[:, b]),
+            lambda y, n, axis=-1: y.sum(axis=axis) / n.sum(axis=axis),
+            n_resamples=20_000,
+            method="BCa",
+            paired=True,
+            rng=seed,
+        ).confidence_interval
+        width = other.high - other.low
+        expected = pytest.approx([other.low, other.high], abs=0.06 * width)
+        assert [low[b], high[b]] == expected
+
+
+def test_a_bin_with_voxels_of_one_case_has_no_spread_and_one_without_voxels_no_band() -> None:
+    count = np.array([[0, 3, 0], [5, 0, 0], [0, 0, 0]])
+    mean_y = np.array([[np.nan, 0.1, np.nan], [0.7, np.nan, np.nan], [np.nan] * 3])
+    low, high = reliability_band(bins_of(count, mean_y))
+    assert low[:2] == pytest.approx([0.7, 0.1], rel=1e-12)
+    assert high[:2].tolist() == low[:2].tolist()
+    assert np.isnan([low[2], high[2]]).all()
+
+
+def test_a_resample_without_a_value_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    resampled, jackknife = rng.random((500, 1)), rng.random((9, 1))
+    with_nan = np.insert(resampled, [0, 100, 500], np.nan, axis=0)
+    without = np.insert(jackknife, 4, np.nan, axis=0)
+    ends = bca_interval(np.array([0.5]), resampled, jackknife)
+    assert bca_interval(np.array([0.5]), with_nan, without) == pytest.approx(ends, rel=1e-12)
+
+
+def test_an_estimate_outside_of_all_resamples_has_an_end_among_them() -> None:
+    resampled, jackknife = np.linspace(0, 1, 1_000)[:, None], np.array([[0.0], [0.1], [1.0]])
+    for estimate, end in ((-0.1, 0.0), (1.1, 1.0)):
+        low, high = bca_interval(np.array([estimate]), resampled, jackknife)[:, 0]
+        assert 0 <= low < high <= 1
+        assert end in (low.round(2), high.round(2))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e-9, -7.0, 123.456])
+@pytest.mark.parametrize("n", [2, 3, 40])
+def test_equal_cases_have_an_interval_without_width(value, n) -> None:
+    summary = over_cases([value] * n)
+    assert summary["ci95"] == [summary["mean"]] * 2
+
+
+def test_of_two_cases_the_interval_is_from_one_to_the_other() -> None:
+    # Half of all resamples are tied with the mean, and whether they are must not be left to
+    # rounding.
+    for low, high in np.random.default_rng(0).random((50, 2)).cumsum(axis=1):
+        assert over_cases([high, low])["ci95"] == pytest.approx([low, high], rel=1e-12)
 
 
 def test_bootstrap_is_the_same_every_time() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from predictions import softmax_case
 
 from nnunet_meep.evaluation import page
@@ -18,6 +20,7 @@ from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS, TOP_LABEL_TAB
 from nnunet_meep.evaluation.metrics import CLASS_METRICS, ERROR_METRICS, TOP_LABEL_METRICS
 from nnunet_meep.evaluation.plots import comparison_pictures
 from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.evaluation.tables import verdict_sentences
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
 
@@ -133,6 +136,39 @@ def test_slices_and_notes_are_in_it(rendered) -> None:
     (source,) = [a["src"] for tag, a in found.elements if a.get("alt") == "title of b"]
     assert base64.b64decode(source.split(",")[1]) == b"a picture"
     assert "note &lt;/script&gt;" in rendered
+
+
+def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
+    sorted_by = re.findall(r'<td data-v="([^"]*)"[^>]*>n too small</td>', rendered)
+    assert len(sorted_by) > 20  # three cases
+    assert set(sorted_by) == {""}
+
+
+def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) -> None:
+    collapsed = copy.deepcopy(models[1].trainings[0])
+    for case in collapsed["cases"]:
+        case["classes"]["2"].update(dice=0.0, ece=0.0)
+    text = render([models[0], Model("collapsed", (collapsed,))], {}, [])
+    results = [table for table in Page(text).tables if table and "ECE e-3?" in table[0]]
+    names = [[row[0] for row in table[1:]] for table in results]
+    assert names == [
+        ["default", "collapsed"],
+        ["default", "collapsednot segmented"],
+        ["default", "collapsednot all classes segmented"],
+    ]
+    assert 'data-v="collapsed"' in text  # by which it is sorted
+    best = re.search(r'class="best"><button[^>]*"default" data-key="2" data-metric="ece"', text)
+    assert best
+
+
+def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
+    rendered, models
+) -> None:
+    sentences = verdict_sentences(compare(models))
+    assert sentences
+    above = rendered[rendered.index("<body>") : rendered.index("<table")]
+    places = [above.index(str(escape(line))) for line in (*sentences, f"note {NASTY}")]
+    assert places == sorted(places)
 
 
 def test_one_model_without_slices(models) -> None:

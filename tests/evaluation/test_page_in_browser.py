@@ -133,12 +133,30 @@ def test_a_number_opens_what_is_behind_it(shown) -> None:
     dialog = shown.one("dialog[open]")
     assert "ECE e-3: second, Anterior (label 1)" in dialog.text
     assert "Expected calibration error" in dialog.text
-    assert "95 % interval" in dialog.text
+    assert "95 % interval of the mean (BCa bootstrap over cases)" in dialog.text
     assert "whole images" in dialog.text
     assert "bins 15" in dialog.text
     assert "second/pred" in dialog.text
     shown.one("dialog .close").click()
     assert shown.all("dialog[open]") == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [("[null, null]", "-"), ("[0.01, 0.010001]", "10.00"), ("[0.01, 0.02]", "10.00 to 20.00")],
+)
+def test_an_interval_without_width_is_one_number_and_none_is_one_dash(shown, ends, text) -> None:
+    shown.run(f"data.summary['second']['1'].ece.ci95 = {ends}")
+    shown.run("explain('second', '1', 'ece')")
+    (row,) = [row for row in shown.texts("dialog tr") if row.startswith("95 % interval")]
+    assert row == f"95 % interval of the mean (BCa bootstrap over cases) {text}"
+    shown.one("dialog .close").click()
+
+
+def test_the_verdict_is_seen_without_scrolling(shown) -> None:
+    (sentence,) = shown.texts(".verdict li")
+    assert sentence.startswith("7 cases are too few to show a difference between first model")
+    assert shown.one(".verdict").rect["y"] + shown.one(".verdict").rect["height"] < 900
 
 
 def test_a_question_mark_says_what_a_metric_is(shown) -> None:

@@ -10,7 +10,6 @@ from predictions import softmax_case
 
 from nnunet_meep.evaluation.compare import Model, compare
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.metrics import reliability_band
 from nnunet_meep.evaluation.plots import (
     Layer,
     comparison_pictures,
@@ -59,22 +58,6 @@ def test_models_laid_over_each_other_share_one_diagonal() -> None:
     for label, color in (("a", "C0"), ("b", "C1")):
         plot_reliability(ax, bins([1], [0.5], [0.4]), label=label, color=color)
     assert ax.get_legend_handles_labels()[1] == ["perfectly calibrated", "a", "b"]
-
-
-def test_the_band_holds_what_drawing_cases_anew_gives() -> None:
-    rng = np.random.default_rng(0)
-    count = rng.integers(1, 50, (9, 4))
-    count[:, 2] = 0
-    count[0, 1] = 0
-    mean_y = np.where(count, rng.random((9, 4)), np.nan)
-    cases = [bins(n.tolist(), n.tolist(), y.tolist()) for n, y in zip(count, mean_y, strict=True)]
-    low, high = reliability_band(cases)
-    drawn = rng.integers(0, 9, (20_000, 9))
-    n, y = count[drawn].sum(axis=1), np.nan_to_num(mean_y * count)[drawn].sum(axis=1)
-    for b in (0, 1, 3):
-        expected = np.percentile(y[:, b] / n[:, b], [2.5, 97.5])
-        assert [low[b], high[b]] == pytest.approx(expected, abs=0.02)
-    assert np.isnan([low[2], high[2]]).all()
 
 
 def test_one_object_gives_numbers_and_pictures(evaluation) -> None:
