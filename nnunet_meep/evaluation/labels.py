@@ -5,6 +5,7 @@ The same rules as nnU-Net's ``LabelManager``, without torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,65 +125,178 @@ def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
     """The labels of a parsed ``dataset.json``; ``path`` is named in errors.
 
     Raises:
-        InputError: the ``labels`` are missing or not what nnU-Net takes.
+        InputError: ``labels`` or ``regions_class_order`` are not what nnU-Net takes, or regions
+            are lost in the labels that it writes for them. One line names all mistakes.
     """
     entries = dataset_json.get("labels")
-    if not isinstance(entries, dict) or entries.get("background") != 0:
+    if not isinstance(entries, dict):
         raise InputError(
             f'{path}: expected "labels" with "background": 0 as in nnU-Net\'s dataset.json, '
-            f"got {entries!r}"
+            f"got {_as_json(entries)}"
         )
-    for name, value in entries.items():
-        members = value if isinstance(value, list) else [value]
-        if not members or not all(type(m) is int and m >= 0 for m in members):
-            raise InputError(
-                f'{path}: label "{name}" must be a label or a list of labels (integers >= 0), '
-                f"got {value!r}"
-            )
-    ignore_label = entries.get("ignore")
-    foreground = {
-        name: value if isinstance(value, int) else tuple(value)
-        for name, value in entries.items()
-        if name != "ignore" and (value if isinstance(value, int) else set(value)) not in (0, {0})
-    }
-    has_regions = any(isinstance(v, tuple) and len(v) > 1 for v in foreground.values())
-    members = [m for v in foreground.values() for m in (v if isinstance(v, tuple) else (v,))]
-    values = tuple(sorted({0, *members}))
-    if ignore_label is not None and ignore_label != values[-1] + 1:
-        raise InputError(
-            f"{path}: the ignore label must be the highest label, {values[-1] + 1}, "
-            f"got {ignore_label!r}"
-        )
-    if values[-1] >= np.iinfo(np.uint16).max:
-        raise InputError(
-            f"{path}: expected labels below {np.iinfo(np.uint16).max}, got {values[-1]}; nnU-Net "
-            f"writes segmentations in 16 bits"
-        )
+    foreground = {k: v for k, v in entries.items() if k not in ("background", "ignore")}
+    has_regions = any(isinstance(value, list) and len(value) > 1 for value in foreground.values())
+    named = {name: _members(value) for name, value in foreground.items()}
+    if has_regions:  # nnU-Net ignores those of background alone
+        named = {name: members for name, members in named.items() if set(members or ()) != {0}}
+    known = {name: members for name, members in named.items() if members is not None}
+    complete = len(known) == len(named)
+    values = tuple(sorted({0, *(m for members in known.values() for m in members)}))
+    mistakes = _mistakes_of_entries(entries, named)
+    mistakes += _mistakes_of_names(known if has_regions else {"background": (0,), **known})
+    if complete:  # otherwise nobody knows which labels there are
+        mistakes += _mistakes_of_values(values, entries.get("ignore"), has_regions)
+    order: Any = dataset_json.get("regions_class_order")
     if has_regions:
-        order = dataset_json.get("regions_class_order")
-        if not isinstance(order, list) or len(order) != len(foreground):
-            raise InputError(
-                f'{path}: expected "regions_class_order" with {len(foreground)} labels, one for '
-                f"each region, got {order!r}"
-            )
+        mistakes += _mistakes_of_order(order, named, values if complete else None)
+    if mistakes:
+        raise InputError(f"{path}: {'; '.join(mistakes)}")
+    if has_regions:
         return Labels(
-            classes=tuple(foreground.values()),
-            names=tuple(foreground),
+            classes=tuple(
+                members if isinstance(entries[name], list) else members[0]
+                for name, members in known.items()
+            ),
+            names=tuple(known),
             values=values,
-            ignore_label=ignore_label,
+            ignore_label=entries.get("ignore"),
             regions_class_order=tuple(order),
         )
-    if not foreground or values != tuple(range(len(values))):
-        raise InputError(
-            f"{path}: expected labels 0, 1, 2, ... without gaps and at least one beside the "
-            f"background, got {list(values)}"
-        )
     # A list of one label is that label.
-    by_label = {v[0] if isinstance(v, tuple) else v: name for name, v in foreground.items()}
+    name_of = {label: name for name, (label,) in known.items()}
     return Labels(
         classes=values[1:],
-        names=tuple(by_label[v] for v in values[1:]),
+        names=tuple(name_of[label] for label in values[1:]),
         values=values,
-        ignore_label=ignore_label,
+        ignore_label=entries.get("ignore"),
         regions_class_order=None,
     )
+
+
+def _members(value: Any) -> tuple[int, ...] | None:
+    """The labels of a label or region; None if the value is neither."""
+    members = value if isinstance(value, list) else [value]
+    # True is an int, too.
+    if members and all(type(m) is int and m >= 0 for m in members):
+        return tuple(members)
+    return None
+
+
+def _mistakes_of_entries(
+    entries: dict[str, Any], named: dict[str, tuple[int, ...] | None]
+) -> list[str]:
+    """Of each value for itself."""
+    mistakes = []
+    background = entries.get("background")
+    if type(background) is not int or background != 0:
+        mistakes.append(f'expected "background": 0 in "labels", got {_as_json(background)}')
+    for name, members in named.items():
+        got = f"got {_as_json(entries[name])}"
+        if members is None:
+            mistakes.append(
+                f"expected a label or a list of labels (whole numbers >= 0) for {_as_json(name)}, "
+                f"{got}"
+            )
+        elif len(set(members)) < len(members):
+            mistakes.append(f"expected each label once in {_as_json(name)}, {got}")
+    if "ignore" in entries and type(entries["ignore"]) is not int:
+        mistakes.append(
+            f'expected one label (a whole number) for "ignore", got {_as_json(entries["ignore"])}'
+        )
+    return mistakes
+
+
+def _mistakes_of_names(known: dict[str, tuple[int, ...]]) -> list[str]:
+    """Labels or regions with several names, of which only one would be in the results."""
+    names_of: dict[tuple[int, ...], list[str]] = {}
+    for name, members in known.items():
+        names_of.setdefault(tuple(sorted(set(members))), []).append(_as_json(name))
+    return [
+        f"expected one name for {members[0] if len(members) == 1 else list(members)}, "
+        f"got {' and '.join(names)}"
+        for members, names in names_of.items()
+        if len(names) > 1
+    ]
+
+
+def _mistakes_of_values(values: tuple[int, ...], ignore: Any, has_regions: bool) -> list[str]:
+    """Of all labels together."""
+    mistakes = []
+    if values == (0,):
+        mistakes.append("expected at least one label beside the background, got none")
+    if not has_regions and values != tuple(range(len(values))):
+        mistakes.append(f"expected labels 0, 1, 2, ... without gaps, got {list(values)}")
+    if values[-1] >= np.iinfo(np.uint16).max:
+        mistakes.append(
+            f"expected labels below {np.iinfo(np.uint16).max} (nnU-Net writes segmentations in 16 "
+            f"bits), got {values[-1]}"
+        )
+    if type(ignore) is int and ignore != values[-1] + 1:
+        mistakes.append(f'expected the highest label, {values[-1] + 1}, for "ignore", got {ignore}')
+    return mistakes
+
+
+def _mistakes_of_order(
+    order: Any, named: dict[str, tuple[int, ...] | None], values: tuple[int, ...] | None
+) -> list[str]:
+    """Of ``regions_class_order``.
+
+    nnU-Net writes region after region, each as its label of the order, so that a voxel keeps the
+    label of the last region that it is in. Read as a segmentation, that label has to be in the
+    regions that the voxel is in, and in no other: otherwise the Dice of a perfect prediction is
+    not 1. This holds if inner regions come after outer ones and each writes a label that is in
+    none of those within it. Where regions overlap in part, no order may do.
+
+    Args:
+        order: what stands in ``dataset.json``.
+        named: the labels of each region, None where it is none.
+        values: all labels, None if some are unknown.
+    """
+    labels = order if isinstance(order, list) else []
+    mistakes = []
+    if len(labels) != len(named):
+        mistakes.append(
+            f'expected "regions_class_order" with {len(named)} labels, one for each region, '
+            f"got {_as_json(order)}"
+        )
+    wrong = [
+        label
+        for label in labels
+        if type(label) is not int or label <= 0 or (values is not None and label not in values)
+    ]
+    if wrong:
+        possible = "" if values is None else f", of {[v for v in values if v]},"
+        mistakes.append(
+            f'expected labels beside the background{possible} in "regions_class_order", '
+            f"got {', '.join(map(_as_json, wrong))}"
+        )
+    if mistakes or values is None:
+        return mistakes
+    regions = {name: members for name, members in named.items() if members is not None}
+    mistakes = [
+        f"expected a label of {_as_json(name)}, {list(members)}, in its place in "
+        f'"regions_class_order", got {label}'
+        for (name, members), label in zip(regions.items(), labels, strict=True)
+        if label not in members
+    ]
+    if mistakes:
+        return mistakes
+    written = {0: 0}
+    for members, label in zip(regions.values(), labels, strict=True):
+        written |= dict.fromkeys(members, label)
+    lost = [
+        f"{value} written as {label}"
+        for value, label in written.items()
+        if any((value in members) != (label in members) for members in regions.values())
+    ]
+    if lost:
+        mistakes.append(
+            'expected inner regions after outer ones, each with a label in "regions_class_order" '
+            f"that is in no region within it, got {', '.join(lost)}"
+        )
+    return mistakes
+
+
+def _as_json(value: Any) -> str:
+    """As it stands in the file, in one line."""
+    return json.dumps(value, ensure_ascii=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nnunet_meep.losses.regularized import TERMS, LossParts, RegularizedLoss
 from nnunet_meep.losses.sums import Sums, voxel_sums
-from nnunet_meep.losses.voxels import check_shapes, sum_over_ranks
+from nnunet_meep.losses.voxels import check_target, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class ClosedFormLoss(RegularizedLoss):
         segmentation_loss: nnU-Net's own; it is kept, but not called.
         settings: what it computes.
         term, weight, ignore_label, regions: as for :class:`RegularizedLoss`.
+
+    Raises:
+        ValueError: as :class:`RegularizedLoss`.
     """
 
     how = "Dice, cross-entropy and term in closed form (torch)"
@@ -59,7 +62,7 @@ class ClosedFormLoss(RegularizedLoss):
         self.settings = settings
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        check_shapes(logits, target, self.ignore_label, self.regions)
+        check_target(logits, target, self.ignore_label, self.regions)
         return self._loss(logits, target)
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ def focal_loss(
         Scalar >= 0, at least float32; 0 with a zero gradient if every voxel is ignored.
 
     Raises:
-        ValueError: the shapes do not fit together, or ``gamma`` is negative or no number.
+        ValueError: ``logits`` and ``target`` do not fit together (see ``meep_entropy``), or
+            ``gamma`` is negative or no number.
     """
     if not gamma >= 0:
         raise ValueError(f"gamma: expected a number >= 0, got {gamma}")

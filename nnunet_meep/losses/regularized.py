@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from nnunet_meep.losses.terms import confidence_penalty, meep_entropy, meep_kl
+from nnunet_meep.losses.voxels import check_target
 
 #: term: (function, sign with which it enters a loss that is minimised). Entropy is maximised,
 #: the divergence from uniform minimised: all of them push towards uniform probabilities.
@@ -45,7 +46,8 @@ class RegularizedLoss(nn.Module):
         how: which code computes it, in words for a log.
 
     Raises:
-        ValueError: an unknown term, a negative weight, or a weight without a term.
+        ValueError: an unknown term, a negative weight, or a weight without a term; in a call,
+            ``logits`` and ``target`` that do not fit together, see ``meep_entropy``.
 
     Shape: ``logits`` and ``target`` as in :mod:`nnunet_meep.losses.voxels`; returns a scalar.
     """
@@ -74,6 +76,8 @@ class RegularizedLoss(nn.Module):
         self.parts: LossParts | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        # Before the segmentation loss, whose own error would not name the label.
+        check_target(logits, target, self.ignore_label, self.regions)
         loss = self.segmentation_loss(logits, target)
         if not isinstance(loss, Tensor):
             # nnU-Net's cross-entropy has nothing to say where all is ignored; backward() needs

@@ -68,7 +68,8 @@ def voxel_sums(
     """The sums of a batch, with a gradient with respect to ``logits``.
 
     Args:
-        logits, target, ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
+        logits, target, ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`; whether they
+            fit together is for the caller to check.
         term: ``MEEP_KL``, ``MEEP_H``, ``CP`` or None: what ``term`` sums.
     """
     return Sums(*VoxelSums.apply(logits, target, term, ignore_label, regions))

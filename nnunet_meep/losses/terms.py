@@ -35,7 +35,9 @@ def meep_entropy(
         is misclassified.
 
     Raises:
-        ValueError: the shapes of ``logits`` and ``target`` do not fit together.
+        ValueError: the shapes of ``logits`` and ``target`` do not fit together, or ``target``
+            has a label that is neither a class nor the ignore label. (On a GPU, where nobody
+            waits for the answer, this is an assertion of the device.)
     """
     log_p, _, wrong, _ = voxels(logits, target, ignore_label=ignore_label, regions=regions)
     return mean_over(wrong, entropy(log_p))

@@ -3,7 +3,7 @@
 The input is that of nnU-Net's own losses:
 
 - labels (``regions=False``): ``logits`` of shape (B, K, *spatial) and a label map ``target`` of
-  shape (B, 1, *spatial) with values 0..K-1, or ``ignore_label``;
+  shape (B, 1, *spatial) with values 0..K-1, or ``ignore_label``; any other value is an error;
 - regions (``regions=True``): ``logits`` of shape (B, R, *spatial) and a one-hot ``target`` of
   shape (B, R, *spatial), or (B, R + 1, *spatial) with the ignore mask (1 = ignored) as its last
   channel if ``ignore_label`` is not None. Each (voxel, region) pair is a binary problem, K = 2.
@@ -20,12 +20,19 @@ without a misclassified voxel.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+#: What labels are compared as: torch compares 8 bits with a larger number modulo 256, and has no
+#: minimum of the other unsigned integers.
+_COMPARED_AS = {
+    **dict.fromkeys((torch.bool, torch.uint8, torch.int8), torch.int16),
+    **dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64),
+}
 
 
 class Voxels(NamedTuple):
@@ -53,9 +60,9 @@ def voxels(
     """The classification problems of a batch; see the module's docstring for the input.
 
     Raises:
-        ValueError: the shapes of ``logits`` and ``target`` do not fit together.
+        ValueError: ``logits`` and ``target`` do not fit together, see :func:`check_target`.
     """
-    check_shapes(logits, target, ignore_label, regions)
+    check_target(logits, target, ignore_label, regions)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if regions:
         n_regions = logits.shape[1]
@@ -106,6 +113,17 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return AllGatherGrad.apply(value[None]).sum((0, 1))
 
 
+def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
+    """Every loss here begins with this: :func:`check_shapes`, then :func:`check_labels`.
+
+    Raises:
+        ValueError: ``logits`` and ``target`` do not fit together.
+    """
+    check_shapes(logits, target, ignore_label, regions)
+    if not regions:
+        check_labels(target, logits.shape[1], ignore_label)
+
+
 def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
     """Raises ValueError if ``logits`` and ``target`` do not fit together."""
     channels = logits.shape[1] + (ignore_label is not None) if regions else 1
@@ -116,3 +134,51 @@ def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regio
             f"target: expected a {kind} of shape {expected} for logits of shape "
             f"{tuple(logits.shape)}, got {tuple(target.shape)}"
         )
+
+
+def check_labels(target: Tensor, n_classes: int, ignore_label: int | None) -> None:
+    """Refuses a label that is neither one of the classes nor the ignore label.
+
+    Exact for every dtype: a float target with NaN, an infinity or a fraction is refused as well.
+    It reads the target once or twice and the logits never, which takes less than the loss varies
+    from call to call. A GPU is not waited for: there the assertion fails when the GPU comes to it,
+    as that of torch's own cross-entropy does, and the process cannot use the GPU any more.
+
+    Args:
+        target: label map of any shape, of integers, floats or bool.
+        n_classes: K; the classes are 0..K-1.
+        ignore_label: the label that may be there beside them.
+
+    Raises:
+        ValueError: there is another label; the message names one of them.
+    """
+    if not target.numel():
+        return
+    labels = target.to(_COMPARED_AS.get(target.dtype, target.dtype))
+    largest = n_classes - 1
+    if ignore_label == n_classes:  # nnU-Net's: the allowed labels are without a gap
+        largest = n_classes
+    elif ignore_label is not None:
+        # Ignored voxels become background; in numbers this is faster than with truth values.
+        kept = torch.ne(labels, ignore_label, out=torch.empty_like(labels))
+        labels = kept.mul_(labels)
+    numbers: list[Any] = [*torch.aminmax(labels)]
+    if labels.is_floating_point():
+        numbers.append(labels.frac().amax())
+    if not target.is_cuda:  # operations on one number take longer to start than the minimum takes
+        numbers = [x.item() for x in numbers]
+    lowest, highest, *fraction = numbers
+    fits = (lowest >= 0) & (highest <= largest)  # false for NaN, which is both of them
+    if fraction:
+        fits = fits & (fraction[0] == 0)
+    if target.is_cuda:
+        torch._assert_async(fits, _expected(n_classes, ignore_label))
+    elif not fits:
+        whole = labels.double() % 1 == 0
+        outside = labels[~(whole & (labels >= 0) & (labels <= largest))]
+        raise ValueError(f"{_expected(n_classes, ignore_label)}, got {outside[0].item()}")
+
+
+def _expected(n_classes: int, ignore_label: int | None) -> str:
+    ignored = "" if ignore_label is None else f" (or the ignore label {ignore_label})"
+    return f"target: expected labels 0 to {n_classes - 1}{ignored}"

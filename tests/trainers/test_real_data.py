@@ -57,7 +57,7 @@ def real(tmp_path, monkeypatch, no_picture):
     "labels",
     [
         {"background": 0, "anterior": 1, "posterior": 2},
-        {"background": 0, "hippocampus": [1, 2], "anterior": 1},
+        {"background": 0, "hippocampus": [1, 2], "posterior": 2},
     ],
     ids=["labels", "regions"],
 )
@@ -65,7 +65,7 @@ def test_hippocampus(real, labels, name):
     source = scans("hippocampus")
     cases = sorted(path.name[:-7] for path in (source / "labelsTr").glob("*.nii.gz"))[:4]
     if "hippocampus" in labels:
-        labels = {**labels, "anterior": [1]}
+        labels = {**labels, "posterior": [2]}
     project = real(source, cases, labels, 1, {"3d_fullres": configuration(3, [32, 40, 32])})
     trainer = project.trainer(name)
     trainer.run_training()
