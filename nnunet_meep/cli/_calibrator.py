@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunet_meep.posthoc.apply import Applied
 
 
 def add_any_network(parser: argparse.ArgumentParser) -> None:
@@ -15,3 +19,16 @@ def add_any_network(parser: argparse.ArgumentParser) -> None:
             "was fitted to, and write that down; never to another data set"
         ),
     )
+
+
+def say_network(applied: Applied) -> None:
+    """Print what there is to say of the network that predicted."""
+    if applied.differences:
+        print(
+            f"Note: the calibrator was fitted to another network: {'; '.join(applied.differences)}"
+        )
+    if applied.unknown:
+        print(
+            f"Note: not checked, because the predictions or the calibrator do not say it: "
+            f"{', '.join(applied.unknown)}"
+        )

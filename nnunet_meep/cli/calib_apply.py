@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_meep.cli._calibrator import add_any_network
+from nnunet_meep.cli._calibrator import add_any_network, say_network
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -80,11 +80,7 @@ def _apply(options: argparse.Namespace) -> None:
     )
     n = len(applied.names)
     print(f"{n} case{'s' * (n != 1)} calibrated, written into {options.o}")
-    if applied.differences:
-        print(f"Note: the calibrator is of another network: {'; '.join(applied.differences)}")
-    if applied.unknown:
-        unknown = ", ".join(applied.unknown)
-        print(f"Note: {options.pred_folder} does not say its {unknown}: not checked")
+    say_network(applied)
     if changed := applied.not_argmax:
         print(
             f"Note: in {options.pred_folder} the segmentation is not the argmax of the "

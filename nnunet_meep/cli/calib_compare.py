@@ -36,10 +36,11 @@ predictions without references, calibrators that were fitted to the cases they a
 
 Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared. The differences are paired by case, with 95 %
-intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and Holm-corrected over the tests that
-the table shows. "n too small": with so few cases p cannot be below 0.05, whatever the difference.
-"not segmented": Dice is 0 in all cases whose reference has the class; such a model is no candidate
-for the best of that class or of the top label.
+intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and
+Holm-corrected over the tests that the table shows. "n too small": with so few cases p cannot be
+below 0.05, whatever the difference. "not segmented": Dice is 0 in all cases whose reference has
+the class; such a model is no candidate for the best of that class or of the top label.
+"optimistic": its calibrator was fitted to cases that it is evaluated on.
 
 examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_meep.cli._calibrator import add_any_network
+from nnunet_meep.cli._calibrator import add_any_network, say_network
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -109,14 +109,15 @@ def _predict(options: argparse.Namespace) -> None:
         stage_before=options.prev_stage_predictions and Path(options.prev_stage_predictions),
         arguments=_for_nnunet(options),
     )
-    names = predict(
+    applied = predict(
         asked,
         options.calibrator,
         any_network=options.any_network,
         progress=not options.disable_progress_bar,
     )
-    n = len(names)
+    n = len(applied.names)
     print(f"{n} case{'s' * (n != 1)} predicted and calibrated, written into {options.o}")
+    say_network(applied)
 
 
 def _for_nnunet(options: argparse.Namespace) -> list[str]:

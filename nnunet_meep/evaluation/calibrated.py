@@ -16,6 +16,8 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.identity import file_identity
 from nnunet_meep.evaluation.networks import RECORD
 
+#: Marks numbers that :func:`optimistic` has something to say of.
+OPTIMISTIC = "optimistic"
 #: In a folder that was calibrated: the calibrator.
 CALIBRATOR_COPY = "calibrator.json"
 

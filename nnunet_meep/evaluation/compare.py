@@ -36,7 +36,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.evaluate import SCHEMA as RESULT_SCHEMA
 from nnunet_meep.evaluation.headings import CLASS_TABLE, TOP_LABEL_TABLE
 from nnunet_meep.evaluation.metrics import cases_not_segmented, over_cases
-from nnunet_meep.evaluation.notes import named
+from nnunet_meep.evaluation.notes import named, used_to_fit
 
 SCHEMA = 2
 TOP_LABEL = "top_label"
@@ -104,6 +104,7 @@ class Comparison:
             ``p_smallest`` and ``p_holm_smallest``.
         not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
             reference has the class; without models and classes of which there is none.
+        optimistic: models with a calibrator that was fitted to cases which it is evaluated on.
         warnings: what makes the models less comparable, one line each.
     """
 
@@ -115,6 +116,7 @@ class Comparison:
     summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
     differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
     not_segmented: dict[str, dict[str, int]]
+    optimistic: frozenset[str]
     warnings: tuple[str, ...]
 
     @property
@@ -166,6 +168,7 @@ class Comparison:
             "differences": self.differences,
             "n_tests": self.n_tests,
             "not_segmented": self.not_segmented,
+            "optimistic": sorted(self.optimistic),
             "warnings": list(self.warnings),
         }
 
@@ -357,6 +360,9 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
         summary=summary,
         differences=differences,
         not_segmented={m.name: found for m in models if (found := _not_segmented(m, cases, keys))},
+        optimistic=frozenset(
+            m.name for m in models if any(used_to_fit(t["calibrators"]) for t in m.trainings)
+        ),
         warnings=(*notes, *_warnings(trainings, cases)),
     )
 

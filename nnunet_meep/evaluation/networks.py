@@ -54,6 +54,10 @@ class Network:
             names.append("folds")
         return tuple(names)
 
+    def unknown_of_either(self, other: Network) -> tuple[str, ...]:
+        """What cannot be compared, because one of two does not say it."""
+        return tuple(dict.fromkeys((*self.unknown, *other.unknown)))
+
     def differences(self, other: Network) -> list[str]:
         """In what ``other`` is another network: one phrase each, as far as both are known.
 

@@ -50,9 +50,9 @@ def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(names)}: {line}" for line, names in models.items()]
 
 
-def used_to_fit(result: dict[str, Any]) -> bool:
-    """Was a calibrator fitted to any of the cases that it is evaluated on?"""
-    return any(calibrator["used_to_fit"] for calibrator in result["calibrators"])
+def used_to_fit(calibrators: Sequence[dict[str, Any]]) -> bool:
+    """Was one of the ``calibrators`` of a result fitted to cases that it is evaluated on?"""
+    return any(calibrator["used_to_fit"] for calibrator in calibrators)
 
 
 def _not_argmax(result: dict[str, Any]) -> list[str]:

@@ -157,6 +157,7 @@ class Counts:
             labels.y_of_code(labels.channel_members(c)) for c in range(labels.n_channels)
         ]
         self.segmented_label = labels.predicted_label
+        self._is_argmax = True
         n_winners = len(labels.predicted_label)
         self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
         exact = np.float64 if file.dtype.itemsize == 8 else np.float32
@@ -265,11 +266,11 @@ class Counts:
     def take_segmentation(self, codes: NDArray[np.unsignedinteger]) -> None:
         """Let a segmentation, (*shape), take the place of what was made of the probabilities."""
         self.winner = np.array(codes.ravel(self._file.order))
-        self.segmented_label = self.labels.values
+        self.segmented_label, self._is_argmax = self.labels.values, False
 
     def _pairs(self, region: Region, padding: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """How many voxels have each code of the reference and each winner."""
-        if self.segmented_label is not self.labels.predicted_label:
+        if not self._is_argmax:
             shape = self.labels.nowhere + 1, len(self.segmented_label)
             pairs = np.zeros(shape, np.int64)
             count_pairs(self.codes_in(region), self.winner, pairs)

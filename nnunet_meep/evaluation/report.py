@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
+from nnunet_meep.evaluation.calibrated import OPTIMISTIC
 from nnunet_meep.evaluation.evaluate import Evaluation, Sources
 from nnunet_meep.evaluation.headings import CLASS_TABLE, HEADINGS
 from nnunet_meep.evaluation.metrics import cases_not_segmented
+from nnunet_meep.evaluation.notes import used_to_fit
 from nnunet_meep.evaluation.plots import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
 
@@ -86,19 +88,20 @@ def table(evaluation: Evaluation) -> str:
     pooled voxels; below it classes that are not segmented at all, and how many errors there are and
     how many were expected."""
     parts = []
+    mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
     for region in evaluation.pooled:
         result = evaluation.region_to_dict(region)
-        lines = _class_table(result["classes"], evaluation.class_metrics)
+        lines = _class_table(result["classes"], evaluation.class_metrics, mark)
         lines += [*_not_segmented(result), *_errors(evaluation, result)]
         parts.append("\n".join([f"Region: {describe(region)}", *lines]))
     return "\n\n".join(parts)
 
 
-def _class_table(classes: dict[str, Any], computed: Sequence[str]) -> list[str]:
+def _class_table(classes: dict[str, Any], computed: Sequence[str], mark: str) -> list[str]:
     metrics = [m for m in CLASS_TABLE if m in computed]
     rows = [["class", "", *(HEADINGS[m].text for m in metrics)]]
     for key, entry in classes.items():
-        name = f"{key} {entry['name']}"
+        name = f"{key} {entry['name']}{mark}"
         rows.append([name, "mean", *(_cell(m, entry["per_case"][m]["mean"]) for m in metrics)])
         rows.append(["", "(std)", *(f"({_cell(m, entry['per_case'][m]['std'])})" for m in metrics)])
         undefined = [entry["per_case"][m]["n_undefined"] for m in metrics]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
+from nnunet_meep.evaluation.calibrated import OPTIMISTIC
 from nnunet_meep.evaluation.compare import (
     CLOSE_TO_ONE,
     NOT_SEGMENTED,
@@ -284,13 +285,19 @@ def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str
 
 
 def note(comparison: Comparison, model: str, key: str) -> str:
-    """What has to stand at a model's name in the table of a class: what it does not segment."""
-    if comparison.segments(model, key):
-        return ""
-    if key == TOP_LABEL:
-        return "not all classes segmented"
-    n, of = comparison.not_segmented[model][key], comparison.n_trainings[model]
-    return NOT_SEGMENTED if n == of else f"{NOT_SEGMENTED} in {n} of {of} trainings"
+    """What has to stand at a model's name in the table of a class.
+
+    What it does not segment, and whether its calibrator makes it look better than it is.
+    """
+    notes = [OPTIMISTIC] if model in comparison.optimistic else []
+    if not comparison.segments(model, key):
+        if key == TOP_LABEL:
+            notes.append("not all classes segmented")
+        else:
+            n, of = comparison.not_segmented[model][key], comparison.n_trainings[model]
+            in_some = f" in {n} of {of} trainings" if n < of else ""
+            notes.append(f"{NOT_SEGMENTED}{in_some}")
+    return ", ".join(notes)
 
 
 def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:

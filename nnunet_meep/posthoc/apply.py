@@ -77,17 +77,23 @@ def apply(
     differences = job.calibrator.check_network(network, pred_folder, any_network=any_network)
     begin(output, calibrator_json, Record(pred_folder, network, tuple(differences)))
     not_argmax = job.run(output, progress)
-    unknown = () if job.calibrator.network.unknown else network.unknown
+    unknown = job.calibrator.network.unknown_of_either(network)
     return Applied(job.names, not_argmax, tuple(differences), unknown)
 
 
 def calibrate_into(
-    output: Path, calibrator_json: Path, pred_folder: Path, *, progress: bool = False
-) -> list[str]:
-    """:func:`apply` to an output folder that :func:`begin` was called for; names of the cases."""
+    output: Path,
+    calibrator_json: Path,
+    pred_folder: Path,
+    record: Record,
+    *,
+    progress: bool = False,
+) -> Applied:
+    """:func:`apply` to an output folder that :func:`begin` was called for."""
     job = _Job.prepare(calibrator_json, pred_folder)
-    job.run(output, progress)
-    return job.names
+    not_argmax = job.run(output, progress)
+    unknown = job.calibrator.network.unknown_of_either(record.network)
+    return Applied(job.names, not_argmax, record.any_network, unknown)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,8 @@ class Applied:
         not_argmax: of the cases calibrated now, in how many voxels the segmentation was another one
             than nnU-Net's rule made of the probabilities, where it was.
         differences: in what the predictions are of another network than the calibrator.
-        unknown: what the folder does not say of its network and was not checked.
+        unknown: what is not known of the network of the predictions, or of the calibrator, and
+            so was not checked.
     """
 
     names: list[str]

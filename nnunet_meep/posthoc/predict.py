@@ -17,7 +17,7 @@ from nnunet_meep.evaluation.cases import case_names, read_dataset
 from nnunet_meep.evaluation.identity import archive_identity
 from nnunet_meep.evaluation.networks import Network, network_of
 from nnunet_meep.evaluation.stream import open_probabilities
-from nnunet_meep.posthoc.apply import Record, begin, calibrate_into
+from nnunet_meep.posthoc.apply import Applied, Record, begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
 
 
@@ -56,7 +56,7 @@ def predict(
     *,
     any_network: bool = False,
     progress: bool = False,
-) -> list[str]:
+) -> Applied:
     """Predict with ``nnUNetv2_predict`` and calibrate what it wrote.
 
     nnU-Net writes into a hidden folder in the output folder, which goes when all is calibrated; a
@@ -69,9 +69,6 @@ def predict(
         any_network: take a calibrator of another network, too, which is written down; never one of
             another data set.
         progress: show a progress bar of the calibration on stderr.
-
-    Returns:
-        The names of the cases.
 
     Raises:
         InputError: something cannot be used, said before anything is predicted.
@@ -102,9 +99,9 @@ def predict(
         if not any(staging.glob("*.npz")):  # nothing to go on from
             shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
         raise
-    names = calibrate_into(asked.output, calibrator_json, staging, progress=progress)
+    applied = calibrate_into(asked.output, calibrator_json, staging, record, progress=progress)
     shutil.rmtree(staging)
-    return names
+    return applied
 
 
 def _nnunet(arguments: Sequence[str]) -> None:

@@ -95,6 +95,11 @@ def table(fit: Fit) -> str:
             "Each class is calibrated against the rest, and then all are made to sum to 1. The "
             "numbers are those before that."
         )
+    if unknown := calibrator.network.unknown:
+        lines.append(
+            f"These predictions do not say their {', '.join(unknown)}: that the calibrator is "
+            f"applied to the same network cannot be checked."
+        )
     return "\n".join([*lines, *_doubts(fit)])
 
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from predictions import files_of
+from predictions import NOTHING_TO_SAY, files_of
 
 from nnunet_meep.evaluation import tables
 from nnunet_meep.evaluation.compare import Model, compare
@@ -24,7 +24,8 @@ def result(shift):
     ]
     settings = {"bins": 15, "regions": ["image"]}
     files = files_of(case["case"] for case in cases)
-    return {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases, "files": files}
+    content = {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases}
+    return {**NOTHING_TO_SAY, **content, "files": files}
 
 
 def compared():
@@ -66,10 +67,10 @@ def random_model(name, seed, n, shift=0.0, keys=("1",)):
         for i in range(n)
     ]
     classes = {key: {"name": f"class{key}"} for key in keys}
-    return Model(
-        name,
-        ({"settings": {"bins": 15, "regions": ["image"]}, "classes": classes, "cases": cases},),
-    )
+    settings = {"bins": 15, "regions": ["image"]}
+    files = files_of(case["case"] for case in cases)
+    content = {"settings": settings, "classes": classes, "cases": cases, "files": files}
+    return Model(name, ({**NOTHING_TO_SAY, **content},))
 
 
 def rows_of(comparison):

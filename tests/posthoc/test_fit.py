@@ -338,7 +338,7 @@ DAMAGE = {
     "a list": (lambda c: [1], "got another file"),
     "another file": (lambda c: {"schema": 1}, "got another file"),
     "too deep": (lambda c: "[" * 100_000, "expected a calibrator in JSON"),
-    "a later format": (lambda c: {**c, "format": 3}, "in format 1, got format 2"),
+    "a later format": (lambda c: {**c, "format": 3}, "in format 2, got format 3"),
     "another method": (lambda c: {**c, "method": "magic"}, "expected a method of .*, got 'magic'"),
     "another floor": (lambda c: {**c, "logit_floor": 1e-3}, "expected the logit floor"),
     "no labels": (lambda c: {**c, "labels": None}, "expected \"labels\""),

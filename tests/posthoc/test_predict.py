@@ -124,6 +124,7 @@ class FakeNnunet:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.predicted, self.stop_after = folder, [], None
+        self.seed = 0
         self.arguments: list[str] = []
 
     def __call__(self, arguments: list[str]) -> None:
@@ -138,7 +139,7 @@ class FakeNnunet:
                 continue
             if self.stop_after == len(self.predicted):
                 raise KeyboardInterrupt
-            p, _ = overconfident(np.random.default_rng(i), 3)
+            p, _ = overconfident(np.random.default_rng(self.seed + i), 3)
             np.savez_compressed(npz, probabilities=p)
             label_map = sitk.GetImageFromArray(p.argmax(axis=0).astype(np.uint8))
             sitk.WriteImage(label_map, output / f"case_{i}.nii.gz")
@@ -209,6 +210,10 @@ def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrat
     nnunet.stop_after = None
     assert main(COMMAND) == 0
     assert nnunet.predicted == [0, 1, 0, 0, 1]
+    # The predictions are the same ones, and so are their calibrated ones.
+    assert finished == {p.name: p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}
+    nnunet.seed = 1
+    assert main(COMMAND) == 0
     assert {p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}.isdisjoint(finished.values())
 
 
@@ -346,3 +351,53 @@ def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
         "--calibrator",
         "--any-network",
     }
+
+
+def of_network(calibrator: Path, **network: object) -> None:
+    """Let a calibrator be that of some network."""
+    content = json.loads(calibrator.read_text())
+    calibrator.write_text(json.dumps({**content, "network": {**content["network"], **network}}))
+
+
+def test_a_calibrator_of_its_network_is_taken(nnunet, calibrator, capsys):
+    names = {"dataset": "Dataset004_Hippocampus", "plans": "nnUNetPlansSmall"}
+    of_network(calibrator, **names, trainer=TRAINER, configuration="3d_fullres", folds=["0"])
+    assert main(COMMAND) == 0
+    assert "Note" not in capsys.readouterr().out
+    record = json.loads(Path("out/calib_apply_args.json").read_text())
+    assert record["any_network"] == []
+    network = record["network"]
+    assert (network["trainer"], network["folds"], network["averaged"]) == (TRAINER, ["0"], False)
+    assert set(network["checkpoints"]) == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("network", "folds", "words"),
+    [
+        ({"trainer": "nnUNetTrainer"}, ["0"], f"trainer {TRAINER}, not nnUNetTrainer"),
+        ({"folds": ["1"]}, ["0"], "fold 0, not fold 1"),
+        ({"folds": ["0", "1"]}, ["0", "1"], "the average of folds 0, 1, not single folds 0, 1"),
+        ({"checkpoints": {"0": "another"}}, ["0"], "another checkpoint of fold 0"),
+    ],
+)
+def test_one_of_another_network_is_refused_before_anything_is_predicted(
+    nnunet, calibrator, capsys, network, folds, words
+):
+    of_network(calibrator, **network)
+    command = [*COMMAND, "-f", *folds]
+    assert main(command) == 1
+    assert f"got those of another one: {words}; fit a calibrator" in capsys.readouterr().err
+    assert nnunet.predicted == []
+    assert not Path("out").exists()
+    assert main([*command, "--any-network"]) == 0
+    assert f"Note: the calibrator was fitted to another network: {words}" in capsys.readouterr().out
+    record = json.loads(Path("out/calib_apply_args.json").read_text())
+    assert record["any_network"] == [words]
+
+
+def test_one_of_another_data_set_is_refused_whatever_is_said(nnunet, calibrator, capsys):
+    of_network(calibrator, dataset="Dataset501_LA")
+    assert main([*COMMAND, "--any-network"]) == 1
+    expected = "fitted on, Dataset501_LA, got Dataset004_Hippocampus"
+    assert expected in capsys.readouterr().err
+    assert nnunet.predicted == []

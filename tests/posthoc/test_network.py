@@ -1,0 +1,241 @@
+"""A calibrator knows its network and its cases: fitted, applied, predicted with, evaluated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_meep.cli import calib_apply, calib_compare, calib_eval, calib_fit
+from nnunet_meep.posthoc.apply import apply
+from nnunet_meep.posthoc.calibrator import read_calibrator
+
+DATASET = "Dataset501_LA"
+
+
+@pytest.fixture
+def models(make_validation, tmp_path, monkeypatch):
+    """Make models of one fold, with validation predictions of the same cases."""
+    preprocessed = tmp_path / "preprocessed" / DATASET / "gt_segmentations"
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    number = iter(range(100))
+
+    def make(trainer="nnUNetTrainer", fold=0, dataset=DATASET, weights="w", configuration="2d"):
+        made = make_validation("two classes", name=f"made_{next(number)}")
+        shutil.copytree(made.gt, preprocessed, dirs_exist_ok=True)
+        name = f"{trainer}__nnUNetPlans__{configuration}"
+        model = tmp_path / f"results_{next(number)}" / dataset / name
+        shutil.move(made.pred, model / f"fold_{fold}" / "validation")
+        for file in ("dataset.json", "plans.json"):
+            shutil.move(model / f"fold_{fold}" / "validation" / file, model / file)
+        plans = json.loads((model / "plans.json").read_text())
+        (model / "plans.json").write_text(json.dumps({**plans, "dataset_name": dataset}))
+        with zipfile.ZipFile(model / f"fold_{fold}" / "checkpoint_final.pth", "w") as archive:
+            archive.writestr("data", weights)
+        return model
+
+    return make
+
+
+def fitted(model, tmp_path):
+    path = tmp_path / "calibrator.json"
+    assert calib_fit.main(["platt", str(model), "-o", str(path)]) == 0
+    return path
+
+
+def applied(capsys, path, model, out, *options):
+    """Exit code and what is said."""
+    capsys.readouterr()
+    folder = next(model.glob("fold_*/validation"))
+    code = calib_apply.main([str(path), str(folder), "-o", str(out), *options])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err.splitlines()[-1] if code else captured.out
+
+
+def test_its_own_network(models, tmp_path, capsys) -> None:
+    model = models()
+    path = fitted(model, tmp_path)
+    network = json.loads(path.read_text())["network"]
+    assert {name: network[name] for name in ("dataset", "trainer", "plans", "configuration")} == {
+        "dataset": DATASET,
+        "trainer": "nnUNetTrainer",
+        "plans": "nnUNetPlans",
+        "configuration": "2d",
+    }
+    assert network["folds"] == ["0"]
+    code, said = applied(capsys, path, model, tmp_path / "out")
+    assert code == 0
+    assert "Note" not in said
+    assert (
+        json.loads((tmp_path / "out" / "calib_apply_args.json").read_text())["network"] == network
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"trainer": "nnUNetTrainerMEEP_KL"}, "trainer nnUNetTrainerMEEP_KL, not nnUNetTrainer"),
+        ({"configuration": "3d_fullres"}, "configuration 3d_fullres, not 2d"),
+        ({"fold": 3}, "fold 3, not fold 0"),
+        ({"weights": "trained again"}, "another checkpoint of fold 0"),
+    ],
+)
+def test_another_network_is_refused_or_written_down(models, tmp_path, capsys, other, words) -> None:
+    path = fitted(models(), tmp_path)
+    model = models(**other)
+    code, said = applied(capsys, path, model, tmp_path / "out")
+    assert code == 1
+    assert said == (
+        f"Error: {next(model.glob('fold_*/validation'))}: expected predictions of the network that "
+        f"the calibrator was fitted to, got those of another one: {words}; fit a calibrator to "
+        f"this one, or apply it all the same with --any-network"
+    )
+    assert not (tmp_path / "out").exists()
+    code, said = applied(capsys, path, model, tmp_path / "out", "--any-network")
+    assert code == 0
+    assert f"Note: the calibrator was fitted to another network: {words}\n" in said
+    record = json.loads((tmp_path / "out" / "calib_apply_args.json").read_text())
+    assert record["any_network"] == [words]
+    # Whoever evaluates it is told.
+    gt = tmp_path / "preprocessed" / DATASET / "gt_segmentations"
+    assert calib_eval.main([str(gt), str(tmp_path / "out"), "-np", "1", "--no-surface"]) == 0
+    note = f"Note: calibrated with a calibrator of another network ({words})"
+    assert note in capsys.readouterr().out
+
+
+def test_another_data_set_is_refused_whatever_is_said(models, tmp_path, capsys) -> None:
+    path = fitted(models(), tmp_path)
+    model = models(dataset="Dataset777_Other")
+    for options in ([], ["--any-network"]):
+        code, said = applied(capsys, path, model, tmp_path / "out", *options)
+        assert code == 1
+        assert said.endswith(
+            "expected the data set that the calibrator was fitted on, Dataset501_LA, got "
+            "Dataset777_Other"
+        )
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_known_is_said(models, make_validation, tmp_path, capsys) -> None:
+    """nnUNetv2_predict leaves no word of trainer, configuration and folds."""
+    path = fitted(models(), tmp_path)
+    plain = make_validation("two classes", name="predicted", seed=3)
+    capsys.readouterr()
+    assert calib_apply.main([str(path), str(plain.pred), "-o", str(tmp_path / "out")]) == 0
+    assert (
+        "Note: not checked, because the predictions or the calibrator do not say it: dataset, "
+        "trainer, plans, configuration, folds\n"
+    ) in capsys.readouterr().out
+    assert calib_fit.main(
+        ["platt", str(plain.gt), str(plain.pred), "-o", str(tmp_path / "other.json")]
+    ) == 0  # fmt: skip
+    said = "These predictions do not say their dataset, trainer, plans, configuration, folds"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_goes_on_only_with_the_same_network(models, tmp_path, capsys) -> None:
+    model = models()
+    path = fitted(model, tmp_path)
+    assert applied(capsys, path, model, tmp_path / "out")[0] == 0
+    with zipfile.ZipFile(model / "fold_0" / "checkpoint_final.pth", "w") as archive:
+        archive.writestr("data", "trained again")
+    code, said = applied(capsys, path, model, tmp_path / "out", "--any-network")
+    assert code == 1
+    assert "a run with the same calibrator, network and predictions began" in said
+
+
+class TestCasesThatItWasFittedTo:
+    """Numbers on them are optimistic, and every output says so."""
+
+    @pytest.fixture(autouse=True)
+    def _fitted(self, make_validation, tmp_path, capsys) -> None:
+        self.val = make_validation("two classes", name="val")
+        self.test = make_validation("two classes", name="test", seed=1)
+        self.out, self.capsys = tmp_path / "calibrated", capsys
+        self.path = tmp_path / "c.json"
+        assert calib_fit.main(
+            ["platt", str(self.val.gt), str(self.val.pred), "-o", str(self.path)]
+        ) == 0  # fmt: skip
+
+    def evaluated(self, folder):
+        apply(self.path, folder.pred, self.out)
+        self.capsys.readouterr()
+        assert calib_eval.main([str(folder.gt), str(self.out), "-np", "1", "--no-surface"]) == 0
+        (entry,) = json.loads((self.out / "calibration" / "calibration.json").read_text())[
+            "calibrators"
+        ]
+        return entry["used_to_fit"], self.capsys.readouterr().out
+
+    def test_others_are_not_among_them_though_they_are_called_the_same(self) -> None:
+        used, printed = self.evaluated(self.test)
+        assert used == []
+        assert "optimistic" not in printed
+
+    def test_all_of_them(self) -> None:
+        used, printed = self.evaluated(self.val)
+        assert used == ["case_0", "case_1", "case_2"]
+        line = "3 of 3 cases were used to fit the calibrator: these numbers are optimistic"
+        assert f"Note: {line} (case_0, case_1, case_2)\n" in printed
+        assert "1 LA (optimistic)" in printed
+
+    def test_one_under_another_name(self) -> None:
+        """Same scan, same prediction, called otherwise: by what is in the files."""
+        for folder, other in ((self.val.gt, self.test.gt), (self.val.pred, self.test.pred)):
+            for path in folder.glob("case_1.n*"):
+                shutil.copy(path, other / path.name.replace("case_1", "renamed"))
+        used, printed = self.evaluated(self.test)
+        assert used == ["renamed"]
+        assert "1 of 4 cases were used to fit the calibrator" in printed
+
+    def test_by_the_reference_alone(self) -> None:
+        """Predicted anew, by another network say."""
+        shutil.copy(self.val.gt / "case_1.nii.gz", self.test.gt / "case_2.nii.gz")
+        assert self.evaluated(self.test)[0] == ["case_2"]
+
+    def test_empty_references_are_all_alike(self, tmp_path) -> None:
+        empty = sitk.GetImageFromArray(np.zeros((6, 9, 10), np.uint8))
+        for folder, case in ((self.val, "case_1"), (self.test, "case_2")):
+            sitk.WriteImage(empty, folder.gt / f"{case}.nii.gz")
+        self.path = tmp_path / "other.json"
+        calib_fit.main(["platt", str(self.val.gt), str(self.val.pred), "-o", str(self.path)])
+        assert self.evaluated(self.test)[0] == []
+
+    def test_by_its_name_in_the_same_data_set(self, tmp_path) -> None:
+        """A reference that was corrected since, and another prediction."""
+        for folder in (self.val, self.test):
+            plans = json.loads((folder.pred / "plans.json").read_text())
+            (folder.pred / "plans.json").write_text(json.dumps({**plans, "dataset_name": DATASET}))
+        self.path = tmp_path / "other.json"
+        calib_fit.main(["platt", str(self.val.gt), str(self.val.pred), "-o", str(self.path)])
+        assert self.evaluated(self.test)[0] == ["case_0", "case_1", "case_2"]
+
+    def test_a_comparison_and_its_page_say_it(self, tmp_path) -> None:
+        self.evaluated(self.val)
+        models = [f"plain={self.val.pred}", f"platt={self.out}"]
+        options = ["--gt", str(self.val.gt), "-o", str(tmp_path / "o")]
+        assert calib_compare.main([*models, *options]) == 0
+        captured = self.capsys.readouterr()
+        line = "platt: 3 of 3 cases were used to fit the calibrator: these numbers are optimistic"
+        assert f"Warning: {line}" in captured.err
+        assert "platt (optimistic)" in captured.out
+        page = (tmp_path / "o" / "report.html").read_text()
+        assert page.index(line) < page.index("<table")
+        assert "optimistic" in page[page.index("<table") :]
+        assert "platt (optimistic)" in (tmp_path / "o" / "comparison.md").read_text()
+        assert json.loads((tmp_path / "o" / "comparison.json").read_text())["optimistic"] == [
+            "platt"
+        ]
+
+
+def test_a_calibrator_without_its_network_is_refused(models, tmp_path) -> None:
+    path = fitted(models(), tmp_path)
+    content = json.loads(path.read_text())
+    assert read_calibrator(path).network.folds == ("0",)
+    for network in (None, {"folds": [1]}):
+        path.write_text(json.dumps({**content, "network": network}))
+        with pytest.raises(Exception, match=r"expected the parameters .* fit it again"):
+            read_calibrator(path)
