@@ -23,12 +23,14 @@ folders:
       $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
 
 written into -o:
-  calibration.json  every metric: per case, over cases (mean, std, median, bootstrap 95 %
-                    interval), and over the pooled voxels of all cases
+  calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
+                    bootstrap), and over the pooled voxels of all cases; what made the
+                    predictions, and what each file held
   calibration.csv   one row per case, region and class
   reliability.png   observed frequency against predicted probability, first region (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
-  cases/            sums of finished cases; a run that was stopped goes on from them
+  cases/            sums of finished cases; a run that was stopped goes on from them, as long as
+                    their files hold the same
 
 regions (--region), which voxels count; the ignore label never does:
   image             whole images, as in the MEEP paper

@@ -55,6 +55,10 @@ _PARTS = {
     *("settings", "network", "calibrators", "classes", "cases", "not_predicted", "skipped"),
     *("incomplete_folds", "files", "origin"),
 }
+_OPTIONS = {
+    *("bins", "regions", "surface", "segmentation", "chill", "reader", "gt_folder"),
+    *("pred_folder", "version"),
+}
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,11 @@ def load_result(folder: Path) -> dict[str, Any]:
     if missing := _PARTS - set(content):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got one without "
+            f"{', '.join(sorted(missing))}"
+        )
+    if missing := _OPTIONS - set(settings):
+        raise InputError(
+            f"{path}: expected a result of meep-calib-eval, got one without the settings "
             f"{', '.join(sorted(missing))}"
         )
     for part in (content, *content.get("by_region", {}).values()):

@@ -185,7 +185,7 @@ class Evaluation:
         label: str = "all cases",
         color: str | None = None,
     ) -> Axes:
-        """Reliability diagram of a class, with single cases and a bootstrap band over them.
+        """Reliability diagram of a class, with single cases and a BCa bootstrap band over them.
 
         Args:
             key: of the class as in ``calibration.json``, or ``"top_label"``; None: the first one.
@@ -357,6 +357,7 @@ def evaluate(
         "pred_folder": str(given[0]) if len(given) == 1 else [str(f) for f in given],
         "dataset_json": dataset_json and str(dataset_json),
         "plans_json": plans_json and str(plans_json),
+        "bootstrap": "BCa",
         "bootstrap_resamples": BOOTSTRAP_RESAMPLES,
         "bootstrap_seed": BOOTSTRAP_SEED,
         "nll_clip": CLIP,

@@ -28,7 +28,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         )
     if missing := [case for case in result["not_predicted"] if case not in of_folds]:
         have = "has" if len(missing) == 1 else "have"
-        lines.append(f"{count(missing, 'reference')} {have} no prediction: {named(missing)}")
+        lines.append(f"{counted(len(missing), 'reference')} {have} no prediction: {named(missing)}")
     lines += [f"{entry['case']} is left out: {entry['reason']}" for entry in result["skipped"]]
     lines += _not_argmax(result)
     for calibrator in result["calibrators"]:
@@ -73,15 +73,15 @@ def _not_argmax(result: dict[str, Any]) -> list[str]:
     without = [c["case"] for c in cases if c["n_not_argmax"] is None]
     if without and of_file:
         lines.append(
-            f"{count(without, 'case')} without a segmentation file, where Dice, distances and "
-            f"volumes are of the argmax: {named(without)}"
+            f"{counted(len(without), 'case')} without a segmentation file, where Dice, distances "
+            f"and volumes are of the argmax: {named(without)}"
         )
     return lines
 
 
-def count(items: Sequence[Any], what: str) -> str:
-    """``3 cases``."""
-    return f"{len(items)} {what}{'s' * (len(items) != 1)}"
+def counted(n: int, what: str) -> str:
+    """``1 case``, ``3 cases``."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def named(cases: Sequence[str]) -> str:

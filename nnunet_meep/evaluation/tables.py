@@ -25,6 +25,7 @@ from nnunet_meep.evaluation.compare import (
     shown,
 )
 from nnunet_meep.evaluation.headings import HEADINGS, Heading
+from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import aligned, nan_to_none
 
@@ -138,7 +139,7 @@ def about_differences(comparison: Comparison) -> str:
     text = (
         "Differences to the first model, paired by case: mean, 95 % interval over cases (BCa "
         "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
-        f"{_counted(comparison.n_tests, 'test')} of this table."
+        f"{counted(comparison.n_tests, 'test')} of this table."
     )
     if any(TOO_SMALL in row for row in difference_rows(comparison)):
         text += (
@@ -199,7 +200,7 @@ def _against_first(comparison: Comparison, model: str) -> str:
     if not judged:
         return f"{first} and {model} are not compared: no class is segmented by both."
     scope = " in the classes that both segment" * (len(judged) < len(tests))
-    corrected = f"after Holm's correction for {_counted(comparison.n_tests, 'test')}"
+    corrected = f"after Holm's correction for {counted(comparison.n_tests, 'test')}"
 
     sides = []
     for side in ("better", "worse"):
@@ -217,7 +218,7 @@ def _against_first(comparison: Comparison, model: str) -> str:
         n = max(test["n"] for test in judged)
         why = f": p cannot be below {SIGNIFICANT} {corrected}" if comparison.n_tests else ""
         return (
-            f"{_counted(n, 'case')} {'is' if n == 1 else 'are'} too few to show a difference "
+            f"{counted(n, 'case')} {'is' if n == 1 else 'are'} too few to show a difference "
             f"between {first} and {model}{scope}{why}."
         )
     too_few = f"; {n_small} of {len(judged)} have too few cases to show one" if n_small else ""
@@ -245,13 +246,9 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
 def about(comparison: Comparison) -> str:
     """What was compared over what."""
-    return f"{describe(comparison.region)}, {_counted(len(comparison.cases), 'case')}"
+    return f"{describe(comparison.region)}, {counted(len(comparison.cases), 'case')}"
 
 
 def title(key: str, name: str) -> str:

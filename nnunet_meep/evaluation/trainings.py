@@ -25,7 +25,7 @@ from nnunet_meep.evaluation.compare import (
 )
 from nnunet_meep.evaluation.evaluate import Sources, evaluate
 from nnunet_meep.evaluation.identity import file_identity
-from nnunet_meep.evaluation.notes import count, named, notes
+from nnunet_meep.evaluation.notes import counted, named, notes
 from nnunet_meep.evaluation.predictions import Predictions
 from nnunet_meep.evaluation.regions import parse_region
 
@@ -95,18 +95,24 @@ def _of_now(
         sources = Sources(gt_folder, (folder,), None, None)
         return _evaluate(where, sources, {"regions": [region or "image"]}), []
     sources = _sources(stored, where)
-    if not any(map(_holds_predictions, sources.pred_folders)) and _holds_predictions(folder):
+    named_here = folder.resolve() in [f.resolve() for f in sources.pred_folders]
+    if _holds_predictions(folder) and not named_here:  # a result of others lies in it
         sources = replace(sources, pred_folders=(folder,))
     if not any(map(_holds_predictions, sources.pred_folders)):
         if other_format is not None:
             raise other_format
         raise InputError(
             f"{where / RESULT}: expected its predictions in "
-            f"{', '.join(map(str, sources.pred_folders))}, found none; --as-stored compares the "
-            f"result as it was written"
+            f"{', '.join(map(str, sources.pred_folders))}, found none; compare the result as it "
+            f"was written with --as-stored"
         )
     if gt_folder is not None:
         sources = replace(sources, gt_folder=gt_folder)
+    elif sources.gt_folder is not None and not sources.gt_folder.is_dir():
+        raise InputError(
+            f"{where / RESULT}: expected its references in {sources.gt_folder}, found none; give "
+            f"their folder with --gt, or compare the result as it was written with --as-stored"
+        )
     changes = ["it has another format"] if other_format else _changes(stored, sources)
     if not changes:
         return stored, []
@@ -157,12 +163,12 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
             changed.append(f"{case.name} ({', '.join(roles)})")
     gone = sorted(set(before) - {case.name for case in predictions.paired.cases})
     found = [
-        f"{count(cases, f'{what} case')}: {named(cases)}"
+        f"{counted(len(cases), f'{what} case')}: {named(cases)}"
         for what, cases in (("new", new), ("changed", changed))
         if cases
     ]
     if gone:
-        found.append(f"{count(gone, 'case')} gone: {named(gone)}")
+        found.append(f"{counted(len(gone), 'case')} gone: {named(gone)}")
     calibrators = [applied_calibrator(f) for f in predictions.folders.predictions]
     others = {
         "dataset.json": (files["dataset.json"], file_identity(dataset.path)),
@@ -218,6 +224,6 @@ def _as_stored(result: dict[str, Any]) -> str:
     folders = folders if isinstance(folders, str) else ", ".join(folders)
     return (
         f"as stored on {result['origin']['written']}, not compared with its files: "
-        f"{count(result['cases'], 'case')} of {folders} against {settings['gt_folder']}, evaluated "
-        f"by nnunet-meep {settings['version']}"
+        f"{counted(len(result['cases']), 'case')} of {folders} against {settings['gt_folder']}, "
+        f"evaluated by nnunet-meep {settings['version']}"
     )

@@ -34,6 +34,10 @@ def result(values, *, region="image", classes=("1",), top_label=True, **settings
             "gt_folder": "gt",
             "pred_folder": "pred",
             "version": "1",
+            "surface": True,
+            "segmentation": "file",
+            "chill": False,
+            "reader": None,
             **settings,
         },
         **NOTHING_TO_SAY,
@@ -484,6 +488,13 @@ class TestLoad:
         damage(content["files"])
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match="one that is damaged: "):
+            load_result(tmp_path)
+
+    def test_a_result_without_its_options(self, tmp_path) -> None:
+        content = random_result(0)
+        del content["settings"]["reader"], content["settings"]["chill"]
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"without the settings chill, reader$"):
             load_result(tmp_path)
 
     def test_other_references_are_said(self) -> None:

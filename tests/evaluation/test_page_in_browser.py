@@ -27,16 +27,17 @@ pytestmark = [
 def report(tmp_path_factory):
     """A comparison of two models on seven cases; class 2 is missing in most of them."""
     root = tmp_path_factory.mktemp("report")
-    models, folders = [], {}
+    models, sources = [], {}
     for i, name in enumerate(("first model", "second")):
         folder = PredictionFolder(root / name, {"background": 0, "Anterior": 1, "Posterior": 2})
         rng = np.random.default_rng(i)
         for k in range(7):
             p, reference = softmax_case(rng, (5, 6, 7))
             folder.add(f"case_{k}", p, np.where(reference == 2, 2 * (k < 2), reference))
-        models.append(Model(name, (evaluate(folder.gt, folder.pred).to_dict(),)))
-        folders[name] = [folder.pred]
-    comparison_report.write(models, compare(models), root / "out", predictions=folders)
+        evaluation = evaluate(folder.gt, folder.pred)
+        models.append(Model(name, (evaluation.to_dict(),)))
+        sources[name] = evaluation.sources
+    comparison_report.write(models, compare(models), root / "out", sources=sources)
     return root / "out" / "report.html"
 
 

@@ -23,13 +23,15 @@ SHAPE = (5, 6, 7)
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch):
-    """Other processes take seconds to start, and nothing counts there what is read."""
+def _quickly(monkeypatch):
+    """Without other processes, in which nothing counts what is read, and without pictures."""
 
     def one_process(*args, **options):
         return evaluate(*args, **{**options, "processes": 1})
 
     monkeypatch.setattr(trainings, "evaluate", one_process)
+    monkeypatch.setattr(report, "reliability_figure", lambda *_: None)
+    monkeypatch.setattr(report, "save_figure", lambda figure, path, kind: path.touch())
 
 
 @pytest.fixture
@@ -174,6 +176,19 @@ class TestOfTheFilesThatAreThere:
         training = open_training(tmp_path / "copy")
         assert "1 changed case: b (probabilities)" in training.notes[0]
 
+    def test_a_folder_of_predictions_never_stands_for_others(self, evaluated, tmp_path) -> None:
+        """Its result came from elsewhere, and names predictions that are there."""
+        other = tmp_path / "other"
+        shutil.copytree(evaluated.pred, other, ignore=shutil.ignore_patterns("calibration"))
+        shutil.copy(other / "a.npz", other / "b.npz")
+        path = evaluate_into(tmp_path / "kept", evaluated.gt, evaluated.pred)
+        shutil.copytree(path.parent, other / "calibration")
+        training = open_training(other)
+        assert training.sources.pred_folders == (other,)
+        assert "1 changed case: b (probabilities)" in training.notes[0]
+        # Named itself, the result is that of the predictions which it names.
+        assert open_training(path.parent).sources.pred_folders == (evaluated.pred,)
+
     def test_what_no_longer_can_be_used_is_an_error(self, evaluated) -> None:
         path = evaluated.pred / "b.npz"
         path.write_bytes(path.read_bytes()[:-50])
@@ -192,9 +207,16 @@ class TestWherePredictionsAreGone:
         with pytest.raises(InputError) as error:
             open_training(path.parent)
         assert str(error.value) == (
-            f"{path}: expected its predictions in {tmp_path / 'pred'}, found none; --as-stored "
-            f"compares the result as it was written"
+            f"{path}: expected its predictions in {tmp_path / 'pred'}, found none; compare the "
+            f"result as it was written with --as-stored"
         )
+
+    def test_references_that_are_gone_are_refused_too(self, folder, tmp_path) -> None:
+        path = evaluate_into(tmp_path / "kept", folder.gt, folder.pred)
+        folder.gt.rename(tmp_path / "references")
+        with pytest.raises(InputError, match=rf"^{path}: expected its references .* with --gt, or"):
+            open_training(path.parent)
+        assert open_training(path.parent, gt_folder=tmp_path / "references").notes == ()
 
     def test_it_is_taken_as_stored_and_that_is_said(self, path, tmp_path) -> None:
         training = open_training(path.parent, as_stored=True)
