@@ -125,6 +125,11 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
     if options.gt and not options.gt.is_dir():
         raise InputError(f"{options.gt}: expected a folder of references, found none (--gt)")
+    if options.gt and options.as_stored:
+        raise InputError(
+            f"--gt {options.gt}: expected no references with --as-stored, which takes results as "
+            f"they were written"
+        )
     if options.region:
         parse_region(options.region)
     models, lines, sources = [], [], {}

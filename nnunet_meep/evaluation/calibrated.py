@@ -27,7 +27,7 @@ class AppliedCalibrator:
     """The calibrator of a folder of predictions.
 
     Attributes:
-        identity: of its file (:mod:`.identity`).
+        identity: of its file (:mod:`.identity`); empty if it is not known.
         method: as ``meep-calib-fit`` names it.
         dataset: on which it was fitted, if that is known.
         cases: name and identities of ``probabilities`` and ``reference`` of each case that it was
@@ -79,6 +79,10 @@ class AppliedCalibrator:
         }
 
 
+#: Of probabilities that are calibrated, in a folder that does not say by what.
+UNKNOWN_CALIBRATOR = AppliedCalibrator("", "", None, (), ())
+
+
 def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
     """The calibrator with which a folder of predictions was calibrated, if it was.
 
@@ -91,10 +95,7 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
     try:
         any_network = json.loads(record.read_bytes())["any_network"]
         content = json.loads(path.read_bytes())
-        cases = tuple(
-            {name: str(case[name]) for name in ("case", "probabilities", "reference")}
-            for case in content["fitted_on"]["cases"]
-        )
+        cases = fitted_cases(content)
         return AppliedCalibrator(
             file_identity(path),
             str(content["method"]),
@@ -119,13 +120,33 @@ def note(uncalibrated: str, calibrator: str) -> bytes:
     return json.dumps({"uncalibrated": uncalibrated, "calibrator": calibrator}).encode()
 
 
-def source_of(comment: bytes) -> str | None:
-    """What probabilities were before they were calibrated; None if the comment does not say."""
+def read_note(comment: bytes) -> dict[str, str]:
+    """What :func:`note` wrote; nothing for probabilities that were never calibrated."""
     try:
-        found = json.loads(comment)["uncalibrated"]
+        content = json.loads(comment)
+        found = {name: content[name] for name in ("uncalibrated", "calibrator")}
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return found if isinstance(found, str) else None
+        return {}
+    return found if all(isinstance(value, str) for value in found.values()) else {}
+
+
+def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
+    """The cases that a calibrator was fitted to, of the content of its file.
+
+    Returns:
+        ``case``, and the identities of ``probabilities`` and ``reference``, of each.
+
+    Raises:
+        ValueError: they are missing.
+    """
+    names = ("case", "probabilities", "reference")
+    try:
+        cases = [[case[name] for name in names] for case in calibrator["fitted_on"]["cases"]]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"no cases that it was fitted to ({error})") from None
+    if not cases or not all(isinstance(text, str) for case in cases for text in case):
+        raise ValueError("no cases that it was fitted to")
+    return tuple(dict(zip(names, case, strict=True)) for case in cases)
 
 
 def optimistic(n_used: int, n_cases: int) -> str:

@@ -22,8 +22,9 @@ from nnunet_meep.evaluation.headers import (
     VoxelGrid,
     grid_of,
     has_grid,
+    is_nifti,
     read_grid,
-    refuse_not_finite,
+    refuse_odd_numbers,
     refuse_short,
     spacing_of,
 )
@@ -233,7 +234,7 @@ def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> No
             f"{', '.join(missing[:5])}{', ...' * (len(missing) > 5)}{hint}"
         )
     if paired.broken:
-        raise InputError("\n".join(reason for _, reason in paired.broken))
+        raise InputError("; ".join(reason for _, reason in paired.broken))
 
 
 def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
@@ -242,13 +243,17 @@ def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
     Raises:
         InputError: it cannot be read, is shorter than its header says, or holds NaN.
     """
+    with _said_of(path, "a segmentation"):
+        refuse_short(path)
+        refuse_odd_numbers(path)
     found = _read_by_itk(path) if dataset.reader == "SimpleITKIO" else None
     if found is None:
         array, properties = _read_label_map(path, dataset)
         spacing_mm = tuple(float(mm) for mm in properties["spacing"])
         with _said_of(path, "a segmentation"):
             found = LabelMap(array, spacing_mm, read_grid(path, dataset.reader))
-    refuse_not_finite(path, found.labels)
+    if not is_nifti(path):
+        refuse_odd_numbers(path, found.labels)
     return found
 
 
@@ -258,7 +263,6 @@ def _read_by_itk(path: Path) -> LabelMap | None:
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with _said_of(path, "a segmentation"):
-        refuse_short(path)
         image = SimpleITK.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         return None
@@ -415,7 +419,7 @@ def find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Pa
 def _load_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")

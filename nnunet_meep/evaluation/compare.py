@@ -33,10 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.calibrated import optimistic
 from nnunet_meep.evaluation.evaluate import SCHEMA as RESULT_SCHEMA
 from nnunet_meep.evaluation.headings import CLASS_TABLE, TOP_LABEL_TABLE
 from nnunet_meep.evaluation.metrics import cases_not_segmented, over_cases
-from nnunet_meep.evaluation.notes import named, used_to_fit
+from nnunet_meep.evaluation.notes import named
+from nnunet_meep.evaluation.result_format import malformed_result, malformed_settings
 
 SCHEMA = 2
 TOP_LABEL = "top_label"
@@ -47,17 +49,14 @@ NEITHER = frozenset(
     {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
 )
 SIGNIFICANT = 0.05
+_LARGEST = np.finfo(np.float64).max
 NOT_SEGMENTED = "not segmented"
 #: Settings without which numbers are not about the same thing.
 _SETTINGS = ("bins", "surface", "segmentation", "version")
 #: What a result has.
 _PARTS = {
     *("settings", "network", "calibrators", "classes", "cases", "not_predicted", "skipped"),
-    *("incomplete_folds", "files", "origin"),
-}
-_OPTIONS = {
-    *("bins", "regions", "surface", "segmentation", "chill", "reader", "gt_folder"),
-    *("pred_folder", "version"),
+    *("incomplete_folds", "files", "origin", "by_region"),
 }
 
 
@@ -108,7 +107,7 @@ class Comparison:
             ``p_smallest`` and ``p_holm_smallest``.
         not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
             reference has the class; without models and classes of which there is none.
-        optimistic: models with a calibrator that was fitted to cases which it is evaluated on.
+        optimistic: models with a calibrator that was fitted to some of the compared cases.
         warnings: what makes the models less comparable, one line each.
     """
 
@@ -218,17 +217,25 @@ def load_result(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         schema, settings = content["schema"], content["settings"]
-        gt_folder, pred_folder = settings["gt_folder"], settings["pred_folder"]
+        malformed = malformed_settings(settings, complete=schema == RESULT_SCHEMA)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got something else"
         ) from None
+    if malformed and schema != RESULT_SCHEMA:
+        raise InputError(
+            f"{path}: expected a result of schema {RESULT_SCHEMA}, got {schema}; evaluate it again "
+            f"with this version"
+        )
+    if malformed:
+        raise InputError(
+            f"{path}: expected a result of meep-calib-eval, got one whose settings are damaged: "
+            f"{malformed}"
+        )
     if schema != RESULT_SCHEMA:
-        folders = [pred_folder] if isinstance(pred_folder, str) else pred_folder
-        words = ["meep-calib-eval", gt_folder, *folders, "-o", path.parent]
         raise OtherFormat(
             f"{path}: expected a result of schema {RESULT_SCHEMA}, got {schema}; evaluate it again "
-            f"with this version: {shlex.join(map(str, words))}",
+            f"with this version: {_command(settings, path.parent)}",
             content,
         )
     if missing := _PARTS - set(content):
@@ -236,21 +243,31 @@ def load_result(folder: Path) -> dict[str, Any]:
             f"{path}: expected a result of meep-calib-eval, got one without "
             f"{', '.join(sorted(missing))}"
         )
-    if missing := _OPTIONS - set(settings):
-        raise InputError(
-            f"{path}: expected a result of meep-calib-eval, got one without the settings "
-            f"{', '.join(sorted(missing))}"
-        )
-    for part in (content, *content.get("by_region", {}).values()):
-        if problem := _damage(part):
-            raise InputError(
-                f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
-            )
-    if problem := _damaged_files(content):
+    problem = malformed_result(content)
+    for part in () if problem else (content, *content["by_region"].values()):
+        problem = problem or _damage(part)
+    if problem := problem or _damaged_files(content):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
         )
     return content
+
+
+def _command(settings: dict[str, Any], output: Path) -> str:
+    """The command that made a result, or one much like it."""
+    folders = settings["pred_folder"]
+    words = ["meep-calib-eval", settings["gt_folder"]]
+    words += [folders] if isinstance(folders, str) else folders
+    words += ["-o", str(output)]
+    for name, flag in (("dataset_json", "-djfile"), ("plans_json", "-pfile"), ("bins", "--bins")):
+        words += [flag, str(settings[name])] if settings.get(name) else []
+    if settings.get("segmentation") == "argmax":
+        words += ["--segmentation", "argmax"]
+    words += ["--no-surface"] * (settings.get("surface") is False)
+    words += ["--chill"] * (settings.get("chill") is True)
+    if regions := settings.get("regions"):
+        words += ["--region", *regions]
+    return shlex.join(map(str, words))
 
 
 def _damaged_files(content: dict[str, Any]) -> str:
@@ -275,22 +292,33 @@ def _damage(part: dict[str, Any]) -> str:
         if not names or len(set(names)) < len(names):
             return "no case, or a case twice"
         for case in cases:
-            entries = [case["classes"][key] for key in keys]
-            entries += [case["top_label"]] if case.get("top_label") else []
-            first = [cases[0]["classes"][key] for key in keys]
-            for entry, expected in zip(entries, first, strict=False):
+            if bool(part.get("top_label")) != bool(case.get("top_label")):
+                return f"no top label, or one alone, in {case['case']}"
+            entries, first = (
+                [
+                    *(c["classes"][key] for key in keys),
+                    *([c["top_label"]] if c.get("top_label") else []),
+                ]
+                for c in (case, cases[0])
+            )
+            for entry, expected in zip(entries, first, strict=True):
                 if list(entry) != list(expected):
                     return f"other metrics in {case['case']}"
-            if not all(isinstance(v, int | float | None) for e in entries for v in e.values()):
+            if not all(map(_is_number, (v for e in entries for v in e.values()))):
                 return f"{case['case']} has what is no number"
             for key, bins in case.get("bins", {}).items():
                 pooled = part["top_label"] if key == TOP_LABEL else part["classes"][key]
                 n_bins = len(pooled["pooled"]["bins"]["count"])
                 if any(len(bins[name]) != n_bins for name in ("count", "mean_p", "mean_y")):
                     return f"other bins in {case['case']}"
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    """A number that float64 can hold, or None for one that does not exist."""
+    return value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
 def in_region(result: dict[str, Any], region: str | None, source: Path) -> dict[str, Any]:
@@ -360,6 +388,7 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
                 )
     _correct(differences)
     keys = [key for key in classes if {"dice", "brier_plus"} <= set(summary[names[0]][key])]
+    optimistic_models = _optimistic(models, cases)
     return Comparison(
         region=region,
         models=tuple(names),
@@ -369,10 +398,8 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
         summary=summary,
         differences=differences,
         not_segmented={m.name: found for m in models if (found := _not_segmented(m, cases, keys))},
-        optimistic=frozenset(
-            m.name for m in models if any(used_to_fit(t["calibrators"]) for t in m.trainings)
-        ),
-        warnings=(*notes, *_warnings(trainings, cases)),
+        optimistic=frozenset(optimistic_models),
+        warnings=(*notes, *optimistic_models.values(), *_warnings(trainings, cases)),
     )
 
 
@@ -402,13 +429,13 @@ def _loss(metric: str, value: float) -> float:
 
 
 def _common_region(trainings: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    regions = {name: t["settings"]["regions"][0] for name, t in trainings}
-    if len(set(regions.values())) > 1:
+    regions = [(name, t["settings"]["regions"][0]) for name, t in trainings]
+    if len({region for _, region in regions}) > 1:
         raise InputError(
             "expected models evaluated over the same voxels, got "
-            + ", ".join(f"{name} over {region}" for name, region in regions.items())
+            + ", ".join(f"{name} over {region}" for name, region in dict.fromkeys(regions))
         )
-    return next(iter(regions.values()))
+    return regions[0][1]
 
 
 def _common_classes(trainings: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, str]:
@@ -533,33 +560,50 @@ def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[s
                 f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
                 f"models and left out, except from risk-coverage curves: {named(missing)}"
             )
-    lines += _other_references(trainings, cases)
-    names = {name: [e["name"] for e in t["classes"].values()] for name, t in trainings}
-    if len({json.dumps(v) for v in names.values()}) > 1:
-        lines.append(
-            "classes are not called the same: "
-            + "; ".join(f"{name} {', '.join(v)}" for name, v in names.items())
-        )
+    lines += _other_files(trainings, cases)
+    names = [(name, ", ".join(e["name"] for e in t["classes"].values())) for name, t in trainings]
+    if len({text for _, text in names}) > 1:
+        said = "; ".join(f"{name} {text}" for name, text in dict.fromkeys(names))
+        lines.append(f"classes are not called the same: {said}")
     for setting in _SETTINGS:
-        values = {name: t["settings"].get(setting) for name, t in trainings}
-        if len({json.dumps(v) for v in values.values()}) > 1:
-            lines.append(
-                f"{setting} is not the same: " + ", ".join(f"{n} {v}" for n, v in values.items())
-            )
+        values = [(name, str(t["settings"].get(setting))) for name, t in trainings]
+        if len({value for _, value in values}) > 1:
+            said = ", ".join(f"{name} {value}" for name, value in dict.fromkeys(values))
+            lines.append(f"{setting} is not the same: {said}")
     return lines
 
 
-def _other_references(
+def _other_files(
     trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]
 ) -> list[str]:
-    """Who was evaluated against other references than the first one."""
-    first, *others = trainings
+    """Who was evaluated against other references, or inside other masks, than the first one."""
+    (first, of_first), *others = trainings
+    roles = {"reference": "against other references"}
+    if (region := of_first["settings"]["regions"][0]).startswith("mask:"):
+        roles[region] = "inside other masks"
     lines = []
     for name, training in others:
-        mine, theirs = training["files"]["cases"], first[1]["files"]["cases"]
-        if differ := [c for c in cases if mine[c]["reference"] != theirs[c]["reference"]]:
-            lines.append(
-                f"{name} was evaluated against other references than {first[0]} in "
-                f"{len(differ)} of {len(cases)} cases: {named(differ)}"
-            )
+        mine, theirs = training["files"]["cases"], of_first["files"]["cases"]
+        for role, words in roles.items():
+            if differ := [c for c in cases if mine[c].get(role) != theirs[c].get(role)]:
+                lines.append(
+                    f"{name} was evaluated {words} than {first} in {len(differ)} of {len(cases)} "
+                    f"cases: {named(differ)}"
+                )
     return lines
+
+
+def _optimistic(models: Sequence[Model], cases: Sequence[str]) -> dict[str, str]:
+    """Models with a calibrator that was fitted to compared cases, and what has to be said of it."""
+    found = {}
+    for model in models:
+        used = {
+            case
+            for training in model.trainings
+            for calibrator in training["calibrators"]
+            for case in calibrator["used_to_fit"]
+        }
+        if compared := sorted(used.intersection(cases)):
+            line = optimistic(len(compared), len(cases))
+            found[model.name] = f"{model.name}: {line} ({named(compared)})"
+    return found

@@ -15,6 +15,7 @@ from nnunet_meep.evaluation import page, tables
 from nnunet_meep.evaluation.cases import Case, Dataset
 from nnunet_meep.evaluation.compare import Comparison, Model
 from nnunet_meep.evaluation.evaluate import Sources
+from nnunet_meep.evaluation.identity import archive_identity, label_map_identity
 from nnunet_meep.evaluation.plots import comparison_pictures, save_figure
 from nnunet_meep.evaluation.predictions import Predictions
 from nnunet_meep.evaluation.slice_figures import slices_figure
@@ -97,13 +98,14 @@ def _write_slices(
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
     found = {model.name: _cases(model, sources[model.name], gt_folder) for model in models}
-    slices = {}
+    slices, by_name = {}, {model.name: model for model in models}
     for case, key in progress(list(worst_cases(models, comparison, N_WORST)), "slices"):
         for name, (of_model, _) in found.items():
             if case not in of_model:
                 raise InputError(
                     f"{sources[name].pred_folders[0]}: expected {case}.npz, found none"
                 )
+            _refuse_changed(of_model[case], by_name[name].trainings[0])
         how = {m.name: m.trainings[0]["settings"]["segmentation"] for m in models}
         of_models = [Prediction(n, cs[case], d, how[n]) for n, (cs, d) in found.items()]
         shown = cut(key, of_models, images)
@@ -115,6 +117,22 @@ def _write_slices(
         title = f"{case}, {shown.class_name}, {shown.plane}"
         slices[case] = (title, folder / _SLICES / f"{case}.png")
     return slices
+
+
+def _refuse_changed(case: Case, result: dict[str, Any]) -> None:
+    """Is a case still the one whose numbers stand beside its slice?"""
+    evaluated = result["files"]["cases"][case.name]
+    now = {
+        "probabilities": archive_identity(case.probabilities),
+        "reference": label_map_identity(case.reference),
+    }
+    if case.segmentation is not None:
+        now["segmentation"] = label_map_identity(case.segmentation)
+    if changed := [role for role in now if now[role] != evaluated.get(role)]:
+        raise InputError(
+            f"{case.probabilities}: expected the files of {case.name} as they were evaluated, "
+            f"found others ({', '.join(changed)})"
+        )
 
 
 def _cases(

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -32,8 +32,12 @@ from nnunet_meep.evaluation.bins import (
     RegionSums,
     grid,
 )
-from nnunet_meep.evaluation.calibrated import applied_calibrator
-from nnunet_meep.evaluation.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.evaluation.calibrated import (
+    CALIBRATOR_COPY,
+    UNKNOWN_CALIBRATOR,
+    applied_calibrator,
+)
+from nnunet_meep.evaluation.cases import Case, Dataset, Folders, refuse_unpaired
 from nnunet_meep.evaluation.identity import file_identity
 from nnunet_meep.evaluation.labels import Labels
 from nnunet_meep.evaluation.metrics import (
@@ -281,12 +285,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders and files that an evaluation was given; see :func:`evaluate`."""
+    """The folders and files that an evaluation was given; see :func:`evaluate`.
+
+    Attributes:
+        masks: folders of masks by the name of the region.
+    """
 
     gt_folder: Path | None
     pred_folders: tuple[Path, ...]
     dataset_json: Path | None
     plans_json: Path | None
+    masks: Mapping[str, Path] = field(default_factory=dict)
 
 
 def evaluate(
@@ -345,6 +354,7 @@ def evaluate(
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     if not (chill or partial):
         refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
+    _refuse_to_keep_among(keep, folders, asked_regions)
     skipped = list(paired.broken)
     settings = {
         "bins": bins,
@@ -405,12 +415,29 @@ def evaluate(
         not_predicted=paired.not_predicted,
         skipped=sorted(skipped),
         incomplete_folds=predictions.incomplete_folds(),
-        sources=Sources(folders.references, tuple(given), dataset_json, plans_json),
+        sources=Sources(
+            folders.references,
+            tuple(given),
+            dataset_json,
+            plans_json,
+            {r.name: r.mask_folder for r in asked_regions if r.mask_folder is not None},
+        ),
         files=files,
         dataset_identity=dataset_identity,
         network=network,
         calibrators=_calibrators(folders.predictions, paired.cases, results, files, network),
     )
+
+
+def _refuse_to_keep_among(keep: Path | None, folders: Folders, regions: Sequence[Region]) -> None:
+    """The sums of finished cases are called as their probabilities: never write over these."""
+    masks = [region.mask_folder for region in regions if region.mask_folder is not None]
+    for folder in (folders.references, *folders.predictions, *masks):
+        if keep is not None and keep.resolve() == folder.resolve():
+            raise InputError(
+                f"{keep}: expected a folder for the sums of finished cases, found one that is "
+                f"read; give another output folder (-o)"
+            )
 
 
 def _calibrators(
@@ -426,7 +453,17 @@ def _calibrators(
     for folder in pred_folders:
         calibrator = applied_calibrator(folder)
         mine = [result for result in results if folder_of[result.case] == folder]
-        if calibrator is not None:
+        noted = [r.case for r in mine if "calibrator" in files[r.case]]
+        if calibrator is None:
+            found += [UNKNOWN_CALIBRATOR.to_dict([], len(noted))] * bool(noted)
+        else:
+            for result in mine:
+                if files[result.case].get("calibrator") != calibrator.identity:
+                    raise InputError(
+                        f"{folder / (result.case + '.npz')}: expected a case that was calibrated "
+                        f"with {CALIBRATOR_COPY} in its folder, found another one; calibrate the "
+                        f"predictions again, into a new folder"
+                    )
             used = [
                 result.case
                 for result in mine

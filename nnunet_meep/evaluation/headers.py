@@ -110,6 +110,11 @@ def refuse_other_grid(
     )
 
 
+def is_nifti(path: Path) -> bool:
+    """Is it a NIfTI file, by its name?"""
+    return path.name.endswith(_NIFTI)
+
+
 def has_grid(path: Path) -> bool:
     """Does the format of a file say where its voxels lie?"""
     return path.name.endswith(_WITH_GEOMETRY)
@@ -178,14 +183,14 @@ def refuse_short(path: Path) -> None:
     """Is a file as long as its header says?
 
     A ``.gz`` file is unpacked for that, and its checksum compared. ITK itself refuses ``.nrrd``
-    and ``.mha`` files that are too short.
+    and ``.mha`` files that have too few voxels.
 
     Raises:
         InputError: it is shorter.
         OSError, EOFError, IsalError, nibabel's errors: it is damaged.
     """
     found = gunzipped_size(path) if path.suffix == ".gz" else path.stat().st_size
-    if path.name.endswith(_NIFTI):
+    if is_nifti(path):
         import nibabel
 
         data: Any = nibabel.load(path).dataobj
@@ -210,24 +215,30 @@ def _voxel_bytes_by_itk(path: Path) -> int:
     return math.prod(header.GetSize()) * one.GetSizeOfPixelComponent()
 
 
-def refuse_not_finite(path: Path, array: NDArray[Any]) -> None:
-    """Does a label map in floating numbers hold what is no number?
+def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
+    """Does a label map hold what is no label: NaN, infinities, complex numbers, colours?
 
     Args:
-        path: of the file. NIfTI files are asked themselves, because ITK reads NaN as 0.
-        array: its voxels as they were read.
+        path: of the file. NIfTI files are asked themselves, before anything reads them, because
+            ITK takes NaN for 0.
+        array: its voxels as they were read, for other formats.
 
     Raises:
         InputError: it does.
+        nibabel's errors: the header cannot be read.
     """
-    if path.name.endswith(_NIFTI):
+    if is_nifti(path):
         import nibabel
 
         data: Any = nibabel.load(path).dataobj
-        if data.dtype.kind != "f":
-            return
-        array = np.asanyarray(data)
-    if array.dtype.kind == "f" and (n := array.size - int(np.isfinite(array).sum())):
+        kind, array = data.dtype.kind, np.asanyarray(data) if data.dtype.kind == "f" else None
+    elif array is None:
+        return
+    else:
+        kind = array.dtype.kind
+    if kind not in "buif":
+        raise InputError(f"{path}: expected labels, found complex numbers or colours")
+    if kind == "f" and array is not None and (n := array.size - int(np.isfinite(array).sum())):
         raise InputError(
             f"{path}: expected labels, found {n} voxel{'s' * (n != 1)} NaN or infinite"
         )

@@ -1,4 +1,4 @@
-"""What a file holds, in a few characters: equal for equal content, whatever its name and times.
+"""What a file holds, in a few characters, whatever its name and times.
 
 Modification times do not tell: ``cp -p``, ``rsync -a`` and unpacking an archive keep them. The
 directory of a zip archive has length and CRC-32 of what is inside, which :mod:`.stream` checks
@@ -32,6 +32,18 @@ def file_identity(path: Path) -> str:
         return f"sha256:{digest.hexdigest()}"
     except OSError as error:
         raise InputError(f"{path}: could not read it: {error.strerror}") from None
+
+
+def label_map_identity(path: Path) -> str:
+    """:func:`file_identity` of a label map, with the spacing that stands beside a TIFF file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    identity, beside = file_identity(path), path.with_suffix(".json")
+    if path.suffix.lower() in (".tif", ".tiff") and beside.is_file():
+        return f"{identity} {file_identity(beside)}"
+    return identity
 
 
 def archive_identity(path: Path) -> str:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.bins import CaseSums, Cells, ClassSums, RegionSums
-from nnunet_meep.evaluation.calibrated import source_of
+from nnunet_meep.evaluation.calibrated import read_note
 from nnunet_meep.evaluation.cases import Case, Dataset
-from nnunet_meep.evaluation.identity import file_identity
+from nnunet_meep.evaluation.identity import label_map_identity
 from nnunet_meep.evaluation.regions import Region
 from nnunet_meep.evaluation.stream import open_probabilities
 
@@ -60,22 +60,22 @@ def question(
 def case_identity(case: Case, file_ending: str, regions: Sequence[Region]) -> dict[str, str]:
     """What the files of a case hold (:mod:`.identity`): by role, masks by the name of the region.
 
-    ``uncalibrated`` is what the probabilities were before ``meep-calib-apply`` changed them.
+    Of probabilities that ``meep-calib-apply`` changed also ``uncalibrated``, what they were before,
+    and the ``calibrator``.
 
     Raises:
         InputError: a file cannot be read.
     """
     with open_probabilities(case.probabilities) as file:
         files = {"probabilities": file.identity}
-        if (uncalibrated := source_of(file.comment)) is not None:
-            files["uncalibrated"] = uncalibrated
-    files["reference"] = file_identity(case.reference)
+        files |= read_note(file.comment)
+    files["reference"] = label_map_identity(case.reference)
     if case.segmentation is not None:
-        files["segmentation"] = file_identity(case.segmentation)
+        files["segmentation"] = label_map_identity(case.segmentation)
     for region in regions:
         mask = region.mask_path(case.name, file_ending)
         if mask is not None and mask.is_file():
-            files[region.name] = file_identity(mask)
+            files[region.name] = label_map_identity(mask)
     return files
 
 

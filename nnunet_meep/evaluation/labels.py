@@ -191,6 +191,8 @@ def _mistakes_of_entries(
     if type(background) is not int or background != 0:
         mistakes.append(f'expected "background": 0 in "labels", got {_as_json(background)}')
     for name, members in named.items():
+        if not name.isprintable():
+            mistakes.append(f"expected a name in one line of text, got {_as_json(name)}")
         got = f"got {_as_json(entries[name])}"
         if members is None:
             mistakes.append(
@@ -299,4 +301,5 @@ def _mistakes_of_order(
 
 def _as_json(value: Any) -> str:
     """As it stands in the file, in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # half of a character, say

@@ -21,7 +21,8 @@ from nnunet_meep.evaluation.identity import archive_identity
 #: In a folder that ``meep-calib-apply`` or ``meep-predict`` wrote: of what, and with what.
 RECORD = "calib_apply_args.json"
 
-_CHECKPOINT = "checkpoint_final.pth"  # of which nnUNetv2_train writes the validation
+#: nnUNetv2_train writes the validation of the first, with --val_best of the second.
+_CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 _NAMED = ("dataset", "trainer", "plans", "configuration")
 
 
@@ -35,7 +36,8 @@ class Network:
         folds: whose networks predicted, ascending.
         averaged: is each prediction the average of all these folds? Otherwise each case was
             predicted by one of them, as in the validation of a cross-validation.
-        checkpoints: of folds, what their checkpoint holds (:mod:`.identity`).
+        checkpoints: of folds, what their checkpoint holds (:mod:`.identity`). Several where it is
+            not known which of them predicted.
     """
 
     dataset: str | None = None
@@ -44,7 +46,7 @@ class Network:
     configuration: str | None = None
     folds: tuple[str, ...] = ()
     averaged: bool = False
-    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -68,14 +70,19 @@ class Network:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 found.append(f"{name} {mine}, not {theirs}")
-        if self.folds and other.folds:
-            mine, theirs = self.folds_in_words, other.folds_in_words
-            if mine != theirs:
-                found.append(f"{mine}, not {theirs}")
+        if self.folds and other.folds and not self._predicts_as(other):
+            found.append(f"{self.folds_in_words}, not {other.folds_in_words}")
         for fold in sorted(set(self.checkpoints) & set(other.checkpoints)):
-            if self.checkpoints[fold] != other.checkpoints[fold]:
+            if set(self.checkpoints[fold]).isdisjoint(other.checkpoints[fold]):
                 found.append(f"another checkpoint of fold {fold}")
         return found
+
+    def _predicts_as(self, other: Network) -> bool:
+        """The same average of folds, or single folds that are among those of ``other``."""
+        averages = [n.averaged and len(n.folds) > 1 for n in (self, other)]
+        if any(averages):
+            return all(averages) and set(self.folds) == set(other.folds)
+        return set(self.folds) <= set(other.folds)
 
     def other_dataset(self, other: Network) -> bool:
         """Is ``other`` of another data set?"""
@@ -91,7 +98,8 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in ``calibration.json`` and ``calibrator.json``."""
-        return {**asdict(self), "folds": list(self.folds)}
+        checkpoints = {fold: list(identities) for fold, identities in self.checkpoints.items()}
+        return {**asdict(self), "folds": list(self.folds), "checkpoints": checkpoints}
 
     @classmethod
     def from_dict(cls, content: Any) -> Network:
@@ -105,9 +113,11 @@ class Network:
         names = {name: content.get(name) for name in _NAMED}
         folds, checkpoints = content.get("folds", []), content.get("checkpoints", {})
         texts = [*(v for v in names.values() if v is not None), *folds]
-        if isinstance(checkpoints, dict):
-            texts += [*checkpoints, *checkpoints.values()]
-        if not isinstance(checkpoints, dict) or not all(isinstance(t, str) for t in texts):
+        if isinstance(checkpoints, dict) and all(isinstance(c, list) for c in checkpoints.values()):
+            texts += [text for c in checkpoints.values() for text in c]
+        else:
+            texts.append(None)
+        if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"network: expected names, got {content!r}")
         averaged = content.get("averaged") is True
         return cls(**names, folds=tuple(folds), averaged=averaged, checkpoints=checkpoints)
@@ -148,14 +158,15 @@ def _network_of(folder: Path) -> Network:
         model = place.parent.parent
         dataset, _ = _named_in_plans(model / "plans.json")
         trainer, plans, configuration = names
-        checkpoint = place.parent / _CHECKPOINT
+        found = [place.parent / name for name in _CHECKPOINTS]
+        identities = tuple(archive_identity(path) for path in found if path.is_file())
         return Network(
             dataset or model.parent.name,
             trainer,
             plans,
             configuration,
             folds=(fold[1],),
-            checkpoints={fold[1]: archive_identity(checkpoint)} if checkpoint.is_file() else {},
+            checkpoints={fold[1]: identities} if identities else {},
         )
     dataset, name = _named_in_plans(folder / "plans.json")
     return Network(dataset=dataset, plans=name)
@@ -164,7 +175,7 @@ def _network_of(folder: Path) -> Network:
 def _recorded(path: Path) -> Network:
     try:
         return Network.from_dict(json.loads(path.read_bytes())["network"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path}: expected what meep-calib-apply writes there, got something else ({error}); "
             f"calibrate the predictions again"

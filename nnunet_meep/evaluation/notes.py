@@ -17,23 +17,24 @@ def notes(result: dict[str, Any]) -> list[str]:
     Args:
         result: its content.
     """
-    lines: list[str] = []
-    of_folds: set[str] = set()
-    for fold in result["incomplete_folds"]:
-        missing, of_folds = fold["missing"], of_folds | set(fold["missing"])
-        state = "not complete" if fold["evaluated"] else "missing"
-        lines.append(
-            f"fold {fold['fold']} is {state}: {len(missing)} of its {fold['n_cases']} validation "
-            f"cases have no prediction: {named(missing)}"
-        )
+    return [*file_notes(result), *_fitted_to_these(result)]
+
+
+def file_notes(result: dict[str, Any]) -> list[str]:
+    """:func:`notes`, but for calibrators that were fitted to the cases of the result."""
+    lines = fold_notes(result["incomplete_folds"])
+    of_folds = {case for fold in result["incomplete_folds"] for case in fold["missing"]}
     if missing := [case for case in result["not_predicted"] if case not in of_folds]:
         have = "has" if len(missing) == 1 else "have"
         lines.append(f"{counted(len(missing), 'reference')} {have} no prediction: {named(missing)}")
     lines += [f"{entry['case']} is left out: {entry['reason']}" for entry in result["skipped"]]
     lines += _not_argmax(result)
     for calibrator in result["calibrators"]:
-        if used := calibrator["used_to_fit"]:
-            lines.append(f"{optimistic(len(used), calibrator['n_cases'])} ({named(used)})")
+        if not calibrator["identity"]:
+            lines.append(
+                f"{counted(calibrator['n_cases'], 'case')} calibrated, in a folder without its "
+                f"calibrator: whether that was fitted to them is not known"
+            )
         if differences := calibrator["any_network"]:
             lines.append(
                 f"calibrated with a calibrator of another network ({'; '.join(differences)})"
@@ -48,6 +49,24 @@ def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
         if model not in (of_line := models.setdefault(line, [])):
             of_line.append(model)
     return [f"{', '.join(names)}: {line}" for line, names in models.items()]
+
+
+def fold_notes(incomplete_folds: Sequence[dict[str, Any]]) -> list[str]:
+    """One line for each of :meth:`.Predictions.incomplete_folds`."""
+    return [
+        f"fold {fold['fold']} is {'not complete' if fold['evaluated'] else 'missing'}: "
+        f"{len(fold['missing'])} of its {fold['n_cases']} validation cases have no prediction: "
+        f"{named(fold['missing'])}"
+        for fold in incomplete_folds
+    ]
+
+
+def _fitted_to_these(result: dict[str, Any]) -> list[str]:
+    return [
+        f"{optimistic(len(used), calibrator['n_cases'])} ({named(used)})"
+        for calibrator in result["calibrators"]
+        if (used := calibrator["used_to_fit"])
+    ]
 
 
 def used_to_fit(calibrators: Sequence[dict[str, Any]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_meep.evaluation.cases import (
     pair_cases,
     read_dataset,
 )
+from nnunet_meep.evaluation.networks import network_of
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,7 @@ class Predictions:
     def incomplete_folds(self) -> list[dict[str, Any]]:
         """The folds of ``splits_final.json`` that are not there, or not completely predicted.
 
-        Only for ``fold_X/validation`` against the references of nnU-Net's preprocessing, beside
-        which the splits are.
+        Only for ``fold_X/validation``, and where nnU-Net's preprocessing has the splits.
 
         Returns:
             For each its ``fold``, whether it is ``evaluated`` at all, its ``missing`` validation
@@ -68,13 +69,7 @@ class Predictions:
             for f in (folder.resolve() for folder in self.folders.predictions)
             if f.name == "validation" and f.parent.name.startswith("fold_")
         }
-        try:
-            path = self.folders.references.resolve().parent / "splits_final.json"
-            splits = [sorted(map(str, split["val"])) for split in json.loads(path.read_bytes())]
-        except (OSError, ValueError, TypeError, KeyError):
-            return []
-        if not folds:
-            return []
+        splits = self._splits() if folds else []
         predicted = {case.name for case in self.paired.cases}
         predicted |= {name for name, _ in self.paired.broken}
         found = []
@@ -83,3 +78,19 @@ class Predictions:
                 entry = {"fold": str(i), "evaluated": str(i) in folds, "missing": missing}
                 found.append({**entry, "n_cases": len(cases)})
         return found
+
+    def _splits(self) -> list[list[str]]:
+        """The validation cases of each fold; nothing if they are not known."""
+        places = [self.folders.references.resolve().parent]
+        network = network_of(self.folders.predictions)
+        if (preprocessed := os.environ.get("nnUNet_preprocessed")) and network.dataset:
+            places.append(Path(preprocessed) / network.dataset)
+        for place in places:
+            try:
+                splits = json.loads((place / "splits_final.json").read_bytes())
+                cases = [split["val"] for split in splits]
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                continue
+            if all(isinstance(c, list) and all(isinstance(n, str) for n in c) for c in cases):
+                return [sorted(c) for c in cases]
+        return []

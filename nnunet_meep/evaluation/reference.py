@@ -112,8 +112,14 @@ def read_reference(case: Case, dataset: Dataset, regions: Sequence[Region]) -> R
             segmented = other.submit(read_codes, case.segmentation, dataset)
         codes, spacing_mm, grid = read_codes(case.reference, dataset)
     if case.segmentation is not None and segmented is not None:
-        segmentation, _, its_grid = segmented.result()
+        segmentation, its_spacing_mm, its_grid = segmented.result()
         refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
+        # Where a format has no grid, its spacing may stand beside it.
+        if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
+            raise InputError(
+                f"{case.segmentation}: expected voxels of {spacing_mm} mm like {case.reference}, "
+                f"got {its_spacing_mm}"
+            )
         _refuse_segmentation(case.segmentation, segmentation, case, dataset, codes.shape)
     restricted = {}
     for region in regions:

@@ -80,6 +80,7 @@ def _sources(sources: Sources, folder: Path) -> dict[str, Any]:
         "pred_folders": [from_here(path) for path in sources.pred_folders],
         "dataset_json": from_here(sources.dataset_json),
         "plans_json": from_here(sources.plans_json),
+        "masks": {name: from_here(folder) for name, folder in sources.masks.items()},
     }
 
 

@@ -25,7 +25,7 @@ from nnunet_meep.evaluation.compare import (
 )
 from nnunet_meep.evaluation.evaluate import Sources, evaluate
 from nnunet_meep.evaluation.identity import file_identity
-from nnunet_meep.evaluation.notes import counted, named, notes
+from nnunet_meep.evaluation.notes import counted, file_notes, named
 from nnunet_meep.evaluation.predictions import Predictions
 from nnunet_meep.evaluation.regions import parse_region
 
@@ -73,11 +73,11 @@ def open_training(
     where = folder / "calibration" if path is None else path.parent
     if as_stored:
         result = load_result(folder)
-        lines = [_as_stored(result)]
+        lines = _as_stored(result, where)
     else:
         result, lines = _of_now(folder, where, gt_folder, region)
     sources = _sources(result, where)
-    return Training(in_region(result, region, folder), sources, (*lines, *notes(result)))
+    return Training(in_region(result, region, folder), sources, (*lines, *file_notes(result)))
 
 
 def _of_now(
@@ -95,8 +95,9 @@ def _of_now(
         sources = Sources(gt_folder, (folder,), None, None)
         return _evaluate(where, sources, {"regions": [region or "image"]}), []
     sources = _sources(stored, where)
-    named_here = folder.resolve() in [f.resolve() for f in sources.pred_folders]
-    if _holds_predictions(folder) and not named_here:  # a result of others lies in it
+    if _holds_predictions(folder) and [folder.resolve()] != [
+        path.resolve() for path in sources.pred_folders
+    ]:  # the result that lies in it is of others, or of more
         sources = replace(sources, pred_folders=(folder,))
     if not any(map(_holds_predictions, sources.pred_folders)):
         if other_format is not None:
@@ -113,12 +114,26 @@ def _of_now(
             f"{where / RESULT}: expected its references in {sources.gt_folder}, found none; give "
             f"their folder with --gt, or compare the result as it was written with --as-stored"
         )
+    _refuse_other_masks(stored, where)
     changes = ["it has another format"] if other_format else _changes(stored, sources)
     if not changes:
         return stored, []
     options = {name: stored["settings"][name] for name in _OPTIONS if name in stored["settings"]}
     line = f"{where / RESULT}: {'; '.join(changes)}: evaluated again"
     return _evaluate(where, sources, options), [line]
+
+
+def _refuse_other_masks(stored: dict[str, Any], where: Path) -> None:
+    """A region ``mask:FOLDER`` has the name that was given, which may mean another folder here."""
+    for name, relative in stored.get("origin", {}).get("masks", {}).items():
+        here = parse_region(name).mask_folder
+        there = Path(os.path.normpath(where / relative))
+        if here is not None and there.is_dir() and here.resolve() != there.resolve():
+            raise InputError(
+                f"{where / RESULT}: expected the masks {there} with which it was evaluated, found "
+                f"others at {here} from here; evaluate it again with meep-calib-eval, or compare "
+                f"it as it was written with --as-stored"
+            )
 
 
 def _evaluate(target: Path, sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
@@ -149,17 +164,20 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
     dataset = predictions.dataset
     settings, files = stored["settings"], stored["files"]
     regions = [parse_region(name) for name in settings["regions"]]
-    before, new, changed = files["cases"], [], []
+    left_out = {entry["case"]: entry["reason"] for entry in stored["skipped"]}
+    before, new, changed, again = files["cases"], [], [], []
     for case in predictions.paired.cases:
         try:
             now = kept.case_identity(case, dataset.file_ending, regions)
         except InputError:  # what is wrong with it is said when it is evaluated
             now = {}
-        if case.name not in before:
+        if case.name in left_out:
+            again.append(case.name)
+        elif case.name not in before:
             new.append(case.name)
         elif now != before[case.name]:
             was = before[case.name]
-            roles = [r for r in {**was, **now} if was.get(r) != now.get(r) and r != "uncalibrated"]
+            roles = [role for role in {**was, **now} if was.get(role) != now.get(role)]
             changed.append(f"{case.name} ({', '.join(roles)})")
     gone = sorted(set(before) - {case.name for case in predictions.paired.cases})
     found = [
@@ -169,6 +187,9 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
     ]
     if gone:
         found.append(f"{counted(len(gone), 'case')} gone: {named(gone)}")
+    if again:
+        found.append(f"{counted(len(again), 'case')} left out before: {named(again)}")
+    unpaired = dict(predictions.paired.broken)
     calibrators = [applied_calibrator(f) for f in predictions.folders.predictions]
     others = {
         "dataset.json": (files["dataset.json"], file_identity(dataset.path)),
@@ -180,6 +201,10 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
         "references without a prediction": (
             stored["not_predicted"],
             predictions.paired.not_predicted,
+        ),
+        "what does not pair up": (
+            {case: reason for case, reason in left_out.items() if case not in again},
+            unpaired,
         ),
         "the folds": (stored["incomplete_folds"], predictions.incomplete_folds()),
         "the version of nnunet-meep": (settings["version"], __version__),
@@ -209,8 +234,12 @@ def _sources(result: dict[str, Any], where: Path) -> Sources:
             return path
         return None if named is None else Path(named)
 
-    jsons = (find(role, settings.get(role)) for role in ("dataset_json", "plans_json"))
-    return Sources(find("gt_folder", settings["gt_folder"]), folders, *jsons)
+    return Sources(
+        find("gt_folder", settings["gt_folder"]),
+        folders,
+        find("dataset_json", settings.get("dataset_json")),
+        find("plans_json", settings.get("plans_json")),
+    )
 
 
 def _holds_predictions(folder: Path) -> bool:
@@ -218,12 +247,18 @@ def _holds_predictions(folder: Path) -> bool:
     return any(any(folder.glob(names)) for names in ("*.npz", "fold_*/validation/*.npz"))
 
 
-def _as_stored(result: dict[str, Any]) -> str:
+def _as_stored(result: dict[str, Any], where: Path) -> list[str]:
+    """From when and of what a result is, and whether its files are still those."""
     settings = result["settings"]
     folders = settings["pred_folder"]
     folders = folders if isinstance(folders, str) else ", ".join(folders)
-    return (
-        f"as stored on {result['origin']['written']}, not compared with its files: "
-        f"{counted(len(result['cases']), 'case')} of {folders} against {settings['gt_folder']}, "
-        f"evaluated by nnunet-meep {settings['version']}"
-    )
+    lines = [
+        f"as stored on {result['origin']['written']}: {counted(len(result['cases']), 'case')} of "
+        f"{folders} against {settings['gt_folder']}, evaluated by nnunet-meep {settings['version']}"
+    ]
+    try:
+        if changes := _changes(result, _sources(result, where)):
+            lines.append(f"its files are not the same any more: {'; '.join(changes)}")
+    except InputError:
+        lines.append("not compared with its files, which are not there")
+    return lines

@@ -116,6 +116,8 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
     """Every loss here begins with this: :func:`check_shapes`, then :func:`check_labels`.
 
+    Regions have no labels: what is above 0.5 in their target is inside, and no value is refused.
+
     Raises:
         ValueError: ``logits`` and ``target`` do not fit together.
     """

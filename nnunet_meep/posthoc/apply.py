@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.calibrated import CALIBRATOR_COPY, note
+from nnunet_meep.evaluation.calibrated import CALIBRATOR_COPY, note, read_note
 from nnunet_meep.evaluation.cases import (
     Dataset,
     case_names,
@@ -76,6 +76,11 @@ def apply(
     network = network_of([pred_folder])
     differences = job.calibrator.check_network(network, pred_folder, any_network=any_network)
     begin(output, calibrator_json, Record(pred_folder, network, tuple(differences)))
+    for name in sorted(case_names(output, ".npz") - set(job.names)):
+        raise InputError(
+            f"{output / (name + '.npz')}: expected cases of {pred_folder}, found one that is not "
+            f"there any more; remove it, or give another folder (-o)"
+        )
     not_argmax = job.run(output, progress)
     unknown = job.calibrator.network.unknown_of_either(network)
     return Applied(job.names, not_argmax, tuple(differences), unknown)
@@ -256,6 +261,10 @@ def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
     they are (:mod:`nnunet_meep.evaluation.identity`)."""
     with open_probabilities(path) as file:
         expected = (labels.n_channels, *file.shape[1:])
+        if read_note(file.comment):
+            raise InputError(
+                f"{path}: expected a prediction as nnU-Net wrote it, found a calibrated one"
+            )
         if file.shape != expected or len(expected) < 2 or not math.prod(expected):
             raise InputError(
                 f"{path}: expected probabilities of shape {expected} (classes or regions first), "

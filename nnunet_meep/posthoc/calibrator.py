@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.calibrated import fitted_cases
 from nnunet_meep.evaluation.labels import Labels, read_labels
 from nnunet_meep.evaluation.networks import Network
 from nnunet_meep.evaluation.surface import bounding_box
@@ -265,7 +266,14 @@ def read_calibrator(path: Path) -> Calibrator:
     method = content["method"]
     try:
         return _parse(method, labels, content)
-    except (LookupError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
         raise InputError(
             f"{path}: expected the parameters of {method} for {_describe(labels)}; fit it again: "
             f"{type(error).__name__} {error}".splitlines()[0]
@@ -290,6 +298,7 @@ def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
             binary[key] = None if parameters is None else _binary(method, parameters)
             if "reason" in entry:
                 reasons[key] = str(entry["reason"])
+    fitted_cases(content)  # are there, for whoever evaluates what it is applied to
     return Calibrator(
         method,
         labels,

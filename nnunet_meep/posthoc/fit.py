@@ -73,10 +73,12 @@ class Fit:
         calibrator: the calibrator.
         classes: by key what it did to the fitting set; of several classes calibrated one by one
             before they are made to sum to 1.
+        incomplete_folds: see :meth:`nnunet_meep.evaluation.predictions.Predictions`.
     """
 
     calibrator: Calibrator
     classes: dict[str, ClassFit]
+    incomplete_folds: list[dict[str, Any]]
 
 
 def fit(
@@ -154,11 +156,17 @@ def fit(
         fitted_on=fitted_on,
         **maps,
     )
-    return Fit(calibrator, classes)
+    return Fit(calibrator, classes, predictions.incomplete_folds())
 
 
 def _files(case: Case, dataset: Dataset, region: Region) -> dict[str, str]:
-    return case_identity(case, dataset.file_ending, [region])
+    files = case_identity(case, dataset.file_ending, [region])
+    if "calibrator" in files:
+        raise InputError(
+            f"{case.probabilities}: expected a prediction as nnU-Net wrote it, found a calibrated "
+            f"one"
+        )
+    return files
 
 
 def _fit_binaries(

@@ -149,7 +149,9 @@ def _network(asked: Prediction, model: Path) -> Network:
         configuration,
         folds=folds,
         averaged=len(folds) > 1,
-        checkpoints={f: archive_identity(model / f"fold_{f}" / asked.checkpoint) for f in folds},
+        checkpoints={
+            fold: (archive_identity(model / f"fold_{fold}" / asked.checkpoint),) for fold in folds
+        },
     )
 
 

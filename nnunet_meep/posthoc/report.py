@@ -8,6 +8,7 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.notes import fold_notes
 from nnunet_meep.evaluation.plots import COLORS, Layer, plain, reliability_figure, save_figure
 from nnunet_meep.evaluation.regions import describe
 from nnunet_meep.evaluation.report import aligned
@@ -95,6 +96,7 @@ def table(fit: Fit) -> str:
             "Each class is calibrated against the rest, and then all are made to sum to 1. The "
             "numbers are those before that."
         )
+    lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
     if unknown := calibrator.network.unknown:
         lines.append(
             f"These predictions do not say their {', '.join(unknown)}: that the calibrator is "

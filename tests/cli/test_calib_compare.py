@@ -105,14 +105,17 @@ def test_what_is_not_the_same_is_a_warning(evaluated, tmp_path, capsys) -> None:
     assert main([*args, "--as-stored"]) == 0
     printed = capsys.readouterr()
     warnings = [x for x in printed.err.splitlines() if x.startswith("Warning: ")]
-    assert len(warnings) == 4
-    assert all("as stored on" in line for line in warnings[:2])
-    assert "a: 1 of its 4 cases are not in all models" in warnings[2]
-    assert warnings[2].endswith(": c0")
-    assert "bins" in warnings[3]
+    a, b, changed, *warnings = warnings
+    assert "a: as stored on" in a
+    assert "b: as stored on" in b
+    assert "b: its files are not the same any more: 1 new case: c0" in changed
+    assert len(warnings) == 2
+    assert "a: 1 of its 4 cases are not in all models" in warnings[0]
+    assert warnings[0].endswith(": c0")
+    assert "bins" in warnings[1]
     markdown = (tmp_path / "o" / "comparison.md").read_text()
     page = (tmp_path / "o" / "report.html").read_text()
-    for line in warnings[2:]:
+    for line in warnings:
         assert line in markdown
         assert markdown.index(line) < markdown.index("| model |")
         assert page.index(line.removeprefix("Warning: ")) < page.index("<table")
@@ -273,11 +276,13 @@ class TestBadInput:
 
     def test_another_schema(self, evaluated, tmp_path, capsys) -> None:
         path = tmp_path / "future" / "calibration.json"
-        settings = {"gt_folder": "my gt", "pred_folder": str(tmp_path / "gone")}
+        settings = {"gt_folder": "my gt", "pred_folder": str(tmp_path / "gone"), "bins": 10}
+        settings |= {"regions": ["boundary:1", "image"], "surface": False, "version": "9"}
         stored(path.parent, {"schema": 3, "settings": settings})
         expected = (
             f"{path}: expected a result of schema 2, got 3; evaluate it again with this version: "
-            f"meep-calib-eval 'my gt' {tmp_path / 'gone'} -o {path.parent}"
+            f"meep-calib-eval 'my gt' {tmp_path / 'gone'} -o {path.parent} --bins 10 --no-surface "
+            f"--region boundary:1 image"
         )
         self.refused(evaluated, tmp_path, capsys, f"a={path.parent}", expected=expected)
 

@@ -20,7 +20,8 @@ NOTHING_TO_SAY: dict[str, Any] = {
     "not_predicted": [],
     "skipped": [],
     "incomplete_folds": [],
-    "origin": {},
+    "by_region": {},
+    "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
 }
 
 

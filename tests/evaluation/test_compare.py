@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ def result(values, *, region="image", classes=("1",), top_label=True, **settings
             "case": case,
             "classes": {key: dict(zip(METRICS, row, strict=True)) for key in classes},
             "top_label": {"ece": row[1], "error_rate_ratio": row[0]} if top_label else None,
+            "n_not_argmax": 0,
         }
         for case, row in values.items()
     ]
@@ -376,6 +378,44 @@ class TestInRegion:
             in_region(content, "crop", Path("x"))
 
 
+class TestTrainingsOfOneModel:
+    def test_over_other_voxels_are_refused(self) -> None:
+        trainings = (random_result(0), random_result(1, region="boundary:5"))
+        with pytest.raises(InputError, match=r"got a over image, a over boundary:5$"):
+            compare([Model("a", trainings)])
+
+    def test_with_other_settings_are_said(self) -> None:
+        trainings = (random_result(0), random_result(1, segmentation="argmax"))
+        comparison = compare([Model("a", trainings), Model("b", (random_result(2),))])
+        assert "segmentation is not the same: a file, a argmax, b file" in comparison.warnings
+
+    def test_inside_other_masks_are_said(self) -> None:
+        a, b = (random_result(i, region="mask:masks") for i in range(2))
+        for content, mask in ((a, "one"), (b, "other")):
+            for files in content["files"]["cases"].values():
+                files["mask:masks"] = mask
+        (line, *_) = compare([Model("a", (a,)), Model("b", (b,))]).warnings
+        assert line.startswith("b was evaluated inside other masks than a in 12 of 12 cases: c00")
+
+    def test_a_calibrator_matters_where_its_cases_are_compared(self) -> None:
+        a, b = random_result(0), random_result(1)
+        calibrator = {"identity": "x", "any_network": [], "n_cases": 12}
+        b["calibrators"] = [{**calibrator, "used_to_fit": ["c01", "c07"]}]
+        comparison = compare([Model("a", (a,)), Model("b", (b,))])
+        line = "b: 2 of 12 cases were used to fit the calibrator: these numbers are optimistic"
+        assert comparison.warnings == (f"{line} (c01, c07)",)
+        assert comparison.optimistic == {"b"}
+        for content in (a["cases"], a["files"]["cases"]):
+            for name in ("c01", "c07"):
+                index = (
+                    name if isinstance(content, dict) else [c["case"] for c in content].index(name)
+                )
+                del content[index]
+        comparison = compare([Model("a", (a,)), Model("b", (b,))])
+        assert not comparison.optimistic
+        assert not any("optimistic" in line for line in comparison.warnings)
+
+
 class TestRefused:
     def test_trainings_with_other_bins(self) -> None:
         with pytest.raises(
@@ -471,7 +511,8 @@ class TestLoad:
             load_result(tmp_path)
         assert str(error.value) == (
             f"{tmp_path / 'calibration.json'}: expected a result of schema 2, got 1; evaluate it "
-            f"again with this version: meep-calib-eval gt pred -o {tmp_path}"
+            f"again with this version: meep-calib-eval gt pred -o {tmp_path} --bins 15 --region "
+            f"image"
         )
 
     @pytest.mark.parametrize(
@@ -490,11 +531,40 @@ class TestLoad:
         with pytest.raises(InputError, match="one that is damaged: "):
             load_result(tmp_path)
 
+    @pytest.mark.parametrize("value", [None, 5, "x", [], {}, [5], [{}], 10**400])
+    @pytest.mark.parametrize(
+        "place",
+        [
+            *("origin", "calibrators", "not_predicted", "skipped", "incomplete_folds"),
+            *("by_region", "files", "classes", "cases", "top_label", "settings"),
+            *("origin/written", "origin/pred_folders", "origin/masks", "files/cases"),
+            *("settings/regions", "settings/bins", "settings/pred_folder", "classes/1"),
+            *("classes/1/name", "cases/0", "cases/0/top_label", "cases/0/classes/1/ece"),
+            *("cases/0/n_not_argmax", "settings/dataset_json", "origin/gt_folder"),
+        ],
+    )
+    def test_anything_else_in_its_place_is_one_line_or_as_good(
+        self, tmp_path, place, value
+    ) -> None:
+        from nnunet_meep.evaluation import tables
+        from nnunet_meep.evaluation.trainings import open_training
+
+        content = random_result(0)
+        *way, name = (int(k) if k.isdigit() and k != "1" else k for k in place.split("/"))
+        target = content
+        for key in way:
+            target = target[key]
+        target[name] = value
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        with suppress(InputError):  # anything else would be a traceback
+            training = open_training(tmp_path, as_stored=True)
+            tables.terminal(compare([Model("a", (training.result,))]))
+
     def test_a_result_without_its_options(self, tmp_path) -> None:
         content = random_result(0)
         del content["settings"]["reader"], content["settings"]["chill"]
         (tmp_path / "calibration.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"without the settings chill, reader$"):
+        with pytest.raises(InputError, match=r"settings are damaged: settings has no chill$"):
             load_result(tmp_path)
 
     def test_other_references_are_said(self) -> None:

@@ -98,6 +98,41 @@ def test_what_is_no_number_is_no_label(tmp_path, capsys, file_ending, role, valu
     assert line == f"Error: {path}: expected labels, found 1 voxel NaN or infinite"
 
 
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("file_ending", "reader"),
+    [(".nii.gz", "SimpleITKIO"), (".nii.gz", "NibabelIO"), (".nii", "NibabelIO")],
+)
+def test_complex_numbers_are_no_labels(tmp_path, capsys, file_ending, reader, role) -> None:
+    path = Files(tmp_path, file_ending, reader).paths[role]
+    image = sitk.ReadImage(str(path))
+    as_complex = sitk.GetImageFromArray(sitk.GetArrayFromImage(image).astype(np.complex64))
+    as_complex.CopyInformation(image)
+    sitk.WriteImage(as_complex, str(path))
+    line = refused(capsys, *command(tmp_path))
+    assert line == f"Error: {path}: expected labels, found complex numbers or colours"
+
+
+def test_the_spacing_beside_a_tiff_file_is_part_of_it(tmp_path, capsys) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    folder = PredictionFolder(tmp_path, {"background": 0, "a": 1}, file_ending=".tif")
+    (folder.pred / "plans.json").write_text('{"image_reader_writer": "Tiff3DIO"}')
+    p, reference = softmax_case(np.random.default_rng(0), SHAPE, 2)
+    np.savez_compressed(folder.pred / "c.npz", probabilities=p)
+    sides = [folder.gt / "c.json", folder.pred / "c.json"]
+    for path, array in zip(sides, (reference, p.argmax(0)), strict=True):
+        tifffile.imwrite(path.with_suffix(".tif"), array.astype(np.uint8))
+        path.write_text('{"spacing": [1, 1, 1]}')
+    before = run(folder, tmp_path)["cases"][0]["classes"]["1"]
+    for path in sides:
+        path.write_text('{"spacing": [3, 3, 3]}')
+    after = run(folder, tmp_path)["cases"][0]["classes"]["1"]
+    assert after["hd"] == pytest.approx(3 * before["hd"])
+    sides[0].write_text('{"spacing": [1, 1, 1]}')
+    line = refused(capsys, folder.gt, folder.pred, "-o", tmp_path / "out", "-np", 1)
+    assert f"{folder.pred / 'c.tif'}: expected voxels of (1.0, 1.0, 1.0) mm" in line
+
+
 def moved(image: sitk.Image, how: str) -> sitk.Image:
     """The same array elsewhere."""
     if how == "spacing":

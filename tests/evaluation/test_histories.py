@@ -15,7 +15,7 @@ def test_a_wrong_number_would_be_found(monkeypatch) -> None:
     """With times in place of content, as it once was."""
     from nnunet_meep.evaluation import kept
 
-    monkeypatch.setattr(kept, "file_identity", lambda path: f"{path.stat().st_mtime_ns}")
+    monkeypatch.setattr(kept, "label_map_identity", lambda path: f"{path.stat().st_mtime_ns}")
 
     def several() -> None:
         for seed in range(20):

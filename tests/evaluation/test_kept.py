@@ -213,6 +213,21 @@ def test_a_mask_that_is_gone_is_said_though_the_case_was_finished(folder, tmp_pa
     assert str(masks / "b.nii.gz") in refused(capsys, *args)
 
 
+@pytest.mark.parametrize("which", ["gt", "pred", "masks"])
+def test_sums_are_never_written_over_what_is_read(tmp_path, capsys, make_folder, which) -> None:
+    """They are called as the probabilities are, and lie in the folder ``cases``."""
+    folder = make_folder()
+    folder.add("a", *softmax_case(np.random.default_rng(0), (4, 5, 6)))
+    shutil.copytree(folder.gt, tmp_path / "masks")
+    (tmp_path / which).rename(tmp_path / "cases")
+    folders = [tmp_path / ("cases" if name == which else name) for name in ("gt", "pred", "masks")]
+    before = {path: path.read_bytes() for path in (tmp_path / "cases").iterdir()}
+    args = (*folders[:2], "-o", tmp_path, "-np", 1, "--region", f"mask:{folders[2]}")
+    line = refused(capsys, *args)
+    assert f"{tmp_path / 'cases'}: expected a folder for the sums of finished cases" in line
+    assert {path: path.read_bytes() for path in (tmp_path / "cases").iterdir()} == before
+
+
 class Trap:
     """Unpickling it leaves a trace."""
 

@@ -233,7 +233,11 @@ NO_LABEL = "expected a label or a list of labels (whole numbers >= 0) for"
             dataset(whole=[1, "2"], core=2, order=[1, 2]),
             f'{NO_LABEL} "whole", got [1, "2"]',
         ),
-        (dataset(**{"two\nlines": "1"}), f'{NO_LABEL} "two\\nlines", got "1"'),
+        (
+            dataset(**{"two\nlines": "1"}),
+            'expected a name in one line of text, got "two\\nlines"; '
+            f'{NO_LABEL} "two\\nlines", got "1"',
+        ),
         # Names.
         (
             dataset(a=1, b=[1], c=2, d=2),
@@ -354,3 +358,10 @@ def test_no_mistake_is_made_up_where_a_label_is_unknown() -> None:
     with pytest.raises(InputError) as error:
         read_labels(content, PATH)
     assert str(error.value) == f'dataset.json: {NO_LABEL} "a", got "1"'
+
+
+def test_a_name_that_no_file_can_hold() -> None:
+    with pytest.raises(InputError) as error:
+        read_labels(dataset(**{chr(0xD800): 1}), Path("dataset.json"))
+    expected = 'dataset.json: expected a name in one line of text, got "\\ud800"'
+    assert str(error.value) == expected

@@ -18,7 +18,7 @@ NETWORK = Network(
     plans="nnUNetPlans",
     configuration="3d_fullres",
     folds=("0",),
-    checkpoints={"0": "crc32:1:2"},
+    checkpoints={"0": ["crc32:1:2"]},
 )
 
 
@@ -94,14 +94,37 @@ def test_what_was_not_written_by_us_is_one_line(tmp_path, network) -> None:
         ({"trainer": "nnUNetTrainer"}, "trainer nnUNetTrainer, not nnUNetTrainerMEEP_KL"),
         ({"plans": "nnUNetResEncM"}, "plans nnUNetResEncM, not nnUNetPlans"),
         ({"configuration": "2d"}, "configuration 2d, not 3d_fullres"),
-        ({"folds": ("1",), "checkpoints": {"1": "x"}}, "fold 1, not fold 0"),
+        ({"folds": ("1",), "checkpoints": {"1": ["x"]}}, "fold 1, not fold 0"),
         ({"folds": ("0", "1")}, "single folds 0, 1, not fold 0"),
         ({"folds": ("0", "1"), "averaged": True}, "the average of folds 0, 1, not fold 0"),
-        ({"checkpoints": {"0": "crc32:3:4"}}, "another checkpoint of fold 0"),
+        ({"checkpoints": {"0": ["crc32:3:4"]}}, "another checkpoint of fold 0"),
     ],
 )
 def test_what_differs_is_said(other, words) -> None:
     assert replace(NETWORK, **other).differences(NETWORK) == [words]
+
+
+def test_a_single_fold_is_one_of_several_single_folds() -> None:
+    several = replace(NETWORK, folds=("0", "1", "2"))
+    assert NETWORK.differences(several) == []
+    assert several.differences(NETWORK) == ["single folds 0, 1, 2, not fold 0"]
+    averaged = replace(several, averaged=True)
+    assert averaged.differences(several) == [
+        "the average of folds 0, 1, 2, not single folds 0, 1, 2"
+    ]
+    assert averaged.differences(averaged) == []
+    assert NETWORK.differences(averaged) == ["fold 0, not the average of folds 0, 1, 2"]
+
+
+def test_a_validation_may_be_that_of_either_checkpoint(model) -> None:
+    """nnUNetv2_train ... --val --val_best writes into the same folder."""
+    with zipfile.ZipFile(model / "fold_0" / "checkpoint_best.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", "best")
+    network = network_of([validation(model, 0)])
+    final, best = network.checkpoints["0"]
+    for identity in (final, best):
+        assert replace(network, checkpoints={"0": [identity]}).differences(network) == []
+    assert replace(network, checkpoints={"0": ["third"]}).differences(network) != []
 
 
 def test_what_is_not_known_does_not_differ() -> None:

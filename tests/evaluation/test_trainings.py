@@ -186,6 +186,14 @@ class TestOfTheFilesThatAreThere:
         training = open_training(other)
         assert training.sources.pred_folders == (other,)
         assert "1 changed case: b (probabilities)" in training.notes[0]
+        # Nor for more than itself.
+        (tmp_path / "more").mkdir()
+        for name in ("b.npz", "b.nii.gz", "dataset.json", "plans.json"):
+            shutil.copy(other / name, tmp_path / "more")
+        for name in ("b.npz", "b.nii.gz"):
+            (other / name).unlink()
+        evaluate_into(other / "calibration", evaluated.gt, [other, tmp_path / "more"])
+        assert list(cases_of(open_training(other))) == ["a"]
         # Named itself, the result is that of the predictions which it names.
         assert open_training(path.parent).sources.pred_folders == (evaluated.pred,)
 
@@ -194,6 +202,43 @@ class TestOfTheFilesThatAreThere:
         path.write_bytes(path.read_bytes()[:-50])
         with pytest.raises(InputError, match=rf"^{path}: .*could not read it"):
             open_training(evaluated.pred)
+
+
+class TestWhatIsNotPairedOrLeftOut:
+    def test_a_prediction_without_a_reference_that_came_or_went(self, evaluated) -> None:
+        p, reference = softmax_case(np.random.default_rng(5), SHAPE)
+        evaluated.add("extra", p, reference)
+        (evaluated.gt / "extra.nii.gz").unlink()
+        notes = open_training(evaluated.pred).notes
+        assert "what does not pair up changed: evaluated again" in notes[0]
+        assert notes[1].startswith("extra is left out: ")
+        for ending in (".npz", ".nii.gz"):
+            (evaluated.pred / f"extra{ending}").unlink()
+        notes = open_training(evaluated.pred).notes
+        assert len(notes) == 1
+        assert "evaluated again" in notes[0]
+        assert open_training(evaluated.pred).notes == ()
+
+    def test_a_case_that_chill_left_out_is_tried_again(self, folder) -> None:
+        whole = (folder.pred / "b.npz").read_bytes()
+        (folder.pred / "b.npz").write_bytes(whole[:-50])
+        evaluate_into(folder.pred / "calibration", folder.gt, folder.pred, chill=True)
+        notes = open_training(folder.pred).notes
+        assert "1 case left out before: b: evaluated again" in notes[0]
+        assert notes[1].startswith("b is left out: ")
+        (folder.pred / "b.npz").write_bytes(whole)
+        training = open_training(folder.pred)
+        assert list(cases_of(training)) == ["a", "b"]
+
+    def test_masks_of_the_same_name_elsewhere(self, folder, tmp_path, monkeypatch) -> None:
+        for place in ("here", "there"):
+            shutil.copytree(folder.gt, tmp_path / place / "masks")
+        monkeypatch.chdir(tmp_path / "here")
+        path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, regions=["mask:masks"])
+        assert open_training(path.parent).notes == ()
+        monkeypatch.chdir(tmp_path / "there")
+        with pytest.raises(InputError, match=rf"^{path}: expected the masks {tmp_path / 'here'}"):
+            open_training(path.parent)
 
 
 class TestWherePredictionsAreGone:
@@ -221,16 +266,27 @@ class TestWherePredictionsAreGone:
     def test_it_is_taken_as_stored_and_that_is_said(self, path, tmp_path) -> None:
         training = open_training(path.parent, as_stored=True)
         when = json.loads(path.read_text())["origin"]["written"]
-        (line,) = training.notes
-        assert line.startswith(
-            f"as stored on {when}, not compared with its files: 2 cases of {tmp_path / 'pred'} "
-            f"against {tmp_path / 'gt'}, evaluated by nnunet-meep "
+        assert training.notes[0].startswith(
+            f"as stored on {when}: 2 cases of {tmp_path / 'pred'} against {tmp_path / 'gt'}, "
+            f"evaluated by nnunet-meep "
+        )
+        assert training.notes[1:] == ("not compared with its files, which are not there",)
+
+    def test_files_that_changed_since_are_said_too(self, folder, tmp_path) -> None:
+        path = evaluate_into(tmp_path / "kept", folder.gt, folder.pred)
+        before = json.loads(path.read_text())
+        replace_with_times_kept(folder.gt / "a.nii.gz", folder.gt / "b.nii.gz")
+        training = open_training(path.parent, as_stored=True)
+        assert training.result == before
+        assert training.notes[1:] == (
+            "its files are not the same any more: 1 changed case: a (reference)",
         )
 
     def test_one_of_another_format_is_refused_with_the_command(self, path, tmp_path) -> None:
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "schema": 1}))
         command = f"meep-calib-eval {tmp_path / 'gt'} {tmp_path / 'pred'} -o {path.parent}"
+        command += " --bins 15 --no-surface --region image"
         for as_stored in (False, True):
             with pytest.raises(InputError, match=rf"schema 2, got 1; .*: {command}$"):
                 open_training(path.parent, as_stored=as_stored)

@@ -348,6 +348,10 @@ DAMAGE = {
         lambda c: {**c, "classes": {"1": {"parameters": {"slope": "x", "intercept": 0}}}},
         "fit it again",
     ),
+    "too large": (
+        lambda c: {**c, "classes": {"1": {"parameters": {"slope": 10**400, "intercept": 0}}}},
+        "fit it again",
+    ),
     "not finite": (
         lambda c: {**c, "classes": {"1": {"parameters": {"slope": math.inf, "intercept": 0}}}},
         "fit it again",

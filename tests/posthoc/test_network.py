@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_meep.cli import calib_apply, calib_compare, calib_eval, calib_fit
+from nnunet_meep.errors import InputError
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.calibrator import read_calibrator
 
@@ -212,6 +213,48 @@ class TestCasesThatItWasFittedTo:
         self.path = tmp_path / "other.json"
         calib_fit.main(["platt", str(self.val.gt), str(self.val.pred), "-o", str(self.path)])
         assert self.evaluated(self.test)[0] == ["case_0", "case_1", "case_2"]
+
+    def test_cases_of_others_in_its_folder_are_refused(self) -> None:
+        apply(self.path, self.test.pred, self.out)
+        shutil.copy(self.test.pred / "case_1.npz", self.out)
+        self.capsys.readouterr()
+        assert calib_eval.main([str(self.test.gt), str(self.out), "-np", "1"]) == 1
+        line = self.capsys.readouterr().err.splitlines()[-1]
+        assert f"{self.out / 'case_1.npz'}: expected a case that was calibrated with" in line
+
+    def test_without_their_calibrator_it_is_not_known(self, tmp_path) -> None:
+        apply(self.path, self.val.pred, self.out)
+        copy = tmp_path / "copy"
+        names = shutil.ignore_patterns("calib_apply_args.json", "calibrator.json")
+        shutil.copytree(self.out, copy, ignore=names)
+        self.capsys.readouterr()
+        assert calib_eval.main([str(self.val.gt), str(copy), "-np", "1", "--no-surface"]) == 0
+        assert (
+            "Note: 3 cases calibrated, in a folder without its calibrator: whether that was "
+            "fitted to them is not known"
+        ) in self.capsys.readouterr().out
+        for command in (
+            [calib_apply.main, str(self.path), str(copy), "-o", str(tmp_path / "twice")],
+            [calib_fit.main, "platt", str(self.val.gt), str(copy), "-o", str(tmp_path / "x.json")],
+        ):
+            main, *arguments = command
+            assert main(arguments) == 1
+            line = self.capsys.readouterr().err.splitlines()[-1]
+            assert "expected a prediction as nnU-Net wrote it, found a calibrated one" in line
+
+    def test_a_case_that_is_gone_does_not_stay_among_the_calibrated(self) -> None:
+        apply(self.path, self.test.pred, self.out)
+        for name in ("case_1.npz", "case_1.nii.gz"):
+            (self.test.pred / name).unlink()
+        with pytest.raises(InputError, match=r"case_1.npz: expected cases of .* not there any"):
+            apply(self.path, self.test.pred, self.out)
+
+    @pytest.mark.parametrize("fitted_on", [{}, None, 5, {"cases": []}, {"cases": [{}]}])
+    def test_a_calibrator_that_does_not_say_its_cases_is_refused(self, fitted_on) -> None:
+        content = json.loads(self.path.read_text())
+        self.path.write_text(json.dumps({**content, "fitted_on": fitted_on}))
+        with pytest.raises(InputError, match="no cases that it was fitted to"):
+            read_calibrator(self.path)
 
     def test_a_comparison_and_its_page_say_it(self, tmp_path) -> None:
         self.evaluated(self.val)

@@ -377,7 +377,7 @@ def test_a_calibrator_of_its_network_is_taken(nnunet, calibrator, capsys):
         ({"trainer": "nnUNetTrainer"}, ["0"], f"trainer {TRAINER}, not nnUNetTrainer"),
         ({"folds": ["1"]}, ["0"], "fold 0, not fold 1"),
         ({"folds": ["0", "1"]}, ["0", "1"], "the average of folds 0, 1, not single folds 0, 1"),
-        ({"checkpoints": {"0": "another"}}, ["0"], "another checkpoint of fold 0"),
+        ({"checkpoints": {"0": ["another"]}}, ["0"], "another checkpoint of fold 0"),
     ],
 )
 def test_one_of_another_network_is_refused_before_anything_is_predicted(
