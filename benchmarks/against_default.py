@@ -1,13 +1,14 @@
-"""nnU-Net's default with several seeds, and what post-hoc calibration makes of it.
+"""nnU-Net's default and the lambda that finds itself, each with every post-hoc calibration.
 
-    python benchmarks/default_runs.py hippocampus SRC WORK
-    python benchmarks/default_runs.py wmh SRC WORK
-    python benchmarks/default_runs.py la SRC WORK
+    python benchmarks/against_default.py hippocampus SRC WORK
+    python benchmarks/against_default.py wmh SRC WORK
+    python benchmarks/against_default.py la SRC WORK
 
-What a loss has to be held against: Dice + CE of 2500 iterations, as it is and after a
-temperature, Platt scaling and isotonic regression, fitted to its validation scans. Data, folds and
+Trainings of 2500 iterations with several seeds, or folds; each as it is and after a temperature,
+Platt scaling and isotonic regression that are fitted to its validation scans. Data, folds and
 networks are those of ``lambda_auto.py`` (``la``: of ``first_runs.py``); distances are measured,
-too. Results are kept in ``default_runs/`` beside this file, and what is there is not run again.
+too. Results are kept in ``against_default/`` beside this file, and what is there is not run again;
+``against_default_tables.py`` makes the tables and pictures of them.
 """
 
 from __future__ import annotations
@@ -21,48 +22,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import against_default_tables
 import lambda_auto
-import numpy as np
-from first_runs import HERE, RUNS, Run, command, make_hippocampus, model_folder, plan, work_in
+from against_default_tables import METHODS, OUTPUT
+from first_runs import RUNS, Run, command, make_hippocampus, model_folder, plan, work_in
 from lambda_auto import COMPARISONS, Comparison, make_test_images, make_wmh, test_images
 
-OUTPUT = HERE / "default_runs"
-#: Method of meep-calib-fit, and what stands behind the name of the part.
-METHODS = {"temperature": "T", "platt": "PS", "isotonic": "IR"}
-#: Metric: unit and digits. ``top_`` is of the top label, all others are of foreground classes.
-METRICS = {
-    "dice": (1, 3),
-    "hd": (1, 2),
-    "hd95": (1, 2),
-    "assd": (1, 2),
-    "ece": (1e3, 2),
-    "top_ece": (1e3, 2),
-    "brier": (1e4, 1),
-    "nll": (1e3, 1),
-    "top_aurc": (1e3, 2),
-}
-HEADINGS = [
-    "Dice",
-    "HD mm",
-    "HD95 mm",
-    "ASSD mm",
-    "ECE e-3",
-    "top-label ECE e-3",
-    "Brier e-4",
-    "NLL e-3",
-]
-HEADINGS.append("AURC e-3")
-DEFAULT = "nnUNetTrainerDiceCE_50epochs_50iters"
+LENGTH = "_50epochs_50iters"
+#: The default, what is recommended, and the paper's better term with Dice + CE.
+FIRST = ("DiceCE", "MEEP_H_lambdaauto", "MEEP_KL_lambdaauto")
+#: The same control with Dice alone.
+DICE = ("DiceMEEP_H_lambdaauto", "DiceMEEP_KL_lambdaauto")
 
 
-def seeds(n: int) -> list[str]:
-    return [DEFAULT, *(f"{DEFAULT}_seed{i}" for i in range(1, n))]
+def trainers(losses: Sequence[str], n_seeds: int) -> list[str]:
+    seeds = ("", *(f"_seed{i}" for i in range(1, n_seeds)))
+    return [f"nnUNetTrainer{loss}{LENGTH}{seed}" for seed in seeds for loss in losses]
 
 
 ASKED = {
-    "hippocampus": Comparison(replace(RUNS["hippocampus"], trainers=seeds(5)), n_folds=1),
-    "wmh": replace(COMPARISONS["wmh"], run=replace(COMPARISONS["wmh"].run, trainers=[DEFAULT])),
-    "la": Comparison(replace(RUNS["la"], trainers=seeds(3)), n_folds=1),
+    "hippocampus": Comparison(
+        replace(RUNS["hippocampus"], trainers=trainers(FIRST, 5) + trainers(DICE, 5)), n_folds=1
+    ),
+    "wmh": replace(
+        COMPARISONS["wmh"], run=replace(COMPARISONS["wmh"].run, trainers=trainers(FIRST, 1))
+    ),
+    "la": Comparison(replace(RUNS["la"], trainers=trainers(FIRST, 3)), n_folds=1),
 }
 
 
@@ -86,7 +71,7 @@ def main() -> None:
     ]
     if jobs:
         run_all(arguments, asked, jobs)
-    print(table(asked.run))
+    against_default_tables.main()
 
 
 def run_all(
@@ -149,32 +134,6 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
             sys.exit(f"{output}: expected {n_images} cases, found {len(cases)}")
         (target / part).mkdir(exist_ok=True)
         shutil.copyfile(work / output / "calibration.json", target / part / "calibration.json")
-
-
-def table(run: Run) -> str:
-    """Means over test scans and foreground classes: of all trainings, and from the lowest to the
-    highest of them."""
-    lines = [f"| {' | '.join(['', *HEADINGS])} |", "|" + " --- |" * (len(HEADINGS) + 1)]
-    for name, part in {"as it is": "test", **{m: f"test_{s}" for m, s in METHODS.items()}}.items():
-        found = sorted((OUTPUT / run.dataset).glob(f"*/fold_*/{part}/calibration.json"))
-        rows = np.array([means(json.loads(path.read_text())) for path in found])
-        cells = [
-            f"{rows[:, i].mean():.{n}f} ({rows[:, i].min():.{n}f} to {rows[:, i].max():.{n}f})"
-            for i, (_, n) in enumerate(METRICS.values())
-        ]
-        lines.append(f"| {name}, {len(rows)} trainings | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def means(result: dict) -> list[float]:
-    """Of a ``calibration.json``, in the units of the table."""
-    top, classes = result["top_label"]["per_case"], result["classes"].values()
-    return [
-        unit * top[metric.removeprefix("top_")]["mean"]
-        if metric.startswith("top_")
-        else unit * np.mean([c["per_case"][metric]["mean"] for c in classes])
-        for metric, (unit, _) in METRICS.items()
-    ]
 
 
 if __name__ == "__main__":
