@@ -1,22 +1,33 @@
 """A lambda that finds itself: raised while the network makes errors that it does not expect.
 
-Cross-entropy plus the mean of MEEP-KL over the misclassified voxels W does not have its minimum
-where the probabilities are right. For a voxel whose label is 1 with probability ``pi < 1/2``, and
-|W| held fixed, it lies at ``p = (pi + l pi / 2) / (1 + l pi)`` with ``l = lambda N / |W|``, above
-``pi``: MEEP lifts small probabilities. That mends a network as far as it is overconfident, and
-harms it from there on; how far that is differs between losses and data sets, and changes while
-the network learns.
+Cross-entropy plus the mean of a MEEP term over the misclassified voxels W does not have its minimum
+where the probabilities are right: the term mends a network as far as it is overconfident, and
+harms it from there on. How far that is differs between losses and data sets, and changes while the
+network learns.
 
-**The signal** is the share of errors that the network does not expect, ``r = 1 - E / A`` with
-``E`` = mean of 1 - max p and ``A`` = mean of [argmax p != y], over the voxels (with regions, voxels
-and regions) of validation patches that nnU-Net does not force onto foreground: 1 where none of the
-errors is expected, 0 where as many are expected as are made, negative where the network is
-underconfident. It has no unit, so one gain serves organs and sparse lesions. ``E`` and ``A`` are
-ratios of exponential averages of the sums over the epochs, so that an epoch counts by what it saw:
-the first epochs, unsure of everything, keep r down, and lambda at 0, until they have faded.
+**The signal** is overconfidence, measured on voxels (with regions, voxels and regions) of
+validation patches that nnU-Net does not force onto foreground. The margin of class k is ``max log p
+- log p_k``, at most :data:`MARGIN_LIMIT`: 0 for the predicted label, large for what the network
+rules out. ``L`` is the mean margin of the label of the reference, 0 for each right voxel; ``M`` is
+what the network expects it to be, the mean of ``sum_k p_k margin_k``. ``u = 1 - M / L`` is 0 where
+the probabilities are right, positive up to 1 for overconfident networks, negative for
+underconfident ones. It has no unit, so it serves organs and sparse lesions. Without the limit ``M -
+L`` is the slope of the log-loss in log T at T = 1: u = 0 where no temperature would lower it. The
+limit keeps a few lesions that the network does not see from asking for ever more lambda. (With
+margins of 0 and 1, u is r, the share of errors that the network does not expect, which the log has
+as well, being easier to read. With MEEP, r = 0 is reached later: T is 0.9 then.)
 
-**The control**: once per epoch ``lambda <- clip(lambda + g clip(r, -1, 1), 0, lambda_max)``, from
-0 and constant over the last part of the training.
+**First learn to segment, then learn to be unsure.** While a network finds its classes u says
+nothing worth following: errors change at once, and the expected ones later. Lambda is 0 until
+:data:`BEGINS_AT` of the training, and then :data:`STARTS`, until the network has answered.
+
+**The control** multiplies: once per epoch ``lambda <- lambda exp(g u)``, u within -1 and 1. Where u
+falls from u0 to 0 as lambda rises to what is needed, its slope over log lambda is about -u0 there,
+which is 0.8 to 1 for all networks that are overconfident, whatever the term, the loss and the data
+set: one gain serves all of them, though their lambdas differ eightfold. M and L are those of the
+epoch, because an average would be a delay; only what they are divided by is an average, so that an
+epoch with few errors is no jump. The gain falls with the learning rate, because the network
+answers ever more slowly.
 
 All constants are per share of the training, so that a short and a long one go the same way.
 """
@@ -27,19 +38,25 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: What lambda gains over a whole training in which no error is expected (r = 1): it takes a twelfth
-#: of it to come to 0.2, about what small networks need (0.15 in ``benchmarks/first_runs.md``), and
-#: an eighth to the paper's 0.3. It settles if r falls with lambda at a slope of up to 8 and the
-#: network answers within 5 % of the training; from 12 on it swings. Measured slopes are 3 to 6.
-GAIN = 2.5
+#: The share of the training from which on there is a term.
+BEGINS_AT = 0.4
+#: term: its first lambda, about what hippocampus needs.
+STARTS = {"MEEP_H": 0.4, "MEEP_KL": 0.15}
+#: How long the first lambda stays, as a share of the training. In trainings of 2500 iterations a
+#: network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to answer.
+WAIT = 0.1
+#: g of a whole training, at the first step. With u0 = 0.8 to 1 an error in log lambda has fallen to
+#: 1 / e after a tenth of the training.
+GAIN = 12.0
+#: From this share of the training on lambda is held.
+HELD_FROM = 0.97
+#: Lambda is at most this many times its first value.
+LARGEST_FACTOR = 8.0
+#: In nats: an error counts in full from where its label has a twentieth of the largest probability.
+MARGIN_LIMIT = 3.0
 #: The averages' memory: the share of the training after which an epoch counts 1 / e. r of
 #: single epochs scatters by 0.1 (hippocampus) to 0.4 (sparse lesions, a few hundred errors each).
 MEMORY = 0.06
-#: The paper's largest best value (WMH with Dice).
-LARGEST_LAMBDA = 1.0
-#: From this share of the training on lambda is held: the learning rate has become too small for
-#: the network to answer, and a control without an answer goes on in one direction.
-HELD_FROM = 0.9
 
 
 class ErrorSums(NamedTuple):
@@ -49,56 +66,88 @@ class ErrorSums(NamedTuple):
         voxels: how many (with regions, pairs of voxel and region) count.
         errors: how many of them are misclassified.
         expected_errors: the sum of 1 - max p.
+        margins: the sum of the margins of the label, in nats.
+        expected_margins: the sum of sum_k p_k margin_k, in nats.
     """
 
     voxels: float
     errors: float
     expected_errors: float
+    margins: float
+    expected_margins: float
+
+    @property
+    def usable(self) -> bool:
+        """Neither without a voxel (all ignored) nor with sums that are not finite (of a log
+        without them, or of an image or network that gave NaN)."""
+        return self.voxels > 0 and all(map(math.isfinite, self))
 
 
 class Signal(NamedTuple):
     """What the averages say; NaN before the first voxel.
 
     Attributes:
-        expected: E, the mean of 1 - max p.
-        errors: A, the mean of [argmax p != y].
-        unexpected: r = 1 - E / A, NaN as long as no error has been made.
+        expected: the mean of 1 - max p.
+        errors: the mean of [argmax p != y].
+        unexpected: r = 1 - expected / errors, NaN as long as no error has been made.
+        overconfidence: u = 1 - M / L, NaN as long as no error has been made.
     """
 
     expected: float
     errors: float
     unexpected: float
+    overconfidence: float
 
 
 def signal(epochs: Sequence[ErrorSums], n_epochs: int) -> Signal:
-    """E, A and r after the given epochs of a training of ``n_epochs``.
+    """Averages after the given epochs of a training of ``n_epochs``."""
+    voxels, errors, expected, margins, expected_margins = _averaged(epochs, n_epochs)
+    if not voxels:
+        return Signal(*[math.nan] * len(Signal._fields))
+    return Signal(
+        expected / voxels,
+        errors / voxels,
+        1 - expected / errors if errors else math.nan,
+        1 - expected_margins / margins if margins else math.nan,
+    )
 
-    An epoch without a voxel (all ignored) or with sums that are not finite (of a log without
-    them, or of an image or network that gave NaN) is none.
+
+def _averaged(epochs: Sequence[ErrorSums], n_epochs: int) -> ErrorSums:
+    """Exponential averages, of sums and not of ratios, so that an epoch counts by what it saw.
+
+    With the first epoch of the term they begin anew: those before were another network's.
     """
     keep = math.exp(-1 / (MEMORY * n_epochs))
-    voxels = errors = expected = 0.0
-    for sums in epochs:
-        if sums.voxels > 0 and all(map(math.isfinite, sums)):
-            voxels = keep * voxels + sums.voxels
-            errors = keep * errors + sums.errors
-            expected = keep * expected + sums.expected_errors
-    if not voxels:
-        return Signal(math.nan, math.nan, math.nan)
-    unexpected = 1 - expected / errors if errors else math.nan
-    return Signal(expected / voxels, errors / voxels, unexpected)
+    first = math.ceil(BEGINS_AT * n_epochs)
+    total = ErrorSums(0, 0, 0, 0, 0)
+    for sums in epochs[first if len(epochs) > first else 0 :]:
+        if sums.usable:
+            total = ErrorSums(*(keep * a + b for a, b in zip(total, sums, strict=True)))
+    return total
 
 
-def next_lambda(weight: float, unexpected: float, n_done: int, n_epochs: int) -> float:
+def next_lambda(
+    weight: float, epochs: Sequence[ErrorSums], n_epochs: int, *, start: float
+) -> float:
     """Lambda of the next epoch.
 
     Args:
-        weight: of the epoch that has ended, from 0 to :data:`LARGEST_LAMBDA`.
-        unexpected: r; NaN leaves lambda as it is.
-        n_done: epochs that have ended.
+        weight: of the epoch that has ended; 0 or NaN if there was none.
+        epochs: the sums of all epochs that have ended.
         n_epochs: of the whole training.
+        start: the term's entry in :data:`STARTS`.
     """
-    if math.isnan(unexpected) or n_done >= HELD_FROM * n_epochs:
+    over = len(epochs) / n_epochs
+    if over < BEGINS_AT:
+        return 0.0
+    if not weight > 0:
+        return start
+    last = epochs[-1]
+    average = _averaged(epochs, n_epochs)
+    if over < BEGINS_AT + WAIT or over >= HELD_FROM or not last.usable or not average.margins:
         return weight
-    step = GAIN / n_epochs * min(max(unexpected, -1.0), 1.0)
-    return min(max(weight + step, 0.0), LARGEST_LAMBDA)
+    excess = (last.margins - last.expected_margins) / last.voxels
+    overconfidence = excess / (average.margins / average.voxels)
+    gain = GAIN / n_epochs * math.sqrt((1 - over) / (1 - BEGINS_AT))
+    factor = math.exp(gain * min(max(overconfidence, -1.0), 1.0))
+    return min(weight * factor, LARGEST_FACTOR * start)

@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from nnunet_meep import __version__
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.regularized import TERMS, LossParts
-from nnunet_meep.trainers.control import ErrorSums, next_lambda, signal
+from nnunet_meep.trainers.control import STARTS, ErrorSums, next_lambda, signal
 from nnunet_meep.trainers.loss_choice import with_term
 from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks, weighted_parts
 from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
@@ -79,8 +79,10 @@ class MEEPMixin(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
         experiment = self.experiment
+        if experiment.auto and str(fold) == "all":  # before nnU-Net makes folder and log
+            raise self._no_unseen_cases(fold, "its")
+        super().__init__(plans, configuration, fold, dataset_json, device)
         if experiment.epochs is not None:
             # nnU-Net's 1000 epochs leave 20 chances to resume from; so do shorter trainings.
             self.num_epochs = experiment.epochs
@@ -165,18 +167,19 @@ class MEEPMixin(nnUNetTrainer):
         self._listen()
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's training and validation cases of the fold; with ``-f all`` both are all."""
+        """nnU-Net's training and validation cases of the fold."""
         training, validation = super().do_split()
         trained_on = set(training).intersection(validation)
         if self.experiment.auto and trained_on:
-            which = "its" if self.fold == "all" else f"{len(trained_on)} of its {len(validation)}"
-            raise SystemExit(
-                f"Error: {type(self).__name__} -f {self.fold}: {which} validation cases are "
-                "training cases, on which overconfidence does not show; lambda would come out too "
-                "small. Train a fold with cases of its own, or give the lambda that folds have "
-                "found"
-            )
+            raise self._no_unseen_cases(self.fold, f"{len(trained_on)} of its {len(validation)}")
         return training, validation
+
+    def _no_unseen_cases(self, fold: int | str, which: str) -> SystemExit:
+        return SystemExit(
+            f"Error: {type(self).__name__} -f {fold}: {which} validation cases are training "
+            "cases, on which overconfidence does not show; lambda would come out too small. Train "
+            "a fold with cases of its own, or give the lambda that folds have found"
+        )
 
     def get_dataloaders(self) -> Any:
         self._seed(0)  # after initialize() each rank has its own; background loaders inherit them
@@ -248,15 +251,18 @@ class MEEPMixin(nnUNetTrainer):
     def _weight(self) -> float:
         """Lambda of the present epoch, from the log of those before: it is in the checkpoint."""
         experiment = self.experiment
-        if not experiment.auto or not self.current_epoch:
+        if not experiment.auto or not experiment.term:
             return experiment.weight
-        weight, unexpected = (
-            self.logger.get_value(key, step=self.current_epoch - 1)
-            for key in ("lambda", "average_unexpected")
-        )
-        if np.isnan(weight):  # the log of a training that was begun without this package
-            return experiment.weight
-        return next_lambda(weight, unexpected, self.current_epoch, self.num_epochs)
+        n_done = self.current_epoch
+        # NaN in the log of a training that was begun without this package.
+        weight = self.logger.get_value("lambda", step=n_done - 1) if n_done else 0.0
+        epochs = self._error_sums()[:n_done]
+        return next_lambda(weight, epochs, self.num_epochs, start=STARTS[experiment.term])
+
+    def _error_sums(self) -> list[ErrorSums]:
+        """Of the validation patches of each epoch so far, from the log."""
+        sums = (self.logger.get_value(f"validation_{key}", step=None) for key in ErrorSums._fields)
+        return list(map(ErrorSums, *sums))
 
     def _add_seen(self) -> None:
         while self._seen:
@@ -324,8 +330,7 @@ class MEEPMixin(nnUNetTrainer):
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         super().on_validation_epoch_end(val_outputs)
         self._log(self.monitor.validation_values())
-        sums = (self.logger.get_value(f"validation_{key}", step=None) for key in ErrorSums._fields)
-        now = signal(list(map(ErrorSums, *sums)), self.num_epochs)
+        now = signal(self._error_sums(), self.num_epochs)
         self._log({f"average_{key}": value for key, value in now._asdict().items()})
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -337,6 +342,29 @@ class MEEPMixin(nnUNetTrainer):
         for line in self._report(values):
             self.print_to_log_file(line)
         super().on_epoch_end()
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.experiment.auto:
+            self.print_to_log_file(self._lambda_of_checkpoints())
+
+    def _lambda_of_checkpoints(self) -> str:
+        """What tells apart the checkpoints of a training whose lambda has changed."""
+        weights = self.logger.get_value("lambda", step=None)
+        best = int(np.argmax(self.logger.get_value("ema_fg_dice", step=None)))
+        if not weights[-1]:
+            return (
+                f"lambda was 0 to the end: a training of {len(weights)} epoch is too short for "
+                "the term, which begins after two fifths of it"
+            )
+        text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
+        if best < len(weights) - 1:
+            text += f"; {weights[best]:.4g} in epoch {best}, of checkpoint_best"
+            if not weights[best]:
+                text += (
+                    ", which is from before the term began: its probabilities are the plain loss's"
+                )
+        return text
 
     def _report(self, values: dict[str, Any]) -> list[str]:
         experiment = self.experiment
@@ -366,7 +394,8 @@ class MEEPMixin(nnUNetTrainer):
             lines.append(
                 f"lambda {values['lambda']:.4g}: expects {values['average_expected']:.3%} errors "
                 f"and makes {values['average_errors']:.3%} (averages), unexpected share "
-                f"{values['average_unexpected']:.3f}"
+                f"{values['average_unexpected']:.3f}, overconfidence "
+                f"{values['average_overconfidence']:.3f}"
             )
         return lines
 

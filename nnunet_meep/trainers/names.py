@@ -24,6 +24,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nnunet_meep.trainers.control import BEGINS_AT
+
 PREFIX = "nnUNetTrainer"
 #: name in the grammar: what it is. ``DiceCE`` is left out in front of a term.
 SEGMENTATION_LOSSES = {
@@ -92,8 +94,8 @@ OPTIONS = {
         "_100iters",
         re.compile(_FROM_1 + "iters"),
         _A_COUNT,
-        "training iterations per epoch instead of nnU-Net's 250; a fifth of them, at least 5, "
-        "for validation",
+        "training iterations per epoch instead of nnU-Net's 250; a fifth of them, at least 5 "
+        "(with _lambdaauto 25), for validation",
     ),
     "seed": Option(
         "_seed1",
@@ -157,8 +159,13 @@ class Experiment:
 
     @property
     def validation_iterations(self) -> int | None:
-        """A fifth of the training iterations, as nnU-Net has 50 for 250; at least 5."""
-        return None if self.iterations is None else max(5, self.iterations // 5)
+        """A fifth of the training iterations, as nnU-Net has 50 for 250; at least 5.
+
+        At least 25 where lambda is found on them: in fewer the errors are too few.
+        """
+        return (
+            None if self.iterations is None else max(25 if self.auto else 5, self.iterations // 5)
+        )
 
 
 def default_lambda(segmentation_loss: str, term: str) -> float:
@@ -403,7 +410,10 @@ def explain(experiment: Experiment) -> dict[str, str]:
     if e.term:
         term = f"{e.term} with lambda {_shown(e.weight)}: {TERMS[e.term]}"
         if e.auto:
-            term = f"{e.term} with a lambda that the training finds, from 0: {TERMS[e.term]}"
+            term = (
+                f"{e.term} with a lambda that the training finds, and none before {BEGINS_AT:.0%} "
+                f"of it is over: {TERMS[e.term]}"
+            )
         elif not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"
     epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"

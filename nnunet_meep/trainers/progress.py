@@ -53,6 +53,7 @@ PANELS = (
             {
                 "unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, ":"),
                 "average_unexpected": ("r, their average", _GREEN, "--"),
+                "average_overconfidence": ("u, overconfidence (average)", _PURPLE, "--"),
             },
         ),
     ),

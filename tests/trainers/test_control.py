@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers import names
 from nnunet_meep.trainers.control import (
+    BEGINS_AT,
     GAIN,
     HELD_FROM,
-    LARGEST_LAMBDA,
+    LARGEST_FACTOR,
     MEMORY,
+    STARTS,
+    WAIT,
     ErrorSums,
     next_lambda,
     signal,
@@ -28,14 +32,25 @@ from nnunet_meep.trainers.mixin import MEEPMixin
 
 LENGTHS = (20, 50, 1000)
 every_length = pytest.mark.parametrize("n_epochs", LENGTHS)
-NO_VOXEL = ErrorSums(0, 0, 0)
+NO_VOXEL = ErrorSums(0, 0, 0, 0, 0)
 
 
-def run(answer, n_epochs: int) -> list[float]:
-    """Lambda of each epoch where ``answer(lambda, epoch)`` is the unexpected share."""
-    weights = [0.0]
+def epoch_with(u: float, errors: float = 1e4) -> ErrorSums:
+    """The sums of an epoch with the overconfidence u; the label of an error falls short by 2."""
+    return ErrorSums(1e6, errors, errors / 2, 2 * errors, 2 * errors * (1 - u))
+
+
+def of_errors(voxels: float, errors: float, expected: float) -> ErrorSums:
+    """Margins of 1 on every voxel: the share of unexpected errors is the overconfidence."""
+    return ErrorSums(voxels, errors, expected, errors, expected)
+
+
+def run(answer, n_epochs: int, *, start: float = 0.4) -> list[float]:
+    """Lambda of each epoch where ``answer(lambda, epoch)`` gives the sums."""
+    weights, epochs = [0.0], []
     for epoch in range(n_epochs - 1):
-        weights.append(next_lambda(weights[-1], answer(weights[-1], epoch), epoch + 1, n_epochs))
+        epochs.append(answer(weights[-1], epoch))
+        weights.append(next_lambda(weights[-1], epochs, n_epochs, start=start))
     return weights
 
 
@@ -43,16 +58,16 @@ def run(answer, n_epochs: int) -> list[float]:
 
 
 def test_the_signal_of_one_epoch_is_that_of_its_sums():
-    e, a, r = signal([ErrorSums(1000, 20, 5)], 50)
-    assert (e, a, r) == pytest.approx((0.005, 0.02, 0.75))
+    now = signal([ErrorSums(1000, 20, 5, 60, 12)], 50)
+    assert now == pytest.approx((0.005, 0.02, 0.75, 0.8))
 
 
 @every_length
 def test_an_epoch_fades_to_1_over_e_within_the_memory(n_epochs):
     n = round(MEMORY * n_epochs) or 1
-    later = ErrorSums(100, 10, 10)
-    first = ErrorSums(100, 0, 0)
-    _, a, _ = signal([first, *[later] * n], n_epochs)
+    later = of_errors(100, 10, 10)
+    first = of_errors(100, 0, 0)
+    _, a, *_ = signal([first, *[later] * n], n_epochs)
     keep = math.exp(-1 / (MEMORY * n_epochs))
     newer = sum(keep**i for i in range(n))
     assert a == pytest.approx(0.1 * newer / (newer + keep**n))
@@ -61,19 +76,19 @@ def test_an_epoch_fades_to_1_over_e_within_the_memory(n_epochs):
 
 
 def test_an_epoch_counts_by_the_voxels_it_saw():
-    _, a, _ = signal([ErrorSums(1e6, 1e4, 1e4), ErrorSums(1, 1, 0)], 1000)
+    _, a, *_ = signal([of_errors(1e6, 1e4, 1e4), of_errors(1, 1, 0)], 1000)
     assert a == pytest.approx(0.01, rel=1e-3)
 
 
 @given(before=st.integers(0, 3), after=st.integers(0, 3))
 def test_an_epoch_without_a_voxel_or_a_number_changes_nothing(before, after):
-    epochs = [ErrorSums(100, 10, 3)] * before + [ErrorSums(100, 1, 2)] * after
+    epochs = [of_errors(100, 10, 3)] * before + [of_errors(100, 1, 2)] * after
     nan = math.nan
     gap = [
         NO_VOXEL,
-        ErrorSums(nan, nan, nan),
-        ErrorSums(100, 10, nan),
-        ErrorSums(100, 10, math.inf),
+        of_errors(nan, nan, nan),
+        of_errors(100, 10, nan),
+        of_errors(100, 10, math.inf),
     ]
     with_gap = epochs[:before] + gap + epochs[before:]
     np.testing.assert_equal(signal(with_gap, 50), signal(epochs, 50))
@@ -82,71 +97,116 @@ def test_an_epoch_without_a_voxel_or_a_number_changes_nothing(before, after):
 def test_before_the_first_voxel_or_error_there_is_no_signal():
     assert all(map(math.isnan, signal([], 50)))
     assert all(map(math.isnan, signal([NO_VOXEL], 50)))
-    e, a, r = signal([ErrorSums(100, 0, 2)], 50)
+    e, a, r, *_ = signal([of_errors(100, 0, 2)], 50)
     assert (e, a) == (0.02, 0)
     assert math.isnan(r)
+    assert math.isnan(signal([of_errors(100, 0, 2)], 50).overconfidence)
 
 
-def test_few_errors_in_an_epoch_are_no_jump():
-    steady = [ErrorSums(10_000, 100, 50)] * 20
-    _, _, before = signal(steady, 50)
-    _, _, after = signal([*steady, ErrorSums(10_000, 1, 50)], 50)
-    assert before == pytest.approx(0.5)
-    assert 0.2 < after < before
+def test_the_averages_begin_anew_with_the_term():
+    plain, with_term = of_errors(100, 10, 1), of_errors(100, 10, 8)
+    assert signal([plain] * 20, 50).unexpected == pytest.approx(0.9)
+    assert signal([plain] * 20 + [with_term], 50).unexpected == pytest.approx(0.2)
 
 
 # The control
 
 
 @every_length
-@pytest.mark.parametrize("r", [0.05, 0.2])
-def test_the_same_share_of_a_training_brings_the_same_lambda(n_epochs, r):
-    weights = run(lambda *_: r, n_epochs)
-    assert weights[n_epochs // 2] == pytest.approx(GAIN * r / 2)
-    assert weights[-1] == pytest.approx(GAIN * r * HELD_FROM, abs=1.01 * GAIN * r / n_epochs)
+@pytest.mark.parametrize("start", STARTS.values())
+def test_there_is_no_term_and_then_its_first_lambda(n_epochs, start):
+    weights = run(lambda *_: epoch_with(0.5), n_epochs, start=start)
+    first, moves = math.ceil(BEGINS_AT * n_epochs), math.ceil((BEGINS_AT + WAIT) * n_epochs)
+    assert not any(weights[:first])
+    assert set(weights[first : moves + 1]) >= {start}
+    assert weights[first:moves] == [start] * (moves - first)
+    assert weights[moves] > start
 
 
 @every_length
-@pytest.mark.parametrize(("at_0", "slope"), [(0.9, 1.8), (0.6, 4.0), (0.9, 6.0), (0.9, 8.0)])
-def test_it_settles_where_errors_are_expected(n_epochs, at_0, slope):
-    """A network whose unexpected share falls with lambda, answers late, and is unsure at first."""
-    weights, seen, epochs = [0.0], [at_0], []
-    for epoch in range(n_epochs):
-        unsure = math.exp(-epoch / (0.05 * n_epochs))
-        r = seen[-1] + (at_0 - slope * weights[-1] - seen[-1]) / (1 + 0.05 * n_epochs)
-        errors = 1e4 * (1 + 30 * unsure)
-        epochs.append(ErrorSums(1e6, errors, errors * (1 - r) + 5e5 * unsure))
-        seen.append(r)
-        _, _, unexpected = signal(epochs, n_epochs)
-        weights.append(next_lambda(weights[-1], unexpected, epoch + 1, n_epochs))
-    assert weights[-1] == pytest.approx(at_0 / slope, abs=0.04)
-    assert abs(seen[-1]) < 0.2
+@pytest.mark.parametrize("r", [-0.2, 0.1, 0.3])
+def test_the_same_share_of_a_training_multiplies_lambda_by_the_same(n_epochs, r):
+    """The integral of the gain, in closed form."""
+    weights = run(lambda *_: epoch_with(r), n_epochs)
+    first, last = ((1 - x) / (1 - BEGINS_AT) for x in (BEGINS_AT + WAIT, HELD_FROM))
+    whole = GAIN * r * (1 - BEGINS_AT) * (first**1.5 - last**1.5) / 1.5
+    assert math.log(weights[-1] / 0.4) == pytest.approx(whole, rel=0.05 + 1 / n_epochs)
 
 
 @every_length
-def test_it_is_held_over_the_last_tenth(n_epochs):
-    weights = run(lambda *_: 0.3, n_epochs)
+@pytest.mark.parametrize("needed", [0.2, 0.4, 1.1])
+@pytest.mark.parametrize("plain", [0.8, 1.0])
+@pytest.mark.parametrize("delay", [0.01, 0.05])
+def test_it_settles_where_errors_are_expected(n_epochs, needed, plain, delay):
+    """A network whose overconfidence falls with lambda, and answers late, ever more slowly."""
+    felt, shares = 0.0, []
+
+    def answer(weight, epoch):
+        nonlocal felt
+        rate = ((1 - epoch / n_epochs) / 0.6) ** 0.9
+        felt += (1 - math.exp(-rate / (delay * n_epochs))) * (weight - felt)
+        shares.append(plain * (1 - felt / needed))
+        return epoch_with(shares[-1])
+
+    weights = run(answer, n_epochs)
+    assert weights[-1] == pytest.approx(needed, rel=0.2)
+    assert abs(shares[-1]) < 0.15
+
+
+@every_length
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.39])
+def test_what_happens_before_the_term_begins_leaves_no_trace(n_epochs, at):
+    """A class that is found: errors change at once, the expected ones do not."""
+
+    def with_event(_, epoch):
+        return epoch_with(-20, 1e5) if epoch == int(at * n_epochs) else epoch_with(0.2)
+
+    assert run(with_event, n_epochs) == run(lambda *_: epoch_with(0.2), n_epochs)
+
+
+def test_one_epoch_of_many_errors_or_of_few_is_no_jump():
+    def with_event(sums):
+        weights = run(lambda _, epoch: sums if epoch == 30 else epoch_with(0.0), 50)
+        return weights[31] / weights[30]
+
+    assert with_event(epoch_with(0.0, 1)) == pytest.approx(1)
+    assert 1 < with_event(epoch_with(0.5, 1)) < 1.001
+    assert with_event(epoch_with(-50.0, 1e6)) == pytest.approx(
+        math.exp(-GAIN / 50 * math.sqrt((1 - 31 / 50) / 0.6))
+    )
+
+
+@every_length
+def test_it_is_held_at_the_end(n_epochs):
+    weights = run(lambda *_: epoch_with(0.1), n_epochs)
     held = weights[math.ceil(HELD_FROM * n_epochs) - 1 :]
-    assert len(held) >= n_epochs / 10
     assert len(set(held)) == 1
-    assert len(set(weights)) == n_epochs - len(held) + 1
+    assert weights[-len(held) - 1] < held[0] or n_epochs < 30
 
 
 @given(
-    weight=st.floats(0, LARGEST_LAMBDA),
-    r=st.floats(allow_nan=False),
+    weight=st.floats(0, 5),
+    last=st.tuples(*[st.floats(0, 1e9)] * 5),
     n_done=st.integers(1, 100),
     n_epochs=st.integers(1, 100),
+    start=st.sampled_from(list(STARTS.values())),
 )
-def test_lambda_stays_between_its_limits_and_goes_by_small_steps(weight, r, n_done, n_epochs):
-    after = next_lambda(weight, r, n_done, n_epochs)
-    assert 0 <= after <= LARGEST_LAMBDA
-    assert abs(after - weight) <= GAIN / n_epochs * (1 + 1e-9)
-    assert (after - weight) * math.copysign(1, r) >= 0
+def test_lambda_stays_between_its_limits(weight, last, n_done, n_epochs, start):
+    epochs = [epoch_with(0.3)] * (n_done - 1) + [ErrorSums(*last)]
+    after = next_lambda(min(weight, LARGEST_FACTOR * start), epochs, n_epochs, start=start)
+    assert 0 <= after <= LARGEST_FACTOR * start
+    assert (after == 0) == (n_done < BEGINS_AT * n_epochs)
 
 
-def test_without_a_signal_lambda_stays():
-    assert next_lambda(0.2, math.nan, 5, 50) == 0.2
+@pytest.mark.parametrize(
+    "last", [NO_VOXEL, of_errors(math.nan, math.nan, math.nan), of_errors(1e6, 5, math.inf)]
+)
+def test_without_a_signal_lambda_stays(last):
+    assert next_lambda(0.2, [epoch_with(0.5)] * 30 + [last], 50, start=0.4) == 0.2
+
+
+def test_without_an_error_lambda_stays():
+    assert next_lambda(0.2, [of_errors(100, 0, 2)] * 30, 50, start=0.4) == 0.2
 
 
 # The name
@@ -186,6 +246,10 @@ def test_wrong_names_are_refused_with_the_right_one(wrong, right):
 # In nnU-Net's trainer
 
 
+def _keyed(sums: ErrorSums) -> dict[str, float]:
+    return {f"validation_{key}": value for key, value in sums._asdict().items()}
+
+
 def log_of(trainer) -> dict:
     checkpoint = Path(trainer.output_folder) / "checkpoint_final.pth"
     return torch.load(checkpoint, weights_only=False)["logging"]
@@ -212,19 +276,26 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
     trainer.on_train_epoch_end = note_weight
     trainer.run_training()
     log = log_of(trainer)
-    keys = ("validation_voxels", "validation_errors", "validation_expected_errors")
-    sums = np.array([log[key] for key in keys]).T
+    sums = np.array([log[f"validation_{key}"] for key in ErrorSums._fields]).T
     assert (sums[:, 0] > 0).all()
+    # Two epochs without a term, one with the first lambda, and from then on steps.
     keep = np.exp(-1 / (0.06 * 5))
-    average, expected = np.zeros(3), [0.0]
+    average, start = np.zeros(5), 0.15
+    expected = [0.0, 0.0, start]
     for epoch in range(5):
-        average = keep * average + sums[epoch]
+        average = sums[epoch] if epoch == 2 else keep * average + sums[epoch]
         r = 1 - average[2] / average[1]
         assert log["average_expected"][epoch] == pytest.approx(average[2] / average[0])
         assert log["average_errors"][epoch] == pytest.approx(average[1] / average[0])
         assert log["average_unexpected"][epoch] == pytest.approx(r)
-        step = 2.5 / 5 * np.clip(r, -1, 1) if epoch + 1 < 0.9 * 5 else 0
-        expected.append(float(np.clip(expected[-1] + step, 0, 1)))
+        u = 1 - average[4] / average[3]
+        assert log["average_overconfidence"][epoch] == pytest.approx(u)
+        if epoch >= 2:
+            excess = (sums[epoch, 3] - sums[epoch, 4]) / sums[epoch, 0]
+            over = (epoch + 1) / 5
+            step = 12 / 5 * np.sqrt((1 - over) / 0.6)
+            step *= np.clip(excess / (average[3] / average[0]), -1, 1)
+            expected.append(min(expected[-1] * np.exp(step), 8 * start))
     assert log["lambda"] == used
     assert used == pytest.approx(expected[:5])
     text = Path(trainer.log_file).read_text()
@@ -234,8 +305,11 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
 @pytest.mark.slow
 def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
     """Interrupted and not: the same weights, on the same batches (a seed, no workers)."""
-    # A network that has just begun is unsure: lambda would stay at 0.
-    monkeypatch.setattr("nnunet_meep.trainers.mixin.next_lambda", lambda w, r, *_: w + abs(r) / 9)
+    # Steps from the first epoch on.
+    monkeypatch.setattr(
+        "nnunet_meep.trainers.mixin.next_lambda",
+        lambda w, epochs, n, start: w + sum(e.errors for e in epochs) / 1e6,
+    )
     name = "nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters_seed1"
     project = balls()
     whole = project.trainer(name, results="whole")
@@ -265,14 +339,41 @@ def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
     assert all(torch.equal(value, expected[key]) for key, value in weights_of(resumed).items())
 
 
-def test_a_log_without_lambda_begins_at_0(balls):
+@pytest.mark.parametrize(("n_done", "weight"), [(1, 0), (2, 0.4), (3, 0.4)])
+def test_a_log_without_lambda_begins_as_any(balls, n_done, weight):
     """A training that plain nnU-Net began, in this trainer's folder."""
-    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters")
+    trainer = balls().trainer("nnUNetTrainerMEEP_H_lambdaauto_5epochs_2iters")
     trainer.initialize()
     log = trainer.logger.local_logger
-    log.load_checkpoint({"train_losses": [1.0, 0.5]})
-    trainer.current_epoch = 2
-    assert trainer._weight() == 0
+    log.load_checkpoint({"train_losses": [1.0] * n_done})
+    trainer.current_epoch = n_done
+    assert trainer._weight() == weight
+
+
+@pytest.mark.parametrize(
+    ("weights", "dice", "said"),
+    [
+        ([0.0], [0.5], r"^lambda was 0 to the end: a training of 1 epoch is too short"),
+        (
+            [0.0, 0.0, 0.15, 0.2],
+            [0.1, 0.3, 0.2, 0.25],
+            r"^lambda: 0.2 in the last epoch, of checkpoint_final; 0 in epoch 1, of "
+            r"checkpoint_best, .*the plain loss's$",
+        ),
+        ([0.0, 0.15, 0.2], [0.1, 0.3, 0.2], r"; 0.15 in epoch 1, of checkpoint_best$"),
+        (
+            [0.0, 0.15, 0.2],
+            [0.1, 0.3, 0.4],
+            r"^lambda: 0.2 in the last epoch, of checkpoint_final$",
+        ),
+    ],
+)
+def test_the_log_tells_the_checkpoints_apart(balls, weights, dice, said):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_5epochs_2iters")
+    trainer.initialize()
+    own = trainer.logger.local_logger.my_fantastic_logging
+    own["lambda"], own["ema_fg_dice"] = weights, dice
+    assert re.search(said, trainer._lambda_of_checkpoints())
 
 
 def test_lambda_reaches_a_term_inside_of_another_loss(balls):
@@ -293,11 +394,12 @@ def test_lambda_reaches_a_term_inside_of_another_loss(balls):
     trainer = balls().trainer(Mine)
     trainer.initialize()
     (term,) = (m for m in trainer.loss.modules() if isinstance(m, RegularizedLoss))
-    for key, value in {"lambda": 0.2, "average_unexpected": 0.5}.items():
-        trainer.logger.log(key, value, 0)
-    trainer.current_epoch = 1
+    for epoch in range(2):
+        for key, value in {"lambda": 0.0, **_keyed(epoch_with(0.5))}.items():
+            trainer.logger.log(key, value, epoch)
+    trainer.current_epoch = 2
     trainer._listen()
-    assert term.weight == pytest.approx(0.2 + 2.5 / 4 * 0.5)
+    assert term.weight == STARTS["MEEP_KL"]
 
 
 def test_a_loss_without_the_term_is_refused(balls):
@@ -313,9 +415,12 @@ def test_a_loss_without_the_term_is_refused(balls):
 
 
 def test_all_cases_as_a_fold_are_refused(balls):
-    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters", fold="all")
+    """Before nnU-Net makes a folder and a log for them."""
+    project = balls()
+    before = sorted(project.folder.rglob("*"))
     with pytest.raises(SystemExit, match="-f all: its validation cases are training cases"):
-        trainer.run_training()
+        project.trainer("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters", fold="all")
+    assert sorted(project.folder.rglob("*")) == before
 
 
 def test_a_split_that_trains_on_validation_cases_is_refused(balls, monkeypatch):

@@ -11,6 +11,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
 from nnunet_meep.trainers import progress
+from nnunet_meep.trainers.control import ErrorSums
 from nnunet_meep.trainers.progress import KEYS, PANELS, CalibrationLogger
 
 
@@ -45,7 +46,7 @@ def test_nnunets_figure_stays_and_the_panels_come_below_it(tmp_path):
 
 def test_each_key_of_ours_that_is_one_number_and_no_count_has_a_line():
     drawn = [key for panel in PANELS for _, lines in panel for key in lines]
-    counts = {"validation_voxels", "validation_errors", "validation_expected_errors"}
+    counts = {f"validation_{name}" for name in ErrorSums._fields}
     numbers = {key for key in KEYS if not key.endswith("per_class_or_region")}
     assert sorted(drawn) == sorted(numbers - counts)
 
