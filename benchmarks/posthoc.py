@@ -19,7 +19,7 @@ from pathlib import Path
 
 from first_runs import HERE, RUNS, Run, command, make_hippocampus, work_in
 
-REGIONS = ["image", "boundary:5"]
+ROIS = ["image", "boundary:5"]
 #: Method, and what stands behind the name of the model. Table 1 has the first two.
 METHODS = {"platt": " + PS", "isotonic": " + IR", "temperature": " + T"}
 
@@ -97,7 +97,7 @@ def evaluate(run: Run, work: Path, name: str, predictions: Path) -> Path:
     references = Path("nnUNet_raw") / run.dataset / "labelsTs"
     output = Path("evaluated") / run.dataset / name
     folders = [str(references), os.path.relpath(predictions, work)]
-    command("meep-calib-eval", *folders, "-o", str(output), "--region", *REGIONS, cwd=work)
+    command("meep-calib-eval", *folders, "-o", str(output), "--roi", *ROIS, cwd=work)
     return work / output
 
 
@@ -124,7 +124,7 @@ def markdown_table(results: dict[str, Path]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|" + " --- |" * len(headings)]
     for model, folder in results.items():
         content = json.loads((folder / "calibration.json").read_text())
-        near = content["by_region"]["boundary:5"]["classes"]
+        near = content["by_roi"]["boundary:5"]["classes"]
         for i, (key, entry) in enumerate(content["classes"].items()):
             mean = {metric: values["mean"] for metric, values in entry["per_case"].items()}
             cells = [

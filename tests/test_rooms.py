@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +13,27 @@ import nnunet_meep
 
 PACKAGE = Path(nnunet_meep.__file__).resolve().parent
 
-#: room: the rooms that it may import. Modules outside the rooms come below.
+#: room: the rooms that it may import, all of them above it. Modules outside the rooms come below.
 ARROWS = {
     "losses": set(),
-    "evaluation": set(),
-    "datasets": set(),
-    "posthoc": {"evaluation"},
-    "trainers": {"losses", "evaluation"},
-    "benchmark": {"evaluation", "posthoc", "datasets"},
-    "cli": {"losses", "evaluation", "datasets", "posthoc", "trainers", "benchmark"},
+    "nnunet_files": set(),
+    "datasets": {"nnunet_files"},
+    "evaluation.counting": {"nnunet_files"},
+    "evaluation.metrics": {"evaluation.counting"},
+    "evaluation": {"nnunet_files", "evaluation.counting", "evaluation.metrics"},
+    "evaluation.report": {
+        *("nnunet_files", "evaluation.counting", "evaluation.metrics", "evaluation"),
+    },
+    "posthoc": {
+        *("nnunet_files", "evaluation.counting", "evaluation.metrics", "evaluation"),
+        "evaluation.report",
+    },
+    "trainers": {"losses", "evaluation.counting"},
+    "benchmark": {"datasets", "evaluation.metrics", "evaluation.report"},
 }
+ARROWS["cli"] = set(ARROWS)
 #: Modules in the root that every room but ``losses`` may import; they import nothing of ours.
-COMMON = {"errors", "atomic", "gunzip"}
+COMMON = {"errors", "atomic"}
 ROOT = {"__init__", "_autoload", *COMMON}
 
 
@@ -39,14 +47,20 @@ def module_name(path):
 
 
 def room(path):
-    """The first folder below the package, or the name of a module in the root."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+    """The folder of a module, as in :data:`ARROWS`, or the name of a module in the root."""
+    return room_of(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def room_of(parts):
+    """The room of a dotted name below the package, given as its parts."""
+    both = ".".join(parts[:2])
+    return both if both in ARROWS else parts[0]
 
 
 def our_imports(path):
     """Names below ``nnunet_meep`` that a module imports anywhere, also inside functions.
 
-    Each as its first part: ``from nnunet_meep.errors import InputError`` gives ``errors``.
+    Each as its room: ``from nnunet_meep.errors import InputError`` gives ``errors``.
     """
     package = module_name(path).split(".")
     if path.name != "__init__.py":
@@ -63,7 +77,7 @@ def our_imports(path):
         for name in full_names:
             first, _, rest = name.partition(".")
             if first == "nnunet_meep" and rest:
-                yield rest.split(".")[0]
+                yield room_of(rest.split("."))
 
 
 def test_every_module_is_in_a_room_or_one_of_the_few_in_the_root():
@@ -81,14 +95,14 @@ def test_the_reader_of_imports_sees_all_forms(tmp_path, monkeypatch):
         "from nnunet_meep import posthoc\n"
         "from .. import cli\n"
         "from ..benchmark import table\n"
-        "from . import bins\n"
+        "from .metrics import scores\n"
         "def f():\n"
         "    from nnunet_meep.datasets import a\n"
         "import numpy, nnunet_meep_other.x\n"
     )
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "nnunet_meep")
     assert sorted(our_imports(path)) == [
-        *("benchmark", "cli", "datasets", "evaluation", "losses", "posthoc", "trainers"),
+        *("benchmark", "cli", "datasets", "evaluation.metrics", "losses", "posthoc", "trainers"),
     ]
 
 
@@ -108,11 +122,18 @@ def test_nobody_imports_a_command():
     assert importers <= {"cli"}
 
 
-@pytest.mark.parametrize("room_without_torch", ["evaluation", "posthoc", "datasets"])
-def test_rooms_that_need_no_torch_import_without_it(room_without_torch):
-    folder = PACKAGE / room_without_torch
-    names = [f"nnunet_meep.{room_without_torch}"]
-    names += [f"{names[0]}.{module.name}" for module in pkgutil.iter_modules([str(folder)])]
+def test_no_two_rooms_need_each_other():
+    above = set()
+    for name, may_import in ARROWS.items():
+        assert may_import - {name} <= above
+        above.add(name)
+
+
+WITHOUT_TORCH = [name for name in ARROWS if name not in ("losses", "trainers", "benchmark", "cli")]
+
+
+def test_rooms_that_need_no_torch_import_without_it():
+    names = [module_name(path) for path in modules() if room(path) in WITHOUT_TORCH]
     script = (
         "import importlib, sys\n"
         "sys.modules['torch'] = None\n"  # any import of it raises

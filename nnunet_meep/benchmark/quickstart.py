@@ -30,7 +30,8 @@ from typing import Any
 
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.report import aligned
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Metric
+from nnunet_meep.evaluation.report.text import aligned
 
 EPOCHS = 2
 ITERATIONS = 20
@@ -41,15 +42,8 @@ TRAINERS = {
 }
 CONFIGURATION = "3d_fullres"
 SYNTHETIC_DATASET = "Dataset001_SyntheticLA"
-#: Metric in ``calibration.json``: its name in the table, and which way is better.
-METRICS = {
-    "dice": ("Dice", "higher"),
-    "hd": ("Hausdorff distance, mm", "lower"),
-    "hd95": ("its 95th percentile, mm", "lower"),
-    "brier": ("Brier score", "lower"),
-    "brier_plus": ("Brier score of the foreground (Brier+)", "lower"),
-    "ece": ("expected calibration error (ECE)", "lower"),
-}
+#: What the table shows, by the keys of the catalogue.
+METRICS = ("dice", "hd", "hd95", "brier", "brier_plus", "ece")
 #: Lists what a run left in its folder, one name a line: all that the next run may delete.
 MARKER = ".meep-quickstart"
 CAVEAT = (
@@ -135,12 +129,13 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
     rows = [["mean over cases", "", *calibrations, "better is"]]
     for key, entry in first["classes"].items():
         name = entry["name"]
-        for metric, (heading, better) in METRICS.items():
+        for key_of_metric in METRICS:
+            metric = CATALOGUE[key_of_metric]
             per_case = [c["classes"][key]["per_case"] for c in calibrations.values()]
-            cells = [_cell(statistics[metric]) for statistics in per_case]
-            if metric == "dice":
+            cells = [_cell(metric, statistics[key_of_metric]) for statistics in per_case]
+            if key_of_metric == "dice":
                 cells = [f"{c}{_missed(s)}" for c, s in zip(cells, per_case, strict=True)]
-            rows.append([name, heading, *cells, better])
+            rows.append([name, metric.heading, *cells, metric.better.name.lower()])
             name = ""
     return "\n".join(aligned(rows))
 
@@ -154,12 +149,12 @@ def _missed(per_case: dict[str, Any]) -> str:
     return " (not segmented)" if is_missed else ""
 
 
-def _cell(statistics: dict[str, Any]) -> str:
+def _cell(metric: Metric, statistics: dict[str, Any]) -> str:
     if statistics["mean"] is None:
         return "undefined"
     # A case without prediction has no surface distance: the mean is over fewer, then.
     fewer = f" (n={statistics['n']})" if statistics["n_undefined"] else ""
-    return f"{statistics['mean']:.4g}{fewer}"
+    return f"{metric.number(statistics['mean'])}{fewer}"
 
 
 def _run_commands(

@@ -84,8 +84,8 @@ def _get_parser() -> argparse.ArgumentParser:
         help="images (CASE_0000...) to show in the slices, for example imagesTs",
     )
     parser.add_argument(
-        "--region",
-        metavar="REGION",
+        "--roi",
+        metavar="ROI",
         help=(
             "over which voxels to compare, one of those that the models were evaluated over, as "
             "in meep-calib-eval (default: the first of each)"
@@ -111,10 +111,11 @@ def _compare(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation import comparison_report, tables
     from nnunet_meep.evaluation.compare import Model, compare, refuse_names_twice
+    from nnunet_meep.evaluation.counting.roi import parse_roi
     from nnunet_meep.evaluation.notes import of_models
-    from nnunet_meep.evaluation.regions import parse_region
+    from nnunet_meep.evaluation.report import comparison_report, text
+    from nnunet_meep.evaluation.report import comparison_tables as tables
     from nnunet_meep.evaluation.trainings import open_training
 
     # Said now, not after all the work.
@@ -130,13 +131,17 @@ def _compare(options: argparse.Namespace) -> None:
             f"--gt {options.gt}: expected no references with --as-stored, which takes results as "
             f"they were written"
         )
-    if options.region:
-        parse_region(options.region)
+    if options.roi:
+        parse_roi(options.roi)
     models, lines, sources = [], [], {}
     for name, folders in options.models:
         trainings = [
             open_training(
-                folder, gt_folder=options.gt, region=options.region, as_stored=options.as_stored
+                folder,
+                write=text.write,
+                gt_folder=options.gt,
+                roi=options.roi,
+                as_stored=options.as_stored,
             )
             for folder in folders
         ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from nnunet_meep.cli._run import run
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
 
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.evaluate import Evaluation
@@ -26,13 +28,13 @@ written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
                     bootstrap), and over the pooled voxels of all cases; what made the
                     predictions, and what each file held
-  calibration.csv   one row per case, region and class
-  reliability.png   observed frequency against predicted probability, first region (and .svg)
+  calibration.csv   one row per case, ROI and class
+  reliability.png   observed frequency against predicted probability, first ROI (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
   cases/            sums of finished cases; a run that was stopped goes on from them, as long as
                     their files hold the same
 
-regions (--region), which voxels count; the ignore label never does:
+rois (--roi), which voxels count; the ignore label never does:
   image             whole images, as in the MEEP paper
   crop              without what nnU-Net padded back around its non-zero crop
   boundary:MM       within MM millimetres of the reference surface
@@ -44,9 +46,26 @@ examples:
   nnUNetv2_predict -i imagesTs -o pred -d 501 -c 3d_fullres -f 0 \\
       -tr nnUNetTrainerMEEP_KL --save_probabilities
   meep-calib-eval labelsTs pred -o calibration
-  meep-calib-eval labelsTs pred -o calibration --region image boundary:5
+  meep-calib-eval labelsTs pred -o calibration --roi image boundary:5
   meep-calib-eval $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
 """
+
+
+def _metrics() -> str:
+    """The catalogue: key and definition of each metric."""
+    lines = [
+        "metrics of a class, or of one of nnU-Net's regions, by their keys in calibration.json:"
+    ]
+    for of, heading in ((Of.CLASS, None), (Of.TOP_LABEL, "metrics of the predicted label:")):
+        if heading:
+            lines += ["", heading]
+        for key in metrics_of(of):
+            if of is Of.CLASS or Of.CLASS not in CATALOGUE[key].of:
+                text = f"  {key:<20} {CATALOGUE[key].explanation}"
+                lines += textwrap.wrap(text, 90, subsequent_indent=" " * 23)
+            else:
+                lines.append(f"  {key:<20} as above")
+    return "\n".join(lines)
 
 
 def _get_parser() -> argparse.ArgumentParser:
@@ -57,12 +76,10 @@ def _get_parser() -> argparse.ArgumentParser:
         description=(
             "How far can the probabilities of nnU-Net predictions be trusted?\n\n"
             "Compares CASE.npz (written by nnUNetv2_predict --save_probabilities or\n"
-            "nnUNetv2_train --npz) with reference segmentations and reports, per case and over\n"
-            "the voxels of all cases: Dice, surface distances (mm), Brier scores, log-likelihood,\n"
-            "calibration errors (ECE, MCE, ACE, adaptive, debiased, smooth), expected volumes,\n"
-            "and of the top label: calibration, risk-coverage, errors made and errors expected."
+            "nnUNetv2_train --npz) with reference segmentations and reports metrics of\n"
+            "segmentation and calibration, per case and over the voxels of all cases."
         ),
-        epilog=_EPILOG,
+        epilog=f"{_EPILOG}\n{_metrics()}",
     )
     parser.add_argument(
         "folders",
@@ -89,10 +106,10 @@ def _get_parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
-        "--region",
+        "--roi",
         nargs="+",
         default=["image"],
-        metavar="REGION",
+        metavar="ROI",
         help="which voxels count, one or several, after the folders (default: image); see below",
     )
     parser.add_argument(
@@ -169,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         dataset_json=options.djfile,
         plans_json=options.pfile,
         bins=options.bins,
-        regions=options.region,
+        rois=options.roi,
         surface=not options.no_surface,
         segmentation=options.segmentation,
         processes=options.np,
@@ -178,8 +195,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         keep=output / "cases",
     )
     preload.join()
-    from nnunet_meep.evaluation import report
     from nnunet_meep.evaluation.notes import notes
+    from nnunet_meep.evaluation.report import text as report
 
     paths = report.write(evaluation, output)
     n = len(evaluation.cases)
@@ -203,8 +220,8 @@ def _write_maps(
 ) -> list[Path]:
     from tqdm import tqdm
 
-    from nnunet_meep.evaluation.maps import write_maps
-    from nnunet_meep.evaluation.predictions import Predictions
+    from nnunet_meep.evaluation.report.maps import write_maps
+    from nnunet_meep.nnunet_files.predictions import Predictions
 
     opened = Predictions.open(gt_folder, pred_folders, options.djfile, options.pfile)
     evaluated = {case.case for case in evaluation.cases}

@@ -42,7 +42,7 @@ examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz
   meep-calib-fit temperature -o calibrator.json \\
       $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
-  meep-calib-fit platt labelsVal predictionsVal -o platt.json --region boundary:10
+  meep-calib-fit platt labelsVal predictionsVal -o platt.json --roi boundary:10
 """
 
 
@@ -75,9 +75,9 @@ def _get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
     parser.add_argument(
-        "--region",
+        "--roi",
         default="image",
-        metavar="REGION",
+        metavar="ROI",
         help=(
             "which voxels to learn from, as in meep-calib-eval: image (default), crop, "
             "boundary:MM or mask:FOLDER; the calibrator is applied to whole images"
@@ -106,7 +106,7 @@ def _fit(options: argparse.Namespace) -> None:
         pred_folders,
         dataset_json=options.djfile,
         plans_json=options.pfile,
-        region=options.region,
+        roi=options.roi,
         progress=True,
     )
     paths = report.write(found, options.o)

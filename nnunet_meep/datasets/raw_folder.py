@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
-from nnunet_meep.gunzip import GUNZIP_ERRORS, gunzipped_size
+from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
 
 # Headers that differ by less, in mm or in a direction cosine, mean the same: float32 and text
 # round differently.

@@ -1,10 +1,5 @@
-"""The numbers of a paper: calibration metrics of nnU-Net predictions. Imports without torch.
+"""Folders into an evaluation, evaluations into a comparison. Imports without torch.
 
-``cases`` finds and pairs files, ``reference`` reads the references and ``regions`` says which
-voxels count; ``stream`` reads probabilities, ``counting`` counts them in compiled loops and
-``one_pass`` puts the two together; ``bins`` has the sums that merge, ``kept`` keeps them in files;
-``metrics`` turns sums into numbers, ``surface`` has the distances; ``evaluate`` composes all that
-for folders, ``trainings`` opens what it left there, ``compare`` sets several side by side;
-``headings`` names the metrics; ``report``, ``tables``, ``plots``, ``maps`` and ``slices`` with
-``slice_figures`` show them, ``comparison_report`` and its ``page`` all at once.
+``counting`` makes sums of the voxels of a case, ``metrics`` makes numbers of sums, ``report`` shows
+them; ``evaluate`` does it for folders and ``compare`` for several models.
 """

@@ -33,21 +33,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.calibrated import optimistic
 from nnunet_meep.evaluation.evaluate import SCHEMA as RESULT_SCHEMA
-from nnunet_meep.evaluation.headings import CLASS_TABLE, TOP_LABEL_TABLE
-from nnunet_meep.evaluation.metrics import cases_not_segmented, over_cases
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
+from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
+from nnunet_meep.evaluation.metrics.statistics import holm, over_cases, paired_difference
 from nnunet_meep.evaluation.notes import named
 from nnunet_meep.evaluation.result_format import malformed_result, malformed_settings
+from nnunet_meep.nnunet_files.calibrated import optimistic
 
-SCHEMA = 2
+SCHEMA = 3
 TOP_LABEL = "top_label"
-#: Of these a larger value is better; of ``CLOSE_TO_ONE`` one is best; ``NEITHER`` only informs.
-HIGHER_IS_BETTER = frozenset({"dice", "accuracy"})
-CLOSE_TO_ONE = frozenset({"error_rate_ratio"})
-NEITHER = frozenset(
-    {"volume_true_ml", "volume_pred_ml", "volume_expected_ml", "error_rate_expected"}
-)
 SIGNIFICANT = 0.05
 _LARGEST = np.finfo(np.float64).max
 NOT_SEGMENTED = "not segmented"
@@ -56,7 +51,7 @@ _SETTINGS = ("bins", "surface", "segmentation", "version")
 #: What a result has.
 _PARTS = {
     *("settings", "network", "calibrators", "classes", "cases", "not_predicted", "skipped"),
-    *("incomplete_folds", "files", "origin", "by_region"),
+    *("incomplete_folds", "files", "origin", "by_roi"),
 }
 
 
@@ -92,7 +87,7 @@ class Comparison:
     """Models compared over the cases that all of them have.
 
     Attributes:
-        region: which voxels count, as ``meep-calib-eval`` names it.
+        roi: which voxels count, as ``meep-calib-eval`` names it.
         models: names, in the order given; the first one is what the others are compared with.
         n_trainings: of each model.
         classes: class key (``top_label`` too): name.
@@ -111,7 +106,7 @@ class Comparison:
         warnings: what makes the models less comparable, one line each.
     """
 
-    region: str
+    roi: str
     models: tuple[str, ...]
     n_trainings: dict[str, int]
     classes: dict[str, str]
@@ -137,7 +132,7 @@ class Comparison:
 
         None if no value is better than another.
         """
-        if metric in NEITHER:
+        if CATALOGUE[metric].better is Better.NEITHER:
             return set()
         candidates = [m for m in self.models if self.segments(m, key)]
         means = {m: self.summary[m][key][metric]["mean"] for m in candidates}
@@ -155,14 +150,14 @@ class Comparison:
         test = self.differences[model][key][metric]
         if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
             return ""
-        better = (test["mean"] > 0) == (metric in HIGHER_IS_BETTER)
+        better = (test["mean"] > 0) == (CATALOGUE[metric].better is Better.HIGHER)
         return "better" if better else "worse"
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``comparison.json``, with NaN where a number does not exist."""
         return {
             "schema": SCHEMA,
-            "region": self.region,
+            "roi": self.roi,
             "models": list(self.models),
             "n_trainings": self.n_trainings,
             "classes": self.classes,
@@ -244,7 +239,7 @@ def load_result(folder: Path) -> dict[str, Any]:
             f"{', '.join(sorted(missing))}"
         )
     problem = malformed_result(content)
-    for part in () if problem else (content, *content["by_region"].values()):
+    for part in () if problem else (content, *content["by_roi"].values()):
         problem = problem or _damage(part)
     if problem := problem or _damaged_files(content):
         raise InputError(
@@ -265,8 +260,8 @@ def _command(settings: dict[str, Any], output: Path) -> str:
         words += ["--segmentation", "argmax"]
     words += ["--no-surface"] * (settings.get("surface") is False)
     words += ["--chill"] * (settings.get("chill") is True)
-    if regions := settings.get("regions"):
-        words += ["--region", *regions]
+    if rois := settings.get("rois"):
+        words += ["--roi", *rois]
     return shlex.join(map(str, words))
 
 
@@ -285,7 +280,7 @@ def _damaged_files(content: dict[str, Any]) -> str:
 
 
 def _damage(part: dict[str, Any]) -> str:
-    """What is wrong with the cases of a region, if anything is."""
+    """What is wrong with the cases of an ROI, if anything is."""
     try:
         keys, cases = list(part["classes"]), part["cases"]
         names = [case["case"] for case in cases]
@@ -321,27 +316,27 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST)
 
 
-def in_region(result: dict[str, Any], region: str | None, source: Path) -> dict[str, Any]:
-    """A result as if it had been evaluated over one of its regions alone.
+def in_roi(result: dict[str, Any], roi: str | None, source: Path) -> dict[str, Any]:
+    """A result as if it had been evaluated over one of its ROIs alone.
 
     Args:
         result: content of a ``calibration.json``.
-        region: name of the region; None: the first one.
+        roi: name of the ROI; None: the first one.
         source: what is named in errors.
 
     Raises:
-        InputError: it was not evaluated over that region.
+        InputError: it was not evaluated over that roi.
     """
-    regions = result["settings"]["regions"]
-    if region is None or region == regions[0]:
+    rois = result["settings"]["rois"]
+    if roi is None or roi == rois[0]:
         return result
-    if region not in result.get("by_region", {}):
+    if roi not in result.get("by_roi", {}):
         raise InputError(
-            f"{source}: expected a result over {region}, got one over {', '.join(regions)}; "
-            f"evaluate it again with --region {region}"
+            f"{source}: expected a result over {roi}, got one over {', '.join(rois)}; "
+            f"evaluate it again with --roi {roi}"
         )
-    settings = {**result["settings"], "regions": [region]}
-    return {**result, **result["by_region"][region], "settings": settings}
+    settings = {**result["settings"], "rois": [roi]}
+    return {**result, **result["by_roi"][roi], "settings": settings}
 
 
 def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
@@ -352,7 +347,7 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
         notes: what else makes them less comparable, one line each.
 
     Raises:
-        InputError: a name is there twice, or the models have no region, class or case in common.
+        InputError: a name is there twice, or the models have no ROI, class or case in common.
     """
     names = [m.name for m in models]
     refuse_names_twice(names)
@@ -363,7 +358,7 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
                 f"{m.name}: expected trainings evaluated with as many bins, got "
                 f"{' and '.join(map(str, sorted(bins)))}"
             )
-    region = _common_region(trainings)
+    roi = _common_roi(trainings)
     classes = _common_classes(trainings)
     cases = sorted(set.intersection(*(_cases(t) for _, t in trainings)))
     if not cases:
@@ -383,14 +378,14 @@ def compare(models: Sequence[Model], notes: Sequence[str] = ()) -> Comparison:
                 difference = _compared(metric, per_case[m.name]) - _compared(
                     metric, per_case[names[0]]
                 )
-                differences[m.name].setdefault(key, {})[metric] = _difference(
-                    difference, tested=metric not in NEITHER
+                differences[m.name].setdefault(key, {})[metric] = paired_difference(
+                    difference, tested=CATALOGUE[metric].better is not Better.NEITHER
                 )
     _correct(differences)
     keys = [key for key in classes if {"dice", "brier_plus"} <= set(summary[names[0]][key])]
     optimistic_models = _optimistic(models, cases)
     return Comparison(
-        region=region,
+        roi=roi,
         models=tuple(names),
         n_trainings={m.name: len(m.trainings) for m in models},
         classes=classes,
@@ -419,23 +414,24 @@ def refuse_names_twice(names: Sequence[str]) -> None:
 
 def _compared(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """What is compared case by case: the value, or its distance to 1 where that is best."""
-    return np.abs(values - 1) if metric in CLOSE_TO_ONE else values
+    return np.abs(values - 1) if CATALOGUE[metric].better is Better.NEAR_ONE else values
 
 
 def _loss(metric: str, value: float) -> float:
-    if metric in CLOSE_TO_ONE:
+    better = CATALOGUE[metric].better
+    if better is Better.NEAR_ONE:
         return abs(value - 1)
-    return -value if metric in HIGHER_IS_BETTER else value
+    return -value if better is Better.HIGHER else value
 
 
-def _common_region(trainings: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    regions = [(name, t["settings"]["regions"][0]) for name, t in trainings]
-    if len({region for _, region in regions}) > 1:
+def _common_roi(trainings: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    rois = [(name, t["settings"]["rois"][0]) for name, t in trainings]
+    if len({roi for _, roi in rois}) > 1:
         raise InputError(
             "expected models evaluated over the same voxels, got "
-            + ", ".join(f"{name} over {region}" for name, region in dict.fromkeys(regions))
+            + ", ".join(f"{name} over {roi}" for name, roi in dict.fromkeys(rois))
         )
-    return regions[0][1]
+    return rois[0][1]
 
 
 def _common_classes(trainings: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, str]:
@@ -489,35 +485,6 @@ def _not_segmented(model: Model, cases: Sequence[str], keys: Sequence[str]) -> d
     return {key: n for key, n in found.items() if n}
 
 
-def _difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
-    """Summary and test of the differences of the cases, NaN left out.
-
-    Wilcoxon's test leaves out pairs without a difference, too. With scipy 1.17 its p is exact for
-    up to 50 pairs if no two differences are equally large, and for up to 13 if some are; else it is
-    that of the normal approximation, corrected for ties. None is below 2^(1 - n) for n pairs.
-    """
-    from scipy.stats import wilcoxon
-
-    summary = over_cases(difference.tolist())
-    n = summary["n"]
-    p = p_smallest = math.nan
-    if tested and n:
-        p_smallest = 2.0 ** (1 - n)
-    if tested and n > 1:
-        unequal = difference[~np.isnan(difference) & (difference != 0)]
-        # Without any difference there is nothing to rank.
-        p = float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
-    return {
-        "mean": summary["mean"],
-        "ci95": summary["ci95"],
-        "n": n,
-        "p": p,
-        "p_smallest": p_smallest,
-        "p_holm": math.nan,
-        "p_holm_smallest": math.nan,
-    }
-
-
 _Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
 
 
@@ -533,18 +500,8 @@ def _correct(differences: _Differences) -> None:
     family = [test for test in _tests(differences) if not math.isnan(test["p"])]
     # No corrected p grows where one of the family falls, so that the smallest p give the smallest.
     for name, corrected in (("p", "p_holm"), ("p_smallest", "p_holm_smallest")):
-        for test, value in zip(family, _holm([t[name] for t in family]), strict=True):
+        for test, value in zip(family, holm([t[name] for t in family]), strict=True):
             test[corrected] = value
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    """p of a family of tests, corrected (Holm 1979), in the same order."""
-    corrected = [math.nan] * len(p)
-    highest = 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        highest = max(highest, min((len(p) - rank) * p[i], 1.0))
-        corrected[i] = highest
-    return corrected
 
 
 def _warnings(trainings: Sequence[tuple[str, dict[str, Any]]], cases: Sequence[str]) -> list[str]:
@@ -579,8 +536,8 @@ def _other_files(
     """Who was evaluated against other references, or inside other masks, than the first one."""
     (first, of_first), *others = trainings
     roles = {"reference": "against other references"}
-    if (region := of_first["settings"]["regions"][0]).startswith("mask:"):
-        roles[region] = "inside other masks"
+    if (roi := of_first["settings"]["rois"][0]).startswith("mask:"):
+        roles[roi] = "inside other masks"
     lines = []
     for name, training in others:
         mine, theirs = training["files"]["cases"], of_first["files"]["cases"]

@@ -22,55 +22,53 @@ from tqdm import tqdm
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation import kept
-from nnunet_meep.evaluation.bins import (
+from nnunet_meep.evaluation.counting import cache as kept
+from nnunet_meep.evaluation.counting.bins import (
     CLIP,
     MAX_BINS,
     CellTotals,
     ClassTotals,
     Grid,
-    RegionSums,
+    RoiSums,
     grid,
 )
-from nnunet_meep.evaluation.calibrated import (
+from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE, Reference, read_reference
+from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
+from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.evaluation.metrics.calibration import binned_metrics, reliability_bins
+from nnunet_meep.evaluation.metrics.catalogue import Of, metrics_of
+from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
+from nnunet_meep.evaluation.metrics.scores import (
+    class_metrics,
+    error_metrics,
+    top_label_metrics,
+)
+from nnunet_meep.evaluation.metrics.statistics import (
+    BOOTSTRAP_RESAMPLES,
+    BOOTSTRAP_SEED,
+    over_cases,
+)
+from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
     applied_calibrator,
 )
-from nnunet_meep.evaluation.cases import Case, Dataset, Folders, refuse_unpaired
-from nnunet_meep.evaluation.identity import file_identity
-from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.metrics import (
-    BOOTSTRAP_RESAMPLES,
-    BOOTSTRAP_SEED,
-    CLASS_METRICS,
-    ERROR_METRICS,
-    TOP_LABEL_METRICS,
-    binned_metrics,
-    class_metrics,
-    error_metrics,
-    over_cases,
-    reliability_bins,
-    risk_coverage,
-    top_label_metrics,
-)
-from nnunet_meep.evaluation.networks import Network, network_of
-from nnunet_meep.evaluation.predictions import Predictions
-from nnunet_meep.evaluation.reference import ARGMAX, FILE, Reference, read_reference
-from nnunet_meep.evaluation.regions import Region, parse_region
-from nnunet_meep.evaluation.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.nnunet_files.cases import Case, Dataset, Folders, refuse_unpaired
+from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.networks import Network, network_of
+from nnunet_meep.nnunet_files.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.axes import Axes
 
 #: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
-class RegionResult:
-    """The metrics over the voxels of a region.
+class RoiResult:
+    """The metrics over the voxels of an ROI.
 
     Attributes:
         classes: for each class (keys as in ``Labels.keys``) its metrics.
@@ -95,18 +93,18 @@ class CaseResult:
         n_clipped: probabilities that left [0, 1] by rounding and were clipped.
         n_not_argmax: voxels in which the segmentation file is not what the probabilities make by
             nnU-Net's rule; None without a file.
-        regions: its metrics in each region, by the region's name.
+        rois: its metrics in each ROI, by the ROI's name.
     """
 
     case: str
     n_clipped: int
     n_not_argmax: int | None
-    regions: dict[str, RegionResult]
+    rois: dict[str, RoiResult]
 
     @property
     def has_class(self) -> bool:
         """Does its reference hold any class?"""
-        of_classes = (c for r in self.regions.values() for c in r.classes.values())
+        of_classes = (c for r in self.rois.values() for c in r.classes.values())
         return any(not math.isnan(metrics["brier_plus"]) for metrics in of_classes)
 
 
@@ -117,7 +115,7 @@ class Evaluation:
     Attributes:
         labels: the classes.
         cases: results in the order of the case names.
-        pooled: over the voxels of all cases, without distances; by the name of the region, in the
+        pooled: over the voxels of all cases, without distances; by the name of the ROI, in the
             order asked for.
         settings: what the numbers depend on.
         not_predicted: references without a prediction.
@@ -132,7 +130,7 @@ class Evaluation:
 
     labels: Labels
     cases: list[CaseResult]
-    pooled: dict[str, RegionResult]
+    pooled: dict[str, RoiResult]
     settings: dict[str, Any]
     not_predicted: list[str]
     skipped: list[tuple[str, str]]
@@ -146,79 +144,40 @@ class Evaluation:
     @property
     def class_metrics(self) -> tuple[str, ...]:
         """The metrics of a class that were computed, in the order of tables."""
-        distances = SURFACE_METRICS if self.settings["surface"] else ()
-        errors = () if self.labels.regions_class_order is None else ERROR_METRICS
-        return ("dice", *distances, *CLASS_METRICS[1:], *errors)
+        metrics = metrics_of(Of.CLASS)
+        if not self.settings["surface"]:
+            metrics = tuple(m for m in metrics if m not in SURFACE_METRICS)
+        return metrics + (metrics_of(Of.REGION) if self.labels.is_region_based else ())
 
     @property
     def columns(self) -> list[str]:
         """Names of what :meth:`rows` gives."""
         metrics = [*self.class_metrics]
-        if self.labels.regions_class_order is None:
-            metrics += [m for m in (*TOP_LABEL_METRICS, "classwise_ece") if m not in metrics]
-        return ["case", "region", "class", "name", *metrics]
+        if not self.labels.is_region_based:
+            metrics += [m for m in metrics_of(Of.TOP_LABEL) if m not in metrics]
+        return ["case", "roi", "class", "name", *metrics]
 
     def rows(self) -> Iterator[list[Any]]:
-        """One row for each case, region and class, and for the top label where there is one.
+        """One row for each case, ROI and class, and for the top label where there is one.
 
         What a class or the top label does not have, and what is undefined, is NaN.
         """
         names = dict(zip(self.labels.keys, self.labels.names, strict=True))
         metrics = self.columns[4:]
         for case in self.cases:
-            for region, result in case.regions.items():
+            for roi, result in case.rois.items():
                 rows = [(key, names[key], values) for key, values in result.classes.items()]
                 if result.top_label is not None:
                     rows.append(("top_label", "", result.top_label))
                 for key, name, values in rows:
                     numbers = [values.get(m, math.nan) for m in metrics]
-                    yield [case.case, region, key, name, *numbers]
+                    yield [case.case, roi, key, name, *numbers]
 
     def to_dataframe(self) -> pandas.DataFrame:
         """:meth:`rows` with their names, as in ``calibration.csv``."""
         import pandas
 
         return pandas.DataFrame(list(self.rows()), columns=self.columns)
-
-    def plot_reliability(
-        self,
-        key: str | None = None,
-        *,
-        region: str | None = None,
-        ax: Axes | None = None,
-        label: str = "all cases",
-        color: str | None = None,
-    ) -> Axes:
-        """Reliability diagram of a class, with single cases and a BCa bootstrap band over them.
-
-        Args:
-            key: of the class as in ``calibration.json``, or ``"top_label"``; None: the first one.
-            region: name of the region; None: the first one.
-            ax: where to draw, for example over another model; None: new axes.
-            label: of the line in the legend.
-            color: of all but the diagonal, as matplotlib names it; None: blue.
-
-        Returns:
-            The axes.
-
-        Raises:
-            KeyError: there is no such class or region.
-        """
-        from nnunet_meep.evaluation.plots import COLORS, new_axes, plot_reliability
-
-        region = next(iter(self.pooled)) if region is None else region
-        key = self.labels.keys[0] if key is None else key
-        ax = new_axes() if ax is None else ax
-        per_case = [case.regions[region].bins[key] for case in self.cases]
-        plot_reliability(
-            ax,
-            self.pooled[region].bins[key],
-            per_case=per_case,
-            label=label,
-            color=color or COLORS[0],
-        )
-        ax.legend(loc="best", frameon=False, fontsize="small")
-        return ax
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``calibration.json``, with NaN where a number does not exist."""
@@ -228,18 +187,18 @@ class Evaluation:
             "settings": self.settings,
             "network": self.network.to_dict(),
             "calibrators": self.calibrators,
-            **self.region_to_dict(first),
-            "by_region": {name: self.region_to_dict(name) for name in others},
+            **self.roi_to_dict(first),
+            "by_roi": {name: self.roi_to_dict(name) for name in others},
             "not_predicted": self.not_predicted,
             "skipped": [{"case": case, "reason": reason} for case, reason in self.skipped],
             "incomplete_folds": self.incomplete_folds,
             "files": {"dataset.json": self.dataset_identity, "cases": self.files},
         }
 
-    def region_to_dict(self, region: str) -> dict[str, Any]:
-        """``classes``, ``top_label`` and ``cases`` of one region."""
-        pooled = self.pooled[region]
-        cases = [(case, case.regions[region]) for case in self.cases]
+    def roi_to_dict(self, roi: str) -> dict[str, Any]:
+        """``classes``, ``top_label`` and ``cases`` of one roi."""
+        pooled = self.pooled[roi]
+        cases = [(case, case.rois[roi]) for case in self.cases]
         classes = {
             key: {
                 "name": name,
@@ -255,7 +214,7 @@ class Evaluation:
         if pooled.top_label is not None:
             per_case = {
                 metric: over_cases([r.top_label[metric] for _, r in cases if r.top_label])
-                for metric in (*TOP_LABEL_METRICS, "classwise_ece")
+                for metric in metrics_of(Of.TOP_LABEL)
             }
             all_voxels = dict(pooled.top_label)
             top_label = {
@@ -288,7 +247,7 @@ class Sources:
     """The folders and files that an evaluation was given; see :func:`evaluate`.
 
     Attributes:
-        masks: folders of masks by the name of the region.
+        masks: folders of masks by the name of the roi.
     """
 
     gt_folder: Path | None
@@ -305,7 +264,7 @@ def evaluate(
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
     bins: int = 15,
-    regions: Sequence[str] = ("image",),
+    rois: Sequence[str] = ("image",),
     surface: bool = True,
     segmentation: str = FILE,
     processes: int | None = 1,
@@ -324,7 +283,7 @@ def evaluate(
         dataset_json, plans_json: nnU-Net's files; looked for in each folder of predictions and two
             folders up if None.
         bins: number of bins of the reliability diagram and of the ECE.
-        regions: names of regions, see :mod:`.regions`.
+        rois: names of ROIs, see :mod:`nnunet_meep.evaluation.counting.roi`.
         surface: compute surface distances, too.
         segmentation: of what Dice, distances and volumes are: ``"file"``, ``CASE<file_ending>``
             beside the probabilities where it is there; or ``"argmax"``, what nnU-Net's rule makes
@@ -344,21 +303,21 @@ def evaluate(
     """
     if not 1 <= bins <= MAX_BINS:
         raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
-    if not regions or len(set(regions)) < len(regions):
-        raise InputError(f"regions: expected each region once, got {' '.join(regions) or 'none'}")
+    if not rois or len(set(rois)) < len(rois):
+        raise InputError(f"rois: expected each ROI once, got {' '.join(rois) or 'none'}")
     if segmentation not in (FILE, ARGMAX):
         raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
-    asked_regions = [parse_region(name) for name in regions]
+    asked_rois = [parse_roi(name) for name in rois]
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
     predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     if not (chill or partial):
         refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
-    _refuse_to_keep_among(keep, folders, asked_regions)
+    _refuse_to_keep_among(keep, folders, asked_rois)
     skipped = list(paired.broken)
     settings = {
         "bins": bins,
-        "regions": list(regions),
+        "rois": list(rois),
         "surface": surface,
         "segmentation": segmentation,
         "chill": chill,
@@ -378,11 +337,11 @@ def evaluate(
 
     results: list[CaseResult] = []
     files: dict[str, dict[str, str]] = {}
-    totals = {name: _Totals(dataset.labels, grid(bins)) for name in regions}
+    totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}
     with ExitStack() as stack:
         if keep is None:
             keep = Path(stack.enter_context(TemporaryDirectory(prefix="meep-calib-eval-")))
-        job = _Job(dataset, bins, tuple(asked_regions), surface, segmentation, keep)
+        job = _Job(dataset, bins, tuple(asked_rois), surface, segmentation, keep)
         n_processes = processes or os.cpu_count() or 1
         outcomes = job.in_this_process if n_processes == 1 else job.in_processes
         # Closed here and not when Python ends, which is too late for the pool's pipes.
@@ -402,7 +361,7 @@ def evaluate(
             asked, sums = kept.load(_kept_path(keep, case))
             files[case.name] = asked["files"]
             for name, total in totals.items():
-                total.add(sums.regions[name])
+                total.add(sums.rois[name])
     if not results:
         raise InputError(
             f"{folders.predictions[0]}: none of its {len(skipped)} cases could be evaluated"
@@ -420,7 +379,7 @@ def evaluate(
             tuple(given),
             dataset_json,
             plans_json,
-            {r.name: r.mask_folder for r in asked_regions if r.mask_folder is not None},
+            {r.name: r.mask_folder for r in asked_rois if r.mask_folder is not None},
         ),
         files=files,
         dataset_identity=dataset_identity,
@@ -429,9 +388,9 @@ def evaluate(
     )
 
 
-def _refuse_to_keep_among(keep: Path | None, folders: Folders, regions: Sequence[Region]) -> None:
+def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Roi]) -> None:
     """The sums of finished cases are called as their probabilities: never write over these."""
-    masks = [region.mask_folder for region in regions if region.mask_folder is not None]
+    masks = [roi.mask_folder for roi in rois if roi.mask_folder is not None]
     for folder in (folders.references, *folders.predictions, *masks):
         if keep is not None and keep.resolve() == folder.resolve():
             raise InputError(
@@ -491,7 +450,7 @@ class _Job:
 
     dataset: Dataset
     n_bins: int
-    regions: tuple[Region, ...]
+    rois: tuple[Roi, ...]
     surface: bool
     segmentation: str
     keep: Path
@@ -552,11 +511,11 @@ class _Job:
                 pool.shutdown(wait=bool(waiting), cancel_futures=True)
 
     def _read(self, case: Case) -> Reference:
-        return read_reference(case, self.dataset, self.regions)
+        return read_reference(case, self.dataset, self.rois)
 
     def _question(self, case: Case) -> dict[str, Any]:
         return kept.question(
-            case, self.dataset, self.n_bins, self.regions, self.surface, self.segmentation
+            case, self.dataset, self.n_bins, self.rois, self.surface, self.segmentation
         )
 
     def _finished(self, case: Case, asked: dict[str, Any]) -> bool:
@@ -575,7 +534,7 @@ class _Job:
         if reference is None:
             _, sums = kept.load(path)
         else:
-            from nnunet_meep.evaluation.one_pass import sum_case  # the compiled part
+            from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
 
             if isinstance(reference, Path):
                 reference = Reference.load_and_remove(reference)
@@ -584,7 +543,7 @@ class _Job:
                 labels,
                 reference,
                 self.n_bins,
-                self.regions,
+                self.rois,
                 self.surface,
                 self.segmentation,
             )
@@ -599,8 +558,8 @@ class _Job:
             sums.n_clipped,
             sums.n_not_argmax,
             {
-                name: _region_result(labels, grid(self.n_bins), region, sums.distances_mm)
-                for name, region in sums.regions.items()
+                name: _roi_result(labels, grid(self.n_bins), roi, sums.distances_mm)
+                for name, roi in sums.rois.items()
             },
         )
 
@@ -619,7 +578,7 @@ def _follow_parent() -> None:
 
 def _warm_up() -> None:
     """Load the compiled loops and what else evaluating a case takes, before there is one."""
-    from nnunet_meep.evaluation.counting import count_voxels
+    from nnunet_meep.evaluation.counting.loops import count_voxels
 
     none = np.zeros(1, np.bool_)
     sums = count_voxels(np.zeros(1, np.float32), none, none, 1)
@@ -637,31 +596,31 @@ def _outcome(job: Future | InputError) -> CaseResult | InputError:
 
 
 class _Totals:
-    """The sums of a region over the cases."""
+    """The sums of an ROI over the cases."""
 
     def __init__(self, labels: Labels, grid: Grid) -> None:
         self._labels, self._grid = labels, grid
         self._channels = [ClassTotals(grid.n_cells) for _ in range(labels.n_channels)]
         self._top_label = CellTotals(grid.n_cells)
 
-    def add(self, sums: RegionSums) -> None:
+    def add(self, sums: RoiSums) -> None:
         for total, channel in zip(self._channels, sums.channels, strict=True):
             total.add(channel)
         if sums.top_label is not None:
             self._top_label.add(sums.top_label)
 
-    def pooled(self) -> RegionResult:
+    def pooled(self) -> RoiResult:
         labels, grid = self._labels, self._grid
-        top = None if labels.regions_class_order else self._top_label.total()
-        sums = RegionSums(tuple(total.total() for total in self._channels), top)
-        return _region_result(labels, grid, sums, None)
+        top = None if labels.is_region_based else self._top_label.total()
+        sums = RoiSums(tuple(total.total() for total in self._channels), top)
+        return _roi_result(labels, grid, sums, None)
 
 
 def _without_edges(bins: dict[str, list[float]]) -> dict[str, list[float]]:
     return {name: values for name, values in bins.items() if name != "edges"}
 
 
-def _curves(result: RegionResult, key: str) -> dict[str, Any]:
+def _curves(result: RoiResult, key: str) -> dict[str, Any]:
     """What is more than one number."""
     curves = {"bins": result.bins[key]}
     if key in result.risk_coverage:
@@ -669,12 +628,12 @@ def _curves(result: RegionResult, key: str) -> dict[str, Any]:
     return curves
 
 
-def _region_result(
+def _roi_result(
     labels: Labels,
     grid: Grid,
-    sums: RegionSums,
+    sums: RoiSums,
     distances_mm: tuple[dict[str, float], ...] | None,
-) -> RegionResult:
+) -> RoiResult:
     classes, bins, risk = {}, {}, {}
     for i, key in enumerate(labels.keys):
         of_class = sums.channels[labels.channel(i)]
@@ -694,7 +653,7 @@ def _region_result(
         }
         bins["top_label"] = reliability_bins(sums.top_label, grid)
         risk["top_label"] = risk_coverage(sums.top_label, grid, top_label=True)
-    return RegionResult(classes, top_label, bins, risk)
+    return RoiResult(classes, top_label, bins, risk)
 
 
 def _kept_path(keep: Path, case: Case) -> Path:

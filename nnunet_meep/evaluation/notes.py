@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_meep.evaluation.calibrated import optimistic
+from nnunet_meep.nnunet_files.calibrated import optimistic
 
 #: Names of so many cases are listed; the rest is counted.
 _MOST = 20

@@ -14,7 +14,7 @@ _SETTINGS: dict[str, Any] = {
     "gt_folder": str,
     "pred_folder": (str, list),
     "bins": int,
-    "regions": [str],
+    "rois": [str],
     "surface": bool,
     "version": str,
 }
@@ -28,7 +28,7 @@ _RESULT: dict[str, Any] = {
     "not_predicted": [str],
     "skipped": [{"case": str, "reason": str}],
     "incomplete_folds": [_FOLD],
-    "by_region": dict,
+    "by_roi": dict,
     "files": {"dataset.json": str, "cases": dict},
     "classes": dict,
     "cases": [{"case": str, "classes": dict, "n_not_argmax": (int, type(None))}],
@@ -47,8 +47,8 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     if problem := _malformed(settings, kinds, "settings"):
         return problem
     optional = {name: kind for name, kind in _OPTIONAL_SETTINGS.items() if name in settings}
-    if not settings["regions"] or isinstance(settings["bins"], bool):
-        return "no regions, or no number of bins"
+    if not settings["rois"] or isinstance(settings["bins"], bool):
+        return "no ROIs, or no number of bins"
     folders = settings["pred_folder"]
     if isinstance(folders, list) and (not folders or _malformed(folders, [str], "pred_folder")):
         return "no pred_folder"
@@ -59,8 +59,8 @@ def malformed_result(content: Any) -> str:
     """What is not of its kind in a result of this format, if anything is."""
     if problem := _malformed(content, _RESULT, "it"):
         return problem
-    for part in (content, *content["by_region"].values()):
-        if problem := _malformed(part, {"classes": dict, "cases": list}, "a region"):
+    for part in (content, *content["by_roi"].values()):
+        if problem := _malformed(part, {"classes": dict, "cases": list}, "an ROI"):
             return problem
         for key, entry in part["classes"].items():
             if problem := _malformed(entry, {"name": str}, f"class {key}"):

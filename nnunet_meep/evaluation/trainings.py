@@ -7,30 +7,31 @@ with what is in its files, and evaluated again where it differs.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation import kept, report
-from nnunet_meep.evaluation.calibrated import applied_calibrator
 from nnunet_meep.evaluation.compare import (
     RESULT,
     NoResult,
     OtherFormat,
     find_result,
-    in_region,
+    in_roi,
     load_result,
 )
-from nnunet_meep.evaluation.evaluate import Sources, evaluate
-from nnunet_meep.evaluation.identity import file_identity
+from nnunet_meep.evaluation.counting import cache as kept
+from nnunet_meep.evaluation.counting.roi import parse_roi
+from nnunet_meep.evaluation.evaluate import Evaluation, Sources, evaluate
 from nnunet_meep.evaluation.notes import counted, file_notes, named
-from nnunet_meep.evaluation.predictions import Predictions
-from nnunet_meep.evaluation.regions import parse_region
+from nnunet_meep.nnunet_files.calibrated import applied_calibrator
+from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.predictions import Predictions
 
 #: Settings of a result with which it is evaluated again.
-_OPTIONS = ("bins", "regions", "surface", "segmentation", "chill")
+_OPTIONS = ("bins", "rois", "surface", "segmentation", "chill")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Training:
     """One training of a model.
 
     Attributes:
-        result: content of its ``calibration.json``, as if of the asked region alone.
+        result: content of its ``calibration.json``, as if of the asked ROI alone.
         sources: where its files are, or were.
         notes: what has to be said before its numbers, one line each.
     """
@@ -51,8 +52,9 @@ class Training:
 def open_training(
     folder: Path,
     *,
+    write: Callable[[Evaluation, Path], object],
     gt_folder: Path | None = None,
-    region: str | None = None,
+    roi: str | None = None,
     as_stored: bool = False,
 ) -> Training:
     """The result of a folder, evaluated as far as it is not that of its files, with a progress bar.
@@ -60,8 +62,9 @@ def open_training(
     Args:
         folder: one that ``meep-calib-eval`` wrote, or predictions, or a model folder, with a
             result in ``folder / "calibration"`` or without one yet, which then is written there.
+        write: writes an evaluation into a folder, ``calibration.json`` at least.
         gt_folder: references; None: those of the result, or as in :func:`.evaluate`.
-        region: name of a region; None: the first one of the result.
+        roi: name of an ROI; None: the first one of the result.
         as_stored: take the result as it was written, whatever has become of its files.
 
     Raises:
@@ -75,13 +78,17 @@ def open_training(
         result = load_result(folder)
         lines = _as_stored(result, where)
     else:
-        result, lines = _of_now(folder, where, gt_folder, region)
+        result, lines = _of_now(folder, where, gt_folder, roi, write)
     sources = _sources(result, where)
-    return Training(in_region(result, region, folder), sources, (*lines, *file_notes(result)))
+    return Training(in_roi(result, roi, folder), sources, (*lines, *file_notes(result)))
 
 
 def _of_now(
-    folder: Path, where: Path, gt_folder: Path | None, region: str | None
+    folder: Path,
+    where: Path,
+    gt_folder: Path | None,
+    roi: str | None,
+    write: Callable[[Evaluation, Path], object],
 ) -> tuple[dict[str, Any], list[str]]:
     """The result of the files that are there, and what was done for it."""
     other_format = None
@@ -93,7 +100,7 @@ def _of_now(
         if not _holds_predictions(folder):
             raise
         sources = Sources(gt_folder, (folder,), None, None)
-        return _evaluate(where, sources, {"regions": [region or "image"]}), []
+        return _evaluate(where, sources, {"rois": [roi or "image"]}, write), []
     sources = _sources(stored, where)
     if _holds_predictions(folder) and [folder.resolve()] != [
         path.resolve() for path in sources.pred_folders
@@ -120,13 +127,13 @@ def _of_now(
         return stored, []
     options = {name: stored["settings"][name] for name in _OPTIONS if name in stored["settings"]}
     line = f"{where / RESULT}: {'; '.join(changes)}: evaluated again"
-    return _evaluate(where, sources, options), [line]
+    return _evaluate(where, sources, options, write), [line]
 
 
 def _refuse_other_masks(stored: dict[str, Any], where: Path) -> None:
-    """A region ``mask:FOLDER`` has the name that was given, which may mean another folder here."""
+    """An ROI ``mask:FOLDER`` has the name that was given, which may mean another folder here."""
     for name, relative in stored.get("origin", {}).get("masks", {}).items():
-        here = parse_region(name).mask_folder
+        here = parse_roi(name).mask_folder
         there = Path(os.path.normpath(where / relative))
         if here is not None and there.is_dir() and here.resolve() != there.resolve():
             raise InputError(
@@ -136,7 +143,12 @@ def _refuse_other_masks(stored: dict[str, Any], where: Path) -> None:
             )
 
 
-def _evaluate(target: Path, sources: Sources, options: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(
+    target: Path,
+    sources: Sources,
+    options: dict[str, Any],
+    write: Callable[[Evaluation, Path], object],
+) -> dict[str, Any]:
     try:
         evaluation = evaluate(
             sources.gt_folder,
@@ -152,7 +164,7 @@ def _evaluate(target: Path, sources: Sources, options: dict[str, Any]) -> dict[s
     except InputError as error:
         hint = "it has options for other cases" if sources.gt_folder else "or give --gt"
         raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
-    report.write(evaluation, target)
+    write(evaluation, target)
     return load_result(target)
 
 
@@ -163,12 +175,12 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
     )
     dataset = predictions.dataset
     settings, files = stored["settings"], stored["files"]
-    regions = [parse_region(name) for name in settings["regions"]]
+    rois = [parse_roi(name) for name in settings["rois"]]
     left_out = {entry["case"]: entry["reason"] for entry in stored["skipped"]}
     before, new, changed, again = files["cases"], [], [], []
     for case in predictions.paired.cases:
         try:
-            now = kept.case_identity(case, dataset.file_ending, regions)
+            now = kept.case_identity(case, dataset.file_ending, rois)
         except InputError:  # what is wrong with it is said when it is evaluated
             now = {}
         if case.name in left_out:

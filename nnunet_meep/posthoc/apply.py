@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,23 +17,20 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.calibrated import CALIBRATOR_COPY, note, read_note
-from nnunet_meep.evaluation.cases import (
-    Dataset,
-    case_names,
-    find_json,
-    read_dataset,
-    write_label_map,
+from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
+from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
+from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.images import read_codes, write_label_map
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
+from nnunet_meep.nnunet_files.probabilities import (
+    PART,
+    open_probabilities,
+    refuse_sums,
+    refuse_values,
+    write_probabilities,
 )
-from nnunet_meep.evaluation.identity import file_identity
-from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.networks import RECORD, Network, network_of
-from nnunet_meep.evaluation.reference import read_codes
-from nnunet_meep.evaluation.stream import PART, open_probabilities, refuse_sums, refuse_values
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
-
-# zlib's fastest level: 0.35 s instead of 1.0 s at numpy's for 21 MB, and files 4 % larger.
-_COMPRESSION = 1
 
 
 def apply(
@@ -232,7 +228,7 @@ class _Job:
                 shutil.copyfile(properties, folder / properties.name)
             others = sorted(folder.iterdir())
             npz = folder / f"{name}.npz"
-            _write_npz(npz, probabilities, note(identity, self.identity))
+            write_probabilities(npz, probabilities, note(identity, self.identity))
             for path in (*others, npz):
                 os.replace(path, output / path.name)
         return n_not_argmax
@@ -248,7 +244,7 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
     result = np.zeros(probabilities.shape[1:], small)
     for i, target in enumerate(result):  # plane by plane: argmax takes eight bytes a voxel
         plane = probabilities[:, i]
-        if labels.regions_class_order is None:
+        if not labels.is_region_based:
             target[...] = plane.argmax(axis=0)
         else:
             for p, label in zip(plane, labels.regions_class_order, strict=True):
@@ -258,7 +254,7 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
 
 def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
     """All probabilities of a case, checked as ``meep-calib-eval`` does it, (C, *shape); and what
-    they are (:mod:`nnunet_meep.evaluation.identity`)."""
+    they are (:mod:`nnunet_meep.nnunet_files.identity`)."""
     with open_probabilities(path) as file:
         expected = (labels.n_channels, *file.shape[1:])
         if read_note(file.comment):
@@ -278,7 +274,7 @@ def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
             low, high = min(low, float(part.p.min())), max(high, float(part.p.max()))
             part.release()
         refuse_values(path, n_not_finite, low, high)
-        if labels.regions_class_order is None:
+        if not labels.is_region_based:
             starts = range(0, flat.shape[1], PART)
             sums = (flat[:, i : i + PART].sum(axis=0, dtype=np.float64) for i in starts)
             refuse_sums(path, max(float(np.abs(s - 1).max()) for s in sums), file.dtype)
@@ -286,14 +282,6 @@ def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
             return flat.reshape(expected), file.identity
         arrays = np.stack([channel.reshape(expected[1:], order="F") for channel in flat])
         return arrays, file.identity
-
-
-def _write_npz(path: Path, probabilities: NDArray[np.float32], comment: bytes) -> None:
-    """As ``numpy.savez_compressed`` does it, in less time, with a comment of the archive."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION) as archive:
-        archive.comment = comment
-        with archive.open("probabilities.npy", "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, probabilities, allow_pickle=False)
 
 
 def _cases(folder: Path, ending: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Fits for one class against the rest, from the cells that its voxels were counted in.
 
-A cell of the evaluator's grid (:mod:`nnunet_meep.evaluation.bins`) is 0.003 wide in logit p: its
-voxels with the class, and those without, are taken to have the mean of their p. That is why fits
-need no voxels, however many there are.
+A cell of the evaluator's grid (:mod:`nnunet_meep.evaluation.counting.bins`) is 0.003 wide in logit
+p: its voxels with the class, and those without, are taken to have the mean of their p. That is why
+fits need no voxels, however many there are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.bins import Cells
+from nnunet_meep.evaluation.counting.bins import Cells
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, BinaryMap, Isotonic, Platt, Temperature, logit
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, fit_scaling
 

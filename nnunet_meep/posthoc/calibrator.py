@@ -1,6 +1,6 @@
 """A calibrator: what was learnt, for which labels, on what; kept as ``calibrator.json``.
 
-The file (format 2) is JSON with the keys
+The file (format 3) is JSON with the keys
 
 - ``format``, ``version``: of the file, and of this package;
 - ``method``: as ``meep-calib-fit`` names it;
@@ -9,7 +9,7 @@ The file (format 2) is JSON with the keys
 - ``classes``: for each class or region the ``parameters`` of its map (null where there was nothing
   to learn, and ``reason``), for methods that take classes one by one; or
 - ``joint``: ``parameters`` of the one map of all classes together;
-- ``network``: whose predictions it is for (:mod:`nnunet_meep.evaluation.networks`);
+- ``network``: whose predictions it is for (:mod:`nnunet_meep.nnunet_files.networks`);
 - ``fitted_on``: folders, cases with what their files hold, region of the images, numbers of
   voxels, log loss.
 """
@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.calibrated import fitted_cases
-from nnunet_meep.evaluation.labels import Labels, read_labels
-from nnunet_meep.evaluation.networks import Network
-from nnunet_meep.evaluation.surface import bounding_box
+from nnunet_meep.evaluation.counting.surface import bounding_box
+from nnunet_meep.nnunet_files.calibrated import fitted_cases
+from nnunet_meep.nnunet_files.labels import Labels, read_labels
+from nnunet_meep.nnunet_files.networks import Network
 from nnunet_meep.posthoc.maps import (
     LOGIT_FLOOR,
     MAX_TEMPERATURE,
@@ -45,7 +45,7 @@ from nnunet_meep.posthoc.maps import (
 )
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, scaling_from
 
-FORMAT = 2
+FORMAT = 3
 METHODS = ("platt", "isotonic", "temperature", *SCALINGS)
 
 _BLOCK = 1 << 18  # voxels calibrated at a time
@@ -115,12 +115,12 @@ class Calibrator:
         """Calibrate voxels that are no padding, (C, N) float64 in [0, 1]."""
         if self.joint is not None:
             return self.joint(p)
-        if self.labels.regions_class_order is None and len(p) == 2:
+        if not self.labels.is_region_based and len(p) == 2:
             foreground = self._mapped(self.labels.keys[0], p[1])
             return np.stack([1 - foreground, foreground])
         keys = binary_keys(self.labels)
         result = np.stack([self._mapped(key, row) for key, row in zip(keys, p, strict=True)])
-        if self.labels.regions_class_order is None:
+        if not self.labels.is_region_based:
             sums = result.sum(axis=0)
             np.divide(result, sums, out=result, where=sums > 0)
             result = np.where(sums > 0, result, p)  # no class is left: nothing is known better
@@ -132,7 +132,7 @@ class Calibrator:
 
     def _not_padding(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
         # Without a background channel padding is 0 in all channels.
-        background = 0 if self.labels.regions_class_order is not None else 1
+        background = 0 if self.labels.is_region_based else 1
         result = probabilities[0] != background
         for channel in probabilities[1:]:
             result |= channel != 0
@@ -215,7 +215,7 @@ class Calibrator:
 
 def binary_keys(labels: Labels) -> tuple[str, ...]:
     """Names of what is calibrated one against the rest: regions, one foreground, or all labels."""
-    if labels.regions_class_order is not None or labels.n_channels == 2:
+    if labels.is_region_based or labels.n_channels == 2:
         return labels.keys
     return tuple(str(v) for v in labels.values)
 
@@ -223,7 +223,7 @@ def binary_keys(labels: Labels) -> tuple[str, ...]:
 def binary_channel(labels: Labels, key: str) -> int:
     """The channel of a name of :func:`binary_keys`."""
     index = binary_keys(labels).index(key)
-    return 1 if labels.regions_class_order is None and labels.n_channels == 2 else index
+    return 1 if not labels.is_region_based and labels.n_channels == 2 else index
 
 
 def label_entries(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def label_entries(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_joint(method: str, labels: Labels) -> bool:
     """Is the method one map of all classes together? For one class against the rest none is."""
-    several = labels.regions_class_order is None and labels.n_channels > 2
+    several = not labels.is_region_based and labels.n_channels > 2
     return several and method not in ("platt", "isotonic")
 
 
@@ -352,7 +352,7 @@ def _finite(value: Any) -> float:
 def _describe(labels: Labels) -> str:
     """Labels in words; the ignore label does not matter to predictions."""
     named = ", ".join(f"{k} {n}" for k, n in zip(labels.keys, labels.names, strict=True))
-    if labels.regions_class_order is None:
+    if not labels.is_region_based:
         return named
     return f"{named} (regions_class_order {list(labels.regions_class_order)})"
 

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.bins import CellTotals, bin_edges, bin_index, grid
-from nnunet_meep.evaluation.cases import Case, Dataset, refuse_unpaired
-from nnunet_meep.evaluation.kept import case_identity
-from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.networks import network_of
-from nnunet_meep.evaluation.one_pass import sum_case
-from nnunet_meep.evaluation.predictions import Predictions
-from nnunet_meep.evaluation.reference import read_reference
-from nnunet_meep.evaluation.regions import Region, parse_region
-from nnunet_meep.evaluation.stream import PART
+from nnunet_meep.evaluation.counting.bins import CellTotals, bin_edges, bin_index, grid
+from nnunet_meep.evaluation.counting.cache import case_identity
+from nnunet_meep.evaluation.counting.one_pass import sum_case
+from nnunet_meep.evaluation.counting.reference import read_reference
+from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
+from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.networks import network_of
+from nnunet_meep.nnunet_files.predictions import Predictions
+from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.binary import (
     NothingToLearn,
     WeightedVoxels,
@@ -73,7 +73,7 @@ class Fit:
         calibrator: the calibrator.
         classes: by key what it did to the fitting set; of several classes calibrated one by one
             before they are made to sum to 1.
-        incomplete_folds: see :meth:`nnunet_meep.evaluation.predictions.Predictions`.
+        incomplete_folds: see :meth:`nnunet_meep.nnunet_files.predictions.Predictions`.
     """
 
     calibrator: Calibrator
@@ -88,7 +88,7 @@ def fit(
     *,
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
-    region: str = "image",
+    roi: str = "image",
     progress: bool = False,
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
@@ -101,8 +101,8 @@ def fit(
         method: one of ``METHODS``.
         gt_folder, pred_folders, dataset_json, plans_json: as for
             :func:`nnunet_meep.evaluation.evaluate.evaluate`.
-        region: which voxels count, see :mod:`nnunet_meep.evaluation.regions`; what nnU-Net padded
-            back never does.
+        roi: which voxels count, see :mod:`nnunet_meep.evaluation.counting.roi`; what nnU-Net
+            padded back never does.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -112,7 +112,7 @@ def fit(
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
     check_installed(method)
     # Padding is no prediction: it is not calibrated, and nothing is to be learnt from it.
-    where = replace(parse_region(region), without_padding=True)
+    where = replace(parse_roi(roi), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
     predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
     folders, dataset, cases = predictions.folders, predictions.dataset, predictions.paired.cases
@@ -136,7 +136,7 @@ def fit(
             {"case": case.name, **{role: f[role] for role in ("probabilities", "reference")}}
             for case, f in zip(cases, files, strict=True)
         ],
-        "region": region,
+        "roi": roi,
         **learnt_on,
         "classes": {
             key: {
@@ -159,8 +159,8 @@ def fit(
     return Fit(calibrator, classes, predictions.incomplete_folds())
 
 
-def _files(case: Case, dataset: Dataset, region: Region) -> dict[str, str]:
-    files = case_identity(case, dataset.file_ending, [region])
+def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
+    files = case_identity(case, dataset.file_ending, [roi])
     if "calibrator" in files:
         raise InputError(
             f"{case.probabilities}: expected a prediction as nnU-Net wrote it, found a calibrated "
@@ -170,17 +170,17 @@ def _files(case: Case, dataset: Dataset, region: Region) -> dict[str, str]:
 
 
 def _fit_binaries(
-    method: str, cases: Sequence[Case], dataset: Dataset, region: Region
+    method: str, cases: Sequence[Case], dataset: Dataset, roi: Roi
 ) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
     labels = dataset.labels
     cells_of_grid = grid(N_BINS)
     totals = {key: CellTotals(cells_of_grid.n_cells) for key in binary_keys(labels)}
     for case in cases:
-        reference = read_reference(case, dataset, [region])
-        sums = sum_case(case, labels, reference, N_BINS, [region], surface=False)
+        reference = read_reference(case, dataset, [roi])
+        sums = sum_case(case, labels, reference, N_BINS, [roi], surface=False)
         del reference  # before the next one is read
         for key, total in totals.items():
-            channels = sums.regions[region.name].channels
+            channels = sums.rois[roi.name].channels
             total.add(channels[binary_channel(labels, key)].cells)
     maps: dict[str, BinaryMap | None] = {}
     reasons: dict[str, str] = {}
@@ -204,14 +204,14 @@ def _fit_binaries(
 
 
 def _fit_joint(
-    method: str, cases: Sequence[Case], dataset: Dataset, region: Region
+    method: str, cases: Sequence[Case], dataset: Dataset, roi: Roi
 ) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
     labels = dataset.labels
     samples = []
     n_each = voxels_per_case(len(cases), labels.n_channels)
     for i, case in enumerate(cases):
-        reference = read_reference(case, dataset, [region])
-        samples.append(sample_case(case, labels, reference, region, n_each, i))
+        reference = read_reference(case, dataset, [roi])
+        samples.append(sample_case(case, labels, reference, roi, n_each, i))
         del reference
     sample = Sample.joined(samples)
     samples.clear()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from nnunet_meep.evaluation.bins import LOGIT_LIMIT
+from nnunet_meep.evaluation.counting.bins import LOGIT_LIMIT
 
 #: Probabilities below count as this much, 3.8e-11, where a logarithm is taken of them.
 LOGIT_FLOOR = float(expit(-LOGIT_LIMIT))

@@ -13,10 +13,10 @@ from pathlib import Path
 from unittest.mock import patch
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.cases import case_names, read_dataset
-from nnunet_meep.evaluation.identity import archive_identity
-from nnunet_meep.evaluation.networks import Network, network_of
-from nnunet_meep.evaluation.stream import open_probabilities
+from nnunet_meep.nnunet_files.cases import case_names, read_dataset
+from nnunet_meep.nnunet_files.identity import archive_identity
+from nnunet_meep.nnunet_files.networks import Network, network_of
+from nnunet_meep.nnunet_files.probabilities import open_probabilities
 from nnunet_meep.posthoc.apply import Applied, Record, begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
 

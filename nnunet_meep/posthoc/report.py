@@ -8,10 +8,16 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import fold_notes
-from nnunet_meep.evaluation.plots import COLORS, Layer, plain, reliability_figure, save_figure
-from nnunet_meep.evaluation.regions import describe
-from nnunet_meep.evaluation.report import aligned
+from nnunet_meep.evaluation.report.plots import (
+    COLORS,
+    Layer,
+    plain,
+    reliability_figure,
+    save_figure,
+)
+from nnunet_meep.evaluation.report.text import aligned
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import Fit
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
@@ -127,14 +133,14 @@ def _doubts(fit: Fit) -> list[str]:
 def _sums_to_one(fit: Fit) -> bool:
     """Are classes calibrated one by one before they are made to sum to 1?"""
     calibrator = fit.calibrator
-    return len(calibrator.binary) > 1 and calibrator.labels.regions_class_order is None
+    return len(calibrator.binary) > 1 and not calibrator.labels.is_region_based
 
 
 def _title(fit: Fit) -> str:
     calibrator, fitted_on = fit.calibrator, fit.calibrator.fitted_on
     n = fitted_on["n_cases"]
-    region = describe(fitted_on["region"])
-    return f"{calibrator.method}, fitted on {n} case{'s' * (n != 1)}, {region}"
+    roi = describe(fitted_on["roi"])
+    return f"{calibrator.method}, fitted on {n} case{'s' * (n != 1)}, {roi}"
 
 
 def _in_words(function: Any) -> str:

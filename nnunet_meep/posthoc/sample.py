@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.cases import Case
-from nnunet_meep.evaluation.labels import Labels
-from nnunet_meep.evaluation.one_pass import count_case
-from nnunet_meep.evaluation.reference import Reference
-from nnunet_meep.evaluation.regions import Region
-from nnunet_meep.evaluation.stream import PART, open_probabilities
+from nnunet_meep.evaluation.counting.one_pass import count_case
+from nnunet_meep.evaluation.counting.reference import Reference
+from nnunet_meep.evaluation.counting.roi import Roi
+from nnunet_meep.nnunet_files.cases import Case
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.probabilities import PART, open_probabilities
 
 #: Probabilities (voxels times classes) in a sample at most, but for one voxel of each stratum.
 MAX_VALUES = 2_000_000
@@ -59,7 +59,7 @@ def sample_case(
     case: Case,
     labels: Labels,
     reference: Reference,
-    region: Region,
+    roi: Roi,
     n_voxels: int,
     number: int,
 ) -> Sample:
@@ -69,15 +69,15 @@ def sample_case(
         case: which files.
         labels: the classes, no regions.
         reference: its reference.
-        region: where voxels count.
+        roi: where voxels count.
         n_voxels: how many at most; more if there are more strata, each of which has one.
         number: of the case, for the random choice.
 
     Raises:
         InputError: the file cannot be used.
     """
-    counts = count_case(case, labels, reference, 1, [region])
-    codes, winner = counts.codes_in(region), counts.winner
+    counts = count_case(case, labels, reference, 1, [roi])
+    codes, winner = counts.codes_in(roi), counts.winner
     del counts
     chosen, weight = _choose(codes, winner, labels.nowhere, n_voxels, number)
     p = np.empty((labels.n_channels, len(chosen)), np.float32)

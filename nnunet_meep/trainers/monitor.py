@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nnunet_meep.evaluation.bins import bin_edges
+from nnunet_meep.evaluation.counting.bins import bin_edges
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.losses.voxels import Voxels, entropy, voxels
 from nnunet_meep.trainers import control

@@ -152,7 +152,7 @@ def test_the_commands_of_a_user_one_after_the_other(calls, user_variables, capsy
     assert len(pictures) == 2
     assert all(Path(picture).is_file() for picture in pictures)
     (row,) = [line.split() for line in said.splitlines() if "ECE" in line]
-    assert row[-3:] == ["0.04", "0.02", "lower"]
+    assert row[-3:] == ["40.00", "20.00", "lower"]
 
 
 def test_children_work_in_the_folder_on_a_small_machine(calls, user_variables, monkeypatch):
@@ -431,11 +431,11 @@ def test_the_table_says_where_a_mean_is_missing_or_over_fewer_cases():
     lines = table.splitlines()
     assert lines[0].split()[-4:] == ["nnU-Net", "MEEP-KL", "better", "is"]
     assert len(lines) == 1 + 2 * len(quickstart.METRICS)
-    assert lines[1].split() == ["LA", "Dice", "0.1235", "0.1235", "higher"]
+    assert lines[1].split() == ["LA", "Dice", "0.123", "0.123", "higher"]
     assert lines[2].split()[-3:] == ["12.35", "12.35", "lower"]
     heart = [line for line in lines if line.startswith("heart")]
     assert len(heart) == 1
-    assert "23.4 (n=4)  undefined      lower" in lines[2 + len(quickstart.METRICS)]
+    assert "23.40 (n=4)  undefined      lower" in lines[2 + len(quickstart.METRICS)]
 
 
 def test_the_table_says_what_is_not_segmented():
@@ -451,7 +451,16 @@ def test_the_table_says_what_is_not_segmented():
         "absent": calibration(0.0, 0),
     }
     lines = quickstart.comparison_table(found).splitlines()
-    assert lines[1].split() == ["LA", "Dice", "0", "(not", "segmented)", "0.1", "0", "higher"]
+    assert lines[1].split() == [
+        "LA",
+        "Dice",
+        "0.000",
+        "(not",
+        "segmented)",
+        "0.100",
+        "0.000",
+        "higher",
+    ]
     assert "not segmented" not in "".join(lines[2:])
 
 
@@ -493,5 +502,5 @@ def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch):
     assert "epoch 2 of 2" in said.out
     (row,) = [line.split() for line in said.out.splitlines() if "ECE" in line]
     assert row[-1] == "lower"
-    assert all(0 < float(value) < 1 for value in row[-3:-1])
+    assert all(0 < float(value) < 1000 for value in row[-3:-1])  # in thousandths
     assert quickstart._names(out) == set((out / quickstart.MARKER).read_text().splitlines())

@@ -39,8 +39,8 @@ def evaluated(tmp_path_factory):
         labels = {"labels": {"background": 0, "a_b": 1}, "file_ending": ".nii.gz"}
         (pred / "dataset.json").write_text(json.dumps(labels))
         (pred / "plans.json").write_text(json.dumps({"image_reader_writer": "SimpleITKIO"}))
-        regions = ["--region", "image", "boundary:1"]
-        assert calib_eval.main([str(gt), str(pred), "-np", "1", *regions]) == 0
+        rois = ["--roi", "image", "boundary:1"]
+        assert calib_eval.main([str(gt), str(pred), "-np", "1", *rois]) == 0
     (root / "images").mkdir()
     for i in range(4):
         sitk.WriteImage(sitk.GetImageFromArray(logits[i]), root / "images" / f"c{i}_0000.nii.gz")
@@ -170,12 +170,12 @@ def test_a_folder_with_slices_that_is_not_ours_keeps_them(evaluated, tmp_path) -
     assert (tmp_path / "slices" / "mine.png").read_text() == "mine"
 
 
-def test_another_region(evaluated, tmp_path, capsys) -> None:
-    result = compared(evaluated, tmp_path, "sharp", "other", options=["--region", "boundary:1"])
-    assert result["region"] == "boundary:1"
+def test_another_roi(evaluated, tmp_path, capsys) -> None:
+    result = compared(evaluated, tmp_path, "sharp", "other", options=["--roi", "boundary:1"])
+    assert result["roi"] == "boundary:1"
     path = evaluated / "sharp" / "calibration" / "calibration.json"
-    of_region = json.loads(path.read_text())["by_region"]["boundary:1"]
-    mean = of_region["classes"]["1"]["per_case"]["ece"]["mean"]
+    of_roi = json.loads(path.read_text())["by_roi"]["boundary:1"]
+    mean = of_roi["classes"]["1"]["per_case"]["ece"]["mean"]
     assert result["summary"]["sharp"]["1"]["ece"]["mean"] == pytest.approx(mean, rel=1e-12)
     assert "within 1 mm of the reference surface" in capsys.readouterr().out
 
@@ -277,12 +277,12 @@ class TestBadInput:
     def test_another_schema(self, evaluated, tmp_path, capsys) -> None:
         path = tmp_path / "future" / "calibration.json"
         settings = {"gt_folder": "my gt", "pred_folder": str(tmp_path / "gone"), "bins": 10}
-        settings |= {"regions": ["boundary:1", "image"], "surface": False, "version": "9"}
-        stored(path.parent, {"schema": 3, "settings": settings})
+        settings |= {"rois": ["boundary:1", "image"], "surface": False, "version": "9"}
+        stored(path.parent, {"schema": 4, "settings": settings})
         expected = (
-            f"{path}: expected a result of schema 2, got 3; evaluate it again with this version: "
+            f"{path}: expected a result of schema 3, got 4; evaluate it again with this version: "
             f"meep-calib-eval 'my gt' {tmp_path / 'gone'} -o {path.parent} --bins 10 --no-surface "
-            f"--region boundary:1 image"
+            f"--roi boundary:1 image"
         )
         self.refused(evaluated, tmp_path, capsys, f"a={path.parent}", expected=expected)
 
@@ -297,11 +297,11 @@ class TestBadInput:
         expected = "a, b: expected cases that all of them have, found none"
         self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
 
-    def test_a_region_that_was_not_evaluated(self, evaluated, tmp_path, capsys) -> None:
-        args = [f"a={evaluated / 'sharp'}", "--region", "crop"]
+    def test_a_roi_that_was_not_evaluated(self, evaluated, tmp_path, capsys) -> None:
+        args = [f"a={evaluated / 'sharp'}", "--roi", "crop"]
         expected = (
             f"{evaluated / 'sharp'}: expected a result over crop, got one over image, boundary:1; "
-            f"evaluate it again with --region crop"
+            f"evaluate it again with --roi crop"
         )
         self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
 

@@ -115,7 +115,7 @@ def test_an_older_calibrator_is_replaced_and_nothing_else(folders, capsys):
         (["platt", "val/pred"], "val/pred: expected the folder of reference segmentations before"),
         (["platt", "val/gt", "nowhere"], "nowhere: expected a folder of predictions, found none"),
         (["platt", "val/pred", "val/gt"], "the folder of references comes first"),
-        (["platt", "val/gt", "val/pred", "--region", "skull"], "skull: expected a region"),
+        (["platt", "val/gt", "val/pred", "--roi", "skull"], "skull: expected an ROI"),
         (["platt", "val/gt", "val/pred", "-djfile", "x.json"], "x.json: expected nnU-Net's"),
     ],
 )

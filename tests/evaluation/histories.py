@@ -30,17 +30,14 @@ from predictions import LABELS, PredictionFolder, softmax_case
 from tqdm import tqdm
 
 from nnunet_meep.cli import calib_compare, calib_eval
-from nnunet_meep.evaluation import (
-    comparison_report,
-    metrics,
-    one_pass,
-    page,
-    report,
-    tables,
-    trainings,
-)
+from nnunet_meep.evaluation import trainings
 from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation.metrics import statistics
+from nnunet_meep.evaluation.report import comparison_report, page
+from nnunet_meep.evaluation.report import comparison_tables as tables
+from nnunet_meep.evaluation.report import text as report
 
 DATASET = "Dataset005_Hippo"
 MODELS = ("default", "MEEP")
@@ -66,7 +63,7 @@ class History:
         self.references.mkdir(parents=True)
         self.masks = root / "masks"
         self.masks.mkdir()
-        self.options: dict[str, Any] = {"bins": 15, "regions": ["image"], "surface": False}
+        self.options: dict[str, Any] = {"bins": 15, "rois": ["image"], "surface": False}
         self.options["segmentation"] = "file"
         self.n_made = 0
         self.models = {name: self._new_model(name) for name in MODELS}
@@ -176,7 +173,7 @@ class History:
     def change_option(self) -> None:
         choices: dict[str, list[Any]] = {
             "bins": [10, 15],
-            "regions": [["image"], ["boundary:1", "image"], ["crop"], [f"mask:{self.masks}"]],
+            "rois": [["image"], ["boundary:1", "image"], ["crop"], [f"mask:{self.masks}"]],
             "surface": [False, True],
             "segmentation": ["file", "argmax"],
         }
@@ -250,7 +247,7 @@ class History:
         arguments = [f"{name}={model}" for name, model in self.models.items()]
         arguments += ["-o", str(self.root / "comparison")]
         code, printed = self._command(calib_compare.main, arguments)
-        defaults = {"bins": 15, "regions": ["image"], "surface": True, "segmentation": "file"}
+        defaults = {"bins": 15, "rois": ["image"], "surface": True, "segmentation": "file"}
         models = []
         for name, model in self.models.items():
             options = {k: (stored[name] or defaults)[k] for k in defaults}
@@ -258,7 +255,7 @@ class History:
             models.append(Model(name, (json.loads(json.dumps(content)),)))
         try:
             expected = tables.terminal(compare(models))
-        except Exception as error:  # other regions, say: then the command has to say it, too
+        except Exception as error:  # other ROIs, say: then the command has to say it, too
             if code != 1 or str(error) not in printed:
                 raise WrongNumber(f"exit code {code}, expected {error}: {printed}") from None
             return
@@ -272,7 +269,7 @@ class History:
         arguments = [str(model), "-np", "1", "--bins", str(options["bins"])]
         arguments += ["--segmentation", options["segmentation"]]
         arguments += [] if options["surface"] else ["--no-surface"]
-        return [*arguments, "--region", *options["regions"]]
+        return [*arguments, "--roi", *options["rois"]]
 
     def _from_scratch(self, model: Path, options: dict[str, Any]) -> Any:
         return evaluate(None, model, **options)
@@ -340,7 +337,7 @@ def run_history(seed: int) -> list[str]:
             patch.object(comparison_report, "comparison_pictures", lambda *args: {}),
             patch.object(comparison_report, "_write_slices", lambda *args: {}),
             patch.object(page, "render", lambda *args: ""),
-            patch.object(metrics, "BOOTSTRAP_RESAMPLES", 100),
+            patch.object(statistics, "BOOTSTRAP_RESAMPLES", 100),
             patch.object(
                 trainings, "evaluate", lambda *a, **k: evaluate(*a, **{**k, **one_process})
             ),

@@ -20,7 +20,7 @@ NOTHING_TO_SAY: dict[str, Any] = {
     "not_predicted": [],
     "skipped": [],
     "incomplete_folds": [],
-    "by_region": {},
+    "by_roi": {},
     "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
 }
 

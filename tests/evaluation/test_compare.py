@@ -12,12 +12,12 @@ from predictions import NOTHING_TO_SAY, files_of
 from scipy.stats import wilcoxon
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Model, compare, in_region, load_result
+from nnunet_meep.evaluation.compare import Model, compare, in_roi, load_result
 
 METRICS = ("dice", "ece", "volume_true_ml")
 
 
-def result(values, *, region="image", classes=("1",), top_label=True, **settings):
+def result(values, *, roi="image", classes=("1",), top_label=True, **settings):
     """A ``calibration.json``; ``values``: case: metrics of every class, None for undefined."""
     cases = [
         {
@@ -29,10 +29,10 @@ def result(values, *, region="image", classes=("1",), top_label=True, **settings
         for case, row in values.items()
     ]
     return {
-        "schema": 2,
+        "schema": 3,
         "settings": {
             "bins": 15,
-            "regions": [region],
+            "rois": [roi],
             "gt_folder": "gt",
             "pred_folder": "pred",
             "version": "1",
@@ -348,39 +348,37 @@ def test_the_same_result_under_two_names_is_said() -> None:
     assert line.startswith("b: one training has every number of a training of a")
 
 
-class TestInRegion:
+class TestInRoi:
     def evaluated(self):
         content = random_result(0)
         other = random_result(1)
-        content["settings"]["regions"] = ["image", "boundary:5"]
-        content["by_region"] = {
-            "boundary:5": {k: other[k] for k in ("classes", "top_label", "cases")}
-        }
+        content["settings"]["rois"] = ["image", "boundary:5"]
+        content["by_roi"] = {"boundary:5": {k: other[k] for k in ("classes", "top_label", "cases")}}
         return content, other
 
     def test_the_first_one_is_meant_if_none_is_named(self) -> None:
         content, _ = self.evaluated()
-        assert in_region(content, None, Path("x")) is content
-        assert in_region(content, "image", Path("x")) is content
+        assert in_roi(content, None, Path("x")) is content
+        assert in_roi(content, "image", Path("x")) is content
 
     def test_another_one(self) -> None:
         content, other = self.evaluated()
-        chosen = in_region(content, "boundary:5", Path("x"))
+        chosen = in_roi(content, "boundary:5", Path("x"))
         assert chosen["cases"] == other["cases"]
-        assert compare([Model("a", (chosen,))]).region == "boundary:5"
-        assert content["settings"]["regions"] == ["image", "boundary:5"]
+        assert compare([Model("a", (chosen,))]).roi == "boundary:5"
+        assert content["settings"]["rois"] == ["image", "boundary:5"]
 
     def test_one_that_is_not_there(self) -> None:
         content, _ = self.evaluated()
         with pytest.raises(
             InputError, match=r"^x: expected .* crop, got one over image, boundary:5;"
         ):
-            in_region(content, "crop", Path("x"))
+            in_roi(content, "crop", Path("x"))
 
 
 class TestTrainingsOfOneModel:
     def test_over_other_voxels_are_refused(self) -> None:
-        trainings = (random_result(0), random_result(1, region="boundary:5"))
+        trainings = (random_result(0), random_result(1, roi="boundary:5"))
         with pytest.raises(InputError, match=r"got a over image, a over boundary:5$"):
             compare([Model("a", trainings)])
 
@@ -390,7 +388,7 @@ class TestTrainingsOfOneModel:
         assert "segmentation is not the same: a file, a argmax, b file" in comparison.warnings
 
     def test_inside_other_masks_are_said(self) -> None:
-        a, b = (random_result(i, region="mask:masks") for i in range(2))
+        a, b = (random_result(i, roi="mask:masks") for i in range(2))
         for content, mask in ((a, "one"), (b, "other")):
             for files in content["files"]["cases"].values():
                 files["mask:masks"] = mask
@@ -438,7 +436,7 @@ class TestRefused:
             compare([Model("a", (a,)), Model("b", (b,))])
 
     def test_other_voxels(self) -> None:
-        a, b = random_result(0), random_result(0, region="boundary:5")
+        a, b = random_result(0), random_result(0, roi="boundary:5")
         with pytest.raises(InputError, match="a over image, b over boundary:5"):
             compare([Model("a", (a,)), Model("b", (b,))])
 
@@ -487,16 +485,16 @@ class TestLoad:
             lambda cases: cases[1].update(bins={"1": {"count": [1], "mean_p": [1], "mean_y": [1]}}),
         ],
     )
-    @pytest.mark.parametrize("where", ["first region", "another region"])
+    @pytest.mark.parametrize("where", ["first ROI", "another ROI"])
     def test_a_damaged_result(self, tmp_path, damage, where) -> None:
         content, other = random_result(0), random_result(1)
         for part in (content, other):
             part["classes"]["1"]["pooled"] = {"bins": {"count": [1, 2]}}
-        content["by_region"] = {"crop": other}
+        content["by_roi"] = {"crop": other}
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps(content))
         load_result(tmp_path)
-        damage((content if where == "first region" else other)["cases"])
+        damage((content if where == "first ROI" else other)["cases"])
         path.write_text(json.dumps(content))
         with pytest.raises(
             InputError, match=rf"^{path}: expected .* one that is damaged: "
@@ -510,8 +508,8 @@ class TestLoad:
         with pytest.raises(InputError) as error:
             load_result(tmp_path)
         assert str(error.value) == (
-            f"{tmp_path / 'calibration.json'}: expected a result of schema 2, got 1; evaluate it "
-            f"again with this version: meep-calib-eval gt pred -o {tmp_path} --bins 15 --region "
+            f"{tmp_path / 'calibration.json'}: expected a result of schema 3, got 1; evaluate it "
+            f"again with this version: meep-calib-eval gt pred -o {tmp_path} --bins 15 --roi "
             f"image"
         )
 
@@ -536,9 +534,9 @@ class TestLoad:
         "place",
         [
             *("origin", "calibrators", "not_predicted", "skipped", "incomplete_folds"),
-            *("by_region", "files", "classes", "cases", "top_label", "settings"),
+            *("by_roi", "files", "classes", "cases", "top_label", "settings"),
             *("origin/written", "origin/pred_folders", "origin/masks", "files/cases"),
-            *("settings/regions", "settings/bins", "settings/pred_folder", "classes/1"),
+            *("settings/rois", "settings/bins", "settings/pred_folder", "classes/1"),
             *("classes/1/name", "cases/0", "cases/0/top_label", "cases/0/classes/1/ece"),
             *("cases/0/n_not_argmax", "settings/dataset_json", "origin/gt_folder"),
         ],
@@ -546,7 +544,7 @@ class TestLoad:
     def test_anything_else_in_its_place_is_one_line_or_as_good(
         self, tmp_path, place, value
     ) -> None:
-        from nnunet_meep.evaluation import tables
+        from nnunet_meep.evaluation.report import comparison_tables as tables
         from nnunet_meep.evaluation.trainings import open_training
 
         content = random_result(0)
@@ -557,7 +555,7 @@ class TestLoad:
         target[name] = value
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with suppress(InputError):  # anything else would be a traceback
-            training = open_training(tmp_path, as_stored=True)
+            training = open_training(tmp_path, write=tables.write, as_stored=True)
             tables.terminal(compare([Model("a", (training.result,))]))
 
     def test_a_result_without_its_options(self, tmp_path) -> None:

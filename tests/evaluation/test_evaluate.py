@@ -61,9 +61,9 @@ def two_cases(make_folder):
 
 def test_per_case_and_pooled_numbers_agree_with_independent_ones(two_cases, tmp_path) -> None:
     result = run(two_cases, tmp_path, "--bins", "10", "-np", "1")
-    assert result["schema"] == 2
+    assert result["schema"] == 3
     assert result["settings"]["bins"] == 10
-    assert result["settings"]["regions"] == ["image"]
+    assert result["settings"]["rois"] == ["image"]
     assert [c["case"] for c in result["cases"]] == ["a", "b"]
     for label in (1, 2):
         p_all, y_all, segmentation_all = [], [], []
@@ -91,19 +91,19 @@ def test_per_case_and_pooled_numbers_agree_with_independent_ones(two_cases, tmp_
 
 
 def test_csv_holds_the_same_numbers(two_cases, tmp_path) -> None:
-    result = run(two_cases, tmp_path, "--region", "image", "boundary:2")
+    result = run(two_cases, tmp_path, "--roi", "image", "boundary:2")
     with (tmp_path / "out" / "calibration.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(r["case"], r["region"], r["class"]) for r in rows] == [
-        (case, region, label)
+    assert [(r["case"], r["roi"], r["class"]) for r in rows] == [
+        (case, roi, label)
         for case in "ab"
-        for region in ("image", "boundary:2")
+        for roi in ("image", "boundary:2")
         for label in ("1", "2", "top_label")
     ]
     for row in rows:
         cases = result["cases"]
-        if row["region"] != "image":
-            cases = result["by_region"][row["region"]]["cases"]
+        if row["roi"] != "image":
+            cases = result["by_roi"][row["roi"]]["cases"]
         case = next(c for c in cases if c["case"] == row["case"])
         values = {**case["classes"], "top_label": case["top_label"]}[row["class"]]
         assert len(values) >= 9

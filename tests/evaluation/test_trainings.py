@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from predictions import LABELS, PredictionFolder, softmax_case
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation import one_pass, report, trainings
+from nnunet_meep.evaluation import trainings
+from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.trainings import open_training
+from nnunet_meep.evaluation.report import text as report
 
-REGIONS = ["image", "boundary:1"]
+ROIS = ["image", "boundary:1"]
 SHAPE = (5, 6, 7)
+
+open_training = partial(trainings.open_training, write=report.write)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,7 @@ def evaluate_into(target, gt, pred, **options):
 @pytest.fixture
 def evaluated(folder):
     """The same, evaluated into ``calibration`` in the folder of predictions."""
-    evaluate_into(folder.pred / "calibration", folder.gt, folder.pred, regions=REGIONS)
+    evaluate_into(folder.pred / "calibration", folder.gt, folder.pred, rois=ROIS)
     return folder
 
 
@@ -59,8 +63,8 @@ def cases_of(training):
 
 
 def from_scratch(folder):
-    evaluation = evaluate(folder.gt, folder.pred, regions=REGIONS, surface=False)
-    return {case.case: case.regions["image"].classes["1"]["brier"] for case in evaluation.cases}
+    evaluation = evaluate(folder.gt, folder.pred, rois=ROIS, surface=False)
+    return {case.case: case.rois["image"].classes["1"]["brier"] for case in evaluation.cases}
 
 
 def replace_with_times_kept(path, other):
@@ -101,7 +105,7 @@ class TestOfTheFilesThatAreThere:
             evaluated.pred / "calibration",
             evaluated.gt,
             evaluated.pred,
-            regions=REGIONS,
+            rois=ROIS,
             keep=evaluated.pred / "calibration" / "cases",
         )
         read, sum_case = [], one_pass.sum_case
@@ -234,7 +238,7 @@ class TestWhatIsNotPairedOrLeftOut:
         for place in ("here", "there"):
             shutil.copytree(folder.gt, tmp_path / place / "masks")
         monkeypatch.chdir(tmp_path / "here")
-        path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, regions=["mask:masks"])
+        path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, rois=["mask:masks"])
         assert open_training(path.parent).notes == ()
         monkeypatch.chdir(tmp_path / "there")
         with pytest.raises(InputError, match=rf"^{path}: expected the masks {tmp_path / 'here'}"):
@@ -286,9 +290,9 @@ class TestWherePredictionsAreGone:
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, "schema": 1}))
         command = f"meep-calib-eval {tmp_path / 'gt'} {tmp_path / 'pred'} -o {path.parent}"
-        command += " --bins 15 --no-surface --region image"
+        command += " --bins 15 --no-surface --roi image"
         for as_stored in (False, True):
-            with pytest.raises(InputError, match=rf"schema 2, got 1; .*: {command}$"):
+            with pytest.raises(InputError, match=rf"schema 3, got 1; .*: {command}$"):
                 open_training(path.parent, as_stored=as_stored)
 
 
@@ -344,18 +348,18 @@ class TestFolds:
         )
 
 
-def test_one_of_its_regions(evaluated) -> None:
-    whole, near = (open_training(evaluated.pred, region=region).result for region in REGIONS)
-    assert near["settings"]["regions"] == ["boundary:1"]
-    assert near["cases"] == whole["by_region"]["boundary:1"]["cases"]
-    with pytest.raises(InputError, match=r"evaluate it again with --region crop"):
-        open_training(evaluated.pred, region="crop")
+def test_one_of_its_rois(evaluated) -> None:
+    whole, near = (open_training(evaluated.pred, roi=roi).result for roi in ROIS)
+    assert near["settings"]["rois"] == ["boundary:1"]
+    assert near["cases"] == whole["by_roi"]["boundary:1"]["cases"]
+    with pytest.raises(InputError, match=r"evaluate it again with --roi crop"):
+        open_training(evaluated.pred, roi="crop")
 
 
 def test_predictions_without_a_result_are_evaluated_once(folder, capsys) -> None:
-    first = open_training(folder.pred, gt_folder=folder.gt, region="boundary:1")
+    first = open_training(folder.pred, gt_folder=folder.gt, roi="boundary:1")
     assert "2/2" in capsys.readouterr().err  # the progress bar
-    expected = evaluate(folder.gt, folder.pred, regions=["boundary:1"]).to_dict()
+    expected = evaluate(folder.gt, folder.pred, rois=["boundary:1"]).to_dict()
     of_a = first.result["cases"][0]["classes"]["1"]
     assert of_a["ece"] == expected["cases"][0]["classes"]["1"]["ece"]
     assert "hd" in of_a

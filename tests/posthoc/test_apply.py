@@ -97,7 +97,7 @@ def test_evaluating_the_folder_is_evaluating_with_the_calibrator_in_memory(
             if channel >= len(p):
                 continue
             q, is_class = p[channel].ravel().astype(np.float64), np.isin(y, members)
-            metrics = list(case.regions["image"].classes.values())[i]
+            metrics = list(case.rois["image"].classes.values())[i]
             assert metrics["ece"] == pytest.approx(reference.ece(q, is_class, 15), abs=1e-9)
             assert metrics["brier"] == pytest.approx(reference.brier(q, is_class), abs=1e-9)
             assert metrics["nll"] == pytest.approx(reference.nll(q, is_class), abs=1e-6)

@@ -12,8 +12,8 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from nnunet_meep.evaluation.bins import Cells
-from nnunet_meep.evaluation.counting import count_voxels
+from nnunet_meep.evaluation.counting.bins import Cells
+from nnunet_meep.evaluation.counting.loops import count_voxels
 from nnunet_meep.posthoc.binary import MAX_TEMPERATURE, NothingToLearn, fit_binary
 from nnunet_meep.posthoc.maps import Platt, Temperature, logit
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, JointScaling, fit_scaling

@@ -70,17 +70,17 @@ def test_every_method_calibrates_and_comes_back_from_its_file(
 
 def test_the_file_says_what_it_was_fitted_on(make_validation, tmp_path):
     folder = make_validation("regions")
-    region = f"mask:{half_masks(tmp_path)}"
-    fit("platt", folder.gt, folder.pred, region=region).calibrator.save(tmp_path / "c.json")
+    roi = f"mask:{half_masks(tmp_path)}"
+    fit("platt", folder.gt, folder.pred, roi=roi).calibrator.save(tmp_path / "c.json")
     content = json.loads((tmp_path / "c.json").read_text())
-    assert content["format"] == 2
+    assert content["format"] == 3
     assert content["method"] == "platt"
     assert content["labels"] == KINDS["regions"][0]["labels"]
     assert content["regions_class_order"] == [1, 2]
     assert content["logit_floor"] == LOGIT_FLOOR
     assert set(content["classes"]) == {"(1, 2)", "(2,)"}
     fitted_on = content["fitted_on"]
-    assert fitted_on["region"] == region
+    assert fitted_on["roi"] == roi
     assert [case["case"] for case in fitted_on["cases"]] == ["case_0", "case_1", "case_2"]
     for case in fitted_on["cases"]:
         reference = (folder.gt / f"{case['case']}.nii.gz").read_bytes()
@@ -146,11 +146,11 @@ def test_ignored_voxels_are_not_learnt_from(make_validation):
     assert after.calibrator.binary["1"] != before
 
 
-def test_a_region_changes_what_is_learnt(make_validation, tmp_path):
+def test_an_roi_changes_what_is_learnt(make_validation, tmp_path):
     folder = make_validation("two classes")
     slopes = [
-        fit("platt", folder.gt, folder.pred, region=region).calibrator.binary["1"].slope
-        for region in ("image", "crop", f"mask:{half_masks(tmp_path)}")
+        fit("platt", folder.gt, folder.pred, roi=roi).calibrator.binary["1"].slope
+        for roi in ("image", "crop", f"mask:{half_masks(tmp_path)}")
     ]
     assert slopes[0] == slopes[1]  # nothing is padding here
     assert slopes[0] != slopes[2]
@@ -225,9 +225,9 @@ def test_padding_is_no_prediction(make_validation):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("region", ["image", "crop", "mask"])
+@pytest.mark.parametrize("roi", ["image", "crop", "mask"])
 @pytest.mark.parametrize("method", ["platt", "temperature"])
-def test_nothing_is_learnt_from_padding(method, region, kind, make_validation, tmp_path):
+def test_nothing_is_learnt_from_padding(method, roi, kind, make_validation, tmp_path):
     plain = make_validation(kind)
     padded = make_validation(kind, n_cases=0, name="padded")
     masks = {name: tmp_path / f"masks_{name}" for name in ("plain", "padded")}
@@ -249,7 +249,7 @@ def test_nothing_is_learnt_from_padding(method, region, kind, make_validation, t
             method,
             folder.gt,
             folder.pred,
-            region=f"mask:{masks[name]}" if region == "mask" else region,
+            roi=f"mask:{masks[name]}" if roi == "mask" else roi,
         ).calibrator
         for name, folder in (("plain", plain), ("padded", padded))
     ]
@@ -319,8 +319,8 @@ def test_a_method_or_folder_that_is_none_is_refused(make_validation):
     folder = make_validation("two classes")
     with pytest.raises(InputError, match=r"^method: expected one of platt, .*, got plat$"):
         fit("plat", folder.gt, folder.pred)
-    with pytest.raises(InputError, match="expected a region"):
-        fit("platt", folder.gt, folder.pred, region="brain")
+    with pytest.raises(InputError, match="expected an ROI"):
+        fit("platt", folder.gt, folder.pred, roi="brain")
     (folder.gt / "case_1.nii.gz").unlink()
     with pytest.raises(InputError, match=r"case_1.npz: expected a reference .*, found none"):
         fit("platt", folder.gt, folder.pred)
@@ -338,7 +338,7 @@ DAMAGE = {
     "a list": (lambda c: [1], "got another file"),
     "another file": (lambda c: {"schema": 1}, "got another file"),
     "too deep": (lambda c: "[" * 100_000, "expected a calibrator in JSON"),
-    "a later format": (lambda c: {**c, "format": 3}, "in format 2, got format 3"),
+    "a later format": (lambda c: {**c, "format": 4}, "in format 3, got format 4"),
     "another method": (lambda c: {**c, "method": "magic"}, "expected a method of .*, got 'magic'"),
     "another floor": (lambda c: {**c, "logit_floor": 1e-3}, "expected the logit floor"),
     "no labels": (lambda c: {**c, "labels": None}, "expected \"labels\""),

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_meep.evaluation.cases import Case, find_folders, pair_cases, read_dataset
-from nnunet_meep.evaluation.reference import read_reference
-from nnunet_meep.evaluation.regions import parse_region
+from nnunet_meep.evaluation.counting.reference import read_reference
+from nnunet_meep.evaluation.counting.roi import parse_roi
+from nnunet_meep.nnunet_files.cases import Case, find_folders, pair_cases, read_dataset
 from nnunet_meep.posthoc.sample import (
     MAX_VALUES,
     Sample,
@@ -36,10 +36,10 @@ def test_the_sample_is_bounded():
     assert voxels_per_case(10**9, 3) == 1
 
 
-def sampled(folder, n_voxels: int, region: str = "image", number: int = 0) -> list[Sample]:
+def sampled(folder, n_voxels: int, roi: str = "image", number: int = 0) -> list[Sample]:
     folders = find_folders(folder.gt, [folder.pred])
     dataset = read_dataset(folders.predictions)
-    where = parse_region(region)
+    where = parse_roi(roi)
     return [
         sample_case(
             case,
@@ -107,7 +107,7 @@ def test_the_choice_is_the_same_every_time_and_another_for_another_case(make_val
     assert (once.p != other.p).any()
 
 
-def test_ignored_voxels_and_those_outside_of_the_region_are_not_sampled(make_validation, tmp_path):
+def test_ignored_voxels_and_those_outside_of_the_roi_are_not_sampled(make_validation, tmp_path):
     folder = make_validation("three classes", n_cases=1, more_labels={"ignore": 3})
     rng = np.random.default_rng(3)
     p, y = arrays(folder, "case_0")

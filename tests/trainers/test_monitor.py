@@ -15,9 +15,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
 from scipy.stats import entropy
 
-from nnunet_meep.evaluation.bins import grid
-from nnunet_meep.evaluation.counting import count_voxels
-from nnunet_meep.evaluation.metrics import class_metrics
+from nnunet_meep.evaluation.counting.bins import grid
+from nnunet_meep.evaluation.counting.loops import count_voxels
+from nnunet_meep.evaluation.metrics.scores import class_metrics
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers import control
 from nnunet_meep.trainers.monitor import N_BINS, TrainingMonitor, weighted_parts

@@ -1,0 +1,1 @@
+"""One pass over a case: voxels into sums that merge. Imports without torch."""

@@ -1,0 +1,155 @@
+"""Sums of finished cases, kept in files: a run that was stopped goes on where it was.
+
+They are used again only for the same question: what is in the files of the case, classes, bins,
+rois and the version of this package are part of each file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep import __version__
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.evaluation.counting.bins import CaseSums, Cells, ClassSums, RoiSums
+from nnunet_meep.evaluation.counting.roi import Roi
+from nnunet_meep.nnunet_files.calibrated import read_note
+from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.identity import label_map_identity
+from nnunet_meep.nnunet_files.probabilities import open_probabilities
+
+#: To be raised whenever what is kept changes its meaning.
+_FORMAT = 3
+_SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
+
+
+def question(
+    case: Case,
+    dataset: Dataset,
+    n_bins: int,
+    rois: Sequence[Roi],
+    surface: bool,
+    segmentation: str,
+) -> dict[str, Any]:
+    """All that the sums of a case depend on, as JSON; its files by what they hold.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    asked = {
+        "format": _FORMAT,
+        "version": __version__,
+        "case": case.name,
+        "labels": asdict(dataset.labels),
+        "reader": dataset.reader,
+        "bins": n_bins,
+        "rois": [r.name for r in rois],
+        "surface": surface,
+        "segmentation": segmentation,
+        "files": case_identity(case, dataset.file_ending, rois),
+    }
+    return json.loads(json.dumps(asked))  # as it comes back from a file: tuples are lists
+
+
+def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str, str]:
+    """What the files of a case hold (:mod:`.identity`): by role, masks by the name of the roi.
+
+    Of probabilities that ``meep-calib-apply`` changed also ``uncalibrated``, what they were before,
+    and the ``calibrator``.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    with open_probabilities(case.probabilities) as file:
+        files = {"probabilities": file.identity}
+        files |= read_note(file.comment)
+    files["reference"] = label_map_identity(case.reference)
+    if case.segmentation is not None:
+        files["segmentation"] = label_map_identity(case.segmentation)
+    for roi in rois:
+        mask = roi.mask_path(case.name, file_ending)
+        if mask is not None and mask.is_file():
+            files[roi.name] = label_map_identity(mask)
+    return files
+
+
+def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
+    """Keep the sums of a case.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    cells = [c for roi in sums.rois.values() for c in _all_cells(roi)]
+    about = {
+        "question": asked,
+        "case": sums.case,
+        "n_clipped": sums.n_clipped,
+        "scalars": {
+            name: [[getattr(c, s) for s in _SCALARS] for c in roi.channels]
+            for name, roi in sums.rois.items()
+        },
+        "has_top_label": [r.top_label is not None for r in sums.rois.values()],
+        "distances_mm": sums.distances_mm,
+        "n_not_argmax": sums.n_not_argmax,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            length=np.array([len(c.index) for c in cells]),
+            index=np.concatenate([c.index for c in cells]),
+            count=np.concatenate([c.count for c in cells]),
+            sum_p=np.concatenate([c.sum_p for c in cells]),
+        )
+
+
+def find(path: Path, asked: dict[str, Any]) -> CaseSums | None:
+    """The sums of a case, if they were kept and answer the same question."""
+    try:
+        question, sums = load(path)
+    except Exception:  # not there, not a file of ours, or damaged in any way: read the case again
+        return None
+    return sums if question == asked else None
+
+
+def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
+    """What :func:`save` kept, and the question that it answers."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        about = json.loads(archive["about"].tobytes())
+        arrays = {name: archive[name] for name in ("length", "index", "count", "sum_p")}
+    return about["question"], _case_sums(about, arrays)
+
+
+def _all_cells(roi: RoiSums) -> list[Cells]:
+    top = [] if roi.top_label is None else [roi.top_label]
+    return [c.cells for c in roi.channels] + top
+
+
+def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
+    cuts = np.cumsum(arrays["length"])[:-1]
+    pieces = zip(*(np.split(arrays[k], cuts) for k in ("index", "count", "sum_p")), strict=True)
+    cells = (Cells(*piece) for piece in pieces)
+    rois = {}
+    for (name, scalars), has_top in zip(
+        about["scalars"].items(), about["has_top_label"], strict=True
+    ):
+        channels = tuple(
+            ClassSums(**dict(zip(_SCALARS, values, strict=True)), cells=next(cells))
+            for values in scalars
+        )
+        rois[name] = RoiSums(channels, next(cells) if has_top else None)
+    distances = about["distances_mm"]
+    return CaseSums(
+        about["case"],
+        about["n_clipped"],
+        rois,
+        None if distances is None else tuple(distances),
+        about["n_not_argmax"],
+    )

@@ -1,0 +1,342 @@
+"""The compiled loops: one look at each voxel.
+
+:class:`Counter` sorts probabilities into the cells of :mod:`.bins` while they arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.evaluation.counting.bins import (
+    CELLS_PER_OCTAVE,
+    CLIP,
+    FEW_VOXELS,
+    HALF_CELL,
+    LOG2_COEFFICIENTS,
+    N_LOGIT_CELLS,
+    Cells,
+    ClassSums,
+    Grid,
+    grid,
+)
+from nnunet_meep.nnunet_files.probabilities import RANGE_TOLERANCE
+
+# Voxels are worked on in blocks that stay in the cache; the products of likelihoods have as many
+# factors as cannot underflow: CLIP**16 = 1e-192.
+_FACTORS, _PRODUCTS = 16, 64
+_BLOCK = _FACTORS * _PRODUCTS
+
+# Most voxels of a saturated network have p = 0 or p = 1. Adding to one cell again and again waits
+# for the addition before, so they are spread over several.
+_SPREAD = 8
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:  # nowhere to keep the compiled code: compile in every process
+        return numba.njit(function, nogil=True)
+
+
+_A, _B, _C, _D, _E, _F = (np.float32(c) for c in LOG2_COEFFICIENTS)
+_PER_OCTAVE, _HALF = np.float32(CELLS_PER_OCTAVE), np.float32(HALF_CELL)
+_LAST = np.float32(N_LOGIT_CELLS - 1)
+_ONE = np.float32(1)
+
+
+@_compiled
+def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ignore[no-untyped-def]
+    """Add voxels to ``count`` and ``sum_p`` (flat, cell-major: 2 * cell + y) and to ``sums``.
+
+    Behind the cells there is one for what counts nowhere, and ``_SPREAD`` each for p = 0 and p = 1.
+    ``sums``: of squares where y = 0, where y = 1, and of the log likelihood; only if ``score``.
+    Returns how many values are out of range or NaN, and how many were clipped.
+    """
+    value = np.empty(_BLOCK)
+    odds = np.empty(_BLOCK, np.float32)
+    bits = odds.view(np.int32)
+    exponent = np.empty(_BLOCK, np.float32)
+    slot = np.empty(_BLOCK, np.int64)
+    square_plus = np.empty(_BLOCK)
+    square_minus = np.empty(_BLOCK)
+    product = np.empty(_PRODUCTS)
+    plus = np.zeros(_PRODUCTS)
+    minus = np.zeros(_PRODUCTS)
+    first_saturated = len(count) // 2 - 2 * _SPREAD
+    nowhere = 2 * (first_saturated - 1)
+    width = 1.0 / n_bins
+    n_bad = 0
+    n_clipped = 0
+    log_sum = 0.0
+    for start in range(0, len(p), _BLOCK):
+        n = min(_BLOCK, len(p) - start)
+        for j in range(n):
+            x = np.float64(p[start + j])
+            n_bad += not (x >= -RANGE_TOLERANCE and x <= 1 + RANGE_TOLERANCE)
+            n_clipped += (x < 0) | (x > 1)
+            x = min(max(x, 0.0), 1.0)
+            value[j] = x
+            odds[j] = np.float32(max(x, CLIP)) / np.float32(max(1 - x, CLIP))
+        # bins.cell_index, step by step.
+        for j in range(n):
+            exponent[j] = np.float32((bits[j] >> 23) - 127)
+            bits[j] = (bits[j] & 0x7FFFFF) | 0x3F800000
+        for j in range(n):
+            t = odds[j] - _ONE
+            log2 = (((((_F * t + _E) * t + _D) * t + _C) * t + _B) * t + _A) * t
+            position = (exponent[j] + log2) * _PER_OCTAVE + _HALF
+            cell = np.int64(min(max(position, np.float32(0)), _LAST))
+            # Edges are at k * width, as numpy's linspace has them; the last one is 1.
+            x = value[j]
+            k = np.int64(x * n_bins)
+            k -= x <= k * width
+            k += x > (k + 1) * width
+            k = min(max(k, 0), n_bins - 1)
+            cell += 3 * (k + (x > 0.5)) + 1
+            saturated = first_saturated + (j & (_SPREAD - 1)) + (_SPREAD if x >= 1 else 0)
+            slot[j] = 2 * (cell if (x > 0) & (x < 1) else saturated)
+        for j in range(n):
+            y = y_of_code[codes[start + j]]
+            i = slot[j] + y if y < 2 else nowhere
+            slot[j] = i
+            count[i] += 1
+            sum_p[i] += value[j]
+        if not score:
+            continue
+        for j in range(n):
+            x = value[j]
+            inside = slot[j] < nowhere
+            y = slot[j] & 1
+            miss = 1 - x if y else x
+            square = miss * miss if inside else 0.0
+            square_plus[j] = square if y else 0.0
+            square_minus[j] = 0.0 if y else square
+            likelihood = x if y else 1 - x
+            value[j] = min(max(likelihood, CLIP), 1 - CLIP) if inside else 1.0
+        for j in range(n, _BLOCK):
+            value[j] = 1.0
+            square_plus[j] = square_minus[j] = 0.0
+        # Side by side, because one sum after the other waits for the one before.
+        product[:] = 1.0
+        for i in range(0, _BLOCK, _PRODUCTS):
+            for j in range(_PRODUCTS):
+                product[j] *= value[i + j]
+                plus[j] += square_plus[i + j]
+                minus[j] += square_minus[i + j]
+        for j in range(_PRODUCTS):
+            log_sum += math.log(product[j])
+    sums[0] += minus.sum()
+    sums[1] += plus.sum()
+    sums[2] += log_sum
+    return n_bad, n_clipped
+
+
+@_compiled
+def _count_pairs(a, b, table):  # type: ignore[no-untyped-def]
+    for i in range(len(a)):
+        table[a[i], b[i]] += 1
+
+
+@_compiled
+def _compare(p, largest, total, tolerance):  # type: ignore[no-untyped-def]
+    n_both = 0
+    for i in range(len(p)):
+        n_both += (p[i] > 0.5) & (largest[i] > 0.5)
+    n_off = 0
+    for i in range(len(total)):
+        total[i] += p[i]
+        n_off += abs(total[i] - 1) > tolerance
+    if len(total) == 0:
+        for i in range(len(p)):
+            n_off += abs(largest[i] + p[i] - 1) > tolerance
+    return n_both, n_off
+
+
+@_compiled
+def _follow(p, channel, largest, winner):  # type: ignore[no-untyped-def]
+    n_unsure = 0
+    for i in range(len(p)):
+        winner[i] = channel if p[i] > largest[i] else winner[i]
+        largest[i] = p[i] if p[i] > largest[i] else largest[i]
+        n_unsure += largest[i] <= 0.5
+    return n_unsure
+
+
+def compare(
+    p: NDArray[np.floating],
+    largest: NDArray[np.floating],
+    total: NDArray[np.floating],
+    tolerance: float,
+) -> tuple[int, int]:
+    """How one more channel goes with those before; to be called before :func:`follow`.
+
+    Args:
+        p: probabilities of the channel, (N,).
+        largest: the largest probability so far, (N,).
+        total: sum of the channels so far, (N,), to which p is added in place; or empty if there
+            was only one channel, whose probability is ``largest``.
+        tolerance: of the sum.
+
+    Returns:
+        For how many voxels both p and ``largest`` are above one half, and for how many the sum of
+        all channels misses one by more than the tolerance.
+    """
+    return _compare(p, largest, total, tolerance)
+
+
+def follow(
+    p: NDArray[np.floating],
+    channel: int,
+    largest: NDArray[np.floating],
+    winner: NDArray[np.unsignedinteger],
+) -> int:
+    """Take one more channel into account, in place.
+
+    Args:
+        p: probabilities of the channel, (N,).
+        channel: its number.
+        largest: the largest probability so far, (N,).
+        winner: its channel, the first one of equal ones, (N,).
+
+    Returns:
+        For how many voxels the largest probability is not above one half now.
+    """
+    return _follow(p, winner.dtype.type(channel), largest, winner)
+
+
+def count_pairs(
+    a: NDArray[np.unsignedinteger], b: NDArray[np.unsignedinteger], table: NDArray[np.int64]
+) -> None:
+    """Add to ``table[a, b]`` the number of positions with each pair of values.
+
+    Args:
+        a, b: (N,), below the shape of the table.
+        table: counts, changed in place.
+    """
+    _count_pairs(a, b, table)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a :class:`Counter` counted; see ``ClassSums`` for the meaning. 0 without ``score``."""
+
+    cells: Cells
+    squared_minus: float
+    squared_plus: float
+    log_likelihood: float
+
+
+class Counter:
+    """Counts the voxels of one class, part by part."""
+
+    def __init__(
+        self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool, n_voxels: int
+    ) -> None:
+        """Nothing counted yet.
+
+        Args:
+            grid: the cells.
+            y_of_code: for each code 1 (the class), 0 (not), or 2 (the voxel counts nowhere).
+            score: sum up squares and the log likelihood as well.
+            n_voxels: how many there will be, or more; few are counted in divided cells.
+        """
+        self._voxels: list[tuple[NDArray[np.float64], NDArray[np.uint8]]] | None = None
+        if n_voxels <= FEW_VOXELS:
+            self._voxels = []
+        self._n_bins, self._score, self._y_of_code = grid.n_bins, score, y_of_code
+        n_slots = grid.n_cells + 1 + 2 * _SPREAD
+        self._count = np.zeros((n_slots, 2), np.int64)
+        self._sum_p = np.zeros((n_slots, 2))
+        self._sums = np.zeros(3)
+
+    def add(self, p: NDArray[np.floating], codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
+        """Count some more voxels.
+
+        Args:
+            p: float32 or float64 probabilities of the class, (N,), contiguous; clipped to [0, 1].
+            codes: (N,).
+
+        Returns:
+            How many values are NaN or leave [0, 1] by more than ``RANGE_TOLERANCE`` (the sums are
+            worth nothing then), and how many were clipped.
+        """
+        if self._voxels is not None:
+            y = self._y_of_code[codes]
+            exact = np.nan_to_num(p[y < 2].astype(np.float64))
+            self._voxels.append((np.clip(exact, 0, 1), y[y < 2]))
+        return _count(
+            p,
+            codes,
+            self._y_of_code,
+            self._n_bins,
+            self._score,
+            self._count.ravel(),
+            self._sum_p.ravel(),
+            self._sums,
+        )
+
+    def counted(self) -> Counted:
+        """What has been counted so far."""
+        if self._voxels is not None:
+            none = (np.zeros(0), np.zeros(0, np.uint8))
+            p, y = (np.concatenate(parts) for parts in zip(none, *self._voxels, strict=True))
+            return Counted(Cells.from_voxels(p, y, self._n_bins), *self._sums.tolist())
+        count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
+        zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
+        count[0], count[-1], sum_p[-1] = zeros, ones, ones
+        return Counted(
+            Cells.from_dense(count, sum_p),
+            *self._sums.tolist(),
+        )
+
+
+def count_voxels(
+    p: NDArray[np.floating], y: NDArray[np.bool_], predicted: NDArray[np.bool_], n_bins: int
+) -> ClassSums:
+    """The sums over some voxels of one class that lie in memory; a voxel is a millilitre.
+
+    Args:
+        p: probabilities of the class in [0, 1], shape (N,).
+        y: whether the voxel is of the class in the reference, shape (N,).
+        predicted: whether it is in the segmentation, shape (N,).
+        n_bins: number of bins, 1 to ``MAX_BINS``.
+
+    Raises:
+        ValueError: p is no probability.
+    """
+    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
+    exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
+    n_bad, _ = counter.add(exact, y.astype(np.uint8))
+    if n_bad:
+        raise ValueError(f"p: expected probabilities in [0, 1], found {n_bad} values that are none")
+    tp = int(np.count_nonzero(predicted & y))
+    return class_sums(
+        counter.counted(),
+        tp=tp,
+        fp=int(np.count_nonzero(predicted)) - tp,
+        fn=int(np.count_nonzero(y)) - tp,
+        voxel_ml=1.0,
+    )
+
+
+def class_sums(counted: Counted, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
+    """The sums of a class from what was counted of its probabilities and of its segmentation."""
+    return ClassSums(
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        squared_plus=counted.squared_plus,
+        squared_minus=counted.squared_minus,
+        log_likelihood=counted.log_likelihood,
+        volume_true_ml=(tp + fn) * voxel_ml,
+        volume_pred_ml=(tp + fp) * voxel_ml,
+        volume_expected_ml=math.fsum(counted.cells.sum_p.flat) * voxel_ml,
+        cells=counted.cells,
+    )

@@ -1,0 +1,209 @@
+"""The label maps of a case: reference, segmentation and masks, read and checked to fit together.
+
+This is the one chain of checks for all commands: each file is as long as its header says, holds the
+labels of ``dataset.json`` and lies on the grid of the reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.roi import Roi
+from nnunet_meep.evaluation.counting.surface import bounding_box
+from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.headers import VoxelGrid, refuse_other_grid
+from nnunet_meep.nnunet_files.images import read_codes, read_label_map
+from nnunet_meep.nnunet_files.labels import Labels
+
+#: Of what Dice, volumes and distances are: of the segmentation file, where there is one, or of what
+#: nnU-Net's rule makes of the probabilities.
+FILE, ARGMAX = "file", "argmax"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a case, as codes (``Labels.encode``) with the axes of the probabilities.
+
+    Attributes:
+        codes: the whole image, (*shape).
+        restricted: by the name of an ROI, the same with ``nowhere`` outside of it; rois that
+            are the image (``image``, and ``crop`` until its padding is known) are not in it.
+        spacing_mm: size of a voxel along each axis of ``shape``.
+        segmentation: codes of the predicted segmentation, (*shape); None if there is no file.
+    """
+
+    codes: NDArray[np.unsignedinteger]
+    restricted: dict[str, NDArray[np.unsignedinteger]]
+    spacing_mm: tuple[float, ...]
+    segmentation: NDArray[np.unsignedinteger] | None
+
+    def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
+        """What has to be counted for some ROIs, by ``Roi.counted_as``."""
+        names = {r.counted_as for r in rois}
+        return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
+
+    def save(self, path: Path) -> None:
+        """Write it for :meth:`load_and_remove`, which another process may call."""
+        arrays: dict[str, Any] = {f"roi:{name}": c for name, c in self.restricted.items()}
+        np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
+        if self.segmentation is not None:
+            np.save(_beside(path), self.segmentation)
+
+    @classmethod
+    def load_and_remove(cls, path: Path) -> Reference:
+        """What :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            restricted = {
+                name.removeprefix("roi:"): archive[name]
+                for name in archive.files
+                if name.startswith("roi:")
+            }
+            codes, spacing_mm = archive["codes"], tuple(archive["spacing_mm"].tolist())
+        path.unlink()
+        segmentation = None
+        if (other := _beside(path)).exists():
+            # Left on the disk until it is looked at, after all that takes more memory.
+            segmentation = np.load(other, mmap_mode="r", allow_pickle=False)
+            other.unlink()
+        return cls(codes, restricted, spacing_mm, segmentation)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".segmentation.npy")
+
+
+def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:
+    """Read the reference of a case, its segmentation, and what the ROIs need.
+
+    Raises:
+        InputError: a file cannot be read, holds what it should not, or they do not fit together.
+    """
+    segmentation, segmented = None, None
+    with ThreadPoolExecutor(1) as other:  # unpacking takes half of the time, and runs beside
+        if case.segmentation is not None:
+            segmented = other.submit(read_codes, case.segmentation, dataset)
+        codes, spacing_mm, grid = read_codes(case.reference, dataset)
+    if case.segmentation is not None and segmented is not None:
+        segmentation, its_spacing_mm, its_grid = segmented.result()
+        refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
+        # Where a format has no grid, its spacing may stand beside it.
+        if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
+            raise InputError(
+                f"{case.segmentation}: expected voxels of {spacing_mm} mm like {case.reference}, "
+                f"got {its_spacing_mm}"
+            )
+        _refuse_segmentation(case.segmentation, segmentation, case, dataset, codes.shape)
+    restricted = {}
+    for roi in rois:
+        inside = _inside(roi, case, dataset, codes, spacing_mm, grid)
+        if inside is not None:
+            restricted[roi.name] = np.where(inside, codes, codes.dtype.type(dataset.labels.nowhere))
+    return Reference(codes, restricted, spacing_mm, segmentation)
+
+
+def _refuse_segmentation(
+    path: Path,
+    codes: NDArray[np.unsignedinteger],
+    case: Case,
+    dataset: Dataset,
+    shape: tuple[int, ...],
+) -> None:
+    """Could these codes be a prediction of the case?"""
+    if codes.shape != shape:
+        raise InputError(
+            f"{path}: expected a segmentation of shape {shape} like {case.reference}, got "
+            f"{codes.shape}"
+        )
+    if dataset.labels.ignore_label is not None and (codes == dataset.labels.nowhere).any():
+        raise InputError(
+            f"{path}: expected a prediction, found the ignore label "
+            f"{dataset.labels.ignore_label}, which no network predicts"
+        )
+
+
+def _inside(
+    roi: Roi,
+    case: Case,
+    dataset: Dataset,
+    codes: NDArray[np.unsignedinteger],
+    spacing_mm: Sequence[float],
+    grid: VoxelGrid | None,
+) -> NDArray[Any] | None:
+    """Where an ROI is, (*shape); None for those that only the probabilities know."""
+    if roi.margin_mm is not None:
+        return near_surface(codes, dataset.labels, roi.margin_mm, spacing_mm)
+    path = roi.mask_path(case.name, dataset.file_ending)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: expected a mask for {case.name}, found none ({roi.name})")
+    mask = read_label_map(path, dataset)
+    refuse_other_grid(path, mask.grid, case.reference, grid)
+    if mask.labels.shape != codes.shape:
+        raise InputError(
+            f"{path}: expected a mask of shape {codes.shape} like {case.reference.name}, got "
+            f"{mask.labels.shape}"
+        )
+    return mask.labels != 0
+
+
+def near_surface(
+    codes: NDArray[np.unsignedinteger],
+    labels: Labels,
+    margin_mm: float,
+    spacing_mm: Sequence[float],
+) -> NDArray[np.bool_]:
+    """Voxels within some distance of a surface voxel of any class, (*shape)."""
+    import SimpleITK
+
+    surface = _surface_of_any_class(codes, labels)
+    near = np.zeros_like(surface)
+    box = bounding_box(surface)
+    if box is None:
+        return near
+    # Nothing matters beyond the bounding box and the margin.
+    pads = [math.ceil(margin_mm / mm) for mm in spacing_mm]
+    box = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, pads, strict=True))
+    image = SimpleITK.GetImageFromArray(surface[box].astype(np.uint8))
+    image.SetSpacing([float(s) for s in reversed(spacing_mm)])
+    distance = SimpleITK.SignedMaurerDistanceMap(
+        image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+    )
+    # The filter computes in float32.
+    near[box] = SimpleITK.GetArrayViewFromImage(distance) <= margin_mm * (1 + 1e-6)
+    return near
+
+
+def _surface_of_any_class(codes: NDArray[np.unsignedinteger], labels: Labels) -> NDArray[np.bool_]:
+    """The union of ``surface_voxels`` of all classes, (*shape), however many there are."""
+    member = np.array(
+        [labels.y_of_code(labels.members(i)) == 1 for i in range(len(labels.classes))]
+    )
+    # [a, b]: a voxel of code a is on the surface if it has a neighbour of code b, because it is of
+    # a class of which that is not. Beyond the edge of the image is no class: nowhere.
+    on_surface = (member[:, :, None] & ~member[:, None, :]).any(axis=0)
+    surface = np.zeros(codes.shape, np.bool_)
+    beyond = np.full(codes.shape[1:], labels.nowhere, codes.dtype)
+    for i, here in enumerate(codes):
+        neighbours = []
+        if len(codes) > 1:
+            neighbours += [codes[i - 1] if i else beyond]
+            neighbours += [codes[i + 1] if i + 1 < len(codes) else beyond]
+        for axis, n in enumerate(here.shape):
+            if n > 1:
+                edge = beyond.take([0], axis)
+                before, after = np.split(here, [n - 1], axis)[0], np.split(here, [1], axis)[1]
+                neighbours += [np.concatenate([edge, before], axis)]
+                neighbours += [np.concatenate([after, edge], axis)]
+        for neighbour in neighbours:
+            surface[i] |= on_surface[here, neighbour]
+    return surface

@@ -1,0 +1,149 @@
+"""Calibration: how far mean probability and observed frequency are apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges
+from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
+
+
+def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
+    """``ece``, ``mce`` and ``ace`` of :func:`class_metrics`."""
+    count, sum_p, sum_y = _bins(cells, grid)
+    filled = count > 0
+    if not filled.any():
+        return dict.fromkeys(("ece", "mce", "ace"), math.nan)
+    # n_b |mean p - mean y| is |sum p - sum y|.
+    distance = np.abs(sum_p - sum_y)[filled]
+    gap = distance / count[filled]
+    return {
+        "ece": math.fsum(distance) / int(count.sum()),
+        "mce": float(gap.max()),
+        "ace": math.fsum(gap) / len(gap),
+    }
+
+
+def reliability_bins(cells: Cells, grid: Grid) -> dict[str, list[float]]:
+    """Edges (B + 1), and count, mean p and mean y of each bin (B; NaN where it is empty)."""
+    count, sum_p, sum_y = _bins(cells, grid)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        mean_p, mean_y = sum_p / count, sum_y / count
+    return {
+        "edges": bin_edges(grid.n_bins).tolist(),
+        "count": count.tolist(),
+        "mean_p": mean_p.tolist(),
+        "mean_y": mean_y.tolist(),
+    }
+
+
+def reliability_band(
+    per_case: Sequence[dict[str, list[float]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % BCa bootstrap intervals over cases of the pooled observed frequencies.
+
+    A resample without a case that has voxels in a bin is left out there.
+
+    Args:
+        per_case: what :func:`reliability_bins` gives, of at least two cases.
+
+    Returns:
+        Lower and upper end for each bin, (B,) each; NaN where no case has voxels, the frequency
+        itself where a single case has some.
+    """
+    count = np.array([bins["count"] for bins in per_case], np.float64)
+    mean_y = np.array([bins["mean_y"] for bins in per_case], np.float64)
+    filled = count.any(axis=0)
+    sum_y = np.where(count > 0, mean_y * count, 0)[:, filled]
+    n = count[:, filled]
+    all_y, all_n = sum_y.sum(axis=0), n.sum(axis=0)
+    times = resamples(len(per_case))
+    with np.errstate(invalid="ignore"):  # 0 / 0: no case with voxels in this bin is left
+        resampled = (times @ sum_y) / (times @ n)
+        jackknife = (all_y - sum_y) / (all_n - n)
+    ends = np.full((2, count.shape[1]), np.nan)
+    ends[:, filled] = bca_interval(all_y / all_n, resampled, jackknife)
+    return ends[0], ends[1]
+
+
+#: Points on [0, 1] on which the smooth calibration error is computed.
+_SMOOTH_POINTS = 1 << 14
+
+
+def smooth_ece(cells: Cells) -> float:
+    """Smooth calibration error: the width s of a kernel at which the smoothed error equals s.
+
+    Błasiok & Nakkiran, "Smooth ECE: principled reliability diagrams via kernel smoothing" (2023),
+    with their reflected Gaussian kernel of standard deviation s on [0, 1]. The residuals p - y lie
+    on a grid; there that kernel is a product with exp(-(pi k s)^2 / 2) in the Fourier transform.
+    """
+    n_cell = cells.count.sum(axis=1)
+    if not len(n_cell):
+        return math.nan
+    n = int(n_cell.sum())
+    sum_p = cells.sum_p.sum(axis=1)
+    residual = (sum_p - cells.count[:, 1]) / n
+    # Each cell at its mean p, shared by the two points beside it; points lie at (k + 1/2) / M.
+    position = np.clip(sum_p / n_cell * _SMOOTH_POINTS - 0.5, 0, _SMOOTH_POINTS - 1)
+    left = np.minimum(position.astype(np.intp), _SMOOTH_POINTS - 2)
+    share = position - left
+    on_grid = np.bincount(left, residual * (1 - share), _SMOOTH_POINTS)
+    on_grid += np.bincount(left + 1, residual * share, _SMOOTH_POINTS)
+    # Reflection at 0 and 1 is a signal with its mirror image, repeated without end.
+    spectrum = np.fft.rfft(np.concatenate([on_grid, on_grid[::-1]]))
+    frequency = np.pi * np.arange(len(spectrum))
+
+    def error(width: float) -> float:
+        smoothed = np.fft.irfft(spectrum * np.exp(-0.5 * (frequency * width) ** 2))
+        return float(np.abs(smoothed).sum()) / 2
+
+    # The error falls as the width grows, from at most 1.
+    low, high = 0.0, 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        if error(middle) > middle:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _bins(
+    cells: Cells, grid: Grid
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Voxels, sum of p and of y in each bin, (B,): bins are unions of cells."""
+    return _grouped(cells, grid.bin_of_cell[cells.cell], grid.n_bins)
+
+
+def _grouped(
+    cells: Cells, group: NDArray[np.signedinteger], n_groups: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    count, sum_y = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64)
+    np.add.at(count, group, cells.count.sum(axis=1))
+    np.add.at(sum_y, group, cells.count[:, 1])
+    sum_p = np.asarray(np.bincount(group, cells.sum_p.sum(axis=1), n_groups), np.float64)
+    return count, sum_p, sum_y
+
+
+def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
+    n_cell = cells.count.sum(axis=1)
+    n = int(n_cell.sum())
+    if not n:
+        return {"ece_adaptive": math.nan, "ece_l2_debiased": math.nan}
+    # A cell goes where its middle voxel belongs by rank. Twice the rank, so that it is whole.
+    middle = 2 * np.cumsum(n_cell) - n_cell
+    group = np.minimum(n_bins * middle // (2 * n), n_bins - 1)
+    count, sum_p, sum_y = _grouped(cells, group, n_bins)
+    filled = count > 0
+    several = count > 1  # a single voxel says nothing of its own variance
+    mean_y = sum_y[several] / count[several]
+    gap = sum_p[several] / count[several] - mean_y
+    squared = gap**2 - mean_y * (1 - mean_y) / (count[several] - 1)
+    return {
+        "ece_adaptive": math.fsum(np.abs(sum_p - sum_y)[filled]) / n,
+        "ece_l2_debiased": math.sqrt(max(math.fsum(count[several] / n * squared), 0.0)),
+    }

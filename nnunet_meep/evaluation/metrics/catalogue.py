@@ -1,0 +1,261 @@
+"""The catalogue of metrics: what each is called, how it is printed, which values are good.
+
+Each metric of ``calibration.json`` has one entry, in the order of tables, and is described nowhere
+else: tables, ``--help``, the page, the comparison's directions and the documentation read it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+class Better(Enum):
+    """Which values of a metric are good, in words."""
+
+    HIGHER = "Higher is better."
+    LOWER = "Lower is better."
+    NEAR_ONE = "1 is right; below 1 the network is overconfident."
+    NEITHER = ""  # it informs, and is not compared
+
+
+class Of(Enum):
+    """What a metric speaks of."""
+
+    CLASS = "one class, or one of nnU-Net's regions, against the rest"
+    REGION = "one of nnU-Net's regions, cut at p > 1/2"
+    TOP_LABEL = "the predicted label"
+
+
+_EVERY = (Of.CLASS, Of.TOP_LABEL)
+_ERRORS = (Of.REGION, Of.TOP_LABEL)
+
+
+class Unit(NamedTuple):
+    """In which values are printed.
+
+    Attributes:
+        name: behind the number; "" if there is none.
+        digits: after the decimal point.
+        scale: factor from the metric to this unit.
+    """
+
+    name: str = ""
+    digits: int = 3
+    scale: float = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: for headings, without the unit.
+        definition: what it is, in a sentence, with its source.
+        better: which values are good.
+        of: what it speaks of.
+        function: that computes it, in this package.
+        unit: in which values are printed.
+    """
+
+    name: str
+    definition: str
+    better: Better = Better.LOWER
+    of: tuple[Of, ...] = (Of.CLASS,)
+    function: str = field(kw_only=True)
+    unit: Unit = field(default=Unit(), kw_only=True)
+
+    @property
+    def heading(self) -> str:
+        """Name and unit."""
+        return f"{self.name} {self.unit.name}".rstrip()
+
+    @property
+    def explanation(self) -> str:
+        """The definition, and which values are good."""
+        return f"{self.definition} {self.better.value}".rstrip()
+
+    def number(self, value: float, sign: str = "") -> str:
+        """A value in the unit of the heading; ``sign="+"`` shows that of positive ones, too."""
+        # What rounds to zero has no sign of its own: -0.0 + 0.0 is 0.0.
+        rounded = round(value * self.unit.scale, self.unit.digits) + 0.0
+        return format(rounded, f"{sign}.{self.unit.digits}f")
+
+
+_SCORES = "evaluation.metrics.scores.class_metrics"
+_SURFACE = "evaluation.counting.surface.surface_distances_mm"
+_BINNED = "evaluation.metrics.calibration.binned_metrics"
+_EQUAL_MASS = "evaluation.metrics.calibration.equal_mass_metrics"
+_TOP_LABEL = "evaluation.metrics.scores.top_label_metrics"
+_OF_ERRORS = "evaluation.metrics.scores.error_metrics"
+_MM, _ML, _E3, _E4 = Unit("mm", 2), Unit("ml", 2), Unit("e-3", 2, 1e3), Unit("e-4", 2, 1e4)
+_PERCENT = Unit("%", 3, 1e2)
+
+CATALOGUE: dict[str, Metric] = {
+    "dice": Metric(
+        "Dice",
+        "Overlap of nnU-Net's segmentation with the reference, 2 TP / (2 TP + FP + FN); undefined "
+        "where both are empty.",
+        Better.HIGHER,
+        function=_SCORES,
+    ),
+    "hd": Metric(
+        "HD",
+        "Hausdorff distance: the largest distance between the two surfaces, of the whole image; "
+        "undefined where one is empty.",
+        function=_SURFACE,
+        unit=_MM,
+    ),
+    "hd95": Metric(
+        "HD95",
+        "95th percentile of the distances between the two surfaces, of the whole image.",
+        function=_SURFACE,
+        unit=_MM,
+    ),
+    "assd": Metric(
+        "ASSD",
+        "Mean distance between the two surfaces, of the whole image.",
+        function=_SURFACE,
+        unit=_MM,
+    ),
+    "brier": Metric(
+        "Brier",
+        "Mean of (p - y)^2 over the voxels; p is the probability of the class, y whether it is "
+        "there (Brier 1950).",
+        function=_SCORES,
+        unit=_E4,
+    ),
+    "brier_plus": Metric(
+        "Brier+",
+        "The Brier score over the voxels of the class alone, which background cannot swamp "
+        "(Wallace & Dahabreh 2014).",
+        function=_SCORES,
+    ),
+    "brier_minus": Metric(
+        "Brier-",
+        "The Brier score over all voxels that are not of the class.",
+        function=_SCORES,
+        unit=_E4,
+    ),
+    "nll": Metric(
+        "NLL",
+        "Negative log-likelihood: mean of -log p where the class is there and of -log(1 - p) where "
+        "it is not; p is clipped to [1e-12, 1 - 1e-12].",
+        function=_SCORES,
+        unit=_E3,
+    ),
+    "ece": Metric(
+        "ECE",
+        "Expected calibration error: how far observed frequency and mean probability are apart in "
+        "bins of equal width, weighted by voxels (Naeini et al. 2015); of the predicted label: of "
+        "the largest probability against being right (Guo et al. 2017).",
+        of=_EVERY,
+        function=_BINNED,
+        unit=_E3,
+    ),
+    "mce": Metric(
+        "MCE",
+        "Maximum calibration error: the largest of the distances of which the ECE is the mean.",
+        of=_EVERY,
+        function=_BINNED,
+    ),
+    "ace": Metric(
+        "average calibration error",
+        "The plain mean over bins of the distances of which the ECE is the mean over voxels.",
+        of=_EVERY,
+        function=_BINNED,
+    ),
+    "ece_adaptive": Metric(
+        "adaptive ECE",
+        "The ECE with bins that hold equally many voxels (Nixon et al. 2019).",
+        function=_EQUAL_MASS,
+        unit=_E3,
+    ),
+    "ece_l2_debiased": Metric(
+        "debiased L2 ECE",
+        "Root mean squared calibration error, bins of equal mass, without its bias "
+        "(Kumar et al. 2019).",
+        function=_EQUAL_MASS,
+        unit=_E3,
+    ),
+    "smece": Metric(
+        "smECE",
+        "Smooth calibration error, which needs no bins (Błasiok & Nakkiran 2023).",
+        function="evaluation.metrics.calibration.smooth_ece",
+        unit=_E3,
+    ),
+    "volume_true_ml": Metric(
+        "true volume",
+        "Volume of the class in the reference.",
+        Better.NEITHER,
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "volume_pred_ml": Metric(
+        "segmented volume",
+        "Volume of the class in nnU-Net's segmentation.",
+        Better.NEITHER,
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "volume_expected_ml": Metric(
+        "expected volume",
+        "Voxel volume times the sum of the probabilities: the true volume, if they can be trusted.",
+        Better.NEITHER,
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "aurc": Metric(
+        "AURC",
+        "Area under the risk-coverage curve: mean error rate among the n most confident voxels, "
+        "over all n (Geifman & El-Yaniv 2017). Are the wrong voxels the unsure ones?",
+        of=(Of.TOP_LABEL,),
+        function="evaluation.metrics.risk_coverage.aurc_of_cells",
+        unit=_E3,
+    ),
+    "accuracy": Metric(
+        "accuracy",
+        "Share of right voxels.",
+        Better.HIGHER,
+        (Of.TOP_LABEL,),
+        function=_TOP_LABEL,
+        unit=_PERCENT,
+    ),
+    "error_rate": Metric(
+        "errors", "Share of wrong voxels.", of=_ERRORS, function=_OF_ERRORS, unit=_PERCENT
+    ),
+    "error_rate_expected": Metric(
+        "expected errors",
+        "Mean of 1 - largest probability: the share of wrong voxels that the network expects. Near "
+        "the actual one is good.",
+        Better.NEITHER,
+        _ERRORS,
+        function=_OF_ERRORS,
+        unit=_PERCENT,
+    ),
+    "error_rate_ratio": Metric(
+        "expected / actual",
+        "Expected over actual errors.",
+        Better.NEAR_ONE,
+        _ERRORS,
+        function=_OF_ERRORS,
+        unit=Unit(digits=2),
+    ),
+    "classwise_ece": Metric(
+        "classwise ECE",
+        "Mean of the ECE over all classes, background too.",
+        of=(Of.TOP_LABEL,),
+        function=_BINNED,
+        unit=_E3,
+    ),
+}
+
+#: What tables show of a class, and of the predicted label; the page and the CSV have all.
+CLASS_TABLE = ("dice", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece")
+TOP_LABEL_TABLE = ("ece", "aurc", "error_rate", "error_rate_expected", "error_rate_ratio")
+
+
+def metrics_of(of: Of) -> tuple[str, ...]:
+    """The keys of all metrics that speak of it."""
+    return tuple(key for key, metric in CATALOGUE.items() if of in metric.of)

@@ -1,0 +1,1 @@
+"""What people look at: tables, figures, maps, a page. Imports without torch."""

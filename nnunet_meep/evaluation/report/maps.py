@@ -1,0 +1,74 @@
+"""Probabilities as images that a viewer shows over the scan.
+
+For each case ``CASE/probability_CLASS.nii.gz`` for each class or region, and
+``CASE/entropy.nii.gz`` (for regions ``CASE/entropy_REGION.nii.gz``, one each, because they
+overlap): float32, in the geometry of the reference, whatever axes nnU-Net's reader had turned them
+into. Entropy is in shares of the most there can be, log K: 0 is sure, 1 says that all K classes
+are equally likely.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_meep.atomic import creating_folder
+from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.geometry import geometry
+from nnunet_meep.nnunet_files.images import read_label_map
+from nnunet_meep.nnunet_files.probabilities import read_channels
+
+
+def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
+    """Write the maps of a case into ``folder / case.name``, in place of older ones.
+
+    Returns:
+        That folder.
+
+    Raises:
+        InputError: a file cannot be read, or the two have different shapes.
+        OSError: the maps cannot be written.
+    """
+    labels = dataset.labels
+    reference = read_label_map(case.reference, dataset)
+    shape, spacing_mm = reference.labels.shape, reference.spacing_mm
+    del reference
+    to_image = geometry(case, dataset, spacing_mm)
+    target, new = folder / case.name, folder / f".new-{case.name}"
+    shutil.rmtree(new, ignore_errors=True)
+    with creating_folder(new) as temporary:
+        names = {labels.channel(i): _file_name(name) for i, name in enumerate(labels.names)}
+        n_channels = labels.n_channels
+        entropy = np.zeros(shape, np.float32)
+        for channel, p in read_channels(case.probabilities, (n_channels, *shape)):
+            if not labels.is_region_based:
+                entropy += surprise(p) / np.float32(np.log(n_channels))
+            else:
+                two = (surprise(p) + surprise(1 - p)) / np.float32(np.log(2))
+                _write(to_image(two), temporary / f"entropy_{names[channel]}.nii.gz")
+            if channel in names:
+                _write(to_image(p), temporary / f"probability_{names[channel]}.nii.gz")
+        if not labels.is_region_based:
+            _write(to_image(np.clip(entropy, 0, 1)), temporary / "entropy.nii.gz")
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+    return target
+
+
+def surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-p log p, 0 where p is 0."""
+    return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
+
+
+def _write(image: sitk.Image, path: Path) -> None:
+    sitk.WriteImage(image, str(path), True)
+
+
+def _file_name(name: str) -> str:
+    """A class name without what file systems do not like."""
+    return re.sub(r"[^\w.+-]+", "_", name)

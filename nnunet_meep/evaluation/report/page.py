@@ -1,0 +1,250 @@
+"""``report.html``: a comparison as one file that a browser opens without network access."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from nnunet_meep import __version__
+from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.counting.roi import describe
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.report.comparison_tables import (
+    DIFFERENCE_HEAD,
+    TOO_SMALL,
+    about,
+    about_differences,
+    cell,
+    columns,
+    difference_rows,
+    note,
+    verdict_sentences,
+)
+from nnunet_meep.evaluation.report.plots import ComparisonPicture, color_of, save_figure
+from nnunet_meep.evaluation.report.text import nan_to_none
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What each picture shows; those of slices are with the cases.
+PICTURES = {
+    "reliability": (
+        "Reliability",
+        "How often a class is there where a model says p, over the voxels of all cases. On the "
+        "diagonal probabilities can be taken at their word; below it the model is overconfident. "
+        "A band is the 95 % interval over cases (BCa bootstrap). "
+        "The histogram, on a log scale, says how many voxels a point stands for.",
+    ),
+    "risk_coverage": (
+        "Risk and coverage",
+        "If the least sure voxels are set aside, for a person to look at, how many of the others "
+        "are wrong? The faster a line falls, the better a model knows where it is wrong.",
+    ),
+    "volumes": (
+        "Expected and true volume",
+        "The volume that the probabilities add up to against that of the reference; a point for "
+        "each case.",
+    ),
+    "errors": (
+        "Expected and actual errors",
+        "The share of wrong voxels that a model expects (mean of 1 - largest probability) against "
+        "the actual one; a point for each case. Below the diagonal it is overconfident.",
+    ),
+}
+
+
+def render(
+    models: Sequence[Model],
+    comparison: Comparison,
+    pictures: Mapping[str, ComparisonPicture],
+    slices: Mapping[str, tuple[str, Path]],
+    warnings: Sequence[str],
+    progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
+) -> str:
+    """The page.
+
+    Args:
+        models: what was compared.
+        comparison: over which cases, and what came out.
+        pictures: of :func:`.comparison_pictures`.
+        slices: for each case with a picture of a slice what it shows, and a PNG of it.
+        warnings: one line each.
+        progress: goes through the panels that are drawn, and may show how far it is.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        title=f"Calibration of {len(models)} model{'s' * (len(models) != 1)}",
+        subtitle=about(comparison),
+        version=__version__,
+        models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
+        verdict=verdict_sentences(comparison),
+        warnings=list(warnings),
+        tables=[_table(comparison, key) for key in comparison.classes],
+        differences={
+            "about": about_differences(comparison),
+            "head": DIFFERENCE_HEAD,
+            "rows": [_sortable(row) for row in difference_rows(comparison)],
+        },
+        pictures=_pictures(pictures, progress),
+        cases=comparison.cases,
+        slices={
+            case: {"title": title, "uri": _uri(path.read_bytes(), "image/png")}
+            for case, (title, path) in slices.items()
+        },
+        settings=_settings(models),
+        definitions={
+            metric: heading
+            for metric, heading in CATALOGUE.items()
+            if any(metric in keys for keys in comparison.summary[models[0].name].values())
+        },
+        data=_json(_data(models, comparison)),
+    )
+
+
+def _read(name: str) -> str:
+    """The template, or the style or script that it includes; they lie beside this file."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _table(comparison: Comparison, key: str) -> dict[str, Any]:
+    shown = columns(comparison, key)
+    return {
+        "key": key,
+        "title": _class_title(comparison, key),
+        "metrics": {metric: CATALOGUE[metric].heading for metric in shown},
+        "rows": [
+            {
+                "model": model,
+                "note": note(comparison, model, key),
+                "cells": [_cell(comparison, model, key, metric) for metric in shown],
+            }
+            for model in comparison.models
+        ],
+        "all": [
+            {
+                "metric": metric,
+                "text": CATALOGUE[metric].heading,
+                "cells": [_cell(comparison, model, key, metric) for model in comparison.models],
+            }
+            for metric in comparison.summary[comparison.models[0]][key]
+        ],
+    }
+
+
+def _cell(comparison: Comparison, model: str, key: str, metric: str) -> dict[str, Any]:
+    text, best = cell(comparison, model, key, metric)
+    value = _value(comparison.summary[model][key][metric]["mean"])
+    return {"model": model, "metric": metric, "text": text, "best": best, "value": value}
+
+
+def _class_title(comparison: Comparison, key: str) -> str:
+    name = comparison.classes[key]
+    return "All classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
+
+
+def _sortable(row: list[str]) -> list[tuple[str, str]]:
+    """Each text with what it is sorted by: the first number in it, or itself; "" comes last."""
+    words = [*row[:3], *(text.split(" ")[0] for text in row[3:])]
+    return [
+        (text, "" if text in ("-", TOO_SMALL) else word)
+        for text, word in zip(row, words, strict=True)
+    ]
+
+
+def _pictures(
+    pictures: Mapping[str, ComparisonPicture],
+    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+) -> list[dict[str, Any]]:
+    """Each picture class by class, so that they stand side by side or below each other."""
+    rendered: dict[str, dict[str, Any]] = {
+        name: {"name": name, "heading": PICTURES[name][0], "about": PICTURES[name][1], "panels": []}
+        for name in pictures
+    }
+    panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
+    for name, key, text in progress(panels, "report"):
+        uri = _svg(pictures[name].draw([key], ""))
+        rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
+    return list(rendered.values())
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    save_figure(figure, buffer, "svg")
+    return _uri(buffer.getvalue(), "image/svg+xml")
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _settings(models: Sequence[Model]) -> dict[str, Any]:
+    """A column for each training, a row for each setting."""
+    columns = [
+        (m.name if len(m.trainings) == 1 else f"{m.name} ({i} of {len(m.trainings)})", t)
+        for m in models
+        for i, t in enumerate(m.trainings, 1)
+    ]
+    names = dict.fromkeys(name for _, t in columns for name in t["settings"])
+    rows = [
+        (name, [json.dumps(t["settings"].get(name)).strip('"') for _, t in columns])
+        for name in names
+    ]
+    rows.insert(0, ("cases", [str(len(t["cases"])) for _, t in columns]))
+    return {"head": [name for name, _ in columns], "rows": rows}
+
+
+def _data(models: Sequence[Model], comparison: Comparison) -> dict[str, Any]:
+    """What the page's script shows on demand: summaries, and the values of each case."""
+    values = {
+        model.name: {
+            key: {
+                metric: [_value(v) for v in model.values(comparison.cases, key, metric)]
+                for metric in metrics
+            }
+            for key, metrics in comparison.summary[model.name].items()
+        }
+        for model in models
+    }
+    return {
+        "classes": {key: _class_title(comparison, key) for key in comparison.classes},
+        "metrics": {
+            metric: {
+                "text": m.heading,
+                "digits": m.unit.digits,
+                "scale": m.unit.scale,
+                "what": m.explanation,
+            }
+            for metric, m in CATALOGUE.items()
+        },
+        "columns": {key: columns(comparison, key) for key in comparison.classes},
+        "models": list(comparison.models),
+        "roi": describe(comparison.roi),
+        "settings": {model.name: [t["settings"] for t in model.trainings] for model in models},
+        "cases": list(comparison.cases),
+        "summary": comparison.summary,
+        "values": values,
+    }
+
+
+def _value(value: float) -> float | None:
+    """Six digits are enough for a page."""
+    return (
+        None if math.isnan(value) else float(np.format_float_positional(value, 6, fractional=False))
+    )
+
+
+def _json(content: Any) -> str:
+    """JSON that may stand inside of a script element."""
+    text = json.dumps(nan_to_none(content), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

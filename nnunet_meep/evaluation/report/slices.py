@@ -1,0 +1,259 @@
+"""One slice of a case, cut through all that is known of it: where models are wrong, and how sure.
+
+Which cases: those with the lowest Dice. Which slice: across the axis of the thickest voxels (axial
+if they are cubes), where the models together have most errors. As radiologists look at it: axial
+with the front on top and the patient's right on the left, others with the head on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
+from nnunet_meep.evaluation.report.maps import surprise
+from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.geometry import geometry, turn
+from nnunet_meep.nnunet_files.images import read_codes, read_image
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.probabilities import read_channels
+
+_PLANES = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model says of a case.
+
+    Attributes:
+        model: its name.
+        case: its files.
+        dataset: the data set that they belong to.
+        segmentation: what its Dice is of, see :func:`.evaluate`.
+    """
+
+    model: str
+    case: Case
+    dataset: Dataset
+    segmentation: str = FILE
+
+
+@dataclass(frozen=True)
+class ModelSlice:
+    """What one model says in a slice; arrays are (H, W).
+
+    Attributes:
+        model: its name.
+        probability: of the shown class, in [0, 1].
+        segmented: whether nnU-Net's segmentation has the class there.
+        wrong: whether its label there is wrong; for regions, which overlap, whether the region is.
+        entropy: of all classes, or of the region against the rest, in shares of the most there can
+            be.
+    """
+
+    model: str
+    probability: NDArray[np.float32]
+    segmented: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    entropy: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CaseSlice:
+    """A slice of a case; arrays are (H, W).
+
+    Attributes:
+        case: its name.
+        class_name: the class that is shown.
+        plane: which slice this is, in words.
+        voxel_mm: height and width of a voxel.
+        image: intensities, if there is an image.
+        image_name: the channel that it is, as ``dataset.json`` names it.
+        reference: whether the reference has the class there.
+        models: what each model says.
+    """
+
+    case: str
+    class_name: str
+    plane: str
+    voxel_mm: tuple[float, float]
+    image: NDArray[Any] | None
+    image_name: str
+    reference: NDArray[np.bool_]
+    models: tuple[ModelSlice, ...]
+
+
+def worst_cases(
+    models: Sequence[Model], comparison: Comparison, n: int
+) -> Iterator[tuple[str, str]]:
+    """The cases with the lowest Dice, mean over classes and models, the worst first.
+
+    Yields:
+        Name of the case and key of the class whose Dice is lowest in it, at most ``n`` times;
+        cases without any Dice are left out.
+    """
+    keys = [key for key in comparison.classes if key != TOP_LABEL]
+    # (models, classes, cases)
+    dice = np.array(
+        [[model.values(comparison.cases, key, "dice") for key in keys] for model in models]
+    )
+    defined = ~np.isnan(dice).all(axis=(0, 1))
+    cases = np.flatnonzero(defined)
+    order = cases[np.argsort(np.nanmean(dice[:, :, cases], axis=(0, 1)), kind="stable")]
+    for i in order[:n]:
+        of_class = [math.inf if np.isnan(d).all() else np.nanmean(d) for d in dice[:, :, i].T]
+        yield comparison.cases[i], keys[int(np.argmin(of_class))]
+
+
+def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> CaseSlice:
+    """Cut the slice of a case in which the models have most errors of a class.
+
+    Args:
+        key: of the class that is shown.
+        predictions: of the same case by each of the models.
+        images: folder with ``CASE_0000<file_ending>``; None: no image.
+
+    Raises:
+        InputError: a file is missing or cannot be used.
+    """
+    case, dataset = predictions[0].case, predictions[0].dataset
+    labels = dataset.labels
+    class_index = labels.keys.index(key)
+    members = labels.y_of_code(labels.members(class_index))
+    codes, spacing_mm, _ = read_codes(case.reference, dataset)
+    reference, counts = members[codes] == 1, codes != labels.nowhere
+    axes, mirrored = _anatomical(case, dataset, spacing_mm)
+
+    segmented, wrong = [], []
+    for prediction in predictions:
+        mine = _segmentation(prediction, codes.shape)
+        segmented.append(members[mine] == 1)
+        differs = segmented[-1] != reference if labels.is_region_based else mine != codes
+        wrong.append(differs & counts)
+    of_class = sum(
+        ((s != reference) & counts).astype(np.uint8) for s in segmented
+    )  # (*shape), in how many models
+
+    turned_mm = [spacing_mm[axis] for axis in axes]
+    turned_shape = [codes.shape[axis] for axis in axes]
+    across = 0  # the axial slices, unless others are thicker, or there is only one slice
+    if 1 in turned_shape:
+        across = turned_shape.index(1)
+    elif max(turned_mm) > 1.2 * turned_mm[0]:
+        across = int(np.argmax(turned_mm))
+    others = tuple(axis for axis in range(3) if axis != across)
+
+    def turned(array: NDArray[Any]) -> NDArray[Any]:
+        return np.flip(array.transpose(axes), mirrored)
+
+    index = int(np.argmax(turned(np.asarray(of_class)).sum(axis=others)))
+
+    def slice_of(array: NDArray[Any]) -> NDArray[Any]:
+        taken = turned(array).take(index, axis=across)
+        return taken if across == 0 else taken[::-1]  # from feet to head, so the head goes on top
+
+    image, image_name = None, ""
+    if images is not None:
+        image = slice_of(_image(images, case, dataset, codes.shape))
+        names = dataset.dataset_json.get("channel_names", {})
+        image_name = str(names.get("0", "image")) if isinstance(names, dict) else "image"
+    of_models = []
+    for prediction, mine, differs in zip(predictions, segmented, wrong, strict=True):
+        probability, entropy = _probability_and_entropy(prediction, class_index, codes.shape)
+        of_models.append(
+            ModelSlice(
+                prediction.model,
+                slice_of(probability),
+                slice_of(mine),
+                slice_of(differs),
+                slice_of(entropy),
+            )
+        )
+    n_slices = turned_shape[across]
+    plane = f"{_PLANES[across]} slice {index + 1} of {n_slices}" if n_slices > 1 else "2D image"
+    height_mm, width_mm = (turned_mm[axis] for axis in others)
+    return CaseSlice(
+        case=case.name,
+        class_name=labels.names[class_index],
+        plane=plane,
+        voxel_mm=(height_mm, width_mm),
+        image=image,
+        image_name=image_name,
+        reference=slice_of(reference),
+        models=tuple(of_models),
+    )
+
+
+def _segmentation(
+    prediction: Prediction, shape: tuple[int, ...]
+) -> NDArray[np.unsignedinteger[Any]]:
+    case, dataset = prediction.case, prediction.dataset
+    path = case.segmentation
+    if path is None or prediction.segmentation == ARGMAX:
+        return _argmax(case, dataset.labels, shape)
+    codes, _, _ = read_codes(path, dataset)
+    if codes.shape != shape:
+        raise InputError(f"{path}: expected the shape of the reference, {shape}, got {codes.shape}")
+    return codes
+
+
+def _argmax(case: Case, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger[Any]]:
+    """Codes of what nnU-Net's rule makes of the probabilities, (*shape)."""
+    label_map: NDArray[np.uint16] = np.zeros(shape, np.uint16)
+    largest = np.full(shape, -1, np.float32)
+    for channel, p in read_channels(case.probabilities, (labels.n_channels, *shape)):
+        if labels.is_region_based:
+            label_map[p > 0.5] = labels.regions_class_order[channel]
+        else:
+            label_map[p > largest] = labels.values[channel]
+            np.maximum(largest, p, out=largest)
+    return labels.encode(label_map)
+
+
+def _image(folder: Path, case: Case, dataset: Dataset, shape: tuple[int, ...]) -> NDArray[Any]:
+    path = folder / f"{case.name}_0000{dataset.file_ending}"
+    if not path.is_file():
+        raise InputError(f"{path}: expected the image of {case.name}, found none (--images)")
+    image = read_image(path, dataset)
+    if image.shape != shape:
+        raise InputError(
+            f"{path}: expected the shape of the reference, {shape}, got {image.shape} (--images)"
+        )
+    return image
+
+
+def _anatomical(
+    case: Case, dataset: Dataset, spacing_mm: tuple[float, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How an array comes to run along (z, y, x) to the head, back and left: axes, mirrored."""
+    numbers: NDArray[np.float32] = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    image = geometry(case, dataset, spacing_mm)(numbers)
+    if image.GetDimension() < 3:
+        return (0, 1, 2), ()
+    return turn(numbers, sitk.GetArrayFromImage(sitk.DICOMOrient(image, "LPS")))
+
+
+def _probability_and_entropy(
+    prediction: Prediction, class_index: int, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of the class and of all classes, or of the region against the rest; (*shape)."""
+    labels = prediction.dataset.labels
+    n, shown = labels.n_channels, labels.channel(class_index)
+    probability, entropy = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for channel, p in read_channels(prediction.case.probabilities, (n, *shape)):
+        if channel == shown:
+            probability[:] = p
+        if not labels.is_region_based:
+            entropy += surprise(p) / np.float32(np.log(n))
+        elif channel == shown:
+            entropy += (surprise(p) + surprise(1 - p)) / np.float32(np.log(2))
+    return probability, np.clip(entropy, 0, 1)

@@ -1,0 +1,1 @@
+"""nnU-Net's data sets, predictions and models on disk. Imports without torch."""

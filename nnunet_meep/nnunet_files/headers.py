@@ -1,0 +1,249 @@
+"""What the header of an image file says: how long the file has to be, and where its voxels lie.
+
+ITK reads files that are shorter than their header says and makes the missing voxels up, and it
+reads a NaN in a NIfTI file as 0. Both would become background without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.gunzip import gunzipped_size
+
+_NIFTI = (".nii", ".nii.gz")
+#: Formats that say where their voxels lie; others have an order of voxels and nothing else.
+_WITH_GEOMETRY = (*_NIFTI, ".nrrd", ".mha", ".gipl")
+_GIPL_HEADER = 256  # bytes
+
+#: What rounding of headers moves a voxel by, in shares of the image's diagonal: a NIfTI header
+#: that has its rotation in a float32 quaternion alone was 3e-5 off at most (2000 random ones).
+_ROUNDING = 1e-4
+#: And in mm, for headers in text.
+_ROUNDING_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """Where the voxels of an image lie.
+
+    Attributes:
+        shape: number of voxels along each axis of the file, x first.
+        affine: from the index of a voxel to mm, (d + 1, d + 1), d = len(shape).
+    """
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    @property
+    def corners_mm(self) -> NDArray[np.float64]:
+        """The outer corners of the image, (d, 2**d): half a voxel beyond the centres."""
+        ends = [(-0.5, n - 0.5) for n in self.shape]
+        index = np.array([(*corner, 1) for corner in product(*ends)])
+        return (self.affine @ index.T)[:-1]
+
+    @property
+    def tolerance_mm(self) -> float:
+        """How far apart the corners of one and the same grid may be: rounding of headers."""
+        corners = self.corners_mm
+        diagonal = float(np.linalg.norm(corners[:, -1] - corners[:, 0]))
+        return _ROUNDING * diagonal + _ROUNDING_MM
+
+    def distance_mm(self, other: VoxelGrid) -> float:
+        """How far apart the same corners of two grids are at most; infinite for other shapes."""
+        if self.shape != other.shape:
+            return math.inf
+        return float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=0).max())
+
+    def words(self) -> dict[str, str]:
+        """What stands in a header: shape, spacing, origin and direction."""
+        axes = self.affine[:-1, :-1]
+        spacing = np.linalg.norm(axes, axis=0)
+        return {
+            "shape": " x ".join(map(str, self.shape)),
+            "spacing": f"{' x '.join(f'{mm:.6g}' for mm in spacing)} mm",
+            "origin": f"({', '.join(f'{mm + 0.0:.6g}' for mm in self.affine[:-1, -1])}) mm",
+            "direction": f"({' '.join(f'{c + 0.0:.3g}' for c in (axes / spacing).ravel())})",
+        }
+
+
+def refuse_other_grid(
+    path: Path, found: VoxelGrid | None, reference: Path, expected: VoxelGrid | None
+) -> None:
+    """Do a file and the reference of its case lie on one grid?
+
+    Args:
+        path: of the file.
+        found: its grid; None if its format has none.
+        reference: path of the reference.
+        expected: its grid; None if its format has none.
+
+    Raises:
+        InputError: they do not, by more than the rounding of headers.
+    """
+    if found is None or expected is None:
+        return
+    distance, tolerance = expected.distance_mm(found), expected.tolerance_mm
+    if distance <= tolerance:
+        return
+    mine, other = expected.words(), found.words()
+    differ = [
+        f"{name} {mine[name]}, got {other[name]}" for name in mine if mine[name] != other[name]
+    ]
+    how_far = (
+        ""
+        if math.isinf(distance)
+        else f"; their corners are up to {distance:.3g} mm apart, rounding of headers would be "
+        f"{tolerance:.2g} mm"
+    )
+    raise InputError(
+        f"{path}: expected the voxel grid of {reference}, {'; '.join(differ)}{how_far}; are these "
+        f"files of the same image? If so, correct the header that is wrong"
+    )
+
+
+def is_nifti(path: Path) -> bool:
+    """Is it a NIfTI file, by its name?"""
+    return path.name.endswith(_NIFTI)
+
+
+def has_grid(path: Path) -> bool:
+    """Does the format of a file say where its voxels lie?"""
+    return path.name.endswith(_WITH_GEOMETRY)
+
+
+def read_grid(path: Path, reader: str | None) -> VoxelGrid | None:
+    """Where the voxels of a file lie, from its header alone.
+
+    Args:
+        path: of an image.
+        reader: name of nnU-Net's reader. Those that turn images into one orientation may read two
+            files with other axes as the same array, and for them the turned grid counts.
+
+    Returns:
+        The grid, or None for formats without one.
+
+    Raises:
+        RuntimeError, nibabel's errors: the header cannot be read.
+    """
+    if not has_grid(path):
+        return None
+    # SimpleITK refuses oblique axes that nibabel, and so nnU-Net's readers with it, take.
+    by_nibabel = reader is not None and reader.startswith("Nibabel")
+    grid = _grid_by_nibabel(path) if by_nibabel else _grid_by_itk(path)
+    return _turned(grid) if reader is not None and reader.endswith("WithReorient") else grid
+
+
+def _grid_by_nibabel(path: Path) -> VoxelGrid:
+    import nibabel
+
+    image: Any = nibabel.load(path)
+    return VoxelGrid(tuple(image.shape), np.asarray(image.affine, np.float64))
+
+
+def _grid_by_itk(path: Path) -> VoxelGrid:
+    import SimpleITK
+
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    return grid_of(header)
+
+
+def grid_of(image: Any) -> VoxelGrid:
+    """The grid of a SimpleITK image, or of a reader that has read a header."""
+    n = image.GetDimension()
+    affine = np.eye(n + 1)
+    affine[:-1, :-1] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
+    affine[:-1, -1] = image.GetOrigin()
+    return VoxelGrid(tuple(image.GetSize()), affine)
+
+
+def _turned(grid: VoxelGrid) -> VoxelGrid:
+    """The same voxels with their axes along those of the patient, as nearly as they can be."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    if len(grid.shape) != 3:
+        return grid
+    orientation = io_orientation(grid.affine)
+    order = np.argsort(orientation[:, 0])
+    shape = tuple(grid.shape[int(axis)] for axis in order)
+    return VoxelGrid(shape, grid.affine @ inv_ornt_aff(orientation, grid.shape))
+
+
+def refuse_short(path: Path) -> None:
+    """Is a file as long as its header says?
+
+    A ``.gz`` file is unpacked for that, and its checksum compared. ITK itself refuses ``.nrrd``
+    and ``.mha`` files that have too few voxels.
+
+    Raises:
+        InputError: it is shorter.
+        OSError, EOFError, IsalError, nibabel's errors: it is damaged.
+    """
+    found = gunzipped_size(path) if path.suffix == ".gz" else path.stat().st_size
+    if is_nifti(path):
+        import nibabel
+
+        data: Any = nibabel.load(path).dataobj
+        expected = data.offset + math.prod(data.shape) * data.dtype.itemsize
+    elif path.suffix == ".gipl":
+        expected = _GIPL_HEADER + _voxel_bytes_by_itk(path)
+    else:
+        return
+    if found < expected:
+        raise InputError(
+            f"{path}: expected {expected} bytes, as its header says, got {found}: it is cut short"
+        )
+
+
+def _voxel_bytes_by_itk(path: Path) -> int:
+    import SimpleITK
+
+    header = SimpleITK.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    one = SimpleITK.Image([1] * header.GetDimension(), header.GetPixelID())
+    return math.prod(header.GetSize()) * one.GetSizeOfPixelComponent()
+
+
+def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
+    """Does a label map hold what is no label: NaN, infinities, complex numbers, colours?
+
+    Args:
+        path: of the file. NIfTI files are asked themselves, before anything reads them, because
+            ITK takes NaN for 0.
+        array: its voxels as they were read, for other formats.
+
+    Raises:
+        InputError: it does.
+        nibabel's errors: the header cannot be read.
+    """
+    if is_nifti(path):
+        import nibabel
+
+        data: Any = nibabel.load(path).dataobj
+        kind, array = data.dtype.kind, np.asanyarray(data) if data.dtype.kind == "f" else None
+    elif array is None:
+        return
+    else:
+        kind = array.dtype.kind
+    if kind not in "buif":
+        raise InputError(f"{path}: expected labels, found complex numbers or colours")
+    if kind == "f" and array is not None and (n := array.size - int(np.isfinite(array).sum())):
+        raise InputError(
+            f"{path}: expected labels, found {n} voxel{'s' * (n != 1)} NaN or infinite"
+        )
+
+
+def spacing_of(spacing_xyz_mm: Sequence[float]) -> tuple[float, ...]:
+    """Spacing along the axes of an array, z first, as nnU-Net has it."""
+    return tuple(abs(float(mm)) for mm in reversed(spacing_xyz_mm))

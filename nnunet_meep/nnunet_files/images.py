@@ -1,0 +1,183 @@
+"""Images and segmentations, read and written by nnU-Net's own readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.cases import Dataset
+from nnunet_meep.nnunet_files.headers import (
+    VoxelGrid,
+    grid_of,
+    has_grid,
+    is_nifti,
+    read_grid,
+    refuse_odd_numbers,
+    refuse_short,
+    spacing_of,
+)
+from nnunet_meep.nnunet_files.labels import UnknownLabels
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A segmentation as it was read.
+
+    Attributes:
+        labels: (*shape) in any type, with the axes of nnU-Net's probabilities.
+        spacing_mm: size of a voxel along each of them.
+        grid: where the voxels lie; None if the format does not say.
+    """
+
+    labels: NDArray[Any]
+    spacing_mm: tuple[float, ...]
+    grid: VoxelGrid | None
+
+
+def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
+    """A segmentation as the reader of nnU-Net that the plans name gives it.
+
+    Raises:
+        InputError: it cannot be read, is shorter than its header says, or holds NaN.
+    """
+    with _said_of(path, "a segmentation"):
+        refuse_short(path)
+        refuse_odd_numbers(path)
+    found = _read_by_itk(path) if dataset.reader == "SimpleITKIO" else None
+    if found is None:
+        array, properties = _read_label_map(path, dataset)
+        spacing_mm = tuple(float(mm) for mm in properties["spacing"])
+        with _said_of(path, "a segmentation"):
+            found = LabelMap(array, spacing_mm, read_grid(path, dataset.reader))
+    if not is_nifti(path):
+        refuse_odd_numbers(path, found.labels)
+    return found
+
+
+def _read_by_itk(path: Path) -> LabelMap | None:
+    """What ``SimpleITKIO`` gives, without its copies in float32; None if it is no 3D image."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    with _said_of(path, "a segmentation"):
+        image = SimpleITK.ReadImage(str(path))
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        return None
+    grid = grid_of(image) if has_grid(path) else None
+    return LabelMap(SimpleITK.GetArrayFromImage(image), spacing_of(image.GetSpacing()), grid)
+
+
+def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Dataset) -> None:
+    """Write a segmentation as nnU-Net does, in the geometry of another one.
+
+    Args:
+        label_map: labels, with the axes of nnU-Net's probabilities.
+        path: the new file.
+        like: a segmentation of the same shape.
+        dataset: names the reader.
+
+    Raises:
+        InputError: ``like`` cannot be read, or has another shape.
+        OSError: the file cannot be written.
+    """
+    old, properties = _read_label_map(like, dataset)
+    if old.shape != label_map.shape:
+        raise InputError(
+            f"{like}: expected a segmentation of shape {label_map.shape} like its probabilities, "
+            f"got {old.shape}"
+        )
+    del old
+    _reader(like, dataset).write_seg(label_map, str(path), properties)
+
+
+def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[str, Any]]:
+    array, properties = _read(path, dataset, "segmentation", lambda reader: reader.read_seg)
+    if len(array) != 1:
+        raise InputError(f"{path}: expected one label map, got {len(array)} in one file")
+    return array[0], properties
+
+
+def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
+    """An image with the axes of nnU-Net's probabilities; the first channel, if it holds several.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    array, _ = _read(path, dataset, "image", lambda reader: lambda p: reader.read_images([p]))
+    return array[0]
+
+
+def _read(
+    path: Path, dataset: Dataset, what: str, how: Callable[[Any], Callable[[str], Any]]
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    reader = _reader(path, dataset)
+    with _said_of(path, f"{'an' if what == 'image' else 'a'} {what}"):
+        refuse_short(path)
+        return how(reader)(str(path))
+
+
+@contextmanager
+def _said_of(path: Path, what: str) -> Iterator[None]:
+    """Make one line of whatever a library says about a file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each of nnU-Net's readers raises its library's own
+        raise InputError(
+            f"{path}: expected {what}, could not read it: {_first_line(str(error))}"
+        ) from None
+
+
+def _reader(path: Path, dataset: Dataset) -> Any:
+    """The reader and writer of nnU-Net that the plans name, or else the one for such a file."""
+    import SimpleITK
+    from nnunetv2.imageio.reader_writer_registry import (
+        determine_reader_writer_from_dataset_json,
+        recursive_find_reader_writer_by_name,
+    )
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        if dataset.reader is None:
+            reader = determine_reader_writer_from_dataset_json(
+                dataset.dataset_json, str(path), verbose=False
+            )
+        else:
+            reader = recursive_find_reader_writer_by_name(dataset.reader)
+    except (RuntimeError, AssertionError):
+        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
+        raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
+    return reader()
+
+
+def _first_line(text: str) -> str:
+    lines: Iterable[str] = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line), "no reason given")
+
+
+def read_codes(
+    path: Path, dataset: Dataset
+) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...], VoxelGrid | None]:
+    """A segmentation as codes (``Labels.encode``), (*shape); the size of its voxels; its grid.
+
+    Raises:
+        InputError: it cannot be read, or holds other labels than ``dataset.json`` has.
+    """
+    label_map = read_label_map(path, dataset)
+    labels = dataset.labels
+    try:
+        return labels.encode(label_map.labels), label_map.spacing_mm, label_map.grid
+    except UnknownLabels as error:
+        known = [*labels.values, *([labels.ignore_label] if labels.ignore_label else [])]
+        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
+        raise InputError(
+            f"{path}: expected the labels of dataset.json, {known}, found also {found}"
+        ) from None

@@ -1,0 +1,193 @@
+"""Which network made a folder of predictions, as far as the folder tells.
+
+A fold's ``validation`` folder stands in ``TRAINER__PLANS__CONFIGURATION/fold_X`` and tells all.
+``nnUNetv2_predict`` leaves ``plans.json``, which names data set and plans, but neither trainer nor
+configuration, folds or checkpoint. ``meep-predict`` and ``meep-calib-apply`` write down what they
+know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.identity import archive_identity
+
+#: In a folder that ``meep-calib-apply`` or ``meep-predict`` wrote: of what, and with what.
+RECORD = "calib_apply_args.json"
+
+#: nnUNetv2_train writes the validation of the first, with --val_best of the second.
+_CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+_NAMED = ("dataset", "trainer", "plans", "configuration")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What made predictions; None and empty where that is not known.
+
+    Attributes:
+        dataset: name of the data set, for example ``Dataset501_LA``.
+        trainer, plans, configuration: as in the name of nnU-Net's results folder.
+        folds: whose networks predicted, ascending.
+        averaged: is each prediction the average of all these folds? Otherwise each case was
+            predicted by one of them, as in the validation of a cross-validation.
+        checkpoints: of folds, what their checkpoint holds (:mod:`.identity`). Several where it is
+            not known which of them predicted.
+    """
+
+    dataset: str | None = None
+    trainer: str | None = None
+    plans: str | None = None
+    configuration: str | None = None
+    folds: tuple[str, ...] = ()
+    averaged: bool = False
+    checkpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What is not known of it, in words."""
+        names = [name for name in _NAMED if getattr(self, name) is None]
+        if not self.folds:
+            names.append("folds")
+        return tuple(names)
+
+    def unknown_of_either(self, other: Network) -> tuple[str, ...]:
+        """What cannot be compared, because one of two does not say it."""
+        return tuple(dict.fromkeys((*self.unknown, *other.unknown)))
+
+    def differences(self, other: Network) -> list[str]:
+        """In what ``other`` is another network: one phrase each, as far as both are known.
+
+        The data set is not in it, see :meth:`other_dataset`.
+        """
+        found = []
+        for name in _NAMED[1:]:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None and mine != theirs:
+                found.append(f"{name} {mine}, not {theirs}")
+        if self.folds and other.folds and not self._predicts_as(other):
+            found.append(f"{self.folds_in_words}, not {other.folds_in_words}")
+        for fold in sorted(set(self.checkpoints) & set(other.checkpoints)):
+            if set(self.checkpoints[fold]).isdisjoint(other.checkpoints[fold]):
+                found.append(f"another checkpoint of fold {fold}")
+        return found
+
+    def _predicts_as(self, other: Network) -> bool:
+        """The same average of folds, or single folds that are among those of ``other``."""
+        averages = [n.averaged and len(n.folds) > 1 for n in (self, other)]
+        if any(averages):
+            return all(averages) and set(self.folds) == set(other.folds)
+        return set(self.folds) <= set(other.folds)
+
+    def other_dataset(self, other: Network) -> bool:
+        """Is ``other`` of another data set?"""
+        return None not in (self.dataset, other.dataset) and self.dataset != other.dataset
+
+    @property
+    def folds_in_words(self) -> str:
+        """Which folds, and how they predicted."""
+        if len(self.folds) == 1:
+            return f"fold {self.folds[0]}"
+        how = "the average of folds" if self.averaged else "single folds"
+        return f"{how} {', '.join(self.folds)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in ``calibration.json`` and ``calibrator.json``."""
+        checkpoints = {fold: list(identities) for fold, identities in self.checkpoints.items()}
+        return {**asdict(self), "folds": list(self.folds), "checkpoints": checkpoints}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Network:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(content, dict):
+            raise ValueError(f"network: expected an object, got {content!r}")
+        names = {name: content.get(name) for name in _NAMED}
+        folds, checkpoints = content.get("folds", []), content.get("checkpoints", {})
+        texts = [*(v for v in names.values() if v is not None), *folds]
+        if isinstance(checkpoints, dict) and all(isinstance(c, list) for c in checkpoints.values()):
+            texts += [text for c in checkpoints.values() for text in c]
+        else:
+            texts.append(None)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"network: expected names, got {content!r}")
+        averaged = content.get("averaged") is True
+        return cls(**names, folds=tuple(folds), averaged=averaged, checkpoints=checkpoints)
+
+
+def network_of(pred_folders: Sequence[Path]) -> Network:
+    """The network behind folders of predictions; what is not the same for all is not known.
+
+    Raises:
+        InputError: a file that has to be read cannot be.
+    """
+    networks = [_network_of(folder) for folder in pred_folders]
+    first, *others = networks
+
+    def same(name: str) -> str | None:
+        value = getattr(first, name)
+        return value if all(getattr(other, name) == value for other in others) else None
+
+    folds = {fold for network in networks for fold in network.folds}
+    return Network(
+        same("dataset"),
+        same("trainer"),
+        same("plans"),
+        same("configuration"),
+        folds=tuple(sorted(folds)) if all(network.folds for network in networks) else (),
+        averaged=any(network.averaged for network in networks),
+        checkpoints={f: c for network in networks for f, c in network.checkpoints.items()},
+    )
+
+
+def _network_of(folder: Path) -> Network:
+    if (folder / RECORD).is_file():
+        return _recorded(folder / RECORD)
+    place = folder.resolve()
+    fold = re.fullmatch(r"fold_(\w+)", place.parent.name)
+    names = place.parent.parent.name.split("__")
+    if place.name == "validation" and fold is not None and len(names) == 3:
+        model = place.parent.parent
+        dataset, _ = _named_in_plans(model / "plans.json")
+        trainer, plans, configuration = names
+        found = [place.parent / name for name in _CHECKPOINTS]
+        identities = tuple(archive_identity(path) for path in found if path.is_file())
+        return Network(
+            dataset or model.parent.name,
+            trainer,
+            plans,
+            configuration,
+            folds=(fold[1],),
+            checkpoints={fold[1]: identities} if identities else {},
+        )
+    dataset, name = _named_in_plans(folder / "plans.json")
+    return Network(dataset=dataset, plans=name)
+
+
+def _recorded(path: Path) -> Network:
+    try:
+        return Network.from_dict(json.loads(path.read_bytes())["network"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected what meep-calib-apply writes there, got something else ({error}); "
+            f"calibrate the predictions again"
+        ) from None
+
+
+def _named_in_plans(path: Path) -> tuple[str | None, str | None]:
+    """Names of data set and plans; :mod:`.cases` says what is wrong with such a file."""
+    try:
+        plans = json.loads(path.read_bytes())
+        names = plans.get("dataset_name"), plans.get("plans_name")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None, None
+    dataset, name = (text if isinstance(text, str) else None for text in names)
+    return dataset, name

@@ -1,0 +1,319 @@
+"""What tables say: names as they are, statistics that fit the number of cases."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import re
+
+import numpy as np
+import pytest
+from predictions import NOTHING_TO_SAY, files_of
+
+from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.report import comparison_tables as tables
+
+NAME = r"a|b_c & 50% #1 {x} $y^2$ ~ \z"
+ESCAPED = r"a|b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z"
+
+
+def result(shift):
+    cases = [
+        {"case": f"c{i}", "classes": {"1": {"dice": 0.5 + i / 100 + shift, "ece": 0.01 * i}}}
+        for i in range(5)
+    ]
+    settings = {"bins": 15, "rois": ["image"]}
+    files = files_of(case["case"] for case in cases)
+    content = {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases}
+    return {**NOTHING_TO_SAY, **content, "files": files}
+
+
+def compared():
+    return compare([Model("plain", (result(0),)), Model(NAME, (result(0.1),))])
+
+
+def test_markdown_has_as_many_cells_in_each_row() -> None:
+    lines = tables.markdown(compared()).splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    assert {len(row) for row in rows} == {3, 8}
+    assert [row[0].strip() for row in rows[2:4]] == ["plain", NAME.replace("|", r"\|")]
+
+
+def test_latex_shows_the_name_as_it_is_and_marks_nothing_where_all_are_equal() -> None:
+    tex = tables.latex(compared())
+    (line,) = [line for line in tex.splitlines() if line.startswith("a|")]
+    assert line == rf"{ESCAPED} & \textbf{{0.620 (0.016)}} & 20.00 (15.81) \\"
+
+
+def test_csv_keeps_it(tmp_path) -> None:
+    tables.write(compared(), tmp_path)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        models = {row["model"] for row in csv.DictReader(file)}
+    assert models == {"plain", NAME}
+
+
+def random_model(name, seed, n, shift=0.0, keys=("1",)):
+    """A model with a value of each metric in a table, and of one that is in none."""
+    rng = np.random.default_rng(seed)
+    metrics = ("dice", "brier", "brier_plus", "ece", "mce")
+    cases = [
+        {
+            "case": f"c{i:02d}",
+            "classes": {
+                key: dict(zip(metrics, (rng.random(5) / 10 + 0.5 + shift).tolist(), strict=True))
+                for key in keys
+            },
+        }
+        for i in range(n)
+    ]
+    classes = {key: {"name": f"class{key}"} for key in keys}
+    settings = {"bins": 15, "rois": ["image"]}
+    files = files_of(case["case"] for case in cases)
+    content = {"settings": settings, "classes": classes, "cases": cases, "files": files}
+    return Model(name, ({**NOTHING_TO_SAY, **content},))
+
+
+def rows_of(comparison):
+    """The table of differences: class, metric, model: text by heading."""
+    rows = tables.difference_rows(comparison)
+    return {tuple(row[:3]): dict(zip(tables.DIFFERENCE_HEAD, row, strict=True)) for row in rows}
+
+
+def test_p_stands_beside_the_corrected_one_and_the_family_is_said() -> None:
+    models = [random_model(name, i, 20, keys=("1", "2")) for i, name in enumerate("abc")]
+    comparison = compare(models)
+    rows = rows_of(comparison)
+    assert len(rows) == 2 * 4 * 2
+    test = comparison.differences["c"]["2"]["ece"]
+    row = rows["2 class2", "ECE e-3", "c"]
+    assert row["p"] == f"{test['p']:.3g}"
+    assert row["p (Holm)"] == f"{test['p_holm']:.3g}"
+    for text in (tables.terminal(comparison), tables.markdown(comparison)):
+        assert "Holm-corrected over the 16 tests of this table" in text
+        assert "n too small" not in text
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "holm"), [(1, 0, 0), (4, 0, 0), (5, 0, 0), (6, 1, 0), (7, 1, 0), (8, 1, 1)]
+)
+def test_a_p_that_cannot_be_small_is_not_shown(n, p, holm) -> None:
+    """4 tests: 4 * 2^(1 - 7) is above 0.05, 4 * 2^(1 - 8) is not."""
+    comparison = compare([random_model("a", 0, n), random_model("b", 1, n, shift=0.3)])
+    for row in rows_of(comparison).values():
+        assert (row["p"] != "n too small", row["p (Holm)"] != "n too small") == (p, holm)
+        verdict = "better" if row["metric"] == "Dice" else "worse"
+        assert row["p (Holm) < 0.05"] == (verdict if holm else "")
+    assert ("cannot be below 0.05" in tables.terminal(comparison)) == (not holm)
+
+
+def test_the_interval_stands_where_n_is_too_small() -> None:
+    comparison = compare([random_model("a", 0, 4), random_model("b", 1, 4)])
+    low, high = comparison.differences["b"]["1"]["dice"]["ci95"]
+    row = rows_of(comparison)["1 class1", "Dice", "b"]
+    assert row["95 % interval"] == f"{low:+.3f} to {high:+.3f}"
+
+
+def test_an_interval_without_width_is_one_number_and_none_is_one_dash() -> None:
+    one = rows_of(compare([random_model("a", 0, 1), random_model("b", 1, 1)]))
+    assert {row["95 % interval"] for row in one.values()} == {"-"}
+    a = random_model("a", 0, 8)
+    equal = rows_of(compare([a, random_model("same", 0, 8)]))
+    assert {row["95 % interval"] for row in equal.values()} == {"+0.000", "+0.00"}
+    # Ends that differ by less than is shown, on both sides of zero.
+    nearly = random_model("nearly", 0, 8)
+    for i, case in enumerate(nearly.trainings[0]["cases"]):
+        case["classes"]["1"]["dice"] += 1e-5 * (-1) ** i
+    row = rows_of(compare([a, nearly]))["1 class1", "Dice", "nearly"]
+    assert (row["difference"], row["95 % interval"]) == ("+0.000", "+0.000")
+
+
+def missing(model, key):
+    """The same model without a voxel of a class in its segmentations, and with a lower ECE."""
+    for training in model.trainings:
+        for case in training["cases"]:
+            case["classes"][key].update(dice=0.0, ece=0.001)
+    return model
+
+
+class TestNotSegmented:
+    @pytest.fixture
+    def comparison(self):
+        keys = ("1", "2")
+        several = [random_model("", seed, 12, keys=keys).trainings[0] for seed in range(3, 6)]
+        missing(Model("", (several[1],)), "2")
+        return compare(
+            [
+                random_model("good", 0, 12, keys=keys),
+                missing(random_model("a|b_c", 1, 12, keys=keys), "2"),
+                Model("several", tuple(several)),
+            ]
+        )
+
+    def test_each_table_says_it_at_the_name_and_only_in_the_table_of_the_class(
+        self, comparison
+    ) -> None:
+        for text, name, title in (
+            (tables.terminal(comparison), "a|b_c", "\n2 class2\n"),
+            (tables.markdown(comparison), r"a\|b_c", "**2 class2**"),
+            (tables.latex(comparison), r"a|b\_c", "% 2 class2\n"),
+        ):
+            assert text.count(f"{name} (not segmented) ") == 1
+            assert text.count("several (not segmented in 1 of 3 trainings) ") == 1
+            assert text.index(title) < text.index("(not segmented)")
+
+    def test_the_lowest_value_is_not_marked(self, comparison) -> None:
+        ece = {m: comparison.summary[m]["2"]["ece"]["mean"] for m in comparison.models}
+        assert ece["a|b_c"] < ece["several"] < ece["good"]
+        marked = [tables.cell(comparison, model, "2", "ece")[1] for model in comparison.models]
+        assert marked == [True, False, False]
+
+    def test_equal_digits_do_not_make_it_the_best(self) -> None:
+        good, collapsed = random_model("good", 0, 9), missing(random_model("none", 0, 9), "1")
+        comparison = compare([good, collapsed, random_model("third", 1, 9)])
+        for metric in ("brier", "brier_plus"):
+            means = [tables.cell(comparison, m, "1", metric)[0] for m in ("good", "none")]
+            assert means[0] == means[1]
+            assert not tables.cell(comparison, "none", "1", metric)[1]
+
+    def test_the_differences_say_it_instead_of_better_or_worse(self, comparison) -> None:
+        rows = rows_of(comparison)
+        for model in ("a|b_c", "several"):
+            assert rows["2 class2", "ECE e-3", model]["p (Holm) < 0.05"] == "not segmented"
+            assert rows["2 class2", "Dice", model]["p (Holm) < 0.05"] == "not segmented"
+            assert rows["1 class1", "Dice", model]["p (Holm) < 0.05"] != "not segmented"
+
+    def test_the_table_of_the_top_label_says_that_a_class_is_missing(self) -> None:
+        models = [random_model("good", 0, 5), missing(random_model("none", 1, 5), "1")]
+        for model in models:
+            for case in model.trainings[0]["cases"]:
+                case["top_label"] = {"ece": 0.1}
+            model.trainings[0]["top_label"] = {"per_case": {}}
+        text = tables.terminal(compare(models))
+        top_label = text[text.index("Top label") :]
+        assert "none (not all classes segmented) " in top_label
+
+
+def shifted(name, model, **shifts):
+    """The same model with other values of some metrics of class 1, each case a little more so."""
+    changed = copy.deepcopy(model.trainings[0])
+    for i, case in enumerate(changed["cases"]):
+        for metric, shift in shifts.items():
+            case["classes"]["1"][metric] += shift * (1 + i / 100)
+    return Model(name, (changed,))
+
+
+class TestVerdict:
+    KEYS = ("1", "2")
+
+    def test_better_and_worse_than_the_first_by_metric_and_class(self) -> None:
+        first = random_model("first", 0, 20, keys=self.KEYS)
+        other = shifted("other", first, dice=0.1, ece=-0.1, brier=0.1)
+        for case in other.trainings[0]["cases"]:
+            case["classes"]["2"]["ece"] -= 0.2
+        assert tables.verdict_sentences(compare([first, other])) == [
+            "Compared with first, other is better in Dice (1 class1), ECE (1 class1, 2 class2); "
+            "worse in Brier (1 class1) (p < 0.05 after Holm's correction for 8 tests)."
+        ]
+
+    def test_each_other_model_has_a_sentence_and_the_first_has_none(self) -> None:
+        first = random_model("first", 0, 20)
+        models = [first, shifted("second", first, dice=-0.1), shifted("third", first, ece=0.0)]
+        assert tables.verdict_sentences(compare(models)) == [
+            "Compared with first, second is worse in Dice (1 class1) (p < 0.05 after Holm's "
+            "correction for 8 tests).",
+            "No difference between first and third is shown (p of 0.05 or more after Holm's "
+            "correction for 8 tests).",
+        ]
+        assert tables.verdict_sentences(compare(models[:1])) == []
+
+    def test_many_classes_are_counted(self) -> None:
+        keys = tuple(map(str, range(1, 8)))
+        first = random_model("a", 0, 20, keys=keys)
+        other = shifted("b", first)
+        for case in other.trainings[0]["cases"]:
+            for metrics in case["classes"].values():
+                metrics["ece"] -= 0.1
+        (sentence,) = tables.verdict_sentences(compare([first, other]))
+        five = ", ".join(f"{k} class{k}" for k in range(1, 6))
+        assert f"b is better in ECE ({five}, 2 more) (p < 0.05 " in sentence
+
+    @pytest.mark.parametrize(
+        ("n", "expected"),
+        [
+            (1, "1 case is too few to show a difference between first and other."),
+            (
+                4,
+                "4 cases are too few to show a difference between first and other: p cannot be "
+                "below 0.05 after Holm's correction for 4 tests.",
+            ),
+        ],
+    )
+    def test_too_few_cases(self, n, expected) -> None:
+        models = [random_model("first", 0, n), random_model("other", 1, n)]
+        assert tables.verdict_sentences(compare(models)) == [expected]
+
+    def test_too_few_cases_of_some_metrics(self) -> None:
+        first = random_model("first", 0, 20)
+        for case in first.trainings[0]["cases"][4:]:
+            case["classes"]["1"]["dice"] = None
+        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+            "No difference between first and other is shown (p of 0.05 or more after Holm's "
+            "correction for 4 tests; 1 of 4 have too few cases to show one)."
+        ]
+
+    def test_nothing_that_both_have(self) -> None:
+        first = random_model("first", 0, 3)
+        for case in first.trainings[0]["cases"]:
+            case["classes"]["1"] = dict.fromkeys(case["classes"]["1"])
+        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+            "No metric in the tables is defined for both first and other."
+        ]
+
+    def test_what_is_not_segmented_comes_first_and_is_not_judged(self) -> None:
+        first = random_model("first", 0, 20, keys=self.KEYS)
+        collapsed = missing(shifted("collapsed", first, dice=0.1), "2")
+        several = [shifted("", first).trainings[0] for _ in range(3)]
+        missing(Model("", (several[0],)), "2")
+        models = [first, collapsed, Model("several", tuple(several))]
+        assert tables.verdict_sentences(compare(models)) == [
+            "collapsed does not segment 2 class2: Dice is 0 wherever the reference has it.",
+            "several does not segment 2 class2 in 1 of its 3 trainings: Dice is 0 wherever the "
+            "reference has it.",
+            "A model is no candidate for the best of a class that it does not segment.",
+            "Compared with first in the classes that both segment, collapsed is better in Dice "
+            "(1 class1) (p < 0.05 after Holm's correction for 16 tests).",
+            "No difference between first and several is shown in the classes that both segment "
+            "(p of 0.05 or more after Holm's correction for 16 tests).",
+        ]
+
+    def test_a_first_model_that_segments_nothing(self) -> None:
+        first = missing(missing(random_model("first", 0, 20, keys=self.KEYS), "1"), "2")
+        other = random_model("other", 1, 20, keys=self.KEYS)
+        assert tables.verdict_sentences(compare([first, other])) == [
+            "first does not segment any class: Dice is 0 wherever the reference has it.",
+            "A model is no candidate for the best of a class that it does not segment.",
+            "first and other are not compared: no class is segmented by both.",
+        ]
+
+    def test_one_model_alone(self) -> None:
+        keys = ("1", "2", "3")
+        alone = missing(missing(random_model("alone", 0, 5, keys=keys), "1"), "3")
+        assert tables.verdict_sentences(compare([alone])) == [
+            "alone does not segment 1 class1 and 3 class3: Dice is 0 wherever the reference has "
+            "them."
+        ]
+
+    def test_it_stands_before_the_tables_and_so_do_warnings(self) -> None:
+        first = random_model("first", 0, 20)
+        comparison = compare([first, shifted("other", first, ece=0.1), shifted("twin", first)])
+        (warning,) = comparison.warnings
+        sentences = tables.verdict_sentences(comparison)
+        assert len(sentences) == 2
+        printed, text = tables.terminal(comparison), tables.markdown(comparison)
+        assert "\n".join(sentences) in printed[: printed.index("1 class1\n")]
+        above = text[: text.index("**1 class1**")]
+        assert "\n".join(f"- {sentence}" for sentence in sentences) in above
+        assert f"Warning: {warning}" in above
+        assert text.count(warning) == 1
+        tex = tables.latex(comparison)
+        assert f"% {warning}" in tex[: tex.index("\\begin{tabular}")]

@@ -1,0 +1,176 @@
+"""``report.html``: one file that needs nothing else, whose numbers are those of the comparison."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from markupsafe import escape
+from predictions import softmax_case
+
+from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.report import page
+from nnunet_meep.evaluation.report.comparison_tables import verdict_sentences
+from nnunet_meep.evaluation.report.plots import comparison_pictures
+
+NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
+
+
+class Page(HTMLParser):
+    """Attributes of all elements, the text, and tables as rows of texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.tables: list[list[list[str]]] = []
+        self._script: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        self._script = attributes.get("id", "code") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._script = None
+
+    def handle_data(self, data):
+        if self._script:
+            self.texts[self._script] = self.texts.get(self._script, "") + data
+        elif self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from predictions import PredictionFolder
+
+    labels = {"background": 0, NASTY: 1, "Posterior": 2}
+    made = []
+    for i, name in enumerate(("default", NASTY)):
+        folder = PredictionFolder(tmp_path_factory.mktemp(f"model{i}"), labels)
+        rng = np.random.default_rng(i)
+        for case in ("a", "b", "c"):
+            folder.add(case, *softmax_case(rng, (5, 6, 7)))
+        made.append(Model(name, (evaluate(folder.gt, folder.pred).to_dict(),)))
+    return made
+
+
+def render(models, slices, warnings):
+    comparison = compare(models)
+    pictures = comparison_pictures(models, comparison)
+    return page.render(models, comparison, pictures, slices, warnings)
+
+
+@pytest.fixture(scope="module")
+def rendered(models, tmp_path_factory):
+    picture = tmp_path_factory.mktemp("slices") / "b.png"
+    picture.write_bytes(b"a picture")
+    return render(models, {"b": ("title of b", picture)}, [f"note {NASTY}"])
+
+
+def test_it_needs_no_other_file_and_no_network(rendered) -> None:
+    found = Page(rendered)
+    targets = [
+        value or ""
+        for _, attributes in found.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "data", "srcset", "poster")
+    ]
+    assert len(targets) > 20
+    assert [t for t in targets if not t.startswith(("data:", "#"))] == []
+    outside = re.sub(r"data:[^\"]*", "", rendered)
+    assert re.findall(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp", outside) == []
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {t[1:] for t in targets if t.startswith("#")} <= set(ids)
+
+
+def test_names_are_text_and_nothing_else(rendered) -> None:
+    found = Page(rendered)
+    assert not [tag for tag, attributes in found.elements if tag == "b" or "onclick" in attributes]
+    assert len([tag for tag, _ in found.elements if tag == "script"]) == 3
+    assert json.loads(found.texts["data"])["models"] == ["default", NASTY]
+    numbers = [attributes for tag, attributes in found.elements if tag == "button"]
+    assert NASTY in {attributes.get("data-model") for attributes in numbers}
+    assert any(NASTY in row[0] for table in found.tables for row in table)
+
+
+def test_tables_and_data_have_the_numbers_of_the_comparison(rendered, models) -> None:
+    comparison, found = compare(models), Page(rendered)
+    mean = comparison.summary["default"]["1"]["ece"]["mean"]
+    of_class = found.tables[0]
+    column = next(i for i, text in enumerate(of_class[0]) if text.startswith("ECE e-3"))
+    assert of_class[1][0] == "default"
+    assert of_class[1][column].startswith(f"{1e3 * mean:.2f} (")
+    data = json.loads(found.texts["data"])
+    assert data["summary"]["default"]["1"]["ece"]["mean"] == mean
+    for model in models:
+        for key in ("1", "2", "top_label"):
+            for metric, values in data["values"][model.name][key].items():
+                expected = model.values(comparison.cases, key, metric)
+                got = np.array(values, float)
+                assert got == pytest.approx(expected, rel=1e-5, nan_ok=True), metric
+    every = {row[0].rstrip("?") for table in found.tables for row in table}
+    assert {CATALOGUE[m].heading for m in comparison.summary["default"]["1"]} <= every
+
+
+def test_slices_and_notes_are_in_it(rendered) -> None:
+    found = Page(rendered)
+    (source,) = [a["src"] for tag, a in found.elements if a.get("alt") == "title of b"]
+    assert base64.b64decode(source.split(",")[1]) == b"a picture"
+    assert "note &lt;/script&gt;" in rendered
+
+
+def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
+    sorted_by = re.findall(r'<td data-v="([^"]*)"[^>]*>n too small</td>', rendered)
+    assert len(sorted_by) > 20  # three cases
+    assert set(sorted_by) == {""}
+
+
+def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) -> None:
+    collapsed = copy.deepcopy(models[1].trainings[0])
+    for case in collapsed["cases"]:
+        case["classes"]["2"].update(dice=0.0, ece=0.0)
+    text = render([models[0], Model("collapsed", (collapsed,))], {}, [])
+    results = [table for table in Page(text).tables if table and "ECE e-3?" in table[0]]
+    names = [[row[0] for row in table[1:]] for table in results]
+    assert names == [
+        ["default", "collapsed"],
+        ["default", "collapsednot segmented"],
+        ["default", "collapsednot all classes segmented"],
+    ]
+    assert 'data-v="collapsed"' in text  # by which it is sorted
+    best = re.search(r'class="best"><button[^>]*"default" data-key="2" data-metric="ece"', text)
+    assert best
+
+
+def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
+    rendered, models
+) -> None:
+    sentences = verdict_sentences(compare(models))
+    assert sentences
+    above = rendered[rendered.index("<body>") : rendered.index("<table")]
+    places = [above.index(str(escape(line))) for line in (*sentences, f"note {NASTY}")]
+    assert places == sorted(places)
+
+
+def test_one_model_without_slices(models) -> None:
+    text = render(models[:1], {}, [])
+    assert "Differences" not in text
+    assert "Calibration of 1 model<" in text
+    assert "best mean in bold" not in text
