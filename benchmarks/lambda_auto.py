@@ -268,7 +268,7 @@ def keep_training(run: Run, trainer: str, fold: int, result: Path, device: str) 
     path = result / "checkpoint_final.pth"
     log = torch.load(path, map_location="cpu", weights_only=False)["logging"]
     keys = ["lambda", "average_expected", "average_errors", "average_unexpected"]
-    keys += ["average_overconfidence", "unexpected_errors"]
+    keys += ["unexpected_errors"]
     kept = {key: [float(x) for x in log[key]] for key in keys}
     kept["device"] = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     target = folder_of(run, trainer, fold) / "training.json"

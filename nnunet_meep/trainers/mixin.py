@@ -394,8 +394,7 @@ class MEEPMixin(nnUNetTrainer):
             lines.append(
                 f"lambda {values['lambda']:.4g}: expects {values['average_expected']:.3%} errors "
                 f"and makes {values['average_errors']:.3%} (averages), unexpected share "
-                f"{values['average_unexpected']:.3f}, overconfidence "
-                f"{values['average_overconfidence']:.3f}"
+                f"{values['average_unexpected']:.3f}"
             )
         return lines
 

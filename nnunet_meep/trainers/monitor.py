@@ -23,7 +23,6 @@ from torch import Tensor
 from nnunet_meep.evaluation.counting.bins import bin_edges
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.losses.voxels import Voxels, entropy, voxels
-from nnunet_meep.trainers import control
 
 #: As ``meep-calib-eval``.
 N_BINS = 15
@@ -58,7 +57,7 @@ class TrainingMonitor:
 
     def start_validation(self) -> None:
         """Forget the validation batches seen."""
-        self._error_sums = torch.zeros(5, dtype=torch.float64, device=self.device)
+        self._error_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._bins = torch.zeros(
             (self.n_classes, 3, N_BINS), dtype=torch.float64, device=self.device
         )
@@ -82,17 +81,9 @@ class TrainingMonitor:
         if not len(logits):
             return
         v = self._voxels(logits, target)
-        largest = v.log_p.amax(1)
-        margins = (largest.unsqueeze(1) - v.log_p).clamp(max=control.MARGIN_LIMIT)
-        label = torch.where(v.valid, v.label, 0).long().unsqueeze(1)
-        expected_margins = (v.log_p.exp() * margins).sum(1, dtype=torch.float64)
-        per_voxel = (
-            1 - largest.double().exp(),
-            margins.gather(1, label).squeeze(1).double(),
-            expected_margins,
-        )
+        confidence = v.log_p.amax(1).double().exp()
         self._error_sums += torch.stack(
-            [v.valid.sum(), v.wrong.sum(), *(torch.where(v.valid, x, 0).sum() for x in per_voxel)]
+            (v.valid.sum(), v.wrong.sum(), torch.where(v.valid, 1 - confidence, 0).sum())
         )
         for c in range(self.n_classes):
             if self.regions:
@@ -138,7 +129,7 @@ class TrainingMonitor:
         """
         bins = over_ranks(self._bins)
         squared = over_ranks(self._squared)
-        valid, wrong, expected, margins, expected_margins = over_ranks(self._error_sums).tolist()
+        valid, wrong, expected = over_ranks(self._error_sums).tolist()
         count, sum_p, sum_y = bins.unbind(1)
         n = count.sum(1)  # per class; 0 / 0 is NaN
         ece = ((sum_p - sum_y).abs().sum(1) / n).tolist()
@@ -152,8 +143,6 @@ class TrainingMonitor:
             "validation_voxels": valid,
             "validation_errors": wrong,
             "validation_expected_errors": expected,
-            "validation_margins": margins,
-            "validation_expected_margins": expected_margins,
         }
 
     def _voxels(self, logits: Tensor, target: Tensor) -> Voxels:

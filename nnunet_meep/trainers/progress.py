@@ -53,7 +53,6 @@ PANELS = (
             {
                 "unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, ":"),
                 "average_unexpected": ("r, their average", _GREEN, "--"),
-                "average_overconfidence": ("u, overconfidence (average)", _PURPLE, "--"),
             },
         ),
     ),

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers import names
 from nnunet_meep.trainers.control import (
+    AIM,
     BEGINS_AT,
     GAIN,
     HELD_FROM,
@@ -32,17 +33,12 @@ from nnunet_meep.trainers.mixin import MEEPMixin
 
 LENGTHS = (20, 50, 1000)
 every_length = pytest.mark.parametrize("n_epochs", LENGTHS)
-NO_VOXEL = ErrorSums(0, 0, 0, 0, 0)
+NO_VOXEL = ErrorSums(0, 0, 0)
 
 
-def epoch_with(u: float, errors: float = 1e4) -> ErrorSums:
-    """The sums of an epoch with the overconfidence u; the label of an error falls short by 2."""
-    return ErrorSums(1e6, errors, errors / 2, 2 * errors, 2 * errors * (1 - u))
-
-
-def of_errors(voxels: float, errors: float, expected: float) -> ErrorSums:
-    """Margins of 1 on every voxel: the share of unexpected errors is the overconfidence."""
-    return ErrorSums(voxels, errors, expected, errors, expected)
+def epoch_with(r: float, errors: float = 1e4) -> ErrorSums:
+    """The sums of an epoch in which the share r of the errors is unexpected."""
+    return ErrorSums(1e6, errors, errors * (1 - r))
 
 
 def run(answer, n_epochs: int, *, start: float = 0.4) -> list[float]:
@@ -58,15 +54,14 @@ def run(answer, n_epochs: int, *, start: float = 0.4) -> list[float]:
 
 
 def test_the_signal_of_one_epoch_is_that_of_its_sums():
-    now = signal([ErrorSums(1000, 20, 5, 60, 12)], 50)
-    assert now == pytest.approx((0.005, 0.02, 0.75, 0.8))
+    assert signal([ErrorSums(1000, 20, 5)], 50) == pytest.approx((0.005, 0.02, 0.75))
 
 
 @every_length
 def test_an_epoch_fades_to_1_over_e_within_the_memory(n_epochs):
     n = round(MEMORY * n_epochs) or 1
-    later = of_errors(100, 10, 10)
-    first = of_errors(100, 0, 0)
+    later = ErrorSums(100, 10, 10)
+    first = ErrorSums(100, 0, 0)
     _, a, *_ = signal([first, *[later] * n], n_epochs)
     keep = math.exp(-1 / (MEMORY * n_epochs))
     newer = sum(keep**i for i in range(n))
@@ -76,19 +71,19 @@ def test_an_epoch_fades_to_1_over_e_within_the_memory(n_epochs):
 
 
 def test_an_epoch_counts_by_the_voxels_it_saw():
-    _, a, *_ = signal([of_errors(1e6, 1e4, 1e4), of_errors(1, 1, 0)], 1000)
+    _, a, *_ = signal([ErrorSums(1e6, 1e4, 1e4), ErrorSums(1, 1, 0)], 1000)
     assert a == pytest.approx(0.01, rel=1e-3)
 
 
 @given(before=st.integers(0, 3), after=st.integers(0, 3))
 def test_an_epoch_without_a_voxel_or_a_number_changes_nothing(before, after):
-    epochs = [of_errors(100, 10, 3)] * before + [of_errors(100, 1, 2)] * after
+    epochs = [ErrorSums(100, 10, 3)] * before + [ErrorSums(100, 1, 2)] * after
     nan = math.nan
     gap = [
         NO_VOXEL,
-        of_errors(nan, nan, nan),
-        of_errors(100, 10, nan),
-        of_errors(100, 10, math.inf),
+        ErrorSums(nan, nan, nan),
+        ErrorSums(100, 10, nan),
+        ErrorSums(100, 10, math.inf),
     ]
     with_gap = epochs[:before] + gap + epochs[before:]
     np.testing.assert_equal(signal(with_gap, 50), signal(epochs, 50))
@@ -97,14 +92,13 @@ def test_an_epoch_without_a_voxel_or_a_number_changes_nothing(before, after):
 def test_before_the_first_voxel_or_error_there_is_no_signal():
     assert all(map(math.isnan, signal([], 50)))
     assert all(map(math.isnan, signal([NO_VOXEL], 50)))
-    e, a, r, *_ = signal([of_errors(100, 0, 2)], 50)
+    e, a, r, *_ = signal([ErrorSums(100, 0, 2)], 50)
     assert (e, a) == (0.02, 0)
     assert math.isnan(r)
-    assert math.isnan(signal([of_errors(100, 0, 2)], 50).overconfidence)
 
 
 def test_the_averages_begin_anew_with_the_term():
-    plain, with_term = of_errors(100, 10, 1), of_errors(100, 10, 8)
+    plain, with_term = ErrorSums(100, 10, 1), ErrorSums(100, 10, 8)
     assert signal([plain] * 20, 50).unexpected == pytest.approx(0.9)
     assert signal([plain] * 20 + [with_term], 50).unexpected == pytest.approx(0.2)
 
@@ -129,28 +123,28 @@ def test_the_same_share_of_a_training_multiplies_lambda_by_the_same(n_epochs, r)
     """The integral of the gain, in closed form."""
     weights = run(lambda *_: epoch_with(r), n_epochs)
     first, last = ((1 - x) / (1 - BEGINS_AT) for x in (BEGINS_AT + WAIT, HELD_FROM))
-    whole = GAIN * r * (1 - BEGINS_AT) * (first**1.5 - last**1.5) / 1.5
+    whole = GAIN * (r - AIM) * (1 - BEGINS_AT) * (first**1.5 - last**1.5) / 1.5
     assert math.log(weights[-1] / 0.4) == pytest.approx(whole, rel=0.05 + 1 / n_epochs)
 
 
 @every_length
 @pytest.mark.parametrize("needed", [0.2, 0.4, 1.1])
-@pytest.mark.parametrize("plain", [0.8, 1.0])
+@pytest.mark.parametrize("plain", [0.6, 0.9])
 @pytest.mark.parametrize("delay", [0.01, 0.05])
 def test_it_settles_where_errors_are_expected(n_epochs, needed, plain, delay):
-    """A network whose overconfidence falls with lambda, and answers late, ever more slowly."""
+    """A network whose unexpected share falls with lambda, and answers late, ever more slowly."""
     felt, shares = 0.0, []
 
     def answer(weight, epoch):
         nonlocal felt
         rate = ((1 - epoch / n_epochs) / 0.6) ** 0.9
         felt += (1 - math.exp(-rate / (delay * n_epochs))) * (weight - felt)
-        shares.append(plain * (1 - felt / needed))
+        shares.append(AIM + (plain - AIM) * (1 - felt / needed))
         return epoch_with(shares[-1])
 
     weights = run(answer, n_epochs)
     assert weights[-1] == pytest.approx(needed, rel=0.2)
-    assert abs(shares[-1]) < 0.15
+    assert abs(shares[-1] - AIM) < 0.15
 
 
 @every_length
@@ -166,13 +160,13 @@ def test_what_happens_before_the_term_begins_leaves_no_trace(n_epochs, at):
 
 def test_one_epoch_of_many_errors_or_of_few_is_no_jump():
     def with_event(sums):
-        weights = run(lambda _, epoch: sums if epoch == 30 else epoch_with(0.0), 50)
+        weights = run(lambda _, epoch: sums if epoch == 30 else epoch_with(AIM), 50)
         return weights[31] / weights[30]
 
-    assert with_event(epoch_with(0.0, 1)) == pytest.approx(1)
-    assert 1 < with_event(epoch_with(0.5, 1)) < 1.001
+    assert with_event(epoch_with(AIM, 1)) == pytest.approx(1, abs=0.02)
+    assert with_event(epoch_with(0.9, 1)) == pytest.approx(1, abs=0.02)
     assert with_event(epoch_with(-50.0, 1e6)) == pytest.approx(
-        math.exp(-GAIN / 50 * math.sqrt((1 - 31 / 50) / 0.6))
+        math.exp(-(1 + AIM) * GAIN / 50 * math.sqrt((1 - 31 / 50) / 0.6))
     )
 
 
@@ -186,7 +180,7 @@ def test_it_is_held_at_the_end(n_epochs):
 
 @given(
     weight=st.floats(0, 5),
-    last=st.tuples(*[st.floats(0, 1e9)] * 5),
+    last=st.tuples(*[st.floats(0, 1e9)] * 3),
     n_done=st.integers(1, 100),
     n_epochs=st.integers(1, 100),
     start=st.sampled_from(list(STARTS.values())),
@@ -199,14 +193,14 @@ def test_lambda_stays_between_its_limits(weight, last, n_done, n_epochs, start):
 
 
 @pytest.mark.parametrize(
-    "last", [NO_VOXEL, of_errors(math.nan, math.nan, math.nan), of_errors(1e6, 5, math.inf)]
+    "last", [NO_VOXEL, ErrorSums(math.nan, math.nan, math.nan), ErrorSums(1e6, 5, math.inf)]
 )
 def test_without_a_signal_lambda_stays(last):
     assert next_lambda(0.2, [epoch_with(0.5)] * 30 + [last], 50, start=0.4) == 0.2
 
 
 def test_without_an_error_lambda_stays():
-    assert next_lambda(0.2, [of_errors(100, 0, 2)] * 30, 50, start=0.4) == 0.2
+    assert next_lambda(0.2, [ErrorSums(100, 0, 2)] * 30, 50, start=0.4) == 0.2
 
 
 # The name
@@ -280,7 +274,7 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
     assert (sums[:, 0] > 0).all()
     # Two epochs without a term, one with the first lambda, and from then on steps.
     keep = np.exp(-1 / (0.06 * 5))
-    average, start = np.zeros(5), 0.15
+    average, start = np.zeros(3), 0.15
     expected = [0.0, 0.0, start]
     for epoch in range(5):
         average = sums[epoch] if epoch == 2 else keep * average + sums[epoch]
@@ -288,13 +282,11 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
         assert log["average_expected"][epoch] == pytest.approx(average[2] / average[0])
         assert log["average_errors"][epoch] == pytest.approx(average[1] / average[0])
         assert log["average_unexpected"][epoch] == pytest.approx(r)
-        u = 1 - average[4] / average[3]
-        assert log["average_overconfidence"][epoch] == pytest.approx(u)
         if epoch >= 2:
-            excess = (sums[epoch, 3] - sums[epoch, 4]) / sums[epoch, 0]
+            excess = (sums[epoch, 1] - sums[epoch, 2]) / sums[epoch, 0]
             over = (epoch + 1) / 5
-            step = 12 / 5 * np.sqrt((1 - over) / 0.6)
-            step *= np.clip(excess / (average[3] / average[0]), -1, 1)
+            step = 18 / 5 * np.sqrt((1 - over) / 0.6)
+            step *= np.clip(excess / (average[1] / average[0]), -1, 1) - 0.05
             expected.append(min(expected[-1] * np.exp(step), 8 * start))
     assert log["lambda"] == used
     assert used == pytest.approx(expected[:5])

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
 from scipy.stats import entropy
 
@@ -19,7 +18,6 @@ from nnunet_meep.evaluation.counting.bins import grid
 from nnunet_meep.evaluation.counting.loops import count_voxels
 from nnunet_meep.evaluation.metrics.scores import class_metrics
 from nnunet_meep.losses.regularized import LossParts
-from nnunet_meep.trainers import control
 from nnunet_meep.trainers.monitor import N_BINS, TrainingMonitor, weighted_parts
 
 KINDS = ("labels", "labels+ignore", "regions", "regions+ignore")
@@ -113,59 +111,6 @@ def test_validation_values_are_those_of_the_evaluator_over_all_voxels(kind):
     pairs, wrong = decisions(kind, p, y)
     r = 1 - (1 - pairs.max(-1)).mean() / wrong.mean()
     assert values["unexpected_errors"] == pytest.approx(r, rel=1e-5)
-
-
-def log_loss(kind, batches, temperature):
-    """Mean over all decisions, in nats; with regions each voxel has one for each of them."""
-    p, y = flat(kind, [(logits / temperature, target) for logits, target in batches])
-    if kind.startswith("regions"):
-        return -np.log(np.where(y == 1, p, 1 - p)).mean()
-    return -np.log(np.take_along_axis(p, y[None], 0)).mean()
-
-
-@every_kind
-def test_without_a_limit_the_margins_are_the_slope_of_the_log_loss_over_log_t(kind, monkeypatch):
-    monkeypatch.setattr(control, "MARGIN_LIMIT", math.inf)
-    monitor, batches = filled(kind)
-    values = monitor.validation_values()
-    step = 1e-2  # the logits are float32
-    rise = log_loss(kind, batches, math.exp(step)) - log_loss(kind, batches, math.exp(-step))
-    slope = values["validation_expected_margins"] - values["validation_margins"]
-    assert slope / values["validation_voxels"] == pytest.approx(rise / (2 * step), rel=1e-3)
-
-
-@every_kind
-def test_without_a_limit_the_best_temperature_has_the_expected_margins(kind, monkeypatch):
-    monkeypatch.setattr(control, "MARGIN_LIMIT", math.inf)
-    _, batches = filled(kind)
-    best = minimize_scalar(lambda t: log_loss(kind, batches, t), bounds=(0.2, 5), method="bounded")
-    monitor = make_monitor(kind)
-    for logits, target in batches:
-        add(monitor, (logits / best.x, target))
-    values = monitor.validation_values()
-    expected = pytest.approx(values["validation_margins"], rel=1e-3)
-    assert values["validation_expected_margins"] == expected
-    assert best.x != pytest.approx(1, abs=0.1)
-
-
-@pytest.mark.parametrize("limit", [control.MARGIN_LIMIT, 0.5, math.inf])
-@pytest.mark.parametrize("regions", [False, True])
-def test_right_probabilities_have_the_expected_margins(regions, limit, monkeypatch):
-    """Labels drawn by the network's own probabilities; four standard errors."""
-    monkeypatch.setattr(control, "MARGIN_LIMIT", limit)
-    logits = 4 * torch.randn(1, 3, 60, 60, 60, generator=torch.Generator().manual_seed(0))
-    rng = np.random.default_rng(0)
-    if regions:
-        target = torch.from_numpy(rng.random(logits.shape) < expit(logits.numpy())).float()
-    else:
-        gumbel = rng.gumbel(size=logits.shape)
-        target = torch.from_numpy(logits.numpy() + gumbel).argmax(1, keepdim=True)
-    monitor = make_monitor("regions" if regions else "labels")
-    monitor.add_validation(logits, target)
-    values = monitor.validation_values()
-    margins, expected = (values[f"validation_{x}margins"] for x in ("", "expected_"))
-    assert margins == pytest.approx(expected, rel=4 / math.sqrt(values["validation_errors"]))
-    assert values["validation_errors"] > 10_000
 
 
 @every_kind
