@@ -65,6 +65,24 @@ def test_a_command_shows_what_it_is_for_without_importing_torch(command):
 
 
 @every_command
+def test_a_command_says_its_version(command, capsys):
+    module, function = commands()[command].split(":")
+    with pytest.raises(SystemExit) as end:
+        getattr(importlib.import_module(module), function)(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"{command} {nnunet_meep.__version__}\n"
+
+
+def test_the_package_lists_its_commands_with_a_line_each():
+    lines = subprocess.run(
+        [sys.executable, "-m", "nnunet_meep"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    listed = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("meep-")}
+    assert set(listed) == set(commands())
+    assert all(len(words) >= 4 for words in listed.values())
+
+
+@every_command
 def test_the_readme_names_every_command(command):
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 

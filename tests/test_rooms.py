@@ -34,7 +34,7 @@ ARROWS = {
 ARROWS["cli"] = set(ARROWS)
 #: Modules in the root that every room but ``losses`` may import; they import nothing of ours.
 COMMON = {"errors", "atomic"}
-ROOT = {"__init__", "_autoload", *COMMON}
+ROOT = {"__init__", "__main__", "_autoload", *COMMON}
 
 
 def modules():

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_meep.cli._calibrator import add_any_network, say_network
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -31,9 +32,8 @@ in one command with the prediction: meep-predict
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-calib-apply",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-calib-apply",
         description=(
             "Calibrate the probabilities of a folder of nnU-Net predictions with what\n"
             "meep-calib-fit learnt, and write a folder like it."

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -50,9 +51,8 @@ examples:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-calib-compare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-calib-compare",
         description=(
             "Compare the calibration of several models on the same cases: tables, the\n"
             "differences to the first model with intervals and tests, pictures, a report."

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
 
@@ -69,10 +70,9 @@ def _metrics() -> str:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-calib-eval",
+    parser = command_parser(
+        "meep-calib-eval",
         usage="meep-calib-eval [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "How far can the probabilities of nnU-Net predictions be trusted?\n\n"
             "Compares CASE.npz (written by nnUNetv2_predict --save_probabilities or\n"

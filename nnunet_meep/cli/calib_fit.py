@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -47,10 +48,9 @@ examples:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-calib-fit",
+    parser = command_parser(
+        "meep-calib-fit",
         usage="meep-calib-fit METHOD [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] -o FILE [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Learn from validation predictions how probabilities have to be changed so that they\n"
             "can be trusted (post-hoc calibration). The network stays as it is."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nnunet_meep.cli._convert import add_arguments, convert
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -31,11 +32,10 @@ example:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-convert-wmh",
+    parser = command_parser(
+        "meep-convert-wmh",
         description="Write the WMH challenge's data as $nnUNet_raw/Dataset<ID>_WMH for nnU-Net.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     parser.add_argument(

@@ -6,13 +6,13 @@ import argparse
 import shlex
 from pathlib import Path
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-export-model",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-export-model",
         description=(
             "Copies a trained model so that nnU-Net predicts with it without nnunet-meep.\n\n"
             "MEEP changes nothing of a network but its weights. The copy has the same ones, and\n"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_meep.cli._calibrator import add_any_network, say_network
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
@@ -29,9 +30,8 @@ example:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-predict",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-predict",
         description=(
             "Predict with nnU-Net and calibrate the probabilities with what meep-calib-fit\n"
             "learnt: nnUNetv2_predict's flags, and --calibrator."

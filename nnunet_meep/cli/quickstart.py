@@ -6,13 +6,13 @@ import argparse
 import signal
 from pathlib import Path
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-quickstart",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-quickstart",
         description=(
             "Tries the installation out: trains nnU-Net with its default loss and with MEEP-KL\n"
             "for a few dozen iterations each on a small synthetic data set, predicts test scans,\n"

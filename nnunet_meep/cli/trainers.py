@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from functools import partial
 
+from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 from nnunet_meep.errors import InputError
 from nnunet_meep.trainers import names
@@ -24,30 +25,31 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    table = [("name", "segmentation loss", "term", "default lambda")]
-    for loss in names.SEGMENTATION_LOSSES:
-        table.append((names.base_name(loss, None), loss, "-", "-"))
-        for term in names.TERMS:
-            weight = f"{names.default_lambda(loss, term):g}"
-            table.append((names.base_name(loss, term), loss, term, weight))
+    heading = ("alone", *(f"with {term}" for term in names.TERMS), "segmentation loss")
+    table = [heading, *(_row(loss) for loss in names.SEGMENTATION_LOSSES)]
     options = [(option.example, option.meaning) for option in names.OPTIONS.values()]
     return "\n".join(
         [
-            "nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME takes these names:",
-            "",
+            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {names.PREFIX}, and behind it",
             *_aligned(table),
-            "",
-            "Segmentation losses",
-            *_aligned(names.SEGMENTATION_LOSSES.items()),
-            "Terms",
+            "The numbers are the lambdas where the name gives none. The terms:",
             *_aligned(names.TERMS.items()),
-            "Options, behind the name, in this order, each at most once",
+            "Behind that options, in this order, each at most once:",
             *_aligned(options),
             "",
-            "For example",
-            _explanation(names.EXAMPLE),
+            f"For example {names.EXAMPLE}; meep-trainers NAME explains it.",
         ]
     )
+
+
+def _row(loss: str) -> tuple[str, ...]:
+    """Of a segmentation loss: what stands behind the prefix, alone and with each term."""
+    with_terms = (
+        f"{names.base_name(loss, term).removeprefix(names.PREFIX)} "
+        f"({names.default_lambda(loss, term):g})"
+        for term in names.TERMS
+    )
+    return loss, *with_terms, names.SEGMENTATION_LOSSES[loss]
 
 
 def _explain(name: str) -> None:
@@ -91,9 +93,8 @@ def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 
 def _get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="meep-trainers",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "meep-trainers",
         description=(
             "What does a trainer name of nnunet-meep mean, and which names are there?\n\n"
             "Without a name it lists all trainers and options. With names it explains each, or\n"

@@ -29,10 +29,10 @@ from nnunet_meep.trainers.control import BEGINS_AT
 PREFIX = "nnUNetTrainer"
 #: name in the grammar: what it is. ``DiceCE`` is left out in front of a term.
 SEGMENTATION_LOSSES = {
-    "DiceCE": "nnU-Net's default, Dice + cross-entropy",
+    "DiceCE": "nnU-Net's Dice + CE",
     "Dice": "Dice alone",
     "CE": "cross-entropy alone",
-    "Focal": "focal loss (Lin et al. 2017)",
+    "Focal": "focal loss (Lin 2017)",
 }
 TERMS = {
     "MEEP_KL": "mean KL(uniform || p) over misclassified voxels, added (MEEP paper, Eq. 2)",

@@ -734,7 +734,7 @@ def test_no_name_of_nnunet_itself_is_ours():
 
 #: segmentation loss or term: words that have to stand in its explanation
 WORDS = {
-    "DiceCE": ["Dice + cross-entropy"],
+    "DiceCE": ["Dice + CE"],
     "Dice": ["Dice alone"],
     "CE": ["cross-entropy alone"],
     "Focal": ["focal"],

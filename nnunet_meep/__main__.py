@@ -1,0 +1,23 @@
+"""``python -m nnunet_meep``: the commands of this package, one line each."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+
+def main() -> None:
+    """Print each command with the first line of its module."""
+    commands = {}
+    for path in sorted((Path(__file__).parent / "cli").glob("[a-z]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        command, _, what = docstring.splitlines()[0].partition(": ")
+        commands[command.strip("`")] = what
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        print(f"{command:<{width}}  {what}")
+    print("\nEach explains itself with --help.")
+
+
+if __name__ == "__main__":
+    main()
