@@ -1,7 +1,7 @@
 """The one exception that a command turns into one clear line."""
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Something the user gave (a file, a folder, an argument) cannot be used.
 
     The message is one line: the file or argument, what was expected, what came, what to do.

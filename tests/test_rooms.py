@@ -111,6 +111,8 @@ def test_arrows_between_rooms_point_one_way(path):
     mine = room(path)
     found = set(our_imports(path)) - {mine}
     found -= {"__version__"}
+    if mine == "__init__":  # only for type checkers; tests/evaluation/test_arrays.py holds that
+        return
     if mine in ROOT or mine == "losses":
         assert not found
     else:

@@ -62,6 +62,7 @@ from nnunet_meep.nnunet_files.predictions import Predictions
 if TYPE_CHECKING:
     import pandas
 
+StrPath: TypeAlias = "str | os.PathLike[str]"
 #: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
 SCHEMA = 3
 
@@ -258,11 +259,11 @@ class Sources:
 
 
 def evaluate(
-    gt_folder: Path | None,
-    pred_folders: Path | Sequence[Path],
+    gt_folder: StrPath | None,
+    pred_folders: StrPath | Sequence[StrPath],
     *,
-    dataset_json: Path | None = None,
-    plans_json: Path | None = None,
+    dataset_json: StrPath | None = None,
+    plans_json: StrPath | None = None,
     bins: int = 15,
     rois: Sequence[str] = ("image",),
     surface: bool = True,
@@ -271,7 +272,7 @@ def evaluate(
     chill: bool = False,
     partial: bool = False,
     progress: bool = False,
-    keep: Path | None = None,
+    keep: StrPath | None = None,
 ) -> Evaluation:
     """Evaluate the probabilities of folders of nnU-Net predictions.
 
@@ -308,7 +309,12 @@ def evaluate(
     if segmentation not in (FILE, ARGMAX):
         raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
     asked_rois = [parse_roi(name) for name in rois]
-    given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
+    gt_folder, dataset_json, plans_json, keep = map(
+        _path, (gt_folder, dataset_json, plans_json, keep)
+    )
+    if isinstance(pred_folders, str | os.PathLike):
+        pred_folders = [pred_folders]
+    given = [Path(folder) for folder in pred_folders]
     predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     if not (chill or partial):
@@ -386,6 +392,10 @@ def evaluate(
         network=network,
         calibrators=_calibrators(folders.predictions, paired.cases, results, files, network),
     )
+
+
+def _path(path: StrPath | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Roi]) -> None:

@@ -130,6 +130,33 @@ def _nothing() -> None:
     """What is released with another part."""
 
 
+class ProbabilityArray:
+    """Probabilities in memory, part by part as :class:`ProbabilityFile` reads them from a file.
+
+    Args:
+        probabilities: (K, *shape), float16, float32 or float64.
+    """
+
+    path = "probabilities"
+    fortran_order = False
+    order: Literal["C"] = "C"
+
+    def __init__(self, probabilities: NDArray[np.floating]) -> None:
+        self.shape, self.dtype = probabilities.shape, probabilities.dtype
+        exact = np.float64 if self.dtype.itemsize == 8 else np.float32
+        self._flat = np.ascontiguousarray(probabilities, exact).reshape(len(probabilities), -1)
+
+    def parts(self) -> Iterator[Part]:
+        """The whole array, each channel from its first voxel to its last."""
+        n_voxels = self._flat.shape[1]
+        starts = range(0, n_voxels, PART)
+        for channel, values in enumerate(self._flat):
+            for index, start in enumerate(starts):
+                stop = min(start + PART, n_voxels)
+                p = values[start:stop]
+                yield Part(channel, index, len(starts) - 1 - index, start, stop, p, _nothing)
+
+
 @contextmanager
 def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
     """Open an npz as nnU-Net writes it. Nothing is ever unpickled.
@@ -237,7 +264,7 @@ def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
 
 
-def refuse_values(path: Path, n_not_finite: int, low: float, high: float) -> None:
+def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) -> None:
     """Could values from ``low`` to ``high`` be probabilities?
 
     Raises:
@@ -251,7 +278,7 @@ def refuse_values(path: Path, n_not_finite: int, low: float, high: float) -> Non
         raise InputError(f"{path}: expected probabilities in [0, 1], got {low:g} to {high:g}")
 
 
-def refuse_sums(path: Path, worst: float, dtype: np.dtype) -> None:
+def refuse_sums(path: Path | str, worst: float, dtype: np.dtype) -> None:
     """Could these be the probabilities of all classes?
 
     Args:

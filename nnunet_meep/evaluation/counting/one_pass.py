@@ -47,6 +47,7 @@ from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import (
     SUM_TOLERANCE,
     Part,
+    ProbabilityArray,
     ProbabilityFile,
     open_probabilities,
     refuse_sums,
@@ -114,12 +115,45 @@ def count_case(
             raise InputError(
                 f"{case.probabilities}: expected voxels, got an empty array of shape {expected}"
             )
-        counts = Counts(labels, grid(n_bins), reference, rois, file)
-        with _threads() as lanes:
-            for part in file.parts():
-                lane = part.index % _LANES
-                lanes[lane].submit(counts.add, part, lane)
-        counts.check()
+        return _count(file, labels, reference, n_bins, rois)
+
+
+def sum_array(
+    probabilities: NDArray[np.floating],
+    codes: NDArray[np.unsignedinteger],
+    labels: Labels,
+    n_bins: int,
+) -> RoiSums:
+    """What :func:`sum_case` gives over the whole image, of arrays in memory.
+
+    Args:
+        probabilities: (K, *shape), float16, float32 or float64.
+        codes: of the reference (``Labels.encode``), (*shape).
+        labels: of the data set.
+        n_bins: of the reliability diagram.
+
+    Raises:
+        InputError: they are no probabilities.
+    """
+    reference = Reference(codes, {}, (1.0,) * codes.ndim, None)
+    array, whole = ProbabilityArray(probabilities), Roi("image")
+    counts = _count(array, labels, reference, n_bins, [whole])
+    return counts.sums(whole, _voxel_ml(codes.shape, reference.spacing_mm))
+
+
+def _count(
+    file: ProbabilityFile | ProbabilityArray,
+    labels: Labels,
+    reference: Reference,
+    n_bins: int,
+    rois: Sequence[Roi],
+) -> Counts:
+    counts = Counts(labels, grid(n_bins), reference, rois, file)
+    with _threads() as lanes:
+        for part in file.parts():
+            lane = part.index % _LANES
+            lanes[lane].submit(counts.add, part, lane)
+    counts.check()
     return counts
 
 
@@ -144,7 +178,7 @@ class Counts:
         grid: Grid,
         reference: Reference,
         rois: Sequence[Roi],
-        file: ProbabilityFile,
+        file: ProbabilityFile | ProbabilityArray,
     ) -> None:
         self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
         self.n_voxels = n_voxels = reference.codes.size

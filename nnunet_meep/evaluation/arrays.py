@@ -1,0 +1,216 @@
+"""The metrics of arrays in memory: what the evaluator gives for files, to the last bit.
+
+Everywhere ``probabilities`` are (K, *shape), classes first as nnU-Net saves them, background
+included, K at least 2, with any number of spatial axes, and sum to 1 over the classes; ``labels``
+are the reference, (*shape), integers from 0 to K - 1 or ``ignore_label``. Lists of arrays are lists
+of cases, for which results get a first axis. nnU-Net's overlapping regions are K - 1 calls of two
+classes each.
+
+    >>> import numpy as np
+    >>> p = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]])
+    >>> y = np.array([0, 1, 1])
+    >>> brier_score(p, y).round(3)
+    array([0.153])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.bins import MAX_BINS, RoiSums, grid
+from nnunet_meep.evaluation.metrics.calibration import (
+    binned_metrics,
+    equal_mass_metrics,
+    smooth_ece,
+)
+from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage as risk_coverage_of_cells
+from nnunet_meep.evaluation.metrics.scores import class_metrics, top_label_metrics
+from nnunet_meep.nnunet_files.labels import Labels, UnknownLabels
+
+Arrays: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
+#: Of :func:`calibration_error`; the first three also of the predicted label.
+KINDS = ("ece", "mce", "ace", "ece_adaptive", "ece_l2_debiased")
+
+
+def calibration_error(
+    probabilities: Arrays,
+    labels: Arrays,
+    *,
+    kind: str = "ece",
+    top_label: bool = False,
+    n_bins: int = 15,
+    ignore_label: int | None = None,
+) -> NDArray[np.float64]:
+    """How far mean probability and observed frequency are apart.
+
+    Args:
+        probabilities, labels: see the module.
+        kind: a key of the catalogue: ``ece`` (Naeini et al. 2015), ``mce``, ``ace``,
+            ``ece_adaptive`` (Nixon et al. 2019) or ``ece_l2_debiased`` (Kumar et al. 2019).
+        top_label: of the largest probability against being right (Guo et al. 2017; ``ece``, ``mce``
+            and ``ace``), instead of each class against the rest.
+        n_bins: of equal width, or of equal mass.
+        ignore_label: the label whose voxels count nowhere.
+
+    Returns:
+        (K - 1,) of the foreground classes, or a scalar array of the predicted label; in [0, 1].
+
+    Raises:
+        ValueError: an argument is not what it should be.
+
+    Example:
+        >>> p = np.array([[0.9, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.1]])
+        >>> calibration_error(p, np.array([0, 0, 1, 0])).round(2)  # 0.1 said, 0.25 seen
+        array([0.15])
+    """
+    if kind not in KINDS[: 3 if top_label else None]:
+        raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+
+    def of(sums: RoiSums) -> Any:
+        if top_label and sums.top_label is not None:
+            return binned_metrics(sums.top_label, grid(n_bins))[kind]
+        if kind in ("ece", "mce", "ace"):
+            return [binned_metrics(c.cells, grid(n_bins))[kind] for c in sums.channels[1:]]
+        return [equal_mass_metrics(c.cells, n_bins)[kind] for c in sums.channels[1:]]
+
+    return _of_cases(probabilities, labels, of, n_bins, ignore_label)
+
+
+def smooth_calibration_error(
+    probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
+) -> NDArray[np.float64]:
+    """Smooth calibration error, without bins (Błasiok & Nakkiran 2023).
+
+    Args, Returns, Raises: as :func:`calibration_error`, of the foreground classes.
+    """
+
+    def of(sums: RoiSums) -> Any:
+        return [smooth_ece(channel.cells) for channel in sums.channels[1:]]
+
+    return _of_cases(probabilities, labels, of, 15, ignore_label)
+
+
+def brier_score(
+    probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
+) -> NDArray[np.float64]:
+    """Mean of (p - y)^2 of each foreground class against the rest (Brier 1950).
+
+    Args, Raises: as :func:`calibration_error`.
+
+    Returns:
+        (K - 1,), in [0, 1].
+    """
+    return _scores(probabilities, labels, "brier", ignore_label)
+
+
+def negative_log_likelihood(
+    probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
+) -> NDArray[np.float64]:
+    """Mean of -log p of the truth, for each foreground class against the rest, in nats.
+
+    Probabilities are clipped to [1e-12, 1 - 1e-12].
+
+    Args, Raises: as :func:`calibration_error`.
+
+    Returns:
+        (K - 1,), at least 0.
+    """
+    return _scores(probabilities, labels, "nll", ignore_label)
+
+
+def aurc(
+    probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
+) -> NDArray[np.float64]:
+    """Area under the risk-coverage curve of the predicted label (Geifman & El-Yaniv 2017).
+
+    Args, Raises: as :func:`calibration_error`.
+
+    Returns:
+        A scalar array, in [0, 1].
+    """
+
+    def of(sums: RoiSums) -> Any:
+        assert sums.top_label is not None
+        return top_label_metrics(sums.top_label, grid(15))["aurc"]
+
+    return _of_cases(probabilities, labels, of, 15, ignore_label)
+
+
+def risk_coverage(
+    probabilities: ArrayLike, labels: ArrayLike, *, ignore_label: int | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """The risk-coverage curve of the predicted label, of one case.
+
+    Args, Raises: as :func:`calibration_error`.
+
+    Returns:
+        ``coverage``: shares of the voxels, ascending; ``risk``: the error rate among that share,
+        the most confident ones.
+    """
+    sums = _sums(probabilities, labels, 15, ignore_label)
+    assert sums.top_label is not None
+    curve = risk_coverage_of_cells(sums.top_label, grid(15), top_label=True)
+    return {name: np.array(values) for name, values in curve.items()}
+
+
+def _scores(
+    probabilities: Arrays, labels: Arrays, metric: str, ignore_label: int | None
+) -> NDArray[np.float64]:
+    def of(sums: RoiSums) -> Any:
+        return [class_metrics(channel, grid(15))[metric] for channel in sums.channels[1:]]
+
+    return _of_cases(probabilities, labels, of, 15, ignore_label)
+
+
+def _of_cases(
+    probabilities: Arrays,
+    labels: Arrays,
+    of: Callable[[RoiSums], Any],
+    n_bins: int,
+    ignore_label: int | None,
+) -> NDArray[np.float64]:
+    if not 1 <= n_bins <= MAX_BINS:
+        raise InputError(f"n_bins: expected a number from 1 to {MAX_BINS}, got {n_bins}")
+    if not isinstance(probabilities, list | tuple):
+        return np.array(of(_sums(probabilities, labels, n_bins, ignore_label)))
+    cases = list(labels) if isinstance(labels, list | tuple) else None
+    if cases is None or len(cases) != len(probabilities):
+        raise InputError(f"labels: expected a list of {len(probabilities)} arrays")
+    pairs = zip(probabilities, cases, strict=True)
+    return np.array([of(_sums(p, y, n_bins, ignore_label)) for p, y in pairs])
+
+
+def _sums(probabilities: Any, labels: Any, n_bins: int, ignore_label: int | None) -> RoiSums:
+    from nnunet_meep.evaluation.counting.one_pass import sum_array  # compiled loops
+
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    if p.dtype not in (np.float16, np.float32, np.float64) or p.ndim < 2 or len(p) < 2:
+        raise InputError(
+            f"probabilities: expected floating numbers (K, *shape), K at least 2, got {p.dtype} "
+            f"{p.shape}"
+        )
+    if y.shape != p.shape[1:] or not y.size:
+        raise InputError(f"labels: expected an array of shape {p.shape[1:]}, got {y.shape}")
+    if ignore_label is not None and ignore_label < len(p):
+        raise InputError(f"ignore_label: expected a number from {len(p)} on, got {ignore_label}")
+    known = Labels(
+        classes=tuple(range(1, len(p))),
+        names=tuple(map(str, range(1, len(p)))),
+        values=tuple(range(len(p))),
+        ignore_label=ignore_label,
+        regions_class_order=(),
+    )
+    try:
+        codes = known.encode(y)
+    except UnknownLabels as error:
+        found = ", ".join(f"{v:g}" for v in error.args[0][:10])
+        ignored = f" or {ignore_label}" if ignore_label is not None else ""
+        raise InputError(
+            f"labels: expected 0 to {len(p) - 1}{ignored}, found also {found}"
+        ) from None
+    return sum_array(p, codes, known, n_bins)
