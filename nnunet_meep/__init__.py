@@ -10,11 +10,9 @@ Names are imported when they are asked for: every Python start of an environment
 imports it (see ``nnunet_meep._autoload``), so that it must cost nothing.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as typing has it; to import that takes milliseconds at each start
 
 if TYPE_CHECKING:
     from nnunet_meep.errors import InputError
@@ -57,7 +55,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting import cache as kept
+from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.bins import (
     CLIP,
     MAX_BINS,
+    CaseSums,
     CellTotals,
     ClassTotals,
     Grid,
@@ -123,7 +124,7 @@ class Evaluation:
         skipped: (case, reason) of what ``chill`` or ``partial`` left out.
         incomplete_folds: see :meth:`.Predictions.incomplete_folds`.
         sources: the folders and files that were given.
-        files: what the files of each case hold, see :func:`.kept.case_identity`.
+        files: what the files of each case hold, see :func:`.cache.case_identity`.
         dataset_identity: what ``dataset.json`` holds (:mod:`.identity`).
         network: what made the predictions.
         calibrators: with which they were calibrated, and which cases they were fitted to.
@@ -345,8 +346,6 @@ def evaluate(
     files: dict[str, dict[str, str]] = {}
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}
     with ExitStack() as stack:
-        if keep is None:
-            keep = Path(stack.enter_context(TemporaryDirectory(prefix="meep-calib-eval-")))
         job = _Job(dataset, bins, tuple(asked_rois), surface, segmentation, keep)
         n_processes = processes or os.cpu_count() or 1
         outcomes = job.in_this_process if n_processes == 1 else job.in_processes
@@ -363,11 +362,10 @@ def evaluate(
                     raise outcome
                 skipped.append((case.name, str(outcome)))
                 continue
-            results.append(outcome)
-            asked, sums = kept.load(_kept_path(keep, case))
-            files[case.name] = asked["files"]
+            results.append(outcome.result)
+            files[case.name] = outcome.files
             for name, total in totals.items():
-                total.add(sums.rois[name])
+                total.add(outcome.sums.rois[name])
     if not results:
         raise InputError(
             f"{folders.predictions[0]}: none of its {len(skipped)} cases could be evaluated"
@@ -447,7 +445,16 @@ def _calibrators(
     return found
 
 
-_Outcomes: TypeAlias = "Generator[CaseResult | InputError, None, None]"
+@dataclass(frozen=True)
+class _Finished:
+    """A case that was counted, now or before: its metrics, its sums, what its files hold."""
+
+    result: CaseResult
+    sums: CaseSums
+    files: dict[str, str]
+
+
+_Outcomes: TypeAlias = "Generator[_Finished | InputError, None, None]"
 
 
 @dataclass(frozen=True)
@@ -463,15 +470,15 @@ class _Job:
     rois: tuple[Roi, ...]
     surface: bool
     segmentation: str
-    keep: Path
+    keep: Path | None
 
     def in_this_process(self, cases: list[Case], n: int) -> _Outcomes:
         """One case after the other; ``n`` is 1."""
         for case in cases:
             try:
-                asked = self._question(case)
-                reference = None if self._finished(case, asked) else self._read(case)
-                yield self.result(case, asked, reference)
+                key = self._key(case)
+                sums = self._kept(case, key) or self.count(case, key, self._read(case))
+                yield self.finish(case, key, sums)
             except InputError as error:
                 yield error
 
@@ -480,16 +487,16 @@ class _Job:
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
-        waiting: deque[Future | InputError] = deque()
+        waiting: deque[Future[_Finished] | InputError] = deque()
         warm = False
         with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
 
-            def submit(i: int, case: Case) -> Future | InputError:
+            def submit(i: int, case: Case) -> Future[_Finished] | InputError:
                 nonlocal warm
                 try:
-                    asked = self._question(case)
-                    if self._finished(case, asked):
-                        return pool.submit(self.result, case, asked, None)
+                    key = self._key(case)
+                    if sums := self._kept(case, key):
+                        return pool.submit(self.finish, case, key, sums)
                     if not warm:  # while this process loads what reads references
                         for _ in range(n):
                             pool.submit(_warm_up)
@@ -501,7 +508,7 @@ class _Job:
                 # for it.
                 path = Path(folder) / f"{i}.npz"
                 reference.save(path)
-                return pool.submit(self.result, case, asked, path)
+                return pool.submit(self.count_and_finish, case, key, path)
 
             try:
                 for i, case in enumerate(cases):
@@ -523,55 +530,49 @@ class _Job:
     def _read(self, case: Case) -> Reference:
         return read_reference(case, self.dataset, self.rois)
 
-    def _question(self, case: Case) -> dict[str, Any]:
-        return kept.question(
+    def _key(self, case: Case) -> dict[str, Any]:
+        return cache.cache_key(
             case, self.dataset, self.n_bins, self.rois, self.surface, self.segmentation
         )
 
-    def _finished(self, case: Case, asked: dict[str, Any]) -> bool:
-        return kept.find(_kept_path(self.keep, case), asked) is not None
+    def _kept(self, case: Case, key: dict[str, Any]) -> CaseSums | None:
+        return None if self.keep is None else cache.find(_kept_path(self.keep, case), key)
 
-    def result(
-        self, case: Case, asked: dict[str, Any], reference: Reference | Path | None
-    ) -> CaseResult:
-        """The metrics of a case, its sums kept; without a reference they are there already.
+    def count(self, case: Case, key: dict[str, Any], reference: Reference) -> CaseSums:
+        """The sums of a case, which are kept if that is asked for.
 
         Raises:
             InputError: a file cannot be used, or was changed meanwhile.
             OSError: the sums cannot be written.
         """
-        labels, path = self.dataset.labels, _kept_path(self.keep, case)
-        if reference is None:
-            _, sums = kept.load(path)
-        else:
-            from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
+        from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
 
-            if isinstance(reference, Path):
-                reference = Reference.load_and_remove(reference)
-            sums = sum_case(
-                case,
-                labels,
-                reference,
-                self.n_bins,
-                self.rois,
-                self.surface,
-                self.segmentation,
-            )
-            if self._question(case) != asked:
-                raise InputError(
-                    f"{case.probabilities}: {case.name} was changed while it was evaluated; "
-                    f"evaluate it again when nothing writes to its files"
-                )
-            kept.save(path, sums, asked)
-        return CaseResult(
-            case.name,
-            sums.n_clipped,
-            sums.n_not_argmax,
-            {
-                name: _roi_result(labels, grid(self.n_bins), roi, sums.distances_mm)
-                for name, roi in sums.rois.items()
-            },
+        labels = self.dataset.labels
+        sums = sum_case(
+            case, labels, reference, self.n_bins, self.rois, self.surface, self.segmentation
         )
+        if self._key(case) != key:
+            raise InputError(
+                f"{case.probabilities}: {case.name} was changed while it was evaluated; "
+                f"evaluate it again when nothing writes to its files"
+            )
+        if self.keep is not None:
+            cache.save(_kept_path(self.keep, case), sums, key)
+        return sums
+
+    def finish(self, case: Case, key: dict[str, Any], sums: CaseSums) -> _Finished:
+        """The metrics of a case."""
+        rois = {
+            name: _roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.distances_mm)
+            for name, roi in sums.rois.items()
+        }
+        result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
+        return _Finished(result, sums, key["files"])
+
+    def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> _Finished:
+        """Both, of a reference that lies in a file (``Reference.save``)."""
+        counted = self.count(case, key, Reference.load_and_remove(reference))
+        return self.finish(case, key, counted)
 
 
 def _follow_parent() -> None:
@@ -596,7 +597,7 @@ def _warm_up() -> None:
     top_label_metrics(sums.cells, grid(1))
 
 
-def _outcome(job: Future | InputError) -> CaseResult | InputError:
+def _outcome(job: Future[_Finished] | InputError) -> _Finished | InputError:
     if isinstance(job, InputError):
         return job
     try:

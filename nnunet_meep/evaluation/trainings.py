@@ -22,7 +22,7 @@ from nnunet_meep.evaluation.compare import (
     in_roi,
     load_result,
 )
-from nnunet_meep.evaluation.counting import cache as kept
+from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.evaluate import Evaluation, Sources, evaluate
 from nnunet_meep.evaluation.notes import counted, file_notes, named
@@ -180,7 +180,7 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
     before, new, changed, again = files["cases"], [], [], []
     for case in predictions.paired.cases:
         try:
-            now = kept.case_identity(case, dataset.file_ending, rois)
+            now = cache.case_identity(case, dataset.file_ending, rois)
         except InputError:  # what is wrong with it is said when it is evaluated
             now = {}
         if case.name in left_out:

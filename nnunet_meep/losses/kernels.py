@@ -259,17 +259,17 @@ def forward_kernel(
             x, y, valid, counts, is_wrong = _region_tile(
                 logits, target, sample, voxels, n_voxels, K, WIDTH, IGNORE, KIND
             )
-            q, p_y, surprise = _logistic(x)
+            q, p_y, nll = _logistic(x)
             q = tl.where(counts, q, 0.0)
             p_y = tl.where(counts, p_y, 0.0)
             is_label = y & counts
             intersection += tl.sum(tl.where(is_label, p_y, 0.0), 1)
             predicted += tl.sum(tl.where(is_label, p_y, q), 1)
-            cross_entropy += tl.sum(tl.where(counts, surprise, 0.0), 0)
+            cross_entropy += tl.sum(tl.where(counts, nll, 0.0), 0)
             if TERM:
                 takes_part = _takes_part(counts, is_wrong, TERM)
                 # KL is (softplus(x) + softplus(-x)) / 2 - log 2.
-                values = surprise - 0.5 * x - 0.6931471805599453 if TERM == 1 else surprise - q * x
+                values = nll - 0.5 * x - 0.6931471805599453 if TERM == 1 else nll - q * x
                 term += tl.sum(tl.where(takes_part, values, 0.0), 0)
                 n_term += tl.sum(takes_part.to(KIND), 0)
         else:

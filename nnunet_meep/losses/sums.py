@@ -181,23 +181,23 @@ class _Binary(_Problem):
         for sample, voxels in self.blocks():
             x, y, _, valid = self._block(sample, voxels)
             q = torch.sigmoid(x)
-            surprise = _softplus(x)
+            nll = _softplus(x)
             n_valid[sample] += x.shape[1] if valid is None else valid.sum()
             inside = self._inside(x, y, valid) if self.term is not None else None
             if valid is not None:
-                for values in (q, y, surprise):
+                for values in (q, y, nll):
                     values *= valid
             # p is q where y = 0 and 1 - q where y = 1.
             n_labelled, wrongly = y.sum(1), torch.linalg.vecdot(q, y)
             intersection[sample] += n_labelled - wrongly
             predicted[sample] += n_labelled + (q.sum(1) - 2 * wrongly)
             labelled[sample] += n_labelled
-            cross_entropy += surprise.sum()
+            cross_entropy += nll.sum()
             if inside is not None:
                 if self.term == "MEEP_KL":  # (softplus(x) + softplus(-x)) / 2 - log 2
-                    values = surprise.sub_(x, alpha=0.5).sub_(math.log(2))
+                    values = nll.sub_(x, alpha=0.5).sub_(math.log(2))
                 else:
-                    values = surprise.addcmul_(q, x, value=-1)
+                    values = nll.addcmul_(q, x, value=-1)
                 term += torch.linalg.vecdot(values, inside).sum()
                 n_term += inside.sum()
         sums = Sums(intersection, predicted, labelled, cross_entropy, term, n_valid, n_term)
@@ -289,21 +289,21 @@ class _Multiclass(_Problem):
             total = e.sum(0)
             z_y = z.gather(0, y[None])[0]
             log_total = torch.log(total, out=log_total_of[sample, voxels])
-            surprise = largest - z_y + log_total
-            p_y = (-surprise).exp_()
+            nll = largest - z_y + log_total
+            p_y = (-nll).exp_()
             share = total.reciprocal()
             is_wrong = z_y < largest
             self._ties(z, y, largest, total, is_wrong)
             n_valid[sample] += len(y) if valid is None else valid.sum()
             if valid is not None:
-                share, p_y, surprise = share * valid, p_y * valid, surprise * valid
+                share, p_y, nll = share * valid, p_y * valid, nll * valid
                 is_wrong &= valid
             wrong[sample, voxels] = is_wrong
             predicted[sample] += e @ share
             is_label = torch.eq(y, classes, out=torch.empty_like(z))
             intersection[sample] += is_label @ p_y
             labelled[sample] += is_label.sum(1) if valid is None else is_label @ valid.to(z.dtype)
-            cross_entropy += surprise.sum()
+            cross_entropy += nll.sum()
             if self.term is not None:
                 inside = self._inside(is_wrong, valid)
                 log_p = z[:, inside] - largest[inside] - log_total[inside]

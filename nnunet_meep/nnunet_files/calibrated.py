@@ -52,7 +52,7 @@ class AppliedCalibrator:
 
         Args:
             case: its name.
-            files: its identities, as :func:`.kept.case_identity` gives them.
+            files: what its files hold (:mod:`.identity`), by role.
             dataset: name of its data set, if that is known.
             has_class: does its reference hold any class? Empty ones are all alike.
         """

@@ -238,7 +238,7 @@ def _fit_joint(
             _name(labels, str(value)), voxels, after[:, channel].astype(np.float64)
         )
     log_loss = {
-        f"log_loss_{when}": float(np.average(_surprise(p, sample.y), weights=sample.weight))
+        f"log_loss_{when}": float(np.average(_nll(p, sample.y), weights=sample.weight))
         for when, p in (("before", sample.p), ("after", after))
     }
     learnt_on = {
@@ -277,7 +277,7 @@ def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _surprise(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
+def _nll(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
     """-log of the probability of the right class, p (N, K) and y (N,)."""
     right = np.take_along_axis(p, y[:, None], axis=1)[:, 0].astype(np.float64)
     return -np.log(np.maximum(right, LOGIT_FLOOR))

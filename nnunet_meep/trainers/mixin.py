@@ -208,10 +208,10 @@ class MEEPMixin(nnUNetTrainer):
         np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from it)
         torch.manual_seed(seed)
 
-    # What it says while it trains
+    # What is measured and logged while it trains
 
     def _listen(self) -> None:
-        """Hear the loss. Asked in each epoch, because a trainer may put another in its place."""
+        """Set lambda and register hooks; in each epoch, as a trainer may replace its loss."""
         for hook in self._hooks:  # of the old loss, which may be part of the new one
             hook.remove()
         self._hooks = []

@@ -13,9 +13,9 @@ def test_every_number_is_that_of_the_files(seed) -> None:
 
 def test_a_wrong_number_would_be_found(monkeypatch) -> None:
     """With times in place of content, as it once was."""
-    from nnunet_meep.evaluation.counting import cache as kept
+    from nnunet_meep.evaluation.counting import cache
 
-    monkeypatch.setattr(kept, "label_map_identity", lambda path: f"{path.stat().st_mtime_ns}")
+    monkeypatch.setattr(cache, "label_map_identity", lambda path: f"{path.stat().st_mtime_ns}")
 
     def several() -> None:
         for seed in range(20):

@@ -350,6 +350,7 @@ def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
     assert flags_of(capsys.readouterr().out) == of_nnunet | {
         "--calibrator",
         "--any-network",
+        "--version",
     }
 
 

@@ -335,7 +335,7 @@ def test_everything_but_loss_and_length_is_nnunets(build, kind):
         *("initialize", "on_train_epoch_start"),  # for _seed, and the monitor
         # What is logged:
         *("on_train_start", "train_step", "on_train_epoch_end", "on_validation_epoch_start"),
-        *("on_validation_epoch_end", "on_epoch_end"),
+        *("on_validation_epoch_end", "on_epoch_end", "on_train_end"),
     }
 
 

@@ -1,7 +1,7 @@
 """Sums of finished cases, kept in files: a run that was stopped goes on where it was.
 
-They are used again only for the same question: what is in the files of the case, classes, bins,
-rois and the version of this package are part of each file.
+They are used again only with the same key: what the files of the case hold, classes, bins, ROIs and
+the version of this package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMAT = 3
 _SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
 
 
-def question(
+def cache_key(
     case: Case,
     dataset: Dataset,
     n_bins: int,
@@ -42,7 +42,7 @@ def question(
     Raises:
         InputError: a file cannot be read.
     """
-    asked = {
+    key = {
         "format": _FORMAT,
         "version": __version__,
         "case": case.name,
@@ -54,7 +54,7 @@ def question(
         "segmentation": segmentation,
         "files": case_identity(case, dataset.file_ending, rois),
     }
-    return json.loads(json.dumps(asked))  # as it comes back from a file: tuples are lists
+    return json.loads(json.dumps(key))  # as it comes back from a file: tuples are lists
 
 
 def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str
     return files
 
 
-def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
+def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
     """Keep the sums of a case.
 
     Raises:
@@ -87,7 +87,7 @@ def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
     """
     cells = [c for roi in sums.rois.values() for c in _all_cells(roi)]
     about = {
-        "question": asked,
+        "key": key,
         "case": sums.case,
         "n_clipped": sums.n_clipped,
         "scalars": {
@@ -110,21 +110,21 @@ def save(path: Path, sums: CaseSums, asked: dict[str, Any]) -> None:
         )
 
 
-def find(path: Path, asked: dict[str, Any]) -> CaseSums | None:
-    """The sums of a case, if they were kept and answer the same question."""
+def find(path: Path, key: dict[str, Any]) -> CaseSums | None:
+    """The sums of a case, if they were kept with the same key."""
     try:
-        question, sums = load(path)
+        found, sums = load(path)
     except Exception:  # not there, not a file of ours, or damaged in any way: read the case again
         return None
-    return sums if question == asked else None
+    return sums if found == key else None
 
 
 def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
-    """What :func:`save` kept, and the question that it answers."""
+    """What :func:`save` kept, and its key."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         about = json.loads(archive["about"].tobytes())
         arrays = {name: archive[name] for name in ("length", "index", "count", "sum_p")}
-    return about["question"], _case_sums(about, arrays)
+    return about["key"], _case_sums(about, arrays)
 
 
 def _all_cells(roi: RoiSums) -> list[Cells]:

@@ -1,6 +1,6 @@
 """The compiled loops: one look at each voxel.
 
-:class:`Counter` sorts probabilities into the cells of :mod:`.bins` while they arrive.
+:class:`ClassCounter` sorts probabilities into the cells of :mod:`.bins` while they arrive.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _follow(p, channel, largest, winner):  # type: ignore[no-untyped-def]
     return n_unsure
 
 
-def compare(
+def compare_with_largest(
     p: NDArray[np.floating],
     largest: NDArray[np.floating],
     total: NDArray[np.floating],
@@ -191,7 +191,7 @@ def compare(
     return _compare(p, largest, total, tolerance)
 
 
-def follow(
+def take_larger(
     p: NDArray[np.floating],
     channel: int,
     largest: NDArray[np.floating],
@@ -224,8 +224,8 @@ def count_pairs(
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What a :class:`Counter` counted; see ``ClassSums`` for the meaning. 0 without ``score``."""
+class ClassCounts:
+    """What a :class:`ClassCounter` counted; see ``ClassSums``. Sums are 0 without ``score``."""
 
     cells: Cells
     squared_minus: float
@@ -233,7 +233,7 @@ class Counted:
     log_likelihood: float
 
 
-class Counter:
+class ClassCounter:
     """Counts the voxels of one class, part by part."""
 
     def __init__(
@@ -282,16 +282,16 @@ class Counter:
             self._sums,
         )
 
-    def counted(self) -> Counted:
+    def counted(self) -> ClassCounts:
         """What has been counted so far."""
         if self._voxels is not None:
             none = (np.zeros(0), np.zeros(0, np.uint8))
             p, y = (np.concatenate(parts) for parts in zip(none, *self._voxels, strict=True))
-            return Counted(Cells.from_voxels(p, y, self._n_bins), *self._sums.tolist())
+            return ClassCounts(Cells.from_voxels(p, y, self._n_bins), *self._sums.tolist())
         count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
         zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
         count[0], count[-1], sum_p[-1] = zeros, ones, ones
-        return Counted(
+        return ClassCounts(
             Cells.from_dense(count, sum_p),
             *self._sums.tolist(),
         )
@@ -311,7 +311,7 @@ def count_voxels(
     Raises:
         ValueError: p is no probability.
     """
-    counter = Counter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
+    counter = ClassCounter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
     exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
     n_bad, _ = counter.add(exact, y.astype(np.uint8))
     if n_bad:
@@ -326,7 +326,7 @@ def count_voxels(
     )
 
 
-def class_sums(counted: Counted, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
+def class_sums(counted: ClassCounts, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
     """The sums of a class from what was counted of its probabilities and of its segmentation."""
     return ClassSums(
         tp=tp,

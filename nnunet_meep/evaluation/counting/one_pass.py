@@ -32,12 +32,12 @@ from nnunet_meep.evaluation.counting.bins import (
     grid,
 )
 from nnunet_meep.evaluation.counting.loops import (
-    Counted,
-    Counter,
+    ClassCounter,
+    ClassCounts,
     class_sums,
-    compare,
+    compare_with_largest,
     count_pairs,
-    follow,
+    take_larger,
 )
 from nnunet_meep.evaluation.counting.reference import FILE, Reference
 from nnunet_meep.evaluation.counting.roi import Roi
@@ -100,7 +100,7 @@ def sum_case(
 
 def count_case(
     case: Case, labels: Labels, reference: Reference, n_bins: int, rois: Sequence[Roi]
-) -> Counts:
+) -> CaseCounts:
     """The reading pass of :func:`sum_case`, before anything is summed up. Raises what that does."""
     codes = reference.codes
     with open_probabilities(case.probabilities) as file:
@@ -147,8 +147,8 @@ def _count(
     reference: Reference,
     n_bins: int,
     rois: Sequence[Roi],
-) -> Counts:
-    counts = Counts(labels, grid(n_bins), reference, rois, file)
+) -> CaseCounts:
+    counts = CaseCounts(labels, grid(n_bins), reference, rois, file)
     with _threads() as lanes:
         for part in file.parts():
             lane = part.index % _LANES
@@ -164,7 +164,7 @@ def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
     return math.prod(spacing_mm) / 1000
 
 
-class Counts:
+class CaseCounts:
     """What is known of the voxels of a case so far. Arrays over voxels are in the file's order.
 
     Attributes:
@@ -245,7 +245,7 @@ class Counts:
             if len(total):
                 total[:] = p
             return
-        n_both, n_off = compare(p, largest, total, self._sum_tolerance)
+        n_both, n_off = compare_with_largest(p, largest, total, self._sum_tolerance)
         if n_off and is_last:
             sums = total if len(total) else largest + p
             lane.sum_error = max(lane.sum_error, float(np.abs(sums - 1).max()))
@@ -253,14 +253,14 @@ class Counts:
             both = np.flatnonzero((p > 0.5) & (largest > 0.5))
             loser = np.where(p[both] > largest[both], winner[both], channel)
             self._count_top(lane.losers, np.minimum(p, largest)[both], loser, both, voxels)
-        n_unsure = follow(p, channel, largest, winner)
+        n_unsure = take_larger(p, channel, largest, winner)
         if n_unsure and is_last:
             unsure = np.flatnonzero(largest <= 0.5)
             self._count_top(lane.unsure, largest[unsure], winner[unsure], unsure, voxels)
 
     def _count_top(
         self,
-        counters: dict[str, Counter],
+        counters: dict[str, ClassCounter],
         p: NDArray,
         channel: NDArray,
         where: NDArray[np.intp],
@@ -333,7 +333,7 @@ class Counts:
             predicted = np.isin(self.segmented_label, members)
             table = pairs[y_of_code < 2]
             y = y_of_code[y_of_code < 2] == 1
-            counted = Counted(
+            counted = ClassCounts(
                 cells.total(),
                 math.fsum(part.squared_minus for part in parts),
                 math.fsum(part.squared_plus for part in parts),
@@ -410,15 +410,15 @@ class Counts:
 class _LaneCounts:
     """What one thread counted."""
 
-    def __init__(self, case: Counts) -> None:
+    def __init__(self, case: CaseCounts) -> None:
         self._grid, self._of_channel = case.grid, case.of_channel
         labels, rois = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)
         self._n_voxels = case.n_voxels
         # Nobody asks for the Brier score of the background.
         self._unscored = () if labels.is_region_based else (0,)
-        self._counters: dict[tuple[int, str], Counter] = {}
-        self.counted: dict[tuple[int, str], Counted] = {}
+        self._counters: dict[tuple[int, str], ClassCounter] = {}
+        self.counted: dict[tuple[int, str], ClassCounts] = {}
         self.unsure = {name: self._counter(right, score=False) for name in rois}
         self.losers = {name: self._counter(right, score=False) for name in rois}
         n_codes, n_winners = labels.nowhere + 1, len(labels.predicted_label)
@@ -428,11 +428,11 @@ class _LaneCounts:
         self.low, self.high = 0.0, 1.0
         self.sum_error = 0.0
 
-    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> Counter:
-        return Counter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
+    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> ClassCounter:
+        return ClassCounter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
 
     def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Count a part in an ROI; see :meth:`Counter.add`."""
+        """Count a part in an ROI; see :meth:`ClassCounter.add`."""
         key = part.channel, roi
         if key not in self._counters:
             self._counters[key] = self._counter(

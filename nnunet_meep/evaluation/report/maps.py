@@ -47,9 +47,9 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
         entropy = np.zeros(shape, np.float32)
         for channel, p in read_channels(case.probabilities, (n_channels, *shape)):
             if not labels.is_region_based:
-                entropy += surprise(p) / np.float32(np.log(n_channels))
+                entropy += minus_p_log_p(p) / np.float32(np.log(n_channels))
             else:
-                two = (surprise(p) + surprise(1 - p)) / np.float32(np.log(2))
+                two = (minus_p_log_p(p) + minus_p_log_p(1 - p)) / np.float32(np.log(2))
                 _write(to_image(two), temporary / f"entropy_{names[channel]}.nii.gz")
             if channel in names:
                 _write(to_image(p), temporary / f"probability_{names[channel]}.nii.gz")
@@ -60,7 +60,7 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
     return target
 
 
-def surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
+def minus_p_log_p(p: NDArray[np.float32]) -> NDArray[np.float32]:
     """-p log p, 0 where p is 0."""
     return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
-from nnunet_meep.evaluation.report.maps import surprise
+from nnunet_meep.evaluation.report.maps import minus_p_log_p
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry, turn
 from nnunet_meep.nnunet_files.images import read_codes, read_image
@@ -253,7 +253,7 @@ def _probability_and_entropy(
         if channel == shown:
             probability[:] = p
         if not labels.is_region_based:
-            entropy += surprise(p) / np.float32(np.log(n))
+            entropy += minus_p_log_p(p) / np.float32(np.log(n))
         elif channel == shown:
-            entropy += (surprise(p) + surprise(1 - p)) / np.float32(np.log(2))
+            entropy += (minus_p_log_p(p) + minus_p_log_p(1 - p)) / np.float32(np.log(2))
     return probability, np.clip(entropy, 0, 1)

@@ -17,7 +17,7 @@ from nnunet_meep.evaluation.counting.bins import (
     grid,
     subcell_index,
 )
-from nnunet_meep.evaluation.counting.loops import Counted, Counter, count_voxels
+from nnunet_meep.evaluation.counting.loops import ClassCounter, ClassCounts, count_voxels
 from nnunet_meep.evaluation.metrics.calibration import reliability_bins
 from nnunet_meep.evaluation.metrics.scores import class_metrics
 
@@ -45,8 +45,8 @@ def voxels(draw):
     return p, draw(npst.arrays(np.bool_, n)), n_bins
 
 
-def count(p, codes, n_bins=15, *, score=True) -> Counted:
-    counter = Counter(grid(n_bins), CODES, score=score, n_voxels=2**30)
+def count(p, codes, n_bins=15, *, score=True) -> ClassCounts:
+    counter = ClassCounter(grid(n_bins), CODES, score=score, n_voxels=2**30)
     n_bad, n_clipped = counter.add(p, codes)
     assert n_bad == n_clipped == 0
     return counter.counted()
@@ -217,7 +217,7 @@ def test_few_voxels_are_counted_in_parts_of_the_same_cells(data) -> None:
     p, y, n_bins = data
     p = p.astype(np.promote_types(p.dtype, np.float32))
     codes = y.astype(np.uint8)
-    few = Counter(grid(n_bins), CODES, score=True, n_voxels=len(p))
+    few = ClassCounter(grid(n_bins), CODES, score=True, n_voxels=len(p))
     for part in np.array_split(np.arange(len(p)), 3):
         few.add(p[part], codes[part])
     divided, whole = few.counted(), count(p, codes, n_bins)
@@ -265,7 +265,7 @@ def test_counting_part_by_part_is_counting_at_once(dtype) -> None:
     p = rng.random(5000).round(2).astype(dtype)
     codes = rng.integers(0, 3, 5000).astype(np.uint8)
     whole = count(p, codes)
-    counter = Counter(grid(15), CODES, score=True, n_voxels=2**30)
+    counter = ClassCounter(grid(15), CODES, score=True, n_voxels=2**30)
     for part in np.split(np.arange(5000), [1, 1024, 1025, 1041, 3000]):
         counter.add(p[part], codes[part])
     parts = counter.counted()
@@ -296,7 +296,7 @@ def test_ignored_voxels_alone_are_no_voxels(p) -> None:
 
 
 def test_codes_are_translated_to_y() -> None:
-    counter = Counter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True, n_voxels=2**30)
+    counter = ClassCounter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True, n_voxels=2**30)
     counter.add(np.full(10, 0.5), np.repeat(np.arange(4, dtype=np.uint8), [1, 2, 3, 4]))
     assert counter.counted().cells.count.tolist() == [[2, 7]]
 
@@ -331,7 +331,7 @@ def test_what_is_no_probability_is_told(dtype, value, bad, clipped) -> None:
     p = np.full(2500, 0.5, dtype)
     p[::7] = value
     n = len(p[::7])
-    counter = Counter(grid(15), CODES, score=True, n_voxels=2**30)
+    counter = ClassCounter(grid(15), CODES, score=True, n_voxels=2**30)
     assert counter.add(p, np.zeros(2500, np.uint8)) == (n * bad, n * clipped)
 
 

@@ -301,11 +301,11 @@ def test_a_kept_file_that_cannot_be_used_is_made_anew(
 
 
 def test_any_damaged_byte_of_a_kept_file_is_found_or_harmless(folder, tmp_path) -> None:
-    from nnunet_meep.evaluation.counting import cache as kept
+    from nnunet_meep.evaluation.counting import cache
 
     run(folder, tmp_path, "--no-surface")
     path = tmp_path / "out" / "cases" / "b.npz"
-    asked, whole = kept.load(path)
+    asked, whole = cache.load(path)
     content, rng = path.read_bytes(), np.random.default_rng(0)
     headers = [i for sign in (b"PK\1\2", b"PK\3\4") for i in find_all(content, sign)]
     places = {*rng.integers(0, len(content), 300).tolist()}
@@ -316,7 +316,7 @@ def test_any_damaged_byte_of_a_kept_file_is_found_or_harmless(folder, tmp_path) 
         damaged[i] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            sums = kept.find(path, asked)
+            sums = cache.find(path, asked)
         except Exception as error:
             outcomes.add(repr(error))
         else:
