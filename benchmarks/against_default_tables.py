@@ -304,9 +304,10 @@ def draw_bins(trainings: list[Training], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes: Axes = figure.subplots()
     for i, (loss, repetitions) in enumerate(groups.items()):
-        parts = np.mean([bins_of(x.path / shown[loss]) for x in repetitions], axis=0)
+        of_trainings = np.array([bins_of(x.path / shown[loss]) for x in repetitions])
+        parts = of_trainings.mean(axis=0)
         label = in_words(loss) + (", temperature" if loss == DEFAULT else ", as it is")
-        label += f": {np.abs(parts).sum():.2f} e-3"
+        label += f": ECE {np.abs(of_trainings).sum(axis=1).mean():.2f} e-3"
         width = 0.8 / len(groups)
         at = np.arange(len(parts)) + width * (i - (len(groups) - 1) / 2)
         axes.bar(at, parts, width, color=COLOURS[loss], label=label)
@@ -315,10 +316,7 @@ def draw_bins(trainings: list[Training], path: Path) -> None:
     axes.axhline(0, color="black", linewidth=0.5)
     axes.set_xlabel("probability of a foreground class")
     axes.set_ylabel("(mean probability - share of the class)\ntimes share of the voxels, e-3")
-    axes.set_title(
-        "Above 0: predicted too often; below 0: too rarely. In the legend the sum of the heights",
-        fontsize=10,
-    )
+    axes.set_title("Above 0: predicted too often; below 0: too rarely (means over trainings)")
     axes.legend()
     figure.savefig(path, dpi=110)
 
