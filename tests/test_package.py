@@ -87,11 +87,33 @@ def test_the_readme_names_every_command(command):
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_names_every_trainer():
+def test_the_documentation_names_every_trainer():
     from nnunet_meep.trainers.names import base_names
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [name for name in base_names() if not re.search(rf"\b{name}\b", readme)]
+    page = (ROOT / "docs" / "reference" / "trainer-names.md").read_text(encoding="utf-8")
+    assert not [name for name in base_names() if not re.search(rf"\b{name}\b", page)]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for target in targets:
+        if not target.startswith(("http", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES[1:]} - {"index.md"}
+    assert pages == set(re.findall(r"\]\(([^)#]+)\)", index))
 
 
 @pytest.mark.parametrize("module", ["nnunet_meep.losses", "nnunet_meep.trainers"])

@@ -70,7 +70,7 @@ class nnUNetTrainerDice_myversion(nnUNetTrainer):
 """
 
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+OWN_TRAINER = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "own-trainer.md"
 
 
 def environment(**variables):
@@ -96,7 +96,7 @@ def users_folder(tmp_path):
     folder.mkdir()
     (folder / "my_trainers.py").write_text(USERS_MODULE)
     example = re.search(
-        r"^## A trainer of your own$.*?^```python$(.*?)^```$", README.read_text(), re.M | re.S
+        r"^# A trainer of your own$.*?^```python$(.*?)^```$", OWN_TRAINER.read_text(), re.M | re.S
     )
     (folder / "from_the_readme.py").write_text(example[1])
     return str(folder)
