@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.bins import CellTotals, bin_edges, bin_index, grid
+from nnunet_meep.evaluation.counting.bins import CellTotals, bin_index, grid
 from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.one_pass import sum_case
 from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
+from nnunet_meep.evaluation.metrics.calibration import bins_of_sums
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import network_of
@@ -307,14 +308,7 @@ def _bins(
     count, sum_p, sum_y = (
         np.bincount(index, weights=w, minlength=N_BINS) for w in (weight, weight * p, weight * y)
     )
-    with np.errstate(invalid="ignore"):
-        mean_p, mean_y = sum_p / count, sum_y / count
-    return {
-        "edges": bin_edges(N_BINS).tolist(),
-        "count": count.tolist(),
-        "mean_p": mean_p.tolist(),
-        "mean_y": mean_y.tolist(),
-    }
+    return bins_of_sums(count, sum_p, sum_y)
 
 
 def _name(labels: Labels, key: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.roi import describe
+from nnunet_meep.evaluation.metrics.calibration import ece_of_bins
 from nnunet_meep.evaluation.notes import fold_notes
 from nnunet_meep.evaluation.report.plots import (
     COLORS,
@@ -61,7 +61,7 @@ def write(fit: Fit, path: Path) -> list[Path]:
     with replacing_file(picture) as temporary:
         panels = {}
         for key, c in fit.classes.items():
-            change = f"{1e3 * _ece(c.before):.2f} to {1e3 * _ece(c.after):.2f} e-3"
+            change = f"{1e3 * ece_of_bins(c.before):.2f} to {1e3 * ece_of_bins(c.after):.2f} e-3"
             panels[plain(f"{c.name} (label {key})\nECE {change}")] = [
                 Layer("before", c.before, color=COLORS[1]),
                 Layer("after", c.after, color=COLORS[0]),
@@ -80,7 +80,7 @@ def table(fit: Fit) -> str:
     fitted_on = calibrator.fitted_on
     rows = [["class", "fit", "voxels", "log loss e-3", "after", "ECE e-3", "after"]]
     for key, c in fit.classes.items():
-        numbers = (c.log_loss_before, c.log_loss_after, _ece(c.before), _ece(c.after))
+        numbers = (c.log_loss_before, c.log_loss_after, ece_of_bins(c.before), ece_of_bins(c.after))
         cells = [f"{1e3 * value:.2f}" for value in numbers]
         words = _in_words(calibrator.binary[key]) if calibrator.joint is None else ""
         rows.append([f"{key} {c.name}", words, f"{c.n_voxels:,}", *cells])
@@ -157,8 +157,3 @@ def _in_words(function: Any) -> str:
             joint = function.joint if isinstance(function, BinaryScaling) else function
             return f"{joint.n_parameters} numbers"
     raise TypeError(f"unknown map {function!r}")
-
-
-def _ece(bins: Mapping[str, list[float]]) -> float:
-    rows = zip(bins["count"], bins["mean_p"], bins["mean_y"], strict=True)
-    return sum(n * abs(p - y) for n, p, y in rows if n) / sum(bins["count"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,29 @@ def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
 
 def reliability_bins(cells: Cells, grid: Grid) -> dict[str, list[float]]:
     """Edges (B + 1), and count, mean p and mean y of each bin (B; NaN where it is empty)."""
-    count, sum_p, sum_y = _bins(cells, grid)
+    return bins_of_sums(*_bins(cells, grid))
+
+
+def bins_of_sums(
+    count: NDArray[Any], sum_p: NDArray[Any], sum_y: NDArray[Any]
+) -> dict[str, list[float]]:
+    """What :func:`reliability_bins` gives, of the sums of each bin, weighted or not, (B,)."""
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
         mean_p, mean_y = sum_p / count, sum_y / count
     return {
-        "edges": bin_edges(grid.n_bins).tolist(),
+        "edges": bin_edges(len(count)).tolist(),
         "count": count.tolist(),
         "mean_p": mean_p.tolist(),
         "mean_y": mean_y.tolist(),
     }
+
+
+def ece_of_bins(bins: Mapping[str, Sequence[float]]) -> float:
+    """``ece``, of what :func:`reliability_bins` gives; NaN without a voxel."""
+    count, mean_p, mean_y = (np.asarray(bins[key], float) for key in ("count", "mean_p", "mean_y"))
+    if not count.any():
+        return math.nan
+    return float(np.nansum(count * np.abs(mean_p - mean_y)) / count.sum())
 
 
 def reliability_band(
