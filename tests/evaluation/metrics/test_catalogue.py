@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,16 @@ def test_it_is_explained_nowhere_else(metric) -> None:
     for path in PACKAGE.rglob("*"):
         if path.suffix in (".py", ".j2", ".js") and path.name != "catalogue.py":
             assert begin not in path.read_text(encoding="utf-8")
+
+
+def test_the_documentation_has_its_tables() -> None:
+    """After a change: ``python docs/metrics_tables.py``."""
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    sys.path.insert(0, str(docs))
+    try:
+        made = importlib.import_module("metrics_tables")
+    finally:
+        sys.path.remove(str(docs))
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert page == made.with_tables(page)
+    assert all(f"`{key}`" in page for key in CATALOGUE)
