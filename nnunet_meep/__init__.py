@@ -24,12 +24,13 @@ if TYPE_CHECKING:
         risk_coverage,
         smooth_calibration_error,
     )
-    from nnunet_meep.evaluation.evaluate import Evaluation, evaluate
+    from nnunet_meep.evaluation.evaluate import evaluate
     from nnunet_meep.evaluation.report.displays import ReliabilityDisplay
+    from nnunet_meep.evaluation.results import Evaluation
 
 _HOMES = {
     "InputError": "errors",
-    "Evaluation": "evaluation.evaluate",
+    "Evaluation": "evaluation.results",
     "evaluate": "evaluation.evaluate",
     "ReliabilityDisplay": "evaluation.report.displays",
     **dict.fromkeys(

@@ -14,7 +14,7 @@ from nnunet_meep.cli._run import run
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
 
 if TYPE_CHECKING:
-    from nnunet_meep.evaluation.evaluate import Evaluation
+    from nnunet_meep.evaluation.results import Evaluation
 
 _EPILOG = """\
 folders:

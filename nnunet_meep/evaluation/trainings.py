@@ -14,7 +14,12 @@ from typing import Any
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import (
+from nnunet_meep.evaluation.counting import cache
+from nnunet_meep.evaluation.counting.roi import parse_roi
+from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation.notes import counted, file_notes, named
+from nnunet_meep.evaluation.results import Evaluation, Sources
+from nnunet_meep.evaluation.stored_results import (
     RESULT,
     NoResult,
     OtherFormat,
@@ -22,10 +27,6 @@ from nnunet_meep.evaluation.compare import (
     in_roi,
     load_result,
 )
-from nnunet_meep.evaluation.counting import cache
-from nnunet_meep.evaluation.counting.roi import parse_roi
-from nnunet_meep.evaluation.evaluate import Evaluation, Sources, evaluate
-from nnunet_meep.evaluation.notes import counted, file_notes, named
 from nnunet_meep.nnunet_files.calibrated import applied_calibrator
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.predictions import Predictions

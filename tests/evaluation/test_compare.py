@@ -12,7 +12,8 @@ from predictions import NOTHING_TO_SAY, files_of
 from scipy.stats import wilcoxon
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Model, compare, in_roi, load_result
+from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.stored_results import in_roi, load_result
 
 METRICS = ("dice", "ece", "volume_true_ml")
 

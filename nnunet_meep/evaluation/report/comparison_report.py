@@ -12,12 +12,12 @@ from typing import Any
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.compare import Comparison, Model
-from nnunet_meep.evaluation.evaluate import Sources
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import page
 from nnunet_meep.evaluation.report.plots import comparison_pictures, save_figure
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut, worst_cases
+from nnunet_meep.evaluation.results import Sources
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import archive_identity, label_map_identity
 from nnunet_meep.nnunet_files.predictions import Predictions

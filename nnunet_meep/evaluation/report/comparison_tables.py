@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.evaluation.compare import (
-    NOT_SEGMENTED,
-    SIGNIFICANT,
-    TOP_LABEL,
-    Comparison,
-    shown,
-)
+from nnunet_meep.evaluation.compare import NOT_SEGMENTED, SIGNIFICANT, Comparison, shown
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.text import aligned, nan_to_none
+from nnunet_meep.evaluation.results import TOP_LABEL
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnunet_meep.evaluation.evaluate import Evaluation
 from nnunet_meep.evaluation.report.plots import COLORS, new_axes, plot_reliability
+from nnunet_meep.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

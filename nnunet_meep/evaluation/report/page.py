@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from nnunet_meep import __version__
-from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.compare import Comparison, Model
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.report.comparison_tables import (
@@ -31,6 +31,7 @@ from nnunet_meep.evaluation.report.comparison_tables import (
 )
 from nnunet_meep.evaluation.report.plots import ComparisonPicture, color_of, save_figure
 from nnunet_meep.evaluation.report.text import nan_to_none
+from nnunet_meep.evaluation.results import TOP_LABEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

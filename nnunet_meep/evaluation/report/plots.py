@@ -17,8 +17,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.compare import Comparison, Model
 from nnunet_meep.evaluation.metrics.calibration import reliability_band
+from nnunet_meep.evaluation.results import TOP_LABEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import TOP_LABEL, Comparison, Model
+from nnunet_meep.evaluation.compare import Comparison, Model
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
 from nnunet_meep.evaluation.report.maps import minus_p_log_p
+from nnunet_meep.evaluation.results import TOP_LABEL
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry, turn
 from nnunet_meep.nnunet_files.images import read_codes, read_image

@@ -13,11 +13,11 @@ from typing import Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.counting.roi import describe
-from nnunet_meep.evaluation.evaluate import Evaluation, Sources
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.notes import used_to_fit
 from nnunet_meep.evaluation.report.plots import Layer, reliability_figure, save_figure
+from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 

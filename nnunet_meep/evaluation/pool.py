@@ -1,0 +1,198 @@
+"""Each case counted, in this process or in several, and its sums kept for another run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting import cache
+from nnunet_meep.evaluation.counting.bins import (
+    CaseSums,
+    grid,
+)
+from nnunet_meep.evaluation.counting.reference import Reference, read_reference
+from nnunet_meep.evaluation.counting.roi import Roi
+from nnunet_meep.evaluation.metrics.scores import (
+    class_metrics,
+    top_label_metrics,
+)
+from nnunet_meep.evaluation.results import CaseResult, roi_result
+from nnunet_meep.nnunet_files.cases import Case, Dataset
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A case that was counted, now or before: its metrics, its sums, what its files hold."""
+
+    result: CaseResult
+    sums: CaseSums
+    files: dict[str, str]
+
+
+Outcomes: TypeAlias = "Generator[Finished | InputError, None, None]"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with each case, and where.
+
+    This process reads references, which takes SimpleITK, and adds up; others count, which takes a
+    compiler. Neither fits twice into the memory that one large case should need.
+    """
+
+    dataset: Dataset
+    n_bins: int
+    rois: tuple[Roi, ...]
+    surface: bool
+    segmentation: str
+    keep: Path | None
+
+    def in_this_process(self, cases: list[Case], n: int) -> Outcomes:
+        """One case after the other; ``n`` is 1."""
+        for case in cases:
+            try:
+                key = self._key(case)
+                sums = self._kept(case, key) or self.count(case, key, self._read(case))
+                yield self.finish(case, key, sums)
+            except InputError as error:
+                yield error
+
+    def in_processes(self, cases: list[Case], n: int) -> Outcomes:
+        """Several cases at once, results in the order of the cases."""
+        n = max(min(n, len(cases)), 1)
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
+        waiting: deque[Future[Finished] | InputError] = deque()
+        warm = False
+        with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
+
+            def submit(i: int, case: Case) -> Future[Finished] | InputError:
+                nonlocal warm
+                try:
+                    key = self._key(case)
+                    if sums := self._kept(case, key):
+                        return pool.submit(self.finish, case, key, sums)
+                    if not warm:  # while this process loads what reads references
+                        for _ in range(n):
+                            pool.submit(_warm_up)
+                        warm = True
+                    reference = self._read(case)
+                except InputError as error:
+                    return error
+                # Through a file, because a pipe would hold it in memory until somebody is there
+                # for it.
+                path = Path(folder) / f"{i}.npz"
+                reference.save(path)
+                return pool.submit(self.count_and_finish, case, key, path)
+
+            try:
+                for i, case in enumerate(cases):
+                    waiting.append(submit(i, case))
+                    # One more than there are processes, so that none waits for a reference.
+                    while len(waiting) > n:
+                        yield _outcome(waiting.popleft())
+                while waiting:
+                    yield _outcome(waiting.popleft())
+            except BrokenProcessPool:
+                raise InputError(
+                    f"one of {n} processes was killed, probably for want of memory, or could not "
+                    f"start; try fewer (-np {max(n // 2, 1)})"
+                ) from None
+            finally:
+                # Those that have nothing left to do may end while results are written.
+                pool.shutdown(wait=bool(waiting), cancel_futures=True)
+
+    def _read(self, case: Case) -> Reference:
+        return read_reference(case, self.dataset, self.rois)
+
+    def _key(self, case: Case) -> dict[str, Any]:
+        return cache.cache_key(
+            case, self.dataset, self.n_bins, self.rois, self.surface, self.segmentation
+        )
+
+    def _kept(self, case: Case, key: dict[str, Any]) -> CaseSums | None:
+        return None if self.keep is None else cache.find(_kept_path(self.keep, case), key)
+
+    def count(self, case: Case, key: dict[str, Any], reference: Reference) -> CaseSums:
+        """The sums of a case, which are kept if that is asked for.
+
+        Raises:
+            InputError: a file cannot be used, or was changed meanwhile.
+            OSError: the sums cannot be written.
+        """
+        from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
+
+        labels = self.dataset.labels
+        sums = sum_case(
+            case, labels, reference, self.n_bins, self.rois, self.surface, self.segmentation
+        )
+        if self._key(case) != key:
+            raise InputError(
+                f"{case.probabilities}: {case.name} was changed while it was evaluated; "
+                f"evaluate it again when nothing writes to its files"
+            )
+        if self.keep is not None:
+            cache.save(_kept_path(self.keep, case), sums, key)
+        return sums
+
+    def finish(self, case: Case, key: dict[str, Any], sums: CaseSums) -> Finished:
+        """The metrics of a case."""
+        rois = {
+            name: roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.distances_mm)
+            for name, roi in sums.rois.items()
+        }
+        result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
+        return Finished(result, sums, key["files"])
+
+    def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
+        """Both, of a reference that lies in a file (``Reference.save``)."""
+        counted = self.count(case, key, Reference.load_and_remove(reference))
+        return self.finish(case, key, counted)
+
+
+def _follow_parent() -> None:
+    """A process of the pool leaves it to its parent to be interrupted, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)  # killed: nobody is there who would say that there is no more to do
+
+    Thread(target=end_with_parent, daemon=True).start()
+
+
+def _warm_up() -> None:
+    """Load the compiled loops and what else evaluating a case takes, before there is one."""
+    from nnunet_meep.evaluation.counting.loops import count_voxels
+
+    none = np.zeros(1, np.bool_)
+    sums = count_voxels(np.zeros(1, np.float32), none, none, 1)
+    class_metrics(sums, grid(1))
+    top_label_metrics(sums.cells, grid(1))
+
+
+def _outcome(job: Future[Finished] | InputError) -> Finished | InputError:
+    if isinstance(job, InputError):
+        return job
+    try:
+        return job.result()
+    except InputError as error:
+        return error
+
+
+def _kept_path(keep: Path, case: Case) -> Path:
+    return keep / f"{case.name}.npz"
