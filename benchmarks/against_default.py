@@ -25,8 +25,15 @@ from pathlib import Path
 import against_default_tables
 import lambda_auto
 from against_default_tables import METHODS, OUTPUT
-from first_runs import RUNS, Run, command, make_hippocampus, model_folder, plan, work_in
-from lambda_auto import COMPARISONS, Comparison, make_test_images, make_wmh, test_images
+from first_runs import RUNS, Run, command, make_hippocampus, plan, work_in
+from lambda_auto import (
+    COMPARISONS,
+    Comparison,
+    folders_of,
+    make_test_images,
+    make_wmh,
+    test_images,
+)
 
 LENGTH = "_50epochs_50iters"
 #: The default, what is recommended, and the paper's better term with Dice + CE.
@@ -102,10 +109,7 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
 
     Paths relative to WORK, so that results name no machine.
     """
-    raw = Path("nnUNet_raw") / run.dataset
-    labels = raw / ("labelsTs" if (work / raw / "labelsTs").exists() else "labelsTr")
-    references = Path("nnUNet_preprocessed") / run.dataset / "gt_segmentations"
-    validation = model_folder(run, work, trainer).relative_to(work) / f"fold_{fold}" / "validation"
+    raw, labels, references, validation = folders_of(run, work, trainer, fold)
     where = Path(run.dataset) / trainer / f"fold_{fold}"
     test, target = Path("predictions") / where, OUTPUT / where
     target.mkdir(parents=True, exist_ok=True)

@@ -220,15 +220,21 @@ def make_test_images(run: Run, work: Path, fold: int) -> None:
     building.rename(folder)
 
 
+def folders_of(run: Run, work: Path, trainer: str, fold: int) -> tuple[Path, Path, Path, Path]:
+    """Raw data, references of test and of validation scans, validation predictions; from WORK."""
+    raw = Path("nnUNet_raw") / run.dataset
+    labels = raw / ("labelsTs" if (work / raw / "labelsTs").exists() else "labelsTr")
+    references = Path("nnUNet_preprocessed") / run.dataset / "gt_segmentations"
+    model = model_folder(run, work, trainer).relative_to(work)
+    return raw, labels, references, model / f"fold_{fold}" / "validation"
+
+
 def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
     """Validation scans, test scans, test scans after the temperature of the validation scans.
 
     Paths relative to WORK, so that results name no machine.
     """
-    raw = Path("nnUNet_raw") / run.dataset
-    labels = raw / ("labelsTs" if (work / raw / "labelsTs").exists() else "labelsTr")
-    references = Path("nnUNet_preprocessed") / run.dataset / "gt_segmentations"
-    validation = model_folder(run, work, trainer).relative_to(work) / f"fold_{fold}" / "validation"
+    raw, labels, references, validation = folders_of(run, work, trainer, fold)
     test = Path("predictions") / run.dataset / trainer / f"fold_{fold}"
     calibrator = Path("calibrators") / run.dataset / trainer / f"fold_{fold}" / "calibrator.json"
     calibrated = Path("calibrated") / run.dataset / trainer / f"fold_{fold}"
