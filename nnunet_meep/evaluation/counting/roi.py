@@ -71,7 +71,7 @@ def parse_roi(name: str) -> Roi:
         if not Path(value).is_dir():
             raise InputError(f"{name}: expected a folder of masks, found none")
         return Roi(name, mask_folder=Path(value))
-    raise InputError(f"{name}: expected an ROI {_FORMS}")
+    raise InputError(f"{name}: expected an ROI ({_FORMS})")
 
 
 def describe(roi: str) -> str:
