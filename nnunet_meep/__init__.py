@@ -1,7 +1,7 @@
 """Maximum entropy on erroneous predictions (MEEP, MICCAI 2023) for nnU-Net v2.
 
     >>> import nnunet_meep as nm
-    >>> evaluation = nm.evaluate("labelsTs", "predictions")  # doctest: +SKIP
+    >>> evaluation = nm.evaluate("labelsTs", "predictions")
     >>> import numpy as np
     >>> nm.brier_score(np.array([[0.9, 0.3], [0.1, 0.7]]), np.array([0, 1])).round(2)
     array([0.05])
@@ -24,35 +24,56 @@ if TYPE_CHECKING:
         risk_coverage,
         smooth_calibration_error,
     )
+    from nnunet_meep.evaluation.compare import compare
+    from nnunet_meep.evaluation.comparison import Comparison
     from nnunet_meep.evaluation.evaluate import evaluate
-    from nnunet_meep.evaluation.report.displays import ReliabilityDisplay
+    from nnunet_meep.evaluation.report.displays import ReliabilityDisplay, RiskCoverageDisplay
+    from nnunet_meep.evaluation.report.write_report import write_report
     from nnunet_meep.evaluation.results import Evaluation
+    from nnunet_meep.evaluation.stored_results import read_evaluation
+    from nnunet_meep.posthoc.arrays import fit_calibrator
+    from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 
 _HOMES = {
-    "InputError": "errors",
+    "Calibrator": "posthoc.calibrator",
+    "Comparison": "evaluation.comparison",
     "Evaluation": "evaluation.results",
-    "evaluate": "evaluation.evaluate",
+    "InputError": "errors",
     "ReliabilityDisplay": "evaluation.report.displays",
-    **dict.fromkeys(
-        (
-            *("aurc", "brier_score", "calibration_error", "negative_log_likelihood"),
-            *("risk_coverage", "smooth_calibration_error"),
-        ),
-        "evaluation.arrays",
-    ),
+    "RiskCoverageDisplay": "evaluation.report.displays",
+    "aurc": "evaluation.arrays",
+    "brier_score": "evaluation.arrays",
+    "calibration_error": "evaluation.arrays",
+    "compare": "evaluation.compare",
+    "evaluate": "evaluation.evaluate",
+    "fit_calibrator": "posthoc.arrays",
+    "negative_log_likelihood": "evaluation.arrays",
+    "read_calibrator": "posthoc.calibrator",
+    "read_evaluation": "evaluation.stored_results",
+    "risk_coverage": "evaluation.arrays",
+    "smooth_calibration_error": "evaluation.arrays",
+    "write_report": "evaluation.report.write_report",
 }
 
 __all__ = [
+    "Calibrator",
+    "Comparison",
     "Evaluation",
     "InputError",
     "ReliabilityDisplay",
+    "RiskCoverageDisplay",
     "aurc",
     "brier_score",
     "calibration_error",
+    "compare",
     "evaluate",
+    "fit_calibrator",
     "negative_log_likelihood",
+    "read_calibrator",
+    "read_evaluation",
     "risk_coverage",
     "smooth_calibration_error",
+    "write_report",
 ]
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Metric
-from nnunet_meep.evaluation.report.text import aligned
+from nnunet_meep.evaluation.report.tables import text_table
 
 EPOCHS = 2
 ITERATIONS = 20
@@ -137,7 +137,7 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
                 cells = [f"{c}{_missed(s)}" for c, s in zip(cells, per_case, strict=True)]
             rows.append([name, metric.heading, *cells, metric.better.name.lower()])
             name = ""
-    return "\n".join(aligned(rows))
+    return text_table(rows)
 
 
 def _missed(per_case: dict[str, Any]) -> str:

@@ -108,18 +108,20 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation.compare import Model, compare, refuse_names_twice
+    from nnunet_meep.evaluation.compare import compare
     from nnunet_meep.evaluation.counting.roi import parse_roi
-    from nnunet_meep.evaluation.notes import of_models
-    from nnunet_meep.evaluation.report import comparison_report, text
-    from nnunet_meep.evaluation.report import comparison_tables as tables
+    from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
+    from nnunet_meep.evaluation.report.comparison_tables import terminal
+    from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
     from nnunet_meep.evaluation.trainings import open_training
 
     # Said now, not after all the work.
-    refuse_names_twice([name for name, _ in options.models])
+    names = [name for name, _ in options.models]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"{twice[0]}: expected each name once, got it {names.count(twice[0])} times"
+        )
     if options.o.exists() and not options.o.is_dir():
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
     if options.images and not options.images.is_dir():
@@ -133,34 +135,27 @@ def _compare(options: argparse.Namespace) -> None:
         )
     if options.roi:
         parse_roi(options.roi)
-    models, lines, sources = [], [], {}
+    models, notes = {}, []
     for name, folders in options.models:
         trainings = [
             open_training(
                 folder,
-                write=text.write,
+                write=write_evaluation_report,
                 gt_folder=options.gt,
                 roi=options.roi,
                 as_stored=options.as_stored,
             )
             for folder in folders
         ]
-        models.append(Model(name, tuple(t.result for t in trainings)))
-        sources[name] = trainings[0].sources
-        lines += [(name, line) for t in trainings for line in t.notes]
-    comparison = compare(models, of_models(lines))
-    paths, warnings = comparison_report.write(
-        models,
-        comparison,
-        options.o,
-        sources=sources,
-        gt_folder=options.gt,
-        images=options.images,
-        progress=lambda items, what: tqdm(items, desc=what),
+        models[name] = [training.evaluation for training in trainings]
+        notes += [(name, line) for training in trainings for line in training.notes]
+    comparison = compare(models, notes=notes)
+    paths, warnings = write_comparison_report(
+        comparison, options.o, gt_folder=options.gt, images=options.images, progress=True
     )
     for line in warnings:
         print(f"Warning: {line}", file=sys.stderr, flush=True)
-    print(tables.terminal(comparison))
+    print(terminal(comparison))
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")

@@ -196,14 +196,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     preload.join()
     from nnunet_meep.evaluation.notes import notes
-    from nnunet_meep.evaluation.report import text as report
+    from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
+    from nnunet_meep.evaluation.report.text import table
 
-    paths = report.write(evaluation, output)
+    paths = write_evaluation_report(evaluation, output)
     n = len(evaluation.cases)
     print(f"{n} case{'s' * (n != 1)}, {options.bins} bins\n")
-    for line in notes(evaluation.to_dict()):
+    for line in notes(evaluation):
         print(f"Note: {line}\n")
-    print(report.table(evaluation))
+    print(table(evaluation))
     if options.maps:
         paths += _write_maps(evaluation, gt_folder, pred_folders, options, output / "maps")
     print("\nWritten:")

@@ -6,16 +6,11 @@ are the reference, (*shape), integers from 0 to K - 1 or ``ignore_label``. Lists
 of cases, for which results get a first axis. nnU-Net's overlapping regions are K - 1 calls of two
 classes each.
 
-    >>> import numpy as np
-    >>> p = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]])
-    >>> y = np.array([0, 1, 1])
-    >>> brier_score(p, y).round(3)
-    array([0.153])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,10 +21,12 @@ from nnunet_meep.evaluation.counting.bins import MAX_BINS, RoiSums, grid
 from nnunet_meep.evaluation.metrics.calibration import (
     binned_metrics,
     equal_mass_metrics,
+    reliability_bins,
     smooth_ece,
 )
 from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage as risk_coverage_of_cells
 from nnunet_meep.evaluation.metrics.scores import class_metrics, top_label_metrics
+from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.nnunet_files.labels import Labels, UnknownLabels
 
 Arrays: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
@@ -87,6 +84,11 @@ def smooth_calibration_error(
     """Smooth calibration error, without bins (Błasiok & Nakkiran 2023).
 
     Args, Returns, Raises: as :func:`calibration_error`, of the foreground classes.
+
+    Example:
+        >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
+        >>> smooth_calibration_error(p, y).round(3)
+        array([0.267])
     """
 
     def of(sums: RoiSums) -> Any:
@@ -104,6 +106,11 @@ def brier_score(
 
     Returns:
         (K - 1,), in [0, 1].
+
+    Example:
+        >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
+        >>> brier_score(p, y).round(3)
+        array([0.153])
     """
     return _scores(probabilities, labels, "brier", ignore_label)
 
@@ -119,6 +126,11 @@ def negative_log_likelihood(
 
     Returns:
         (K - 1,), at least 0.
+
+    Example:
+        >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
+        >>> negative_log_likelihood(p, y).round(3)
+        array([0.459])
     """
     return _scores(probabilities, labels, "nll", ignore_label)
 
@@ -132,6 +144,11 @@ def aurc(
 
     Returns:
         A scalar array, in [0, 1].
+
+    Example:
+        >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
+        >>> float(aurc(p, y).round(3))
+        0.111
     """
 
     def of(sums: RoiSums) -> Any:
@@ -151,11 +168,42 @@ def risk_coverage(
     Returns:
         ``coverage``: shares of the voxels, ascending; ``risk``: the error rate among that share,
         the most confident ones.
+
+    Example:
+        >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
+        >>> float(risk_coverage(p, y)["risk"][-1].round(3))  # all voxels: one of three is wrong
+        0.333
     """
     sums = _sums(probabilities, labels, 15, ignore_label)
     assert sums.top_label is not None
     curve = risk_coverage_of_cells(sums.top_label, grid(15), top_label=True)
     return {name: np.array(values) for name, values in curve.items()}
+
+
+def reliability_of_arrays(
+    probabilities: Arrays, labels: Arrays, key: str, n_bins: int, ignore_label: int | None
+) -> list[dict[str, list[float]]]:
+    """Of each case ``edges``, ``count``, ``mean_p``, ``mean_y`` of bins.
+
+    Args:
+        probabilities, labels: see the module.
+        key: of a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
+        n_bins: of equal width.
+        ignore_label: the label whose voxels count nowhere.
+
+    Raises:
+        ValueError: an argument is not what it should be.
+    """
+
+    def of(sums: RoiSums) -> dict[str, list[float]]:
+        keys = [str(i) for i in range(1, len(sums.channels))]
+        if key not in (*keys, TOP_LABEL):
+            raise InputError(f"key: expected one of {', '.join((*keys, TOP_LABEL))}, got {key!r}")
+        top = sums.top_label
+        cells = top if key == TOP_LABEL and top else sums.channels[int(key)].cells
+        return reliability_bins(cells, grid(n_bins))
+
+    return [of(sums) for sums in _cases(probabilities, labels, n_bins, ignore_label)]
 
 
 def _scores(
@@ -174,20 +222,44 @@ def _of_cases(
     n_bins: int,
     ignore_label: int | None,
 ) -> NDArray[np.float64]:
+    results = [of(sums) for sums in _cases(probabilities, labels, n_bins, ignore_label)]
+    return np.array(results if isinstance(probabilities, list | tuple) else results[0])
+
+
+def _cases(
+    probabilities: Arrays, labels: Arrays, n_bins: int, ignore_label: int | None
+) -> Iterator[RoiSums]:
+    """The sums of each case."""
     if not 1 <= n_bins <= MAX_BINS:
         raise InputError(f"n_bins: expected a number from 1 to {MAX_BINS}, got {n_bins}")
+    for p, y in pairs_of(probabilities, labels):
+        yield _sums(p, y, n_bins, ignore_label)
+
+
+def pairs_of(probabilities: Arrays, labels: Arrays) -> list[tuple[Any, Any]]:
+    """Probabilities and labels of each case."""
     if not isinstance(probabilities, list | tuple):
-        return np.array(of(_sums(probabilities, labels, n_bins, ignore_label)))
+        return [(probabilities, labels)]
     cases = list(labels) if isinstance(labels, list | tuple) else None
-    if cases is None or len(cases) != len(probabilities):
-        raise InputError(f"labels: expected a list of {len(probabilities)} arrays")
-    pairs = zip(probabilities, cases, strict=True)
-    return np.array([of(_sums(p, y, n_bins, ignore_label)) for p, y in pairs])
+    if not probabilities or cases is None or len(cases) != len(probabilities):
+        raise InputError(
+            f"labels: expected a list of {len(probabilities) or 'at least 1'} arrays, as of "
+            f"probabilities, got {'no list' if cases is None else len(cases)}"
+        )
+    return list(zip(probabilities, cases, strict=True))
 
 
 def _sums(probabilities: Any, labels: Any, n_bins: int, ignore_label: int | None) -> RoiSums:
     from nnunet_meep.evaluation.counting.one_pass import sum_array  # compiled loops
 
+    p, codes, known = checked(probabilities, labels, ignore_label)
+    return sum_array(p, codes, known, n_bins)
+
+
+def checked(
+    probabilities: Any, labels: Any, ignore_label: int | None
+) -> tuple[NDArray[np.floating], NDArray[np.unsignedinteger], Labels]:
+    """The arrays of a case, if they are what they should be: p, codes of its labels, the labels."""
     p, y = np.asarray(probabilities), np.asarray(labels)
     if p.dtype not in (np.float16, np.float32, np.float64) or p.ndim < 2 or len(p) < 2:
         raise InputError(
@@ -213,4 +285,4 @@ def _sums(probabilities: Any, labels: Any, n_bins: int, ignore_label: int | None
         raise InputError(
             f"labels: expected 0 to {len(p) - 1}{ignored}, found also {found}"
         ) from None
-    return sum_array(p, codes, known, n_bins)
+    return p, codes, known

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,7 +29,15 @@ from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_SEED,
 )
 from nnunet_meep.evaluation.pool import Job
-from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, Sources, roi_result
+from nnunet_meep.evaluation.results import (
+    CaseResult,
+    Evaluation,
+    RoiResult,
+    Sources,
+    risk_coverages,
+    roi_result,
+)
+from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
@@ -39,8 +48,6 @@ from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import Network, network_of
 from nnunet_meep.nnunet_files.predictions import Predictions
-
-StrPath: TypeAlias = "str | os.PathLike[str]"
 
 
 def evaluate(
@@ -86,6 +93,13 @@ def evaluate(
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> evaluation = nm.evaluate("labelsTs", "predictions")
+        >>> [case.case for case in evaluation.cases]
+        ['a', 'b', 'c']
+        >>> ece = evaluation.pooled["image"].classes["1"]["ece"]
     """
     if not 1 <= bins <= MAX_BINS:
         raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
@@ -155,7 +169,7 @@ def evaluate(
             f"{folders.predictions[0]}: none of its {len(skipped)} cases could be evaluated"
         )
     return Evaluation(
-        labels=dataset.labels,
+        classes=dict(zip(dataset.labels.keys, dataset.labels.names, strict=True)),
         cases=results,
         pooled={name: total.pooled() for name, total in totals.items()},
         settings=settings,
@@ -247,4 +261,5 @@ class _Totals:
         labels, grid = self._labels, self._grid
         top = None if labels.is_region_based else self._top_label.total()
         sums = RoiSums(tuple(total.total() for total in self._channels), top)
-        return roi_result(labels, grid, sums, None)
+        result = roi_result(labels, grid, sums, None)
+        return replace(result, risk_coverage=risk_coverages(labels, grid, sums))

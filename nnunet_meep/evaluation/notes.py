@@ -5,35 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
 
 #: Names of so many cases are listed; the rest is counted.
 _MOST = 20
 
 
-def notes(result: dict[str, Any]) -> list[str]:
-    """One line for each thing that makes the numbers of a ``calibration.json`` less than they seem.
-
-    Args:
-        result: its content.
-    """
-    return [*file_notes(result), *_fitted_to_these(result)]
+def notes(evaluation: Evaluation) -> list[str]:
+    """One line for each thing that makes the numbers of an evaluation less than they seem."""
+    return [*file_notes(evaluation), *_fitted_to_these(evaluation)]
 
 
-def file_notes(result: dict[str, Any]) -> list[str]:
-    """:func:`notes`, but for calibrators that were fitted to the cases of the result."""
-    lines = fold_notes(result["incomplete_folds"])
-    of_folds = {case for fold in result["incomplete_folds"] for case in fold["missing"]}
-    if missing := [case for case in result["not_predicted"] if case not in of_folds]:
+def file_notes(evaluation: Evaluation) -> list[str]:
+    """:func:`notes`, but for calibrators that were fitted to the cases of the evaluation."""
+    lines = fold_notes(evaluation.incomplete_folds)
+    of_folds = {case for fold in evaluation.incomplete_folds for case in fold["missing"]}
+    if missing := [case for case in evaluation.not_predicted if case not in of_folds]:
         have = "has" if len(missing) == 1 else "have"
         lines.append(f"{counted(len(missing), 'reference')} {have} no prediction: {named(missing)}")
-    lines += [f"{entry['case']} is left out: {entry['reason']}" for entry in result["skipped"]]
-    lines += _not_argmax(result)
-    for calibrator in result["calibrators"]:
-        if not calibrator["identity"]:
+    lines += [f"{case} is left out: {reason}" for case, reason in evaluation.skipped]
+    lines += _not_argmax(evaluation)
+    for calibrator in evaluation.calibrators:
+        if not calibrator["n_fitted_on"]:
+            whose = (
+                "with a calibrator that was fitted to arrays"
+                if calibrator["identity"]
+                else "in a folder without its calibrator"
+            )
             lines.append(
-                f"{counted(calibrator['n_cases'], 'case')} calibrated, in a folder without its "
-                f"calibrator: whether that was fitted to them is not known"
+                f"{counted(calibrator['n_cases'], 'case')} calibrated, {whose}: whether that was "
+                f"fitted to them is not known"
             )
         if differences := calibrator["any_network"]:
             lines.append(
@@ -61,25 +63,25 @@ def fold_notes(incomplete_folds: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _fitted_to_these(result: dict[str, Any]) -> list[str]:
+def _fitted_to_these(evaluation: Evaluation) -> list[str]:
     return [
         f"{optimistic(len(used), calibrator['n_cases'])} ({named(used)})"
-        for calibrator in result["calibrators"]
+        for calibrator in evaluation.calibrators
         if (used := calibrator["used_to_fit"])
     ]
 
 
 def used_to_fit(calibrators: Sequence[dict[str, Any]]) -> bool:
-    """Was one of the ``calibrators`` of a result fitted to cases that it is evaluated on?"""
+    """Was one of the ``calibrators`` of an evaluation fitted to cases that it is evaluated on?"""
     return any(calibrator["used_to_fit"] for calibrator in calibrators)
 
 
-def _not_argmax(result: dict[str, Any]) -> list[str]:
+def _not_argmax(evaluation: Evaluation) -> list[str]:
     """Where segmentation files are not what was made of the probabilities, or are missing."""
     lines = []
-    cases = result["cases"]
-    differ = {c["case"]: c["n_not_argmax"] for c in cases if c["n_not_argmax"]}
-    of_file = result["settings"]["segmentation"] == "file"
+    cases = evaluation.cases
+    differ = {c.case: c.n_not_argmax for c in cases if c.n_not_argmax}
+    of_file = evaluation.settings["segmentation"] == "file"
     if differ:
         most = max(differ, key=lambda case: differ[case])
         taken, other = ("file", "argmax") if of_file else ("argmax", "file")
@@ -89,7 +91,7 @@ def _not_argmax(result: dict[str, Any]) -> list[str]:
             f"{most}); Dice, distances and volumes are of the {taken} (--segmentation {other} "
             f"takes the other)"
         )
-    without = [c["case"] for c in cases if c["n_not_argmax"] is None]
+    without = [c.case for c in cases if c.n_not_argmax is None]
     if without and of_file:
         lines.append(
             f"{counted(len(without), 'case')} without a segmentation file, where Dice, distances "

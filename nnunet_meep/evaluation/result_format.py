@@ -1,4 +1,4 @@
-"""Is what stands in a ``calibration.json`` of the kinds that it has to be of?
+"""The format of ``calibration.json``, and whether what stands in one is of it.
 
 A result is read before its numbers are compared; what somebody or something has changed in it is to
 be one clear line, not a failure later.
@@ -6,8 +6,19 @@ be one clear line, not a failure later.
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.nnunet_files.networks import Network
+
+#: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
+SCHEMA = 3
+#: The key that stands for the predicted label where others are of classes.
+TOP_LABEL = "top_label"
+
+_LARGEST = sys.float_info.max
 _TEXT_OR_NONE = (str, type(None))
 #: By name the type, the types, ``[kind]`` for a list of such, or a dictionary of the same form.
 _SETTINGS: dict[str, Any] = {
@@ -21,9 +32,22 @@ _SETTINGS: dict[str, Any] = {
 _NEW_SETTINGS: dict[str, Any] = {"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE}
 _OPTIONAL_SETTINGS: dict[str, Any] = {"dataset_json": _TEXT_OR_NONE, "plans_json": _TEXT_OR_NONE}
 _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
-_CALIBRATOR = {"identity": str, "any_network": [str], "used_to_fit": [str], "n_cases": int}
+_CALIBRATOR = {
+    **{"identity": str, "any_network": [str], "used_to_fit": [str]},
+    **{"n_cases": int, "n_fitted_on": int},
+}
+#: Where a result and its files are, as seen from its folder.
+_ORIGIN: dict[str, Any] = {
+    "written": str,
+    "gt_folder": _TEXT_OR_NONE,
+    "pred_folders": [str],
+    "masks": dict,
+}
+_POOLED = {"pooled": {"bins": {"edges": list, "count": list, "mean_p": list, "mean_y": list}}}
+_CASE = {"case": str, "classes": dict, "bins": dict, "n_clipped": int}
+_PART: dict[str, Any] = {"classes": dict, "cases": [_CASE], "top_label": (dict, type(None))}
 _RESULT: dict[str, Any] = {
-    "origin": {"written": str, "gt_folder": _TEXT_OR_NONE, "pred_folders": [str], "masks": dict},
+    "network": dict,
     "calibrators": [_CALIBRATOR],
     "not_predicted": [str],
     "skipped": [{"case": str, "reason": str}],
@@ -31,9 +55,27 @@ _RESULT: dict[str, Any] = {
     "by_roi": dict,
     "files": {"dataset.json": str, "cases": dict},
     "classes": dict,
-    "cases": [{"case": str, "classes": dict, "n_not_argmax": (int, type(None))}],
+    "cases": [{"case": str, "n_not_argmax": (int, type(None))}],
     "top_label": (dict, type(None)),
 }
+
+
+def nan_to_none(value: Any) -> Any:
+    """JSON has no NaN: null says that a number does not exist."""
+    if isinstance(value, dict):
+        return {k: nan_to_none(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_none(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def none_to_nan(value: Any) -> Any:
+    """The way back."""
+    if isinstance(value, dict):
+        return {k: none_to_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [none_to_nan(v) for v in value]
+    return math.nan if value is None else value
 
 
 def malformed_settings(settings: Any, *, complete: bool) -> str:
@@ -44,42 +86,147 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
         complete: are they of this format? Older ones have less.
     """
     kinds = {**_SETTINGS, **_NEW_SETTINGS} if complete else _SETTINGS
-    if problem := _malformed(settings, kinds, "settings"):
+    if problem := malformed(settings, kinds, "settings"):
         return problem
     optional = {name: kind for name, kind in _OPTIONAL_SETTINGS.items() if name in settings}
     if not settings["rois"] or isinstance(settings["bins"], bool):
         return "no ROIs, or no number of bins"
     folders = settings["pred_folder"]
-    if isinstance(folders, list) and (not folders or _malformed(folders, [str], "pred_folder")):
+    if isinstance(folders, list) and (not folders or malformed(folders, [str], "pred_folder")):
         return "no pred_folder"
-    return _malformed(settings, optional, "settings")
+    return malformed(settings, optional, "settings")
 
 
-def malformed_result(content: Any) -> str:
-    """What is not of its kind in a result of this format, if anything is."""
-    if problem := _malformed(content, _RESULT, "it"):
+def damage(content: Any) -> str:
+    """What is wrong with a result of this format, if anything is."""
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        return f"its schema is not {SCHEMA}"
+    if missing := [name for name in ("settings", *_RESULT) if name not in content]:
+        return f"it has no {', '.join(missing)}"
+    if problem := malformed_settings(content["settings"], complete=True):
         return problem
-    for part in (content, *content["by_roi"].values()):
-        if problem := _malformed(part, {"classes": dict, "cases": list}, "an ROI"):
-            return problem
-        for key, entry in part["classes"].items():
-            if problem := _malformed(entry, {"name": str}, f"class {key}"):
+    if problem := malformed(content, _RESULT, "it"):
+        return problem
+    if "origin" in content and (problem := _malformed_origin(content["origin"])):
+        return problem
+    try:
+        Network.from_dict(content["network"])
+    except ValueError as error:
+        return str(error)
+    rois, names = content["settings"]["rois"], [case["case"] for case in content["cases"]]
+    if list(content["by_roi"]) != rois[1:]:
+        return f"its ROIs are not {', '.join(rois)}"
+    try:
+        for part in (content, *content["by_roi"].values()):
+            if problem := _malformed_part(part) or _damaged_numbers(part):
                 return problem
+            if [case["case"] for case in part["cases"]] != names:
+                return "other cases in another ROI"
+        return _damaged_files(content["files"]["cases"], names)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return f"{type(error).__name__} {error}"
+
+
+def _malformed_origin(origin: Any) -> str:
+    if problem := malformed(origin, _ORIGIN, "origin"):
+        return problem
+    optional = {name: _TEXT_OR_NONE for name in ("dataset_json", "plans_json") if name in origin}
+    if problem := malformed(origin, optional, "origin"):
+        return problem
+    return malformed(origin["masks"], dict.fromkeys(origin["masks"], str), "masks")
+
+
+def _malformed_part(part: Any) -> str:
+    """What is not of its kind in what stands of an ROI, if anything is."""
+    if problem := malformed(part, _PART, "an ROI"):
+        return problem
+    for key, entry in part["classes"].items():
+        if problem := malformed(entry, {"name": str, **_POOLED}, f"class {key}"):
+            return problem
+    if part["top_label"] is None:
+        return ""
+    kinds = {"classwise_ece": {"pooled": (int, float, type(None))}, **_POOLED}
+    return malformed(part["top_label"], kinds, TOP_LABEL)
+
+
+def _damaged_files(of_cases: dict[str, Any], names: list[str]) -> str:
+    if set(of_cases) != set(names):
+        return "other cases in its files"
+    for case, identities in of_cases.items():
+        if not {"probabilities", "reference"} <= set(identities):
+            return f"no files of {case}"
     return ""
 
 
-def _malformed(value: Any, kind: Any, where: str) -> str:
+def _damaged_numbers(part: dict[str, Any]) -> str:
+    """What is wrong with the numbers of an ROI, if anything is."""
+    names = [case["case"] for case in part["cases"]]
+    if not names or len(set(names)) < len(names):
+        return "no case, or a case twice"
+    pooled = {key: entry["pooled"] for key, entry in part["classes"].items()}
+    if part["top_label"] is not None:
+        pooled[TOP_LABEL] = part["top_label"]["pooled"]
+    n_bins = {key: len(entry["bins"]["count"]) for key, entry in pooled.items()}
+    for key, entry in pooled.items():
+        numbers = [v for v in entry.values() if not isinstance(v, dict)]
+        curves = [*entry["bins"].values(), *entry.get("risk_coverage", {}).values()]
+        if not all(map(_is_number, (*numbers, *(v for curve in curves for v in curve)))):
+            return f"the pooled {key} has what is no number"
+        if len(entry["bins"]["edges"]) != n_bins[key] + 1:
+            return f"other bins in the pooled {key}"
+    first = _metrics(part["cases"][0])
+    for case in part["cases"]:
+        metrics = _metrics(case)
+        if unknown := [m for of_key in metrics.values() for m in of_key if m not in CATALOGUE]:
+            return f"{unknown[0]}, which is no metric, in {case['case']}"
+        if metrics.keys() != pooled.keys():
+            return f"other classes, or no top label, in {case['case']}"
+        if "classwise_ece" not in metrics.get(TOP_LABEL, {"classwise_ece"}):
+            return f"no classwise_ece in {case['case']}"
+        if any(list(metrics[key]) != list(first[key]) for key in first):
+            return f"other metrics in {case['case']}"
+        lists = [bins[n] for bins in case["bins"].values() for n in ("count", "mean_p", "mean_y")]
+        numbers = [v for of_key in metrics.values() for v in of_key.values()]
+        if not all(map(_is_number, (*numbers, *(v for values in lists for v in values)))):
+            return f"{case['case']} has what is no number"
+        if {key: len(bins["count"]) for key, bins in case["bins"].items()} != n_bins:
+            return f"other bins in {case['case']}"
+    return ""
+
+
+def _metrics(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Those of each class, and of the top label if there is one."""
+    top_label = {} if case["top_label"] is None else {TOP_LABEL: case["top_label"]}
+    return {**case["classes"], **top_label}
+
+
+def _is_number(value: Any) -> bool:
+    """A number that float64 can hold, or None for one that does not exist."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and abs(value) <= _LARGEST
+
+
+def malformed(value: Any, kind: Any, where: str) -> str:
+    """What is not of its kind in a value, if anything is.
+
+    Args:
+        value: as it was read from JSON.
+        kind: a type, several, ``[kind]`` for a list of such, or a dictionary of kinds by name.
+        where: what the value is, for the message.
+    """
     if isinstance(kind, dict):
         if not isinstance(value, dict):
             return f"{where} is no object"
         for name, its_kind in kind.items():
             if name not in value:
                 return f"{where} has no {name}"
-            if problem := _malformed(value[name], its_kind, name):
+            if problem := malformed(value[name], its_kind, name):
                 return problem
         return ""
     if isinstance(kind, list):
         if not isinstance(value, list):
             return f"{where} is no list"
-        return next((p for v in value if (p := _malformed(v, kind[0], where))), "")
+        return next((p for v in value if (p := malformed(v, kind[0], where))), "")
     return "" if isinstance(value, kind) else f"{where} is {type(value).__name__}"

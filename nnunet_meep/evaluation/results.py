@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_meep.evaluation.counting.bins import (
-    Grid,
-    RoiSums,
-)
-from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.bins import Grid, RoiSums
 from nnunet_meep.evaluation.metrics.calibration import binned_metrics, reliability_bins
-from nnunet_meep.evaluation.metrics.catalogue import (
-    Of,
-    metrics_of,
-)
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
-from nnunet_meep.evaluation.metrics.scores import (
-    class_metrics,
-    error_metrics,
-    top_label_metrics,
-)
-from nnunet_meep.evaluation.metrics.statistics import (
-    over_cases,
-)
+from nnunet_meep.evaluation.metrics.scores import class_metrics, error_metrics, top_label_metrics
+from nnunet_meep.evaluation.metrics.statistics import over_cases
+from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import Network
 
 if TYPE_CHECKING:
     import pandas
-
-#: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
-SCHEMA = 3
-#: The key that stands for the predicted label where others are of classes.
-TOP_LABEL = "top_label"
 
 
 @dataclass(frozen=True)
@@ -47,14 +31,22 @@ class RoiResult:
         classes: for each class (keys as in ``Labels.keys``) its metrics.
         top_label: metrics of the top label and ``classwise_ece``; None for regions of labels.
         bins: of each class, and of ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
-        risk_coverage: of ``top_label``, or of each class where there is none: ``coverage``,
-            ``risk``.
+        risk_coverage: of all voxels, not of single cases, and of ``top_label``, or of each class
+            where there is none: ``coverage``, ``risk``.
     """
 
     classes: dict[str, dict[str, float]]
     top_label: dict[str, float] | None
     bins: dict[str, dict[str, list[float]]]
-    risk_coverage: dict[str, dict[str, list[float]]]
+    risk_coverage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def metrics(self, key: str) -> dict[str, float]:
+        """Of a class, or of ``top_label``; a ``KeyError`` where there is none."""
+        if key != TOP_LABEL:
+            return self.classes[key]
+        if self.top_label is None:
+            raise KeyError(key)
+        return self.top_label
 
 
 @dataclass(frozen=True)
@@ -83,10 +75,11 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """What :func:`.evaluate` found.
 
     Attributes:
-        labels: the classes.
+        classes: the names of the classes, or of nnU-Net's regions, by their keys: the label as
+            text, for a region its labels as ``dataset.json`` has them.
         cases: results in the order of the case names.
         pooled: over the voxels of all cases, without distances; by the name of the ROI, in the
             order asked for.
@@ -99,9 +92,10 @@ class Evaluation:
         dataset_identity: what ``dataset.json`` holds (:mod:`.identity`).
         network: what made the predictions.
         calibrators: with which they were calibrated, and which cases they were fitted to.
+        written: when it was written into its file (ISO 8601); "" if it was not read from one.
     """
 
-    labels: Labels
+    classes: dict[str, str]
     cases: list[CaseResult]
     pooled: dict[str, RoiResult]
     settings: dict[str, Any]
@@ -113,35 +107,63 @@ class Evaluation:
     dataset_identity: str
     network: Network
     calibrators: list[dict[str, Any]]
+    written: str = ""
+
+    @property
+    def roi(self) -> str:
+        """Name of the first ROI."""
+        return next(iter(self.pooled))
+
+    @property
+    def is_region_based(self) -> bool:
+        """Are the classes nnU-Net's regions, which overlap? Then there is no top label."""
+        return self.pooled[self.roi].top_label is None
+
+    def over(self, roi: str | None) -> Evaluation:
+        """The same over one of its ROIs alone; None: the first one.
+
+        Raises:
+            InputError: there is no such ROI.
+        """
+        roi = self.roi if roi is None else roi
+        if roi not in self.pooled:
+            raise InputError(
+                f"expected a result over {roi}, got one over {', '.join(self.pooled)}; "
+                f"evaluate it again with --roi {roi}"
+            )
+        cases = [replace(case, rois={roi: case.rois[roi]}) for case in self.cases]
+        settings = {**self.settings, "rois": [roi]}
+        return replace(self, cases=cases, pooled={roi: self.pooled[roi]}, settings=settings)
 
     @property
     def class_metrics(self) -> tuple[str, ...]:
-        """The metrics of a class that were computed, in the order of tables."""
-        metrics = metrics_of(Of.CLASS)
-        if not self.settings["surface"]:
-            metrics = tuple(m for m in metrics if m not in SURFACE_METRICS)
-        return metrics + (metrics_of(Of.REGION) if self.labels.is_region_based else ())
+        """The metrics of a class that there are, in the order of tables."""
+        there = next(iter(self.cases[0].rois[self.roi].classes.values()))
+        return tuple(metric for metric in CATALOGUE if metric in there)
+
+    @property
+    def top_label_metrics(self) -> tuple[str, ...]:
+        """Those of the top label; none for regions."""
+        there = self.cases[0].rois[self.roi].top_label or {}
+        return tuple(metric for metric in CATALOGUE if metric in there)
 
     @property
     def columns(self) -> list[str]:
         """Names of what :meth:`rows` gives."""
-        metrics = [*self.class_metrics]
-        if not self.labels.is_region_based:
-            metrics += [m for m in metrics_of(Of.TOP_LABEL) if m not in metrics]
-        return ["case", "roi", "class", "name", *metrics]
+        more = [m for m in self.top_label_metrics if m not in self.class_metrics]
+        return ["case", "roi", "class", "name", *self.class_metrics, *more]
 
     def rows(self) -> Iterator[list[Any]]:
         """One row for each case, ROI and class, and for the top label where there is one.
 
         What a class or the top label does not have, and what is undefined, is NaN.
         """
-        names = dict(zip(self.labels.keys, self.labels.names, strict=True))
         metrics = self.columns[4:]
         for case in self.cases:
             for roi, result in case.rois.items():
-                rows = [(key, names[key], values) for key, values in result.classes.items()]
+                rows = [(key, self.classes[key], m) for key, m in result.classes.items()]
                 if result.top_label is not None:
-                    rows.append(("top_label", "", result.top_label))
+                    rows.append((TOP_LABEL, "", result.top_label))
                 for key, name, values in rows:
                     numbers = [values.get(m, math.nan) for m in metrics]
                     yield [case.case, roi, key, name, *numbers]
@@ -168,8 +190,50 @@ class Evaluation:
             "files": {"dataset.json": self.dataset_identity, "cases": self.files},
         }
 
+    @classmethod
+    def from_dict(cls, content: Any, sources: Sources | None = None) -> Evaluation:
+        """What :meth:`to_dict` gave, also as JSON has it, with None where a number does not exist.
+
+        Args:
+            content: to be read.
+            sources: where its files are; None: where its settings name them.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if problem := damage(content):
+            raise InputError(
+                f"expected a result of meep-calib-eval, got one that is damaged: {problem}"
+            )
+        settings = content["settings"]
+        by_roi = {settings["rois"][0]: content, **content["by_roi"]}
+        cases = [
+            CaseResult(
+                entry["case"],
+                entry["n_clipped"],
+                entry["n_not_argmax"],
+                {roi: _case_from_dict(part, part["cases"][i]) for roi, part in by_roi.items()},
+            )
+            for i, entry in enumerate(content["cases"])
+        ]
+        return cls(
+            classes={key: entry["name"] for key, entry in content["classes"].items()},
+            cases=cases,
+            pooled={roi: _pooled_from_dict(part) for roi, part in by_roi.items()},
+            settings=settings,
+            not_predicted=content["not_predicted"],
+            skipped=[(entry["case"], entry["reason"]) for entry in content["skipped"]],
+            incomplete_folds=content["incomplete_folds"],
+            sources=Sources.named_in(settings) if sources is None else sources,
+            files=content["files"]["cases"],
+            dataset_identity=content["files"]["dataset.json"],
+            network=Network.from_dict(content["network"]),
+            calibrators=content["calibrators"],
+            written=content.get("origin", {}).get("written", ""),
+        )
+
     def roi_to_dict(self, roi: str) -> dict[str, Any]:
-        """``classes``, ``top_label`` and ``cases`` of one roi."""
+        """``classes``, ``top_label`` and ``cases`` of one ROI."""
         pooled = self.pooled[roi]
         cases = [(case, case.rois[roi]) for case in self.cases]
         classes = {
@@ -181,13 +245,13 @@ class Evaluation:
                 },
                 "pooled": {**pooled.classes[key], **_curves(pooled, key)},
             }
-            for key, name in zip(self.labels.keys, self.labels.names, strict=True)
+            for key, name in self.classes.items()
         }
         top_label = None
         if pooled.top_label is not None:
             per_case = {
                 metric: over_cases([r.top_label[metric] for _, r in cases if r.top_label])
-                for metric in metrics_of(Of.TOP_LABEL)
+                for metric in self.top_label_metrics
             }
             all_voxels = dict(pooled.top_label)
             top_label = {
@@ -196,7 +260,7 @@ class Evaluation:
                     "pooled": all_voxels.pop("classwise_ece"),
                 },
                 "per_case": per_case,
-                "pooled": {**all_voxels, **_curves(pooled, "top_label")},
+                "pooled": {**all_voxels, **_curves(pooled, TOP_LABEL)},
             }
         return {
             "classes": classes,
@@ -217,10 +281,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders and files that an evaluation was given; see :func:`evaluate`.
+    """The folders and files that an evaluation was given; see :func:`.evaluate`.
 
     Attributes:
-        masks: folders of masks by the name of the roi.
+        masks: folders of masks by the name of the ROI.
     """
 
     gt_folder: Path | None
@@ -228,6 +292,19 @@ class Sources:
     dataset_json: Path | None
     plans_json: Path | None
     masks: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def named_in(cls, settings: Mapping[str, Any]) -> Sources:
+        """As the settings of an evaluation name them."""
+
+        def path(name: str) -> Path | None:
+            return None if settings.get(name) is None else Path(settings[name])
+
+        folders = settings["pred_folder"]
+        folders = [folders] if isinstance(folders, str) else folders
+        return cls(
+            path("gt_folder"), tuple(map(Path, folders)), path("dataset_json"), path("plans_json")
+        )
 
 
 def _without_edges(bins: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -248,7 +325,15 @@ def roi_result(
     sums: RoiSums,
     distances_mm: tuple[dict[str, float], ...] | None,
 ) -> RoiResult:
-    classes, bins, risk = {}, {}, {}
+    """The numbers of sums.
+
+    Args:
+        labels: the classes.
+        grid: of the cells.
+        sums: of a case or of several.
+        distances_mm: for each class the surface distances of the case; None: without.
+    """
+    classes, bins = {}, {}
     for i, key in enumerate(labels.keys):
         of_class = sums.channels[labels.channel(i)]
         metrics = class_metrics(of_class, grid)
@@ -257,7 +342,6 @@ def roi_result(
         bins[key] = reliability_bins(of_class.cells, grid)
         if sums.top_label is None:
             classes[key] |= error_metrics(of_class.cells, grid)
-            risk[key] = risk_coverage(of_class.cells, grid, top_label=False)
     top_label = None
     if sums.top_label is not None:
         eces = [binned_metrics(channel.cells, grid)["ece"] for channel in sums.channels]
@@ -265,6 +349,60 @@ def roi_result(
             **top_label_metrics(sums.top_label, grid),
             "classwise_ece": math.fsum(eces) / len(eces),
         }
-        bins["top_label"] = reliability_bins(sums.top_label, grid)
-        risk["top_label"] = risk_coverage(sums.top_label, grid, top_label=True)
-    return RoiResult(classes, top_label, bins, risk)
+        bins[TOP_LABEL] = reliability_bins(sums.top_label, grid)
+    return RoiResult(classes, top_label, bins)
+
+
+def risk_coverages(labels: Labels, grid: Grid, sums: RoiSums) -> dict[str, dict[str, list[float]]]:
+    """``RoiResult.risk_coverage`` of sums."""
+    if sums.top_label is not None:
+        return {TOP_LABEL: risk_coverage(sums.top_label, grid, top_label=True)}
+    return {
+        key: risk_coverage(sums.channels[labels.channel(i)].cells, grid, top_label=False)
+        for i, key in enumerate(labels.keys)
+    }
+
+
+def _pooled_from_dict(part: dict[str, Any]) -> RoiResult:
+    """The content of :meth:`Evaluation.roi_to_dict` for all voxels."""
+    pooled = {key: entry["pooled"] for key, entry in part["classes"].items()}
+    top_label = None
+    if part["top_label"] is not None:
+        pooled[TOP_LABEL] = part["top_label"]["pooled"]
+        classwise_ece = part["top_label"]["classwise_ece"]["pooled"]
+        top_label = _numbers({**pooled[TOP_LABEL], "classwise_ece": classwise_ece})
+    return RoiResult(
+        {key: _numbers(pooled[key]) for key in part["classes"]},
+        top_label,
+        {key: _lists(entry["bins"]) for key, entry in pooled.items()},
+        {k: _lists(e["risk_coverage"]) for k, e in pooled.items() if "risk_coverage" in e},
+    )
+
+
+def _case_from_dict(part: dict[str, Any], case: dict[str, Any]) -> RoiResult:
+    pooled = {**part["classes"], TOP_LABEL: part["top_label"]}
+    top_label = case["top_label"]
+    return RoiResult(
+        {key: _numbers(metrics) for key, metrics in case["classes"].items()},
+        None if top_label is None else _numbers(top_label),
+        {
+            key: {"edges": pooled[key]["pooled"]["bins"]["edges"], **_lists(bins)}
+            for key, bins in case["bins"].items()
+        },
+    )
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    """The metrics among what an entry holds; None becomes NaN."""
+    return {
+        name: math.nan if value is None else value
+        for name, value in entry.items()
+        if not isinstance(value, dict)
+    }
+
+
+def _lists(curves: dict[str, list[Any]]) -> dict[str, list[float]]:
+    return {
+        name: [math.nan if value is None else value for value in values]
+        for name, values in curves.items()
+    }

@@ -1,26 +1,20 @@
-"""``calibration.json`` on disk: found, read, and refused if damaged or of another format."""
+"""``calibration.json`` on disk: written, found, read, refused if damaged or of another format."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.result_format import malformed_result, malformed_settings
-from nnunet_meep.evaluation.results import SCHEMA as RESULT_SCHEMA
-from nnunet_meep.evaluation.results import TOP_LABEL
+from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, nan_to_none
+from nnunet_meep.evaluation.results import Evaluation, Sources
 
-_LARGEST = np.finfo(np.float64).max
-#: What a result has.
-_PARTS = {
-    *("settings", "network", "calibrators", "classes", "cases", "not_predicted", "skipped"),
-    *("incomplete_folds", "files", "origin", "by_roi"),
-}
-
+StrPath: TypeAlias = "str | os.PathLike[str]"
 
 #: What ``meep-calib-eval`` writes.
 RESULT = "calibration.json"
@@ -31,11 +25,26 @@ class NoResult(InputError):
 
 
 class OtherFormat(InputError):
-    """A result in a format that this version does not read; ``content`` is what was found."""
+    """A result in a format that this version does not read.
 
-    def __init__(self, message: str, content: dict[str, Any]) -> None:
+    Attributes:
+        settings: with which it was evaluated.
+        sources: where its files are.
+    """
+
+    def __init__(self, message: str, settings: dict[str, Any], sources: Sources) -> None:
         super().__init__(message)
-        self.content = content
+        self.settings, self.sources = settings, sources
+
+
+def write_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Write an evaluation as JSON, with where its files are from the folder of the path."""
+    origin = {
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_as_seen_from(path.parent, evaluation.sources),
+    }
+    content = nan_to_none({**evaluation.to_dict(), "origin": origin})
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def find_result(folder: Path) -> Path | None:
@@ -44,59 +53,114 @@ def find_result(folder: Path) -> Path | None:
     return next((p for p in candidates if p.is_file()), None)
 
 
-def load_result(folder: Path) -> dict[str, Any]:
-    """Read the result that :func:`find_result` finds.
+def read_evaluation(path: StrPath) -> Evaluation:
+    """Read what ``meep-calib-eval`` wrote.
+
+    Args:
+        path: a ``calibration.json``, its folder, or predictions with their ``calibration`` in it.
+
+    Returns:
+        The evaluation. Its sources are the files as they are seen from its folder, if the
+        predictions are there: then all was moved or copied together. Otherwise they are the files
+        as they were named.
 
     Raises:
         InputError: there is none, or it is not one that this version reads.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> evaluation = nm.read_evaluation("predictions/calibration")
+        >>> evaluation.classes
+        {'1': 'Anterior', '2': 'Posterior'}
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a folder with a result of meep-calib-eval, found none"
-        )
-    path = find_result(folder)
-    if path is None:
+    path = Path(path)
+    if path.name == RESULT:
+        found: Path | None = path if path.is_file() else None
+    elif not path.is_dir():
+        raise InputError(f"{path}: expected a folder with a result of meep-calib-eval, found none")
+    else:
+        found = find_result(path)
+    if found is None:
         raise NoResult(
-            f"{folder}: expected calibration.json in it or in its folder 'calibration', or "
+            f"{path}: expected calibration.json in it or in its folder 'calibration', or "
             f"predictions with probabilities (CASE.npz), found none"
         )
+    path = found
     try:
         content = json.loads(path.read_bytes())
         schema, settings = content["schema"], content["settings"]
-        malformed = malformed_settings(settings, complete=schema == RESULT_SCHEMA)
+        malformed = malformed_settings(settings, complete=schema == SCHEMA)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got something else"
         ) from None
-    if malformed and schema != RESULT_SCHEMA:
+    if malformed and schema != SCHEMA:
         raise InputError(
-            f"{path}: expected a result of schema {RESULT_SCHEMA}, got {schema}; evaluate it again "
-            f"with this version"
+            f"{path}: expected a result of schema {SCHEMA}, got {schema}; evaluate it again with "
+            f"this version"
         )
     if malformed:
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got one whose settings are damaged: "
             f"{malformed}"
         )
-    if schema != RESULT_SCHEMA:
+    if schema != SCHEMA:
         raise OtherFormat(
-            f"{path}: expected a result of schema {RESULT_SCHEMA}, got {schema}; evaluate it again "
-            f"with this version: {_command(settings, path.parent)}",
-            content,
+            f"{path}: expected a result of schema {SCHEMA}, got {schema}; evaluate it again with "
+            f"this version: {_command(settings, path.parent)}",
+            settings,
+            Sources.named_in(settings),
         )
-    if missing := _PARTS - set(content):
-        raise InputError(
-            f"{path}: expected a result of meep-calib-eval, got one without "
-            f"{', '.join(sorted(missing))}"
-        )
-    problem = malformed_result(content)
-    for part in () if problem else (content, *content["by_roi"].values()):
-        problem = problem or _damage(part)
-    if problem := problem or _damaged_files(content):
-        raise InputError(
-            f"{path}: expected a result of meep-calib-eval, got one that is damaged: {problem}"
-        )
-    return content
+    try:
+        evaluation = Evaluation.from_dict(content)
+        return replace(evaluation, sources=_seen_from(path.parent, content, evaluation.sources))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def holds_predictions(folder: Path) -> bool:
+    """Are there probabilities in a folder, or in the folds of a model folder?"""
+    return any(any(folder.glob(names)) for names in ("*.npz", "fold_*/validation/*.npz"))
+
+
+def _as_seen_from(folder: Path, sources: Sources) -> dict[str, Any]:
+    """Where the files are from the folder of results, so that both may be moved together."""
+
+    def from_here(path: Path | None) -> str | None:
+        return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
+
+    return {
+        "gt_folder": from_here(sources.gt_folder),
+        "pred_folders": [from_here(path) for path in sources.pred_folders],
+        "dataset_json": from_here(sources.dataset_json),
+        "plans_json": from_here(sources.plans_json),
+        "masks": {name: from_here(masks) for name, masks in sources.masks.items()},
+    }
+
+
+def _seen_from(folder: Path, content: dict[str, Any], named: Sources) -> Sources:
+    """The files of a result as they are seen from its folder, or else as they were named."""
+    origin = content.get("origin", {})
+
+    def seen(relative: str) -> Path:
+        return Path(os.path.normpath(folder / relative))
+
+    masks = {name: seen(relative) for name, relative in origin.get("masks", {}).items()}
+    folders = tuple(map(seen, origin.get("pred_folders", [])))
+    if not folders or not all(map(holds_predictions, folders)):
+        return replace(named, masks=masks)
+
+    def find(role: str, otherwise: Path | None) -> Path | None:
+        path = seen(origin[role]) if origin.get(role) is not None else None
+        return path if path is not None and path.exists() else otherwise
+
+    return Sources(
+        find("gt_folder", named.gt_folder),
+        folders,
+        find("dataset_json", named.dataset_json),
+        find("plans_json", named.plans_json),
+        masks,
+    )
 
 
 def _command(settings: dict[str, Any], output: Path) -> str:
@@ -114,77 +178,3 @@ def _command(settings: dict[str, Any], output: Path) -> str:
     if rois := settings.get("rois"):
         words += ["--roi", *rois]
     return shlex.join(map(str, words))
-
-
-def _damaged_files(content: dict[str, Any]) -> str:
-    """What is wrong with what a result says of its files, if anything is."""
-    try:
-        of_cases = content["files"]["cases"]
-        if set(of_cases) != {case["case"] for case in content["cases"]}:
-            return "other cases in its files"
-        for case, identities in of_cases.items():
-            if not {"probabilities", "reference"} <= set(identities):
-                return f"no files of {case}"
-    except (KeyError, TypeError, AttributeError) as error:
-        return f"{type(error).__name__} {error}"
-    return ""
-
-
-def _damage(part: dict[str, Any]) -> str:
-    """What is wrong with the cases of an ROI, if anything is."""
-    try:
-        keys, cases = list(part["classes"]), part["cases"]
-        names = [case["case"] for case in cases]
-        if not names or len(set(names)) < len(names):
-            return "no case, or a case twice"
-        for case in cases:
-            if bool(part.get("top_label")) != bool(case.get("top_label")):
-                return f"no top label, or one alone, in {case['case']}"
-            entries, first = (
-                [
-                    *(c["classes"][key] for key in keys),
-                    *([c["top_label"]] if c.get("top_label") else []),
-                ]
-                for c in (case, cases[0])
-            )
-            for entry, expected in zip(entries, first, strict=True):
-                if list(entry) != list(expected):
-                    return f"other metrics in {case['case']}"
-            if not all(map(_is_number, (v for e in entries for v in e.values()))):
-                return f"{case['case']} has what is no number"
-            for key, bins in case.get("bins", {}).items():
-                pooled = part["top_label"] if key == TOP_LABEL else part["classes"][key]
-                n_bins = len(pooled["pooled"]["bins"]["count"])
-                if any(len(bins[name]) != n_bins for name in ("count", "mean_p", "mean_y")):
-                    return f"other bins in {case['case']}"
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return f"{type(error).__name__} {error}"
-    return ""
-
-
-def _is_number(value: Any) -> bool:
-    """A number that float64 can hold, or None for one that does not exist."""
-    return value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST)
-
-
-def in_roi(result: dict[str, Any], roi: str | None, source: Path) -> dict[str, Any]:
-    """A result as if it had been evaluated over one of its ROIs alone.
-
-    Args:
-        result: content of a ``calibration.json``.
-        roi: name of the ROI; None: the first one.
-        source: what is named in errors.
-
-    Raises:
-        InputError: it was not evaluated over that roi.
-    """
-    rois = result["settings"]["rois"]
-    if roi is None or roi == rois[0]:
-        return result
-    if roi not in result.get("by_roi", {}):
-        raise InputError(
-            f"{source}: expected a result over {roi}, got one over {', '.join(rois)}; "
-            f"evaluate it again with --roi {roi}"
-        )
-    settings = {**result["settings"], "rois": [roi]}
-    return {**result, **result["by_roi"][roi], "settings": settings}

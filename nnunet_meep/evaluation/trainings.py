@@ -6,7 +6,6 @@ with what is in its files, and evaluated again where it differs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,15 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.notes import counted, file_notes, named
+from nnunet_meep.evaluation.notes import counted, named
 from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.evaluation.stored_results import (
     RESULT,
     NoResult,
     OtherFormat,
     find_result,
-    in_roi,
-    load_result,
+    holds_predictions,
+    read_evaluation,
 )
 from nnunet_meep.nnunet_files.calibrated import applied_calibrator
 from nnunet_meep.nnunet_files.identity import file_identity
@@ -40,13 +39,12 @@ class Training:
     """One training of a model.
 
     Attributes:
-        result: content of its ``calibration.json``, as if of the asked ROI alone.
-        sources: where its files are, or were.
-        notes: what has to be said before its numbers, one line each.
+        evaluation: of the asked ROI alone.
+        notes: what was done for it, and of what it is where its files were not looked at; one line
+            each.
     """
 
-    result: dict[str, Any]
-    sources: Sources
+    evaluation: Evaluation
     notes: tuple[str, ...]
 
 
@@ -76,12 +74,14 @@ def open_training(
     path = find_result(folder)
     where = folder / "calibration" if path is None else path.parent
     if as_stored:
-        result = load_result(folder)
-        lines = _as_stored(result, where)
+        evaluation = read_evaluation(folder)
+        lines = _as_stored(evaluation)
     else:
-        result, lines = _of_now(folder, where, gt_folder, roi, write)
-    sources = _sources(result, where)
-    return Training(in_roi(result, roi, folder), sources, (*lines, *file_notes(result)))
+        evaluation, lines = _of_now(folder, where, gt_folder, roi, write)
+    try:
+        return Training(evaluation.over(roi), tuple(lines))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
 
 
 def _of_now(
@@ -90,24 +90,24 @@ def _of_now(
     gt_folder: Path | None,
     roi: str | None,
     write: Callable[[Evaluation, Path], object],
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Evaluation, list[str]]:
     """The result of the files that are there, and what was done for it."""
-    other_format = None
+    stored, other_format = None, None
     try:
-        stored = load_result(folder)
+        stored = read_evaluation(folder)
+        settings, sources = stored.settings, stored.sources
     except OtherFormat as error:
-        stored, other_format = error.content, error
+        settings, sources, other_format = error.settings, error.sources, error
     except NoResult:
-        if not _holds_predictions(folder):
+        if not holds_predictions(folder):
             raise
         sources = Sources(gt_folder, (folder,), None, None)
         return _evaluate(where, sources, {"rois": [roi or "image"]}, write), []
-    sources = _sources(stored, where)
-    if _holds_predictions(folder) and [folder.resolve()] != [
+    if holds_predictions(folder) and [folder.resolve()] != [
         path.resolve() for path in sources.pred_folders
     ]:  # the result that lies in it is of others, or of more
         sources = replace(sources, pred_folders=(folder,))
-    if not any(map(_holds_predictions, sources.pred_folders)):
+    if not any(map(holds_predictions, sources.pred_folders)):
         if other_format is not None:
             raise other_format
         raise InputError(
@@ -122,20 +122,20 @@ def _of_now(
             f"{where / RESULT}: expected its references in {sources.gt_folder}, found none; give "
             f"their folder with --gt, or compare the result as it was written with --as-stored"
         )
-    _refuse_other_masks(stored, where)
-    changes = ["it has another format"] if other_format else _changes(stored, sources)
-    if not changes:
-        return stored, []
-    options = {name: stored["settings"][name] for name in _OPTIONS if name in stored["settings"]}
+    _refuse_other_masks(sources, where)
+    if stored is None:
+        changes = ["it has another format"]
+    elif not (changes := _changes(stored, sources)):
+        return replace(stored, sources=sources), []
+    options = {name: settings[name] for name in _OPTIONS if name in settings}
     line = f"{where / RESULT}: {'; '.join(changes)}: evaluated again"
     return _evaluate(where, sources, options, write), [line]
 
 
-def _refuse_other_masks(stored: dict[str, Any], where: Path) -> None:
+def _refuse_other_masks(sources: Sources, where: Path) -> None:
     """An ROI ``mask:FOLDER`` has the name that was given, which may mean another folder here."""
-    for name, relative in stored.get("origin", {}).get("masks", {}).items():
+    for name, there in sources.masks.items():
         here = parse_roi(name).mask_folder
-        there = Path(os.path.normpath(where / relative))
         if here is not None and there.is_dir() and here.resolve() != there.resolve():
             raise InputError(
                 f"{where / RESULT}: expected the masks {there} with which it was evaluated, found "
@@ -149,7 +149,7 @@ def _evaluate(
     sources: Sources,
     options: dict[str, Any],
     write: Callable[[Evaluation, Path], object],
-) -> dict[str, Any]:
+) -> Evaluation:
     try:
         evaluation = evaluate(
             sources.gt_folder,
@@ -166,19 +166,19 @@ def _evaluate(
         hint = "it has options for other cases" if sources.gt_folder else "or give --gt"
         raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
     write(evaluation, target)
-    return load_result(target)
+    return evaluation
 
 
-def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
+def _changes(stored: Evaluation, sources: Sources) -> list[str]:
     """In what a result is not that of the files which are there now: one phrase each."""
     predictions = Predictions.open(
         sources.gt_folder, sources.pred_folders, sources.dataset_json, sources.plans_json
     )
     dataset = predictions.dataset
-    settings, files = stored["settings"], stored["files"]
+    settings, before = stored.settings, stored.files
     rois = [parse_roi(name) for name in settings["rois"]]
-    left_out = {entry["case"]: entry["reason"] for entry in stored["skipped"]}
-    before, new, changed, again = files["cases"], [], [], []
+    left_out = dict(stored.skipped)
+    new, changed, again = [], [], []
     for case in predictions.paired.cases:
         try:
             now = cache.case_identity(case, dataset.file_ending, rois)
@@ -205,72 +205,37 @@ def _changes(stored: dict[str, Any], sources: Sources) -> list[str]:
     unpaired = dict(predictions.paired.broken)
     calibrators = [applied_calibrator(f) for f in predictions.folders.predictions]
     others = {
-        "dataset.json": (files["dataset.json"], file_identity(dataset.path)),
+        "dataset.json": (stored.dataset_identity, file_identity(dataset.path)),
         "the reader in plans.json": (settings["reader"], dataset.reader),
         "the calibrator": (
-            [c["identity"] for c in stored["calibrators"]],
+            [c["identity"] for c in stored.calibrators],
             [c.identity for c in calibrators if c is not None],
         ),
         "references without a prediction": (
-            stored["not_predicted"],
+            stored.not_predicted,
             predictions.paired.not_predicted,
         ),
         "what does not pair up": (
             {case: reason for case, reason in left_out.items() if case not in again},
             unpaired,
         ),
-        "the folds": (stored["incomplete_folds"], predictions.incomplete_folds()),
+        "the folds": (stored.incomplete_folds, predictions.incomplete_folds()),
         "the version of nnunet-meep": (settings["version"], __version__),
     }
     return found + [f"{what} changed" for what, (was, now) in others.items() if was != now]
 
 
-def _sources(result: dict[str, Any], where: Path) -> Sources:
-    """The files behind a result: as they are seen from its folder, or else as they were named.
-
-    From its folder, if the predictions are there: then all was moved or copied together.
-    """
-    settings, origin = result["settings"], result.get("origin", {})
-
-    def seen(relative: str) -> Path:
-        return Path(os.path.normpath(where / relative))
-
-    folders = tuple(map(seen, origin.get("pred_folders", [])))
-    if not folders or not all(map(_holds_predictions, folders)):
-        names = settings["pred_folder"]
-        folders = tuple(map(Path, [names] if isinstance(names, str) else names))
-        origin = {}
-
-    def find(role: str, named: str | None = None) -> Path | None:
-        path = seen(origin[role]) if origin.get(role) is not None else None
-        if path is not None and path.exists():
-            return path
-        return None if named is None else Path(named)
-
-    return Sources(
-        find("gt_folder", settings["gt_folder"]),
-        folders,
-        find("dataset_json", settings.get("dataset_json")),
-        find("plans_json", settings.get("plans_json")),
-    )
-
-
-def _holds_predictions(folder: Path) -> bool:
-    """Are there probabilities in a folder, or in the folds of a model folder?"""
-    return any(any(folder.glob(names)) for names in ("*.npz", "fold_*/validation/*.npz"))
-
-
-def _as_stored(result: dict[str, Any], where: Path) -> list[str]:
+def _as_stored(evaluation: Evaluation) -> list[str]:
     """From when and of what a result is, and whether its files are still those."""
-    settings = result["settings"]
+    settings = evaluation.settings
     folders = settings["pred_folder"]
     folders = folders if isinstance(folders, str) else ", ".join(folders)
     lines = [
-        f"as stored on {result['origin']['written']}: {counted(len(result['cases']), 'case')} of "
+        f"as stored on {evaluation.written}: {counted(len(evaluation.cases), 'case')} of "
         f"{folders} against {settings['gt_folder']}, evaluated by nnunet-meep {settings['version']}"
     ]
     try:
-        if changes := _changes(result, _sources(result, where)):
+        if changes := _changes(evaluation, evaluation.sources):
             lines.append(f"its files are not the same any more: {'; '.join(changes)}")
     except InputError:
         lines.append("not compared with its files, which are not there")

@@ -134,17 +134,22 @@ def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
     """The cases that a calibrator was fitted to, of the content of its file.
 
     Returns:
-        ``case``, and the identities of ``probabilities`` and ``reference``, of each.
+        ``case``, and the identities of ``probabilities`` and ``reference``, of each; nothing if it
+        was fitted to arrays.
 
     Raises:
         ValueError: they are missing.
     """
     names = ("case", "probabilities", "reference")
     try:
-        cases = [[case[name] for name in names] for case in calibrator["fitted_on"]["cases"]]
-    except (TypeError, KeyError) as error:
+        fitted_on = calibrator["fitted_on"]
+        cases = [[case[name] for name in names] for case in fitted_on["cases"]]
+        of_arrays = fitted_on.get("arrays") is True and not cases
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no cases that it was fitted to ({error})") from None
-    if not cases or not all(isinstance(text, str) for case in cases for text in case):
+    if not (cases or of_arrays) or not all(
+        isinstance(text, str) for case in cases for text in case
+    ):
         raise ValueError("no cases that it was fitted to")
     return tuple(dict(zip(names, case, strict=True)) for case in cases)
 

@@ -17,6 +17,7 @@ The file (format 3) is JSON with the keys
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ class Calibrator:
             )
         return differences
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``calibrator.json``.
 
         Raises:
@@ -209,7 +210,7 @@ class Calibrator:
         text = json.dumps(content, indent=2)
         # Lists of numbers on a line each: a thousand lines of steps hide the rest.
         text = re.sub(r'\[([^\[\]{}"]*)\]', lambda m: f"[{' '.join(m[1].split())}]", text)
-        with replacing_file(path) as temporary:
+        with replacing_file(Path(path)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -237,12 +238,19 @@ def is_joint(method: str, labels: Labels) -> bool:
     return several and method not in ("platt", "isotonic")
 
 
-def read_calibrator(path: Path) -> Calibrator:
+def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
     """Read ``calibrator.json``.
 
     Raises:
         InputError: it is no such file, or takes a library that is not installed.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> calibrator = nm.read_calibrator("calibrator.json")
+        >>> calibrator.method
+        'temperature'
     """
+    path = Path(path)
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from tqdm import tqdm
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import CellTotals, bin_index, grid
 from nnunet_meep.evaluation.counting.cache import case_identity
-from nnunet_meep.evaluation.counting.one_pass import sum_case
-from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
 from nnunet_meep.evaluation.metrics.calibration import bins_of_sums
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
@@ -40,6 +38,7 @@ from nnunet_meep.posthoc.calibrator import (
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap, JointTemperature
 from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
 from nnunet_meep.posthoc.scalings import check_installed, fit_scaling
+from nnunet_meep.posthoc.voxels import FileVoxels, Voxels
 
 #: Bins of the reliability before and after.
 N_BINS = 15
@@ -119,10 +118,9 @@ def fit(
     folders, dataset, cases = predictions.folders, predictions.dataset, predictions.paired.cases
     refuse_unpaired(folders, predictions.paired)
     files = [_files(case, dataset, where) for case in cases]
-    bar = tqdm(cases, unit="case", disable=not progress)
-    with bar:
-        how = _fit_joint if is_joint(method, dataset.labels) else _fit_binaries
-        maps, classes, learnt_on = how(method, bar, dataset, where)
+    with tqdm(cases, unit="case", disable=not progress) as bar:
+        voxels = (FileVoxels(case, dataset, where) for case in bar)
+        learnt = learn(method, voxels, len(cases), dataset.labels, where)
     for case, before in zip(cases, files, strict=True):
         if _files(case, dataset, where) != before:
             raise InputError(
@@ -138,16 +136,7 @@ def fit(
             for case, f in zip(cases, files, strict=True)
         ],
         "roi": roi,
-        **learnt_on,
-        "classes": {
-            key: {
-                "name": c.name,
-                "n_voxels": c.n_voxels,
-                "log_loss_before": c.log_loss_before,
-                "log_loss_after": c.log_loss_after,
-            }
-            for key, c in classes.items()
-        },
+        **learnt.on,
     }
     calibrator = Calibrator(
         method,
@@ -155,9 +144,9 @@ def fit(
         label_entries(dataset.dataset_json),
         network=network_of(folders.predictions),
         fitted_on=fitted_on,
-        **maps,
+        **learnt.maps,
     )
-    return Fit(calibrator, classes, predictions.incomplete_folds())
+    return Fit(calibrator, learnt.classes, predictions.incomplete_folds())
 
 
 def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
@@ -170,19 +159,59 @@ def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
     return files
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What was learnt from voxels.
+
+    Attributes:
+        maps: ``binary`` and ``reasons``, or ``joint``, of :class:`.Calibrator`.
+        classes: see :class:`Fit`.
+        on: from what it was learnt, as JSON.
+    """
+
+    maps: dict[str, Any]
+    classes: dict[str, ClassFit]
+    on: dict[str, Any]
+
+
+def learn(method: str, cases: Iterable[Voxels], n_cases: int, labels: Labels, roi: Roi) -> Learnt:
+    """Learn from voxels, wherever they are.
+
+    Args:
+        method: one of ``METHODS``.
+        cases: gone through once.
+        n_cases: how many there are.
+        labels: the classes.
+        roi: which voxels count.
+
+    Raises:
+        InputError: a case cannot be used, or there is nothing to learn.
+    """
+    if is_joint(method, labels):
+        maps, classes, learnt_on = _fit_joint(method, cases, n_cases, labels, roi)
+    else:
+        maps, classes, learnt_on = _fit_binaries(method, cases, labels, roi)
+    learnt_on["classes"] = {
+        key: {
+            "name": c.name,
+            "n_voxels": c.n_voxels,
+            "log_loss_before": c.log_loss_before,
+            "log_loss_after": c.log_loss_after,
+        }
+        for key, c in classes.items()
+    }
+    return Learnt(maps, classes, learnt_on)
+
+
 def _fit_binaries(
-    method: str, cases: Sequence[Case], dataset: Dataset, roi: Roi
+    method: str, cases: Iterable[Voxels], labels: Labels, roi: Roi
 ) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
-    labels = dataset.labels
     cells_of_grid = grid(N_BINS)
     totals = {key: CellTotals(cells_of_grid.n_cells) for key in binary_keys(labels)}
     for case in cases:
-        reference = read_reference(case, dataset, [roi])
-        sums = sum_case(case, labels, reference, N_BINS, [roi], surface=False)
-        del reference  # before the next one is read
+        sums = case.counts(N_BINS).sums_of(roi)
         for key, total in totals.items():
-            channels = sums.rois[roi.name].channels
-            total.add(channels[binary_channel(labels, key)].cells)
+            total.add(sums.channels[binary_channel(labels, key)].cells)
     maps: dict[str, BinaryMap | None] = {}
     reasons: dict[str, str] = {}
     classes = {}
@@ -205,15 +234,10 @@ def _fit_binaries(
 
 
 def _fit_joint(
-    method: str, cases: Sequence[Case], dataset: Dataset, roi: Roi
+    method: str, cases: Iterable[Voxels], n_cases: int, labels: Labels, roi: Roi
 ) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
-    labels = dataset.labels
-    samples = []
-    n_each = voxels_per_case(len(cases), labels.n_channels)
-    for i, case in enumerate(cases):
-        reference = read_reference(case, dataset, [roi])
-        samples.append(sample_case(case, labels, reference, roi, n_each, i))
-        del reference
+    n_each = voxels_per_case(n_cases, labels.n_channels)
+    samples = [sample_case(case, labels, roi, n_each, i) for i, case in enumerate(cases)]
     sample = Sample.joined(samples)
     samples.clear()
     if (sample.p.argmax(axis=1) == sample.y).all():

@@ -10,14 +10,9 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.calibration import ece_of_bins
 from nnunet_meep.evaluation.notes import fold_notes
-from nnunet_meep.evaluation.report.plots import (
-    COLORS,
-    Layer,
-    plain,
-    reliability_figure,
-    save_figure,
-)
-from nnunet_meep.evaluation.report.text import aligned
+from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
+from nnunet_meep.evaluation.report.plots import COLORS, plain
+from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import Fit
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
@@ -88,9 +83,7 @@ def table(fit: Fit) -> str:
         log_loss = [f"{1e3 * fitted_on[f'log_loss_{w}']:.2f}" for w in ("before", "after")]
         words = _in_words(calibrator.joint)
         rows.append(["all classes", words, f"{fitted_on['n_voxels']:,}", *log_loss, "", ""])
-    lines = aligned(rows)
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines.insert(0, f"{_title(fit)}, {fitted_on['n_voxels']:,} voxels\n")
+    lines = [f"{_title(fit)}, {fitted_on['n_voxels']:,} voxels", "", text_table(rows)]
     for key, reason in calibrator.reasons.items():
         lines.append(f"{fit.classes[key].name}: left as it is: {reason}")
     if calibrator.joint is not None:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.counting.one_pass import count_case
-from nnunet_meep.evaluation.counting.reference import Reference
 from nnunet_meep.evaluation.counting.roi import Roi
-from nnunet_meep.nnunet_files.cases import Case
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.probabilities import PART, open_probabilities
+from nnunet_meep.nnunet_files.probabilities import PART
+from nnunet_meep.posthoc.voxels import Voxels
 
 #: Probabilities (voxels times classes) in a sample at most, but for one voxel of each stratum.
 MAX_VALUES = 2_000_000
@@ -55,37 +53,28 @@ def voxels_per_case(n_cases: int, n_classes: int) -> int:
     return max(MAX_VALUES // n_classes // n_cases, 1)
 
 
-def sample_case(
-    case: Case,
-    labels: Labels,
-    reference: Reference,
-    roi: Roi,
-    n_voxels: int,
-    number: int,
-) -> Sample:
+def sample_case(voxels: Voxels, labels: Labels, roi: Roi, n_voxels: int, number: int) -> Sample:
     """Sample the voxels of a case of labels; its probabilities are read twice.
 
     Args:
-        case: which files.
+        voxels: of the case.
         labels: the classes, no regions.
-        reference: its reference.
         roi: where voxels count.
         n_voxels: how many at most; more if there are more strata, each of which has one.
         number: of the case, for the random choice.
 
     Raises:
-        InputError: the file cannot be used.
+        InputError: the case cannot be used.
     """
-    counts = count_case(case, labels, reference, 1, [roi])
+    counts = voxels.counts(1)
     codes, winner = counts.codes_in(roi), counts.winner
     del counts
     chosen, weight = _choose(codes, winner, labels.nowhere, n_voxels, number)
     p = np.empty((labels.n_channels, len(chosen)), np.float32)
-    with open_probabilities(case.probabilities) as file:
-        for part in file.parts():
-            inside = slice(*np.searchsorted(chosen, [part.start, part.stop]))
-            p[part.channel, inside] = part.p[chosen[inside] - part.start]
-            part.release()
+    for part in voxels.parts():
+        inside = slice(*np.searchsorted(chosen, [part.start, part.stop]))
+        p[part.channel, inside] = part.p[chosen[inside] - part.start]
+        part.release()
     return Sample(np.clip(p.T, 0, 1), codes[chosen].astype(np.intp), weight)
 
 

@@ -31,13 +31,14 @@ from tqdm import tqdm
 
 from nnunet_meep.cli import calib_compare, calib_eval
 from nnunet_meep.evaluation import trainings
-from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.metrics import statistics
-from nnunet_meep.evaluation.report import comparison_report, page
+from nnunet_meep.evaluation.report import comparison_report, evaluation_report, page
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import text as report
+from nnunet_meep.evaluation.result_format import nan_to_none
 
 DATASET = "Dataset005_Hippo"
 MODELS = ("default", "MEEP")
@@ -235,7 +236,7 @@ class History:
         expected = self._from_scratch(model, self.options)
         written = json.loads((model / "calibration" / "calibration.json").read_text())
         del written["origin"]
-        _same(written, report.nan_to_none(expected.to_dict()), "calibration.json")
+        _same(written, nan_to_none(expected.to_dict()), "calibration.json")
         if report.table(expected) not in printed:
             raise WrongNumber(f"another table than\n{report.table(expected)}\nis in\n{printed}")
 
@@ -248,11 +249,10 @@ class History:
         arguments += ["-o", str(self.root / "comparison")]
         code, printed = self._command(calib_compare.main, arguments)
         defaults = {"bins": 15, "rois": ["image"], "surface": True, "segmentation": "file"}
-        models = []
+        models = {}
         for name, model in self.models.items():
             options = {k: (stored[name] or defaults)[k] for k in defaults}
-            content = report.nan_to_none(self._from_scratch(model, options).to_dict())
-            models.append(Model(name, (json.loads(json.dumps(content)),)))
+            models[name] = self._from_scratch(model, options)
         try:
             expected = tables.terminal(compare(models))
         except Exception as error:  # other ROIs, say: then the command has to say it, too
@@ -330,10 +330,12 @@ def run_history(seed: int) -> list[str]:
         new_environment = {"nnUNet_preprocessed": str(root / "preprocessed")}
         stack.enter_context(patch.dict(os.environ, new_environment))
         # Pictures and intervals are not what is looked at, and take nearly all of the time.
-        no_picture = patch.object(report, "save_figure", lambda figure, path, kind: path.touch())
+        no_picture = patch.object(
+            evaluation_report, "save_figure", lambda figure, path, kind: path.touch()
+        )
         for patched in (
             no_picture,
-            patch.object(report, "reliability_figure", lambda *args: None),
+            patch.object(evaluation_report, "reliability_figure", lambda *args: None),
             patch.object(comparison_report, "comparison_pictures", lambda *args: {}),
             patch.object(comparison_report, "_write_slices", lambda *args: {}),
             patch.object(page, "render", lambda *args: ""),

@@ -3,35 +3,87 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_meep.evaluation.compare import compare
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.results import Evaluation
+
 LABELS = {"background": 0, "Anterior": 1, "Posterior": 2}
 
 
-#: What a ``calibration.json`` has beside numbers, where nothing is to be said of them.
-NOTHING_TO_SAY: dict[str, Any] = {
-    "network": {},
-    "calibrators": [],
-    "not_predicted": [],
-    "skipped": [],
-    "incomplete_folds": [],
-    "by_roi": {},
-    "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
-}
+#: Bins where only their being there matters.
+ONE_BIN: dict[str, Any] = {"count": [1], "mean_p": [0.5], "mean_y": [0.5]}
 
 
-def files_of(cases: Iterable[str]) -> dict[str, Any]:
-    """What a ``calibration.json`` says of the files of cases."""
-    roles = ("probabilities", "reference")
-    return {
-        "dataset.json": "",
-        "cases": {c: {role: f"{role} {c}" for role in roles} for c in cases},
+def stored_result(
+    cases: dict[str, dict[str, dict[str, float | None]]],
+    top_label: dict[str, dict[str, float | None]] | None = None,
+    names: dict[str, str] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """The content of a ``calibration.json`` with which nothing is wrong.
+
+    Args:
+        cases: case: class key: metrics.
+        top_label: case: metrics; None: of regions, which have none.
+        names: of the classes by their keys; None: ``class 1`` and so on.
+        settings: other than usual.
+    """
+    keys = list(next(iter(cases.values())))
+    pooled = {"pooled": {"bins": {"edges": [0.0, 1.0], **ONE_BIN}}}
+    content = {
+        "schema": 3,
+        "settings": {
+            **{"bins": 15, "rois": ["image"], "surface": True, "segmentation": "file"},
+            **{"gt_folder": "gt", "pred_folder": "pred", "reader": None},
+            **{"chill": False, "version": "1", **settings},
+        },
+        "network": {},
+        "calibrators": [],
+        "not_predicted": [],
+        "skipped": [],
+        "incomplete_folds": [],
+        "by_roi": {},
+        "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
+        "files": {
+            "dataset.json": "",
+            "cases": {
+                case: {role: f"{role} {case}" for role in ("probabilities", "reference")}
+                for case in cases
+            },
+        },
+        "classes": {
+            key: {"name": f"class {key}" if names is None else names[key], **pooled} for key in keys
+        },
+        "top_label": None if top_label is None else {"classwise_ece": {"pooled": 0.0}, **pooled},
+        "cases": [
+            {
+                "case": case,
+                "classes": classes,
+                "top_label": top_label and {"classwise_ece": 0.0, **top_label[case]},
+                "n_not_argmax": 0,
+                "n_clipped": 0,
+                "bins": dict.fromkeys([*keys, *["top_label"] * (top_label is not None)], ONE_BIN),
+            }
+            for case, classes in cases.items()
+        ],
     }
+    return deepcopy(content)  # so that a test may change one place
+
+
+def compared(models: dict[str, Any], **options: Any) -> Comparison:
+    """Contents of ``calibration.json``, or lists of them, compared."""
+    evaluations = {
+        name: [Evaluation.from_dict(c) for c in ([given] if isinstance(given, dict) else given)]
+        for name, given in models.items()
+    }
+    return compare(evaluations, **options)
 
 
 class PredictionFolder:

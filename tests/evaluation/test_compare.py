@@ -4,51 +4,30 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
-from predictions import NOTHING_TO_SAY, files_of
+from predictions import ONE_BIN, compared, stored_result
 from scipy.stats import wilcoxon
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Model, compare
-from nnunet_meep.evaluation.stored_results import in_roi, load_result
+from nnunet_meep.evaluation.compare import compare
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.result_format import nan_to_none
+from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.stored_results import read_evaluation
 
 METRICS = ("dice", "ece", "volume_true_ml")
 
 
 def result(values, *, roi="image", classes=("1",), top_label=True, **settings):
     """A ``calibration.json``; ``values``: case: metrics of every class, None for undefined."""
-    cases = [
-        {
-            "case": case,
-            "classes": {key: dict(zip(METRICS, row, strict=True)) for key in classes},
-            "top_label": {"ece": row[1], "error_rate_ratio": row[0]} if top_label else None,
-            "n_not_argmax": 0,
-        }
+    cases = {
+        case: {key: dict(zip(METRICS, row, strict=True)) for key in classes}
         for case, row in values.items()
-    ]
-    return {
-        "schema": 3,
-        "settings": {
-            "bins": 15,
-            "rois": [roi],
-            "gt_folder": "gt",
-            "pred_folder": "pred",
-            "version": "1",
-            "surface": True,
-            "segmentation": "file",
-            "chill": False,
-            "reader": None,
-            **settings,
-        },
-        **NOTHING_TO_SAY,
-        "files": files_of(values),
-        "classes": {key: {"name": f"class {key}"} for key in classes},
-        "top_label": {} if not top_label else {"per_case": {}},
-        "cases": cases,
     }
+    of_errors = {case: {"ece": row[1], "error_rate_ratio": row[0]} for case, row in values.items()}
+    return stored_result(cases, of_errors if top_label else None, rois=[roi], **settings)
 
 
 def random_result(seed, n=12, shift=0.0, **kwargs):
@@ -64,7 +43,7 @@ def column(training, metric):
 
 def test_summary_of_each_model_is_over_its_cases() -> None:
     a, b = random_result(0), random_result(1)
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     for name, training in (("a", a), ("b", b)):
         entry = comparison.summary[name]["1"]["ece"]
         assert entry["mean"] == pytest.approx(column(training, "ece").mean())
@@ -77,7 +56,7 @@ def test_summary_of_each_model_is_over_its_cases() -> None:
 
 def test_trainings_are_averaged_per_case_first() -> None:
     seeds = [random_result(seed) for seed in range(3)]
-    comparison = compare([Model("a", (random_result(9),)), Model("b", tuple(seeds))])
+    comparison = compared({"a": random_result(9), "b": seeds})
     dice = np.array([column(s, "dice") for s in seeds])
     entry = comparison.summary["b"]["1"]["dice"]
     assert entry["std"] == pytest.approx(dice.mean(axis=0).std(ddof=1))
@@ -87,7 +66,7 @@ def test_trainings_are_averaged_per_case_first() -> None:
 
 def test_differences_are_paired_and_tested() -> None:
     a, b = random_result(0), random_result(1, shift=0.3)
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     test = comparison.differences["b"]["1"]["ece"]
     difference = column(b, "ece") - column(a, "ece")
     assert test["mean"] == pytest.approx(difference.mean())
@@ -114,11 +93,12 @@ def test_p_is_corrected_by_holm_for_the_tests_that_tables_show() -> None:
     for training in results:
         for case in training["cases"]:
             case["classes"]["1"]["mce"] = 2 * case["classes"]["1"]["ece"]  # in no table
-    comparison = compare([Model(str(i), (training,)) for i, training in enumerate(results)])
+    comparison = compared({str(i): training for i, training in enumerate(results)})
     every = all_tests(comparison)
-    hidden = [t for (_, _, metric), t in every.items() if metric == "mce"]
+    in_no_table = ("mce", "classwise_ece")
+    hidden = [t for (_, _, metric), t in every.items() if metric in in_no_table]
     assert all(t["p"] <= 1 and np.isnan([t["p_holm"], t["p_holm_smallest"]]).all() for t in hidden)
-    tests = [t for (_, _, m), t in every.items() if m != "mce" and not np.isnan(t["p"])]
+    tests = [t for (_, _, m), t in every.items() if m not in in_no_table and not np.isnan(t["p"])]
     assert len(tests) == comparison.n_tests == 3 * (2 + 2)  # volumes are not tested
     assert comparison.to_dict()["n_tests"] == 12
     p = np.array([t["p"] for t in tests])
@@ -134,7 +114,7 @@ def test_no_p_is_below_what_so_many_pairs_can_give(n) -> None:
     a, b = random_result(0, n=n), random_result(0, n=n)
     for i, case in enumerate(b["cases"]):  # every case is worse: the smallest p there is
         case["classes"]["1"]["dice"] -= 0.01 * (i + 1)
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     test = comparison.differences["b"]["1"]["dice"]
     assert test["p"] == pytest.approx(2.0 ** (1 - n), rel=1e-12)
     for key, metric in (("1", "dice"), ("1", "ece"), ("top_label", "error_rate_ratio")):
@@ -148,7 +128,7 @@ def test_the_smallest_corrected_p_is_that_of_a_family_whose_tests_all_have_their
     a, b = random_result(0, n=12), random_result(1, n=12)
     for case in a["cases"][6:]:
         case["classes"]["1"]["dice"] = None  # as where a class is in half of the cases
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     of_class = comparison.differences["b"]["1"]
     assert of_class["ece"]["p_holm_smallest"] == 4 * 2.0**-11
     # The others come before it, so that it is not multiplied.
@@ -168,21 +148,21 @@ def test_the_smallest_corrected_p_is_that_of_a_family_whose_tests_all_have_their
 def test_p_is_exact_with_few_differences_equal_ones_and_none(difference, p) -> None:
     a = result({f"c{i}": [1, 1, 1] for i in range(len(difference))})
     b = result({f"c{i}": [1 + d, 1, 1] for i, d in enumerate(difference)})
-    test = compare([Model("a", (a,)), Model("b", (b,))]).differences["b"]["1"]["dice"]
+    test = compared({"a": a, "b": b}).differences["b"]["1"]["dice"]
     assert test["p"] == pytest.approx(p, rel=1e-12)
     assert test["p_smallest"] == 2.0 ** (1 - len(difference))
 
 
 def test_equal_models_do_not_differ() -> None:
     a = random_result(0)
-    test = compare([Model("a", (a,)), Model("b", (a,))]).differences["b"]["1"]["dice"]
+    test = compared({"a": a, "b": a}).differences["b"]["1"]["dice"]
     assert (test["mean"], test["p"], test["p_holm"]) == (0, 1, 1)
 
 
 def test_only_common_cases_count_and_the_others_are_said() -> None:
     a = result({"x": [0.1, 0.2, 1], "y": [0.3, 0.4, 1]})
     b = result({"y": [0.5, 0.6, 1], "z": [0.7, 0.8, 1]})
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     assert comparison.cases == ("y",)
     assert comparison.summary["a"]["1"]["dice"]["mean"] == 0.3
     assert [w.split(":")[0] for w in comparison.warnings] == ["a", "b"]
@@ -192,7 +172,7 @@ def test_only_common_cases_count_and_the_others_are_said() -> None:
 def test_an_undefined_value_is_left_out_on_both_sides() -> None:
     a = result({"x": [0.1, 0.2, 1], "y": [None, 0.4, 1], "z": [0.5, 0.1, 1]})
     b = result({"x": [0.2, 0.2, 1], "y": [0.5, 0.6, 1], "z": [None, 0.1, 1]})
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     assert comparison.summary["a"]["1"]["dice"]["n_undefined"] == 1
     test = comparison.differences["b"]["1"]["dice"]
     assert test["n"] == 1
@@ -203,7 +183,7 @@ def test_an_undefined_value_is_left_out_on_both_sides() -> None:
 
 def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
     seeds = (result({"x": [None, 0.2, 1]}), result({"x": [0.4, 0.2, 1]}))
-    entry = compare([Model("a", seeds)]).summary["a"]["1"]["dice"]
+    entry = compared({"a": seeds}).summary["a"]["1"]["dice"]
     assert (entry["mean"], entry["n_undefined"]) == (0.4, 0)
 
 
@@ -212,25 +192,26 @@ def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
     [("bins", 10), ("surface", False), ("segmentation", "argmax"), ("version", "2")],
 )
 def test_other_settings_are_said(setting, value) -> None:
-    models = [Model("a", (random_result(0),)), Model("b", (random_result(1, **{setting: value}),))]
-    (line,) = compare(models).warnings
+    models = {"a": random_result(0), "b": random_result(1, **{setting: value})}
+    (line,) = compared(models).warnings
     assert setting in line
     assert str(value) in line
 
 
 def test_results_without_a_top_label_are_compared_by_class(tmp_path) -> None:
     old, new = random_result(0), random_result(1)
-    del old["top_label"]  # as before the top label was evaluated
+    old["top_label"] = None  # as of nnU-Net's regions
     for case in old["cases"]:
-        del case["top_label"], case["classes"]["1"]["ece"]
-    comparison = compare([Model("old", (old,)), Model("new", (new,))])
+        case["top_label"] = None
+        del case["bins"]["top_label"], case["classes"]["1"]["ece"]
+    comparison = compared({"old": old, "new": new})
     assert list(comparison.classes) == ["1"]
     assert list(comparison.summary["new"]["1"]) == ["dice", "volume_true_ml"]
 
 
 def test_the_best_is_the_highest_dice_the_lowest_error_and_the_ratio_next_to_one() -> None:
     a, b = result({"x": [0.8, 0.2, 1]}), result({"x": [1.3, 0.1, 2]})
-    comparison = compare([Model("a", (a,)), Model("b", (b,))])
+    comparison = compared({"a": a, "b": b})
     assert comparison.best("1", "dice") == {"b"}
     assert comparison.best("1", "ece") == {"b"}
     assert comparison.best("top_label", "error_rate_ratio") == {"a"}
@@ -253,13 +234,13 @@ class TestNotSegmented:
     @pytest.fixture
     def comparison(self):
         some = (collapsing(3), collapsing(4, missed="2"), collapsing(5))
-        return compare(
-            [
-                Model("good", (collapsing(0),)),
-                Model("other", (collapsing(1),)),
-                Model("collapsed", (collapsing(2, missed="2"),)),
-                Model("sometimes", some),
-            ]
+        return compared(
+            {
+                "good": collapsing(0),
+                "other": collapsing(1),
+                "collapsed": collapsing(2, missed="2"),
+                "sometimes": some,
+            }
         )
 
     def test_it_is_said_of_whom_and_in_how_many_trainings(self, comparison) -> None:
@@ -279,8 +260,8 @@ class TestNotSegmented:
         assert comparison.best("1", "ece") == {lowest("1")}
 
     def test_where_nobody_segments_it_nobody_is_best(self) -> None:
-        models = [Model(str(i), (collapsing(i, missed="2"),)) for i in range(2)]
-        assert compare(models).best("2", "ece") == compare(models).best("top_label", "ece") == set()
+        comparison = compared({str(i): collapsing(i, missed="2") for i in range(2)})
+        assert comparison.best("2", "ece") == comparison.best("top_label", "ece") == set()
 
     def test_the_verdict_is_that_it_does_not(self, comparison) -> None:
         assert comparison.differences["collapsed"]["2"]["ece"]["p_holm"] < 0.05
@@ -292,7 +273,7 @@ class TestNotSegmented:
 
     def test_nobody_is_compared_with_a_first_model_that_does_not(self) -> None:
         first, other = collapsing(2, missed="2"), collapsing(0)
-        comparison = compare([Model("first", (first,)), Model("other", (other,))])
+        comparison = compared({"first": first, "other": other})
         assert comparison.verdict("other", "2", "dice") == "not segmented"
         assert comparison.verdict("other", "1", "dice") == ""
 
@@ -300,25 +281,25 @@ class TestNotSegmented:
         training = collapsing(0, missed="2")
         for case in training["cases"]:
             case["classes"]["2"]["brier_plus"] = None
-        assert compare([Model("a", (training,))]).not_segmented == {}
+        assert compared({"a": training}).not_segmented == {}
 
     def test_one_case_in_which_it_is_segmented_is_enough(self) -> None:
         training = collapsing(0, missed="2")
         training["cases"][5]["classes"]["2"]["dice"] = 1e-4
-        assert compare([Model("a", (training,))]).not_segmented == {}
+        assert compared({"a": training}).not_segmented == {}
 
     def test_results_that_do_not_tell_are_compared_all_the_same(self) -> None:
         training = collapsing(0, missed="2")
         for case in training["cases"]:
             for metrics in case["classes"].values():
                 del metrics["brier_plus"]
-        assert compare([Model("a", (training,))]).not_segmented == {}
+        assert compared({"a": training}).not_segmented == {}
 
 
 def test_a_ratio_is_compared_by_its_distance_to_one() -> None:
     a = result({"x": [0.5, 0, 1], "y": [0.8, 0, 1], "z": [0.9, 0, 1]})
     b = result({"x": [1.4, 0, 1], "y": [1.1, 0, 1], "z": [1.4, 0, 1]})
-    test = compare([Model("a", (a,)), Model("b", (b,))]).differences["b"]["top_label"]
+    test = compared({"a": a, "b": b}).differences["b"]["top_label"]
     # 0.4 - 0.5, 0.1 - 0.2, 0.4 - 0.1
     assert test["error_rate_ratio"]["mean"] == pytest.approx(0.1 / 3)
 
@@ -328,64 +309,62 @@ def test_the_verdict_knows_what_is_better() -> None:
     worse = random_result(0, n=30, shift=0.2)
     for case in worse["cases"]:
         case["classes"]["1"]["dice"] -= 0.4
-    comparison = compare([Model("a", (a,)), Model("b", (worse,)), Model("c", (a,))])
+    comparison = compared({"a": a, "b": worse, "c": a})
     assert comparison.verdict("b", "1", "dice") == "worse"
     assert comparison.verdict("b", "1", "ece") == "worse"
     assert comparison.verdict("c", "1", "ece") == ""
     assert comparison.verdict("b", "1", "volume_true_ml") == ""
-    back = compare([Model("b", (worse,)), Model("a", (a,))])
+    back = compared({"b": worse, "a": a})
     assert back.verdict("a", "1", "dice") == back.verdict("a", "1", "ece") == "better"
 
 
 def test_classes_of_other_names_are_said() -> None:
     other = random_result(1)
     other["classes"]["1"]["name"] = "something else"
-    (line,) = compare([Model("a", (random_result(0),)), Model("b", (other,))]).warnings
+    (line,) = compared({"a": random_result(0), "b": other}).warnings
     assert line == "classes are not called the same: a class 1; b something else"
 
 
 def test_the_same_result_under_two_names_is_said() -> None:
-    (line,) = compare([Model("a", (random_result(0),)), Model("b", (random_result(0),))]).warnings
+    (line,) = compared({"a": random_result(0), "b": random_result(0)}).warnings
     assert line.startswith("b: one training has every number of a training of a")
 
 
-class TestInRoi:
-    def evaluated(self):
-        content = random_result(0)
-        other = random_result(1)
+class TestOverAnRoi:
+    @pytest.fixture
+    def evaluation(self):
+        content, other = random_result(0), random_result(1)
         content["settings"]["rois"] = ["image", "boundary:5"]
         content["by_roi"] = {"boundary:5": {k: other[k] for k in ("classes", "top_label", "cases")}}
-        return content, other
+        return Evaluation.from_dict(content)
 
-    def test_the_first_one_is_meant_if_none_is_named(self) -> None:
-        content, _ = self.evaluated()
-        assert in_roi(content, None, Path("x")) is content
-        assert in_roi(content, "image", Path("x")) is content
+    def test_the_first_one_is_meant_if_none_is_named(self, evaluation) -> None:
+        for roi in (None, "image"):
+            chosen = evaluation.over(roi)
+            assert (chosen.roi, chosen.settings["rois"]) == ("image", ["image"])
+            assert chosen.pooled == {"image": evaluation.pooled["image"]}
 
-    def test_another_one(self) -> None:
-        content, other = self.evaluated()
-        chosen = in_roi(content, "boundary:5", Path("x"))
-        assert chosen["cases"] == other["cases"]
-        assert compare([Model("a", (chosen,))]).roi == "boundary:5"
-        assert content["settings"]["rois"] == ["image", "boundary:5"]
+    def test_another_one(self, evaluation) -> None:
+        other = Evaluation.from_dict(random_result(1, roi="boundary:5"))
+        assert list(evaluation.over("boundary:5").rows()) == list(other.rows())
+        assert compare({"a": evaluation}, roi="boundary:5").roi == "boundary:5"
+        assert evaluation.settings["rois"] == ["image", "boundary:5"]
 
-    def test_one_that_is_not_there(self) -> None:
-        content, _ = self.evaluated()
-        with pytest.raises(
-            InputError, match=r"^x: expected .* crop, got one over image, boundary:5;"
-        ):
-            in_roi(content, "crop", Path("x"))
+    def test_one_that_is_not_there(self, evaluation) -> None:
+        message = r"^a: expected .* crop, got one over image, boundary:5;"
+        with pytest.raises(InputError, match=message):
+            compare({"a": evaluation}, roi="crop")
 
 
 class TestTrainingsOfOneModel:
     def test_over_other_voxels_are_refused(self) -> None:
         trainings = (random_result(0), random_result(1, roi="boundary:5"))
         with pytest.raises(InputError, match=r"got a over image, a over boundary:5$"):
-            compare([Model("a", trainings)])
+            compared({"a": trainings})
 
     def test_with_other_settings_are_said(self) -> None:
         trainings = (random_result(0), random_result(1, segmentation="argmax"))
-        comparison = compare([Model("a", trainings), Model("b", (random_result(2),))])
+        comparison = compared({"a": trainings, "b": random_result(2)})
         assert "segmentation is not the same: a file, a argmax, b file" in comparison.warnings
 
     def test_inside_other_masks_are_said(self) -> None:
@@ -393,14 +372,14 @@ class TestTrainingsOfOneModel:
         for content, mask in ((a, "one"), (b, "other")):
             for files in content["files"]["cases"].values():
                 files["mask:masks"] = mask
-        (line, *_) = compare([Model("a", (a,)), Model("b", (b,))]).warnings
+        (line, *_) = compared({"a": a, "b": b}).warnings
         assert line.startswith("b was evaluated inside other masks than a in 12 of 12 cases: c00")
 
     def test_a_calibrator_matters_where_its_cases_are_compared(self) -> None:
         a, b = random_result(0), random_result(1)
-        calibrator = {"identity": "x", "any_network": [], "n_cases": 12}
+        calibrator = {"identity": "x", "any_network": [], "n_cases": 12, "n_fitted_on": 2}
         b["calibrators"] = [{**calibrator, "used_to_fit": ["c01", "c07"]}]
-        comparison = compare([Model("a", (a,)), Model("b", (b,))])
+        comparison = compared({"a": a, "b": b})
         line = "b: 2 of 12 cases were used to fit the calibrator: these numbers are optimistic"
         assert comparison.warnings == (f"{line} (c01, c07)",)
         assert comparison.optimistic == {"b"}
@@ -410,7 +389,7 @@ class TestTrainingsOfOneModel:
                     name if isinstance(content, dict) else [c["case"] for c in content].index(name)
                 )
                 del content[index]
-        comparison = compare([Model("a", (a,)), Model("b", (b,))])
+        comparison = compared({"a": a, "b": b})
         assert not comparison.optimistic
         assert not any("optimistic" in line for line in comparison.warnings)
 
@@ -420,26 +399,27 @@ class TestRefused:
         with pytest.raises(
             InputError, match=r"^a: expected trainings .* as many bins, got 10 and 15"
         ):
-            compare([Model("a", (random_result(0), random_result(1, bins=10)))])
+            compared({"a": (random_result(0), random_result(1, bins=10))})
 
-    def test_a_name_twice(self) -> None:
-        with pytest.raises(InputError, match=r"^a: expected each name once"):
-            compare([Model("a", (random_result(0),)), Model("a", (random_result(1),))])
+    @pytest.mark.parametrize("models", [{}, {"a": []}, {"a": None}, {"a": [random_result(0)]}])
+    def test_what_is_no_evaluation(self, models) -> None:
+        with pytest.raises(InputError, match=r"^(a: expected an Evaluation|models: expected at)"):
+            compare(models)
 
     def test_no_common_case(self) -> None:
         a, b = result({"x": [1, 1, 1]}), result({"y": [1, 1, 1]})
         with pytest.raises(InputError, match="cases that all of them have"):
-            compare([Model("a", (a,)), Model("b", (b,))])
+            compared({"a": a, "b": b})
 
     def test_other_classes(self) -> None:
         a, b = random_result(0), random_result(0, classes=("1", "2"))
         with pytest.raises(InputError, match=r"^b: expected the classes of a, 1, got 1, 2"):
-            compare([Model("a", (a,)), Model("b", (b,))])
+            compared({"a": a, "b": b})
 
     def test_other_voxels(self) -> None:
         a, b = random_result(0), random_result(0, roi="boundary:5")
         with pytest.raises(InputError, match="a over image, b over boundary:5"):
-            compare([Model("a", (a,)), Model("b", (b,))])
+            compared({"a": a, "b": b})
 
 
 class TestLoad:
@@ -447,31 +427,32 @@ class TestLoad:
         content = random_result(0)
         (tmp_path / "calibration").mkdir()
         (tmp_path / "calibration" / "calibration.json").write_text(json.dumps(content))
-        assert load_result(tmp_path) == load_result(tmp_path / "calibration") == content
+        for path in ("", "calibration", "calibration/calibration.json"):
+            assert read_evaluation(tmp_path / path).settings == content["settings"]
 
     def test_no_folder(self, tmp_path) -> None:
         with pytest.raises(InputError, match="expected a folder"):
-            load_result(tmp_path / "nowhere")
+            read_evaluation(tmp_path / "nowhere")
 
     def test_nothing_there(self, tmp_path) -> None:
         with pytest.raises(
             InputError,
             match=r"'calibration', or predictions with probabilities \(CASE.npz\), found none",
         ):
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}'])
     def test_something_else(self, tmp_path, text) -> None:
         (tmp_path / "calibration.json").write_text(text)
         with pytest.raises(InputError, match="expected a result of meep-calib-eval"):
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
 
     def test_a_part_of_a_result(self, tmp_path) -> None:
         content = random_result(0)
         del content["cases"], content["classes"]
         (tmp_path / "calibration.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match="without cases, classes"):
-            load_result(tmp_path)
+        with pytest.raises(InputError, match="it has no classes, cases"):
+            read_evaluation(tmp_path)
 
     @pytest.mark.parametrize(
         "damage",
@@ -484,30 +465,31 @@ class TestLoad:
             lambda cases: cases.clear(),
             lambda cases: cases.insert(0, 3),
             lambda cases: cases[1].update(bins={"1": {"count": [1], "mean_p": [1], "mean_y": [1]}}),
+            lambda cases: cases[1]["bins"].update({"1": {**ONE_BIN, "count": [1, 2]}}),
+            lambda cases: cases[1]["bins"].update({"1": {**ONE_BIN, "mean_p": ["x"]}}),
         ],
     )
     @pytest.mark.parametrize("where", ["first ROI", "another ROI"])
     def test_a_damaged_result(self, tmp_path, damage, where) -> None:
         content, other = random_result(0), random_result(1)
-        for part in (content, other):
-            part["classes"]["1"]["pooled"] = {"bins": {"count": [1, 2]}}
+        content["settings"]["rois"] = ["image", "crop"]
         content["by_roi"] = {"crop": other}
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps(content))
-        load_result(tmp_path)
+        read_evaluation(tmp_path)
         damage((content if where == "first ROI" else other)["cases"])
         path.write_text(json.dumps(content))
         with pytest.raises(
             InputError, match=rf"^{path}: expected .* one that is damaged: "
         ) as error:
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
         assert "\n" not in str(error.value)
 
     def test_another_schema(self, tmp_path) -> None:
         content = {**random_result(0), "schema": 1}
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with pytest.raises(InputError) as error:
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
         assert str(error.value) == (
             f"{tmp_path / 'calibration.json'}: expected a result of schema 3, got 1; evaluate it "
             f"again with this version: meep-calib-eval gt pred -o {tmp_path} --bins 15 --roi "
@@ -528,7 +510,7 @@ class TestLoad:
         damage(content["files"])
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match="one that is damaged: "):
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
 
     @pytest.mark.parametrize("value", [None, 5, "x", [], {}, [5], [{}], 10**400])
     @pytest.mark.parametrize(
@@ -538,6 +520,7 @@ class TestLoad:
             *("by_roi", "files", "classes", "cases", "top_label", "settings"),
             *("origin/written", "origin/pred_folders", "origin/masks", "files/cases"),
             *("settings/rois", "settings/bins", "settings/pred_folder", "classes/1"),
+            *("classes/1/pooled", "classes/1/pooled/bins", "cases/0/bins", "cases/0/bins/1"),
             *("classes/1/name", "cases/0", "cases/0/top_label", "cases/0/classes/1/ece"),
             *("cases/0/n_not_argmax", "settings/dataset_json", "origin/gt_folder"),
         ],
@@ -557,17 +540,77 @@ class TestLoad:
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with suppress(InputError):  # anything else would be a traceback
             training = open_training(tmp_path, write=tables.write, as_stored=True)
-            tables.terminal(compare([Model("a", (training.result,))]))
+            tables.terminal(compare({"a": training.evaluation}, notes=[("a", "a line")]))
 
     def test_a_result_without_its_options(self, tmp_path) -> None:
         content = random_result(0)
         del content["settings"]["reader"], content["settings"]["chill"]
         (tmp_path / "calibration.json").write_text(json.dumps(content))
         with pytest.raises(InputError, match=r"settings are damaged: settings has no chill$"):
-            load_result(tmp_path)
+            read_evaluation(tmp_path)
 
     def test_other_references_are_said(self) -> None:
         a, b = random_result(0), random_result(0)
         b["files"]["cases"]["c03"]["reference"] = "another"
-        (line, *_) = compare([Model("a", (a,)), Model("b", (b,))]).warnings[1:]
+        (line, *_) = compared({"a": a, "b": b}).warnings[1:]
         assert line == "b was evaluated against other references than a in 1 of 12 cases: c03"
+
+
+class TestTyped:
+    """Evaluations and comparisons come back from their JSON as they were."""
+
+    def test_an_evaluation(self) -> None:
+        content = random_result(0, classes=("1", "2"))
+        content["cases"][3]["classes"]["2"]["dice"] = None
+        evaluation = Evaluation.from_dict(content)
+        again = Evaluation.from_dict(json.loads(json.dumps(nan_to_none(evaluation.to_dict()))))
+        assert evaluation.classes == {"1": "class 1", "2": "class 2"}
+        assert np.isnan(again.cases[3].rois["image"].classes["2"]["dice"])
+        assert nan_to_none(again.to_dict()) == nan_to_none(evaluation.to_dict())
+
+    def test_a_comparison(self) -> None:
+        a, b = random_result(0), random_result(1)
+        a["cases"][0]["classes"]["1"]["dice"] = None
+        comparison = compared({"a": a, "b": b})
+        content = nan_to_none(comparison.to_dict())
+        again = Comparison.from_dict(json.loads(json.dumps(content)))
+        assert nan_to_none(again.to_dict()) == content
+        assert again.n_tests == comparison.n_tests
+        assert again.verdict("b", "1", "ece") == comparison.verdict("b", "1", "ece")
+        assert again.best("1", "ece") == comparison.best("1", "ece")
+        assert again.to_dataframe().equals(comparison.to_dataframe())
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda content: content.pop("summary"),
+            lambda content: content.update(schema=2),
+            lambda content: content["models"].append("c"),
+            lambda content: content["models"].clear(),
+            lambda content: content["summary"]["a"].pop("1"),
+            lambda content: content["differences"]["b"]["1"]["ece"].pop("p"),
+            lambda content: content["summary"]["a"]["1"].update(nothing={}),
+            lambda content: content["summary"]["a"]["1"]["ece"].update(mean="x"),
+        ],
+    )
+    def test_a_damaged_comparison_is_one_line(self, damage) -> None:
+        content = nan_to_none(compared({"a": random_result(0), "b": random_result(1)}).to_dict())
+        damage(content)
+        message = r"^expected a result of meep-calib-compare, got one that is damaged: .+$"
+        with pytest.raises(InputError, match=message):
+            Comparison.from_dict(content)
+
+    def test_one_row_for_each_model_class_and_metric(self) -> None:
+        comparison = compared({"a": random_result(0), "b": [random_result(1), random_result(2)]})
+        table = comparison.to_dataframe().set_index(["model", "class", "metric"])
+        assert len(table) == 2 * (3 + 3)
+        row = table.loc["b", "1", "ece"]
+        assert row["mean"] == comparison.summary["b"]["1"]["ece"]["mean"]
+        assert row["p_holm"] == comparison.differences["b"]["1"]["ece"]["p_holm"]
+        assert np.isnan(table.loc["a", "1", "ece"]["difference"])
+
+    def test_a_case_is_the_mean_over_the_trainings(self) -> None:
+        seeds = [random_result(1), random_result(2)]
+        comparison = compared({"a": random_result(0), "b": seeds})
+        expected = np.mean([column(seed, "dice") for seed in seeds], axis=0)
+        assert comparison.values("b", "1", "dice") == pytest.approx(expected)

@@ -18,12 +18,16 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation import trainings
 from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.report import text as report
+from nnunet_meep.evaluation.notes import file_notes
+from nnunet_meep.evaluation.report import evaluation_report
+from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
+from nnunet_meep.evaluation.result_format import nan_to_none
+from nnunet_meep.evaluation.stored_results import read_evaluation
 
 ROIS = ["image", "boundary:1"]
 SHAPE = (5, 6, 7)
 
-open_training = partial(trainings.open_training, write=report.write)
+open_training = partial(trainings.open_training, write=write_evaluation_report)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +38,8 @@ def _quickly(monkeypatch):
         return evaluate(*args, **{**options, "processes": 1})
 
     monkeypatch.setattr(trainings, "evaluate", one_process)
-    monkeypatch.setattr(report, "reliability_figure", lambda *_: None)
-    monkeypatch.setattr(report, "save_figure", lambda figure, path, kind: path.touch())
+    monkeypatch.setattr(evaluation_report, "reliability_figure", lambda *_: None)
+    monkeypatch.setattr(evaluation_report, "save_figure", lambda figure, path, kind: path.touch())
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def folder(make_folder):
 
 
 def evaluate_into(target, gt, pred, **options):
-    report.write(evaluate(gt, pred, surface=False, **options), target)
+    write_evaluation_report(evaluate(gt, pred, surface=False, **options), target)
     return target / "calibration.json"
 
 
@@ -59,7 +63,17 @@ def evaluated(folder):
 
 
 def cases_of(training):
-    return {case["case"]: case["classes"]["1"]["brier"] for case in training.result["cases"]}
+    evaluation = training.evaluation
+    return {c.case: c.rois[evaluation.roi].classes["1"]["brier"] for c in evaluation.cases}
+
+
+def json_of(evaluation):
+    return nan_to_none(evaluation.to_dict())
+
+
+def lines_of(training):
+    """All that is said before its numbers."""
+    return (*training.notes, *file_notes(training.evaluation))
 
 
 def from_scratch(folder):
@@ -79,10 +93,10 @@ class TestOfTheFilesThatAreThere:
         written = path.stat().st_mtime_ns
         for named in (evaluated.pred, evaluated.pred / "calibration"):
             training = open_training(named)
-            assert training.result == json.loads(path.read_text())
-            assert training.sources.pred_folders == (evaluated.pred,)
-            assert training.sources.gt_folder == evaluated.gt
-            assert training.notes == ()
+            assert json_of(training.evaluation) == json_of(read_evaluation(path).over(None))
+            assert training.evaluation.sources.pred_folders == (evaluated.pred,)
+            assert training.evaluation.sources.gt_folder == evaluated.gt
+            assert lines_of(training) == ()
         assert path.stat().st_mtime_ns == written
 
     @pytest.mark.parametrize(
@@ -96,9 +110,9 @@ class TestOfTheFilesThatAreThere:
     def test_a_file_replaced_with_its_times_kept(self, evaluated, tmp_path, name, role) -> None:
         replace_with_times_kept(tmp_path / name, (tmp_path / name.replace("a.", "b.")))
         training = open_training(evaluated.pred)
-        assert f"1 changed case: a ({role}): evaluated again" in training.notes[0]
+        assert f"1 changed case: a ({role}): evaluated again" in lines_of(training)[0]
         assert cases_of(training) == from_scratch(evaluated)
-        assert not any("changed" in line for line in open_training(evaluated.pred).notes)
+        assert not any("changed" in line for line in lines_of(open_training(evaluated.pred)))
 
     def test_only_what_changed_is_read_again(self, evaluated, tmp_path, monkeypatch) -> None:
         evaluate_into(
@@ -124,11 +138,11 @@ class TestOfTheFilesThatAreThere:
         for path in (evaluated.pred / "a.npz", evaluated.pred / "a.nii.gz"):
             path.unlink()
         training = open_training(evaluated.pred)
-        assert training.notes[0].endswith(
+        assert lines_of(training)[0].endswith(
             "1 new case: c; 1 case gone: a; references without a prediction changed: evaluated "
             "again"
         )
-        assert training.notes[1] == "1 reference has no prediction: a"
+        assert lines_of(training)[1] == "1 reference has no prediction: a"
         assert list(cases_of(training)) == ["b", "c"]
         assert cases_of(training) == from_scratch(evaluated)
 
@@ -136,49 +150,49 @@ class TestOfTheFilesThatAreThere:
         path = evaluated.pred / "dataset.json"
         path.write_text(path.read_text().replace("Anterior", "Head"))
         training = open_training(evaluated.pred)
-        assert "dataset.json changed: evaluated again" in training.notes[0]
-        assert training.result["classes"]["1"]["name"] == "Head"
+        assert "dataset.json changed: evaluated again" in lines_of(training)[0]
+        assert training.evaluation.classes["1"] == "Head"
 
     def test_its_options_are_those_of_before(self, folder) -> None:
         evaluate_into(
             folder.pred / "calibration", folder.gt, folder.pred, bins=7, segmentation="argmax"
         )
         replace_with_times_kept(folder.gt / "a.nii.gz", folder.gt / "b.nii.gz")
-        settings = open_training(folder.pred).result["settings"]
+        settings = open_training(folder.pred).evaluation.settings
         assert (settings["bins"], settings["segmentation"]) == (7, "argmax")
         assert not settings["surface"]
 
     def test_other_references_with_gt(self, evaluated, tmp_path) -> None:
         shutil.copytree(evaluated.gt, tmp_path / "same")
-        assert open_training(evaluated.pred, gt_folder=tmp_path / "same").notes == ()
+        assert lines_of(open_training(evaluated.pred, gt_folder=tmp_path / "same")) == ()
         other = tmp_path / "other"
         shutil.copytree(evaluated.gt, other)
         shutil.copy(other / "a.nii.gz", other / "b.nii.gz")
         training = open_training(evaluated.pred, gt_folder=other)
-        assert "1 changed case: b (reference)" in training.notes[0]
-        assert training.sources.gt_folder == other
+        assert "1 changed case: b (reference)" in lines_of(training)[0]
+        assert training.evaluation.sources.gt_folder == other
 
     def test_a_result_of_an_older_format(self, evaluated) -> None:
         path = evaluated.pred / "calibration" / "calibration.json"
         content = json.loads(path.read_text())
         path.write_text(json.dumps({"schema": 1, "settings": content["settings"], "cases": []}))
         training = open_training(evaluated.pred)
-        assert training.notes == (f"{path}: it has another format: evaluated again",)
+        assert lines_of(training) == (f"{path}: it has another format: evaluated again",)
         assert cases_of(training) == from_scratch(evaluated)
 
     def test_predictions_that_moved_with_their_result(self, evaluated, tmp_path) -> None:
         evaluated.pred.rename(tmp_path / "elsewhere")
         shutil.move(evaluated.gt, tmp_path / "references")
         training = open_training(tmp_path / "elsewhere", gt_folder=tmp_path / "references")
-        assert training.notes == ()
-        assert training.sources.pred_folders == (tmp_path / "elsewhere",)
+        assert lines_of(training) == ()
+        assert training.evaluation.sources.pred_folders == (tmp_path / "elsewhere",)
 
     def test_predictions_with_a_result_of_others(self, evaluated, tmp_path) -> None:
         """A folder copied with its result, and then filled with other predictions."""
         shutil.copytree(evaluated.pred, tmp_path / "copy")
         shutil.copy(tmp_path / "copy" / "a.npz", tmp_path / "copy" / "b.npz")
         training = open_training(tmp_path / "copy")
-        assert "1 changed case: b (probabilities)" in training.notes[0]
+        assert "1 changed case: b (probabilities)" in lines_of(training)[0]
 
     def test_a_folder_of_predictions_never_stands_for_others(self, evaluated, tmp_path) -> None:
         """Its result came from elsewhere, and names predictions that are there."""
@@ -188,8 +202,8 @@ class TestOfTheFilesThatAreThere:
         path = evaluate_into(tmp_path / "kept", evaluated.gt, evaluated.pred)
         shutil.copytree(path.parent, other / "calibration")
         training = open_training(other)
-        assert training.sources.pred_folders == (other,)
-        assert "1 changed case: b (probabilities)" in training.notes[0]
+        assert training.evaluation.sources.pred_folders == (other,)
+        assert "1 changed case: b (probabilities)" in lines_of(training)[0]
         # Nor for more than itself.
         (tmp_path / "more").mkdir()
         for name in ("b.npz", "b.nii.gz", "dataset.json", "plans.json"):
@@ -199,7 +213,7 @@ class TestOfTheFilesThatAreThere:
         evaluate_into(other / "calibration", evaluated.gt, [other, tmp_path / "more"])
         assert list(cases_of(open_training(other))) == ["a"]
         # Named itself, the result is that of the predictions which it names.
-        assert open_training(path.parent).sources.pred_folders == (evaluated.pred,)
+        assert open_training(path.parent).evaluation.sources.pred_folders == (evaluated.pred,)
 
     def test_what_no_longer_can_be_used_is_an_error(self, evaluated) -> None:
         path = evaluated.pred / "b.npz"
@@ -213,21 +227,21 @@ class TestWhatIsNotPairedOrLeftOut:
         p, reference = softmax_case(np.random.default_rng(5), SHAPE)
         evaluated.add("extra", p, reference)
         (evaluated.gt / "extra.nii.gz").unlink()
-        notes = open_training(evaluated.pred).notes
+        notes = lines_of(open_training(evaluated.pred))
         assert "what does not pair up changed: evaluated again" in notes[0]
         assert notes[1].startswith("extra is left out: ")
         for ending in (".npz", ".nii.gz"):
             (evaluated.pred / f"extra{ending}").unlink()
-        notes = open_training(evaluated.pred).notes
+        notes = lines_of(open_training(evaluated.pred))
         assert len(notes) == 1
         assert "evaluated again" in notes[0]
-        assert open_training(evaluated.pred).notes == ()
+        assert lines_of(open_training(evaluated.pred)) == ()
 
     def test_a_case_that_chill_left_out_is_tried_again(self, folder) -> None:
         whole = (folder.pred / "b.npz").read_bytes()
         (folder.pred / "b.npz").write_bytes(whole[:-50])
         evaluate_into(folder.pred / "calibration", folder.gt, folder.pred, chill=True)
-        notes = open_training(folder.pred).notes
+        notes = lines_of(open_training(folder.pred))
         assert "1 case left out before: b: evaluated again" in notes[0]
         assert notes[1].startswith("b is left out: ")
         (folder.pred / "b.npz").write_bytes(whole)
@@ -239,7 +253,7 @@ class TestWhatIsNotPairedOrLeftOut:
             shutil.copytree(folder.gt, tmp_path / place / "masks")
         monkeypatch.chdir(tmp_path / "here")
         path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, rois=["mask:masks"])
-        assert open_training(path.parent).notes == ()
+        assert lines_of(open_training(path.parent)) == ()
         monkeypatch.chdir(tmp_path / "there")
         with pytest.raises(InputError, match=rf"^{path}: expected the masks {tmp_path / 'here'}"):
             open_training(path.parent)
@@ -265,24 +279,24 @@ class TestWherePredictionsAreGone:
         folder.gt.rename(tmp_path / "references")
         with pytest.raises(InputError, match=rf"^{path}: expected its references .* with --gt, or"):
             open_training(path.parent)
-        assert open_training(path.parent, gt_folder=tmp_path / "references").notes == ()
+        assert lines_of(open_training(path.parent, gt_folder=tmp_path / "references")) == ()
 
     def test_it_is_taken_as_stored_and_that_is_said(self, path, tmp_path) -> None:
         training = open_training(path.parent, as_stored=True)
         when = json.loads(path.read_text())["origin"]["written"]
-        assert training.notes[0].startswith(
+        assert lines_of(training)[0].startswith(
             f"as stored on {when}: 2 cases of {tmp_path / 'pred'} against {tmp_path / 'gt'}, "
             f"evaluated by nnunet-meep "
         )
-        assert training.notes[1:] == ("not compared with its files, which are not there",)
+        assert lines_of(training)[1:] == ("not compared with its files, which are not there",)
 
     def test_files_that_changed_since_are_said_too(self, folder, tmp_path) -> None:
         path = evaluate_into(tmp_path / "kept", folder.gt, folder.pred)
-        before = json.loads(path.read_text())
+        before = json_of(read_evaluation(path))
         replace_with_times_kept(folder.gt / "a.nii.gz", folder.gt / "b.nii.gz")
         training = open_training(path.parent, as_stored=True)
-        assert training.result == before
-        assert training.notes[1:] == (
+        assert json_of(training.evaluation) == before
+        assert lines_of(training)[1:] == (
             "its files are not the same any more: 1 changed case: a (reference)",
         )
 
@@ -328,30 +342,31 @@ class TestFolds:
 
     def test_folds_that_came_later_are_evaluated(self, model) -> None:
         evaluate_into(model / "calibration", None, model)
-        assert open_training(model).notes == (
+        assert lines_of(open_training(model)) == (
             "fold 1 is missing: 2 of its 2 validation cases have no prediction: c, d",
             "fold 2 is missing: 2 of its 2 validation cases have no prediction: e, f",
         )
         self.train(1)
         training = open_training(model)
         assert list(cases_of(training)) == ["a", "b", "c", "d"]
-        assert "2 new cases: c, d; " in training.notes[0]
-        assert [line.split(":")[0] for line in training.notes[1:]] == ["fold 2 is missing"]
+        assert "2 new cases: c, d; " in lines_of(training)[0]
+        assert [line.split(":")[0] for line in lines_of(training)[1:]] == ["fold 2 is missing"]
 
     def test_a_fold_that_is_not_complete(self, model) -> None:
         (model / "fold_0" / "validation" / "b.npz").unlink()
         (model / "fold_0" / "validation" / "b.nii.gz").unlink()
         for fold in (1, 2):
             self.train(fold)
-        assert open_training(model).notes == (
+        assert lines_of(open_training(model)) == (
             "fold 0 is not complete: 1 of its 2 validation cases have no prediction: b",
         )
 
 
 def test_one_of_its_rois(evaluated) -> None:
-    whole, near = (open_training(evaluated.pred, roi=roi).result for roi in ROIS)
-    assert near["settings"]["rois"] == ["boundary:1"]
-    assert near["cases"] == whole["by_roi"]["boundary:1"]["cases"]
+    near = open_training(evaluated.pred, roi="boundary:1").evaluation
+    assert near.settings["rois"] == ["boundary:1"]
+    whole = evaluate(evaluated.gt, evaluated.pred, rois=ROIS, surface=False)
+    assert json_of(near)["cases"] == json_of(whole)["by_roi"]["boundary:1"]["cases"]
     with pytest.raises(InputError, match=r"evaluate it again with --roi crop"):
         open_training(evaluated.pred, roi="crop")
 
@@ -359,20 +374,20 @@ def test_one_of_its_rois(evaluated) -> None:
 def test_predictions_without_a_result_are_evaluated_once(folder, capsys) -> None:
     first = open_training(folder.pred, gt_folder=folder.gt, roi="boundary:1")
     assert "2/2" in capsys.readouterr().err  # the progress bar
-    expected = evaluate(folder.gt, folder.pred, rois=["boundary:1"]).to_dict()
-    of_a = first.result["cases"][0]["classes"]["1"]
-    assert of_a["ece"] == expected["cases"][0]["classes"]["1"]["ece"]
-    assert "hd" in of_a
+    expected = evaluate(folder.gt, folder.pred, rois=["boundary:1"])
+    assert json_of(first.evaluation)["cases"] == json_of(expected)["cases"]
+    assert "hd" in first.evaluation.class_metrics
     path = folder.pred / "calibration" / "calibration.json"
     written = path.stat().st_mtime_ns
-    assert open_training(folder.pred, gt_folder=folder.gt).result == first.result
+    again = open_training(folder.pred, gt_folder=folder.gt)
+    assert json_of(again.evaluation) == json_of(first.evaluation)
     assert path.stat().st_mtime_ns == written
 
 
 def test_predictions_without_references_are_said(folder) -> None:
     (folder.gt / "b.nii.gz").unlink()
     training = open_training(folder.pred, gt_folder=folder.gt)
-    (line,) = training.notes
+    (line,) = lines_of(training)
     path = folder.pred / "b.npz"
     assert line == (
         f"b is left out: {path}: expected a reference {folder.gt / 'b.nii.gz'}, found none"

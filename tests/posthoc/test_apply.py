@@ -110,7 +110,7 @@ def test_calibration_lowers_ece_and_log_loss_of_other_cases(method, kind, fitted
     path, test = fitted(method, kind)
     apply(path, test.pred, tmp_path / "out")
     plain, calibrated = (evaluate(test.gt, f, surface=False) for f in (test.pred, tmp_path / "out"))
-    for key in plain.labels.keys:
+    for key in plain.classes:
         before, after = (e.pooled["image"].classes[key] for e in (plain, calibrated))
         assert after["ece"] < 0.5 * before["ece"]
         if method != "isotonic":  # which says 0 and 1, and is wrong for some

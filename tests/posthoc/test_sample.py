@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.nnunet_files.cases import Case, find_folders, pair_cases, read_dataset
 from nnunet_meep.posthoc.sample import (
@@ -17,6 +16,7 @@ from nnunet_meep.posthoc.sample import (
     shares,
     voxels_per_case,
 )
+from nnunet_meep.posthoc.voxels import FileVoxels
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.integers(0, 200))
@@ -41,14 +41,7 @@ def sampled(folder, n_voxels: int, roi: str = "image", number: int = 0) -> list[
     dataset = read_dataset(folders.predictions)
     where = parse_roi(roi)
     return [
-        sample_case(
-            case,
-            dataset.labels,
-            read_reference(case, dataset, [where]),
-            where,
-            n_voxels,
-            number,
-        )
+        sample_case(FileVoxels(case, dataset, where), dataset.labels, where, n_voxels, number)
         for case in pair_cases(folders, dataset.file_ending).cases
     ]
 

@@ -1,12 +1,7 @@
 """One reading pass over a case: from its probabilities to the sums from which everything follows.
 
 Probabilities are counted while they are read. Two threads count, each its own voxels (the parts of
-an image in turn), so that the sums do not depend on which of them was faster. Of the voxels
-themselves are kept: the reference, and for labels the largest probability so far, its channel and
-the sum over the channels, from which follow the segmentation, the check that the probabilities sum
-to one, and what is said of the top label. Most of that is known from the classes: a probability
-above one half is the largest one. Only voxels whose largest probability is not above one half, and
-those with two that are (rounding), are counted once more.
+an image in turn), so that the sums do not depend on which of them was faster.
 """
 
 from __future__ import annotations
@@ -21,40 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.bins import (
-    SUBCELLS,
-    CaseSums,
-    Cells,
-    CellTotals,
-    ClassSums,
-    Grid,
-    RoiSums,
-    grid,
-)
-from nnunet_meep.evaluation.counting.loops import (
-    ClassCounter,
-    ClassCounts,
-    class_sums,
-    compare_with_largest,
-    count_pairs,
-    take_larger,
-)
+from nnunet_meep.evaluation.counting.bins import CaseSums, RoiSums, grid
+from nnunet_meep.evaluation.counting.case_counts import N_LANES, CaseCounts
 from nnunet_meep.evaluation.counting.reference import FILE, Reference
 from nnunet_meep.evaluation.counting.roi import Roi
-from nnunet_meep.evaluation.counting.surface import bounding_box, surface_distances_mm
 from nnunet_meep.nnunet_files.cases import Case
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import (
-    SUM_TOLERANCE,
-    Part,
     ProbabilityArray,
     ProbabilityFile,
     open_probabilities,
-    refuse_sums,
-    refuse_values,
 )
-
-_LANES = 2
 
 
 def sum_case(
@@ -88,11 +60,10 @@ def sum_case(
         n_not_argmax = counts.compare_segmentation(reference.segmentation)
         if n_not_argmax and segmentation == FILE:
             counts.take_segmentation(reference.segmentation)
-    voxel_ml = _voxel_ml(reference.codes.shape, reference.spacing_mm)
     return CaseSums(
         case.name,
         counts.n_clipped,
-        {r.name: counts.sums(r, voxel_ml) for r in rois},
+        {r.name: counts.sums_of(r) for r in rois},
         counts.distances_mm() if surface else None,
         n_not_argmax,
     )
@@ -126,19 +97,33 @@ def sum_array(
 ) -> RoiSums:
     """What :func:`sum_case` gives over the whole image, of arrays in memory.
 
+    Args, Raises: as :func:`count_array`.
+    """
+    whole = Roi("image")
+    return count_array(probabilities, codes, labels, n_bins, whole).sums_of(whole)
+
+
+def count_array(
+    probabilities: NDArray[np.floating],
+    codes: NDArray[np.unsignedinteger],
+    labels: Labels,
+    n_bins: int,
+    roi: Roi,
+) -> CaseCounts:
+    """What :func:`count_case` gives, of arrays in memory.
+
     Args:
         probabilities: (K, *shape), float16, float32 or float64.
         codes: of the reference (``Labels.encode``), (*shape).
         labels: of the data set.
         n_bins: of the reliability diagram.
+        roi: the image, with or without its padding.
 
     Raises:
         InputError: they are no probabilities.
     """
     reference = Reference(codes, {}, (1.0,) * codes.ndim, None)
-    array, whole = ProbabilityArray(probabilities), Roi("image")
-    counts = _count(array, labels, reference, n_bins, [whole])
-    return counts.sums(whole, _voxel_ml(codes.shape, reference.spacing_mm))
+    return _count(ProbabilityArray(probabilities), labels, reference, n_bins, [roi])
 
 
 def _count(
@@ -151,308 +136,10 @@ def _count(
     counts = CaseCounts(labels, grid(n_bins), reference, rois, file)
     with _threads() as lanes:
         for part in file.parts():
-            lane = part.index % _LANES
+            lane = part.index % N_LANES
             lanes[lane].submit(counts.add, part, lane)
     counts.check()
     return counts
-
-
-def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
-    # nnU-Net gives 2D images a first axis of one voxel, 999 times as large: no thickness at all.
-    if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]):
-        return math.nan
-    return math.prod(spacing_mm) / 1000
-
-
-class CaseCounts:
-    """What is known of the voxels of a case so far. Arrays over voxels are in the file's order.
-
-    Attributes:
-        winner: which of ``segmented_label`` each voxel got, (N,), after the last part.
-        segmented_label: the label that each winner stands for.
-    """
-
-    def __init__(
-        self,
-        labels: Labels,
-        grid: Grid,
-        reference: Reference,
-        rois: Sequence[Roi],
-        file: ProbabilityFile | ProbabilityArray,
-    ) -> None:
-        self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
-        self.n_voxels = n_voxels = reference.codes.size
-        self._has_regions = labels.is_region_based
-        # What is counted where; crop is the image, less its padding, which needs no counting.
-        self.codes = {
-            name: codes.ravel(file.order) for name, codes in reference.codes_of(rois).items()
-        }
-        self.of_channel = [
-            labels.y_of_code(labels.channel_members(c)) for c in range(labels.n_channels)
-        ]
-        self.segmented_label = labels.predicted_label
-        self._is_argmax = True
-        n_winners = len(labels.predicted_label)
-        self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
-        exact = np.float64 if file.dtype.itemsize == 8 else np.float32
-        self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
-        self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
-        self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
-        finds_padding = any(r.without_padding for r in rois)
-        self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
-        self._lanes = [_LaneCounts(self) for _ in range(_LANES)]
-
-    @property
-    def n_clipped(self) -> int:
-        return sum(lane.n_clipped for lane in self._lanes)
-
-    def add(self, part: Part, lane: int) -> None:
-        """Count a part, after those of the same voxels in the channels before."""
-        try:
-            self._add(part, self._lanes[lane])
-        finally:
-            part.release()
-
-    def _add(self, part: Part, lane: _LaneCounts) -> None:
-        p, voxels = part.p, slice(part.start, part.stop)
-        if len(self._not_padding):
-            # Without a background channel padding is 0 in all channels.
-            padding = 0 if self._has_regions or part.channel else 1
-            self._not_padding[voxels] |= p != padding
-        for name, codes in self.codes.items():
-            n_bad, n_clipped = lane.count(part, name, codes[voxels])
-        if n_bad:
-            lane.note_bad(p)
-        if n_clipped:
-            lane.n_clipped += n_clipped
-            p = np.clip(p, 0, 1)
-        is_last = part.channel == self.labels.n_channels - 1
-        if self._has_regions:
-            # Later regions overwrite earlier ones.
-            self.winner[voxels][p > 0.5] = part.channel + 1
-        else:
-            self._follow(p, part.channel, voxels, lane, is_last)
-        if is_last:
-            for name, codes in self.codes.items():
-                count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
-
-    def _follow(
-        self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts, is_last: bool
-    ) -> None:
-        largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
-        if channel == 0:
-            largest[:] = p
-            if len(total):
-                total[:] = p
-            return
-        n_both, n_off = compare_with_largest(p, largest, total, self._sum_tolerance)
-        if n_off and is_last:
-            sums = total if len(total) else largest + p
-            lane.sum_error = max(lane.sum_error, float(np.abs(sums - 1).max()))
-        if n_both:
-            both = np.flatnonzero((p > 0.5) & (largest > 0.5))
-            loser = np.where(p[both] > largest[both], winner[both], channel)
-            self._count_top(lane.losers, np.minimum(p, largest)[both], loser, both, voxels)
-        n_unsure = take_larger(p, channel, largest, winner)
-        if n_unsure and is_last:
-            unsure = np.flatnonzero(largest <= 0.5)
-            self._count_top(lane.unsure, largest[unsure], winner[unsure], unsure, voxels)
-
-    def _count_top(
-        self,
-        counters: dict[str, ClassCounter],
-        p: NDArray,
-        channel: NDArray,
-        where: NDArray[np.intp],
-        voxels: slice,
-    ) -> None:
-        for name, all_codes in self.codes.items():
-            codes = all_codes[voxels][where]
-            right = np.where(codes == self.labels.nowhere, 2, codes == channel)
-            counters[name].add(p, right.astype(np.uint8))
-
-    def check(self) -> None:
-        """After all parts: could these be probabilities?
-
-        Raises:
-            InputError: they could not.
-        """
-        path = self._file.path
-        refuse_values(
-            path,
-            sum(lane.n_not_finite for lane in self._lanes),
-            min(lane.low for lane in self._lanes),
-            max(lane.high for lane in self._lanes),
-        )
-        refuse_sums(path, max(lane.sum_error for lane in self._lanes), self._file.dtype)
-
-    def compare_segmentation(self, codes: NDArray[np.unsignedinteger]) -> int:
-        """In how many voxels a segmentation, (*shape), is not what the probabilities make."""
-        self._largest = self._total = np.zeros(0)  # not needed any more
-        n, values = 0, self.labels.values
-        code_of = np.array([values.index(v) for v in self.segmented_label], codes.dtype)
-        winner = self.winner.reshape(codes.shape, order=self._file.order)
-        for mine, theirs in zip(winner, codes, strict=True):
-            # Without regions winners are codes, and looking them up would take ten times as long.
-            mine_codes = code_of[mine] if self._has_regions else mine
-            n += int(np.count_nonzero(mine_codes != theirs))
-        return n
-
-    def take_segmentation(self, codes: NDArray[np.unsignedinteger]) -> None:
-        """Let a segmentation, (*shape), take the place of what was made of the probabilities."""
-        self.winner = np.array(codes.ravel(self._file.order))
-        self.segmented_label, self._is_argmax = self.labels.values, False
-
-    def _pairs(self, roi: Roi, padding: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """How many voxels have each code of the reference and each winner."""
-        if not self._is_argmax:
-            shape = self.labels.nowhere + 1, len(self.segmented_label)
-            pairs = np.zeros(shape, np.int64)
-            count_pairs(self.codes_in(roi), self.winner, pairs)
-            return pairs
-        pairs = np.sum([lane.pairs[roi.counted_as] for lane in self._lanes], axis=0)
-        if padding is not None:
-            pairs[:, 0] -= padding
-        return pairs
-
-    def sums(self, roi: Roi, voxel_ml: float) -> RoiSums:
-        """The sums over an ROI."""
-        counted_as = roi.counted_as
-        padding = self._padding(counted_as) if roi.without_padding else None
-        pairs = self._pairs(roi, padding)
-        channels = []
-        for channel, y_of_code in enumerate(self.of_channel):
-            key = channel, counted_as
-            parts = [lane.counted[key] for lane in self._lanes if key in lane.counted]
-            cells = CellTotals(self.grid.n_cells)
-            for part in parts:
-                cells.add(part.cells)
-            if padding is not None:
-                cells.add(self._minus_padding(padding, channel))
-            members = self.labels.channel_members(channel)
-            predicted = np.isin(self.segmented_label, members)
-            table = pairs[y_of_code < 2]
-            y = y_of_code[y_of_code < 2] == 1
-            counted = ClassCounts(
-                cells.total(),
-                math.fsum(part.squared_minus for part in parts),
-                math.fsum(part.squared_plus for part in parts),
-                math.fsum(part.log_likelihood for part in parts),
-            )
-            channels.append(
-                class_sums(
-                    counted,
-                    tp=int(table[y][:, predicted].sum()),
-                    fp=int(table[~y][:, predicted].sum()),
-                    fn=int(table[y][:, ~predicted].sum()),
-                    voxel_ml=voxel_ml,
-                )
-            )
-        top = None if self._has_regions else self._top_label(counted_as, channels)
-        return RoiSums(tuple(channels), top)
-
-    def _top_label(self, roi: str, channels: Sequence[ClassSums]) -> Cells:
-        cells = CellTotals(self.grid.n_cells)
-        for sums in channels:
-            cells.add(sums.cells.between(self.grid.first_above_half, self.grid.n_cells))
-        for lane in self._lanes:
-            cells.add(lane.unsure[roi].counted().cells)
-            cells.add(_negative(lane.losers[roi].counted().cells))
-        return cells.total()
-
-    def codes_in(self, roi: Roi) -> NDArray[np.unsignedinteger]:
-        """Codes of the reference with ``nowhere`` outside of an ROI, (N,)."""
-        codes = self.codes[roi.counted_as]
-        if not roi.without_padding:
-            return codes
-        shape, order = self._reference.codes.shape, self._file.order
-        inside = np.zeros(shape, np.bool_, order=order)
-        if (box := self._crop()) is not None:
-            inside[box] = True
-        return np.where(inside.ravel(order), codes, codes.dtype.type(self.labels.nowhere))
-
-    def _crop(self) -> tuple[slice, ...] | None:
-        shape = self._reference.codes.shape
-        return bounding_box(self._not_padding.reshape(shape, order=self._file.order))
-
-    def _padding(self, counted_as: str) -> NDArray[np.int64]:
-        """How many counted voxels of each code are padding. What p is there is known."""
-        shape, order = self._reference.codes.shape, self._file.order
-        codes = self.codes[counted_as].reshape(shape, order=order)
-        n_codes = self.labels.nowhere + 1
-        padding = np.bincount(codes.ravel(), minlength=n_codes)
-        if (box := self._crop()) is not None:
-            padding -= np.bincount(codes[box].ravel(), minlength=n_codes)
-        return padding
-
-    def _minus_padding(self, padding: NDArray[np.int64], channel: int) -> Cells:
-        y = self.of_channel[channel]
-        count = np.array([[padding[y == value].sum() for value in (0, 1)]])
-        if channel == 0 and not self._has_regions:  # background: p = 1
-            last = np.array([(self.grid.n_cells - 1) * SUBCELLS], np.int32)
-            return _negative(Cells(last, count, count.astype(np.float64)))
-        return _negative(Cells(np.array([0], np.int32), count, np.zeros((1, 2))))
-
-    def distances_mm(self) -> tuple[dict[str, float], ...]:
-        """Surface distances of each class over the whole image."""
-        codes, labels = self._reference.codes, self.labels
-        winner = self.winner.reshape(codes.shape, order=self._file.order)
-        self._largest = self._total = np.zeros(0)  # not needed any more
-        result = []
-        for i in range(len(labels.classes)):
-            y = labels.y_of_code(labels.members(i))[codes]
-            predicted = np.isin(self.segmented_label, labels.members(i))[winner] & (y < 2)
-            spacing_mm = self._reference.spacing_mm
-            result.append(surface_distances_mm(y == 1, predicted, spacing_mm))
-        return tuple(result)
-
-
-class _LaneCounts:
-    """What one thread counted."""
-
-    def __init__(self, case: CaseCounts) -> None:
-        self._grid, self._of_channel = case.grid, case.of_channel
-        labels, rois = case.labels, case.codes
-        right = np.array([0, 1, 2], np.uint8)
-        self._n_voxels = case.n_voxels
-        # Nobody asks for the Brier score of the background.
-        self._unscored = () if labels.is_region_based else (0,)
-        self._counters: dict[tuple[int, str], ClassCounter] = {}
-        self.counted: dict[tuple[int, str], ClassCounts] = {}
-        self.unsure = {name: self._counter(right, score=False) for name in rois}
-        self.losers = {name: self._counter(right, score=False) for name in rois}
-        n_codes, n_winners = labels.nowhere + 1, len(labels.predicted_label)
-        self.pairs = {name: np.zeros((n_codes, n_winners), np.int64) for name in rois}
-        self.n_clipped = 0
-        self.n_not_finite = 0
-        self.low, self.high = 0.0, 1.0
-        self.sum_error = 0.0
-
-    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> ClassCounter:
-        return ClassCounter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
-
-    def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Count a part in an ROI; see :meth:`ClassCounter.add`."""
-        key = part.channel, roi
-        if key not in self._counters:
-            self._counters[key] = self._counter(
-                self._of_channel[part.channel], score=part.channel not in self._unscored
-            )
-        result = self._counters[key].add(part.p, codes)
-        if part.left < _LANES:  # no more of this channel comes here: keep what holds voxels
-            self.counted[key] = self._counters.pop(key).counted()
-        return result
-
-    def note_bad(self, p: NDArray) -> None:
-        """Some of these are no probabilities."""
-        finite = p[np.isfinite(p)]
-        self.n_not_finite += len(p) - len(finite)
-        self.low = min(self.low, float(finite.min(initial=0)))
-        self.high = max(self.high, float(finite.max(initial=1)))
-
-
-def _negative(cells: Cells) -> Cells:
-    return Cells(cells.index, -cells.count, -cells.sum_p)
 
 
 class _Lane:
@@ -469,7 +156,7 @@ class _Lane:
 @contextmanager
 def _threads() -> Iterator[list[_Lane]]:
     with ExitStack() as stack:
-        lanes = [_Lane(stack) for _ in range(_LANES)]
+        lanes = [_Lane(stack) for _ in range(N_LANES)]
         yield lanes
         for lane in lanes:
             for future in lane.futures:

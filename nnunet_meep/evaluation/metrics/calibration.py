@@ -162,3 +162,16 @@ def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
         "ece_adaptive": math.fsum(np.abs(sum_p - sum_y)[filled]) / n,
         "ece_l2_debiased": math.sqrt(max(math.fsum(count[several] / n * squared), 0.0)),
     }
+
+
+def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Bins of the voxels of several results with the same edges."""
+    count = np.array([part["count"] for part in parts], np.float64)
+    total = count.sum(axis=0)
+    merged: dict[str, list[float]] = {**parts[0], "count": total.tolist()}
+    for name in ("mean_p", "mean_y"):
+        mean = np.array([part[name] for part in parts], np.float64)
+        sums = np.where(count > 0, mean * count, 0).sum(axis=0)
+        out = np.full(len(total), np.nan)
+        merged[name] = np.divide(sums, total, out=out, where=total > 0).tolist()
+    return merged

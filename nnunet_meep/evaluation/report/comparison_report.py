@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tqdm import tqdm
+
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Comparison, Model
+from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import page
-from nnunet_meep.evaluation.report.plots import comparison_pictures, save_figure
+from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
+from nnunet_meep.evaluation.report.figures import save_figure
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut, worst_cases
-from nnunet_meep.evaluation.results import Sources
+from nnunet_meep.evaluation.report.verdict import about
+from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import archive_identity, label_map_identity
 from nnunet_meep.nnunet_files.predictions import Predictions
@@ -27,56 +32,57 @@ N_WORST = 5
 _SLICES = "slices"
 
 
-def write(
-    models: Sequence[Model],
+def write_comparison_report(
     comparison: Comparison,
     folder: Path,
     *,
-    sources: dict[str, Sources],
     gt_folder: Path | None = None,
     images: Path | None = None,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
+    progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
 
     Args:
-        models: what was compared.
-        comparison: over which cases, and what came out.
+        comparison: with its evaluations.
         folder: made if it is not there.
-        sources: for each model where the files of its first training are, for slices.
-        gt_folder: references for the slices; None: those of each result.
+        gt_folder: references for the slices; None: those of each evaluation.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
-        progress: goes through what takes long (items, what they are), and may show how far it is.
+        progress: show progress bars on stderr.
 
     Returns:
         The paths, and all warnings, with what could not be drawn and why.
 
     Raises:
-        InputError: ``images`` are given and slices cannot be cut.
+        InputError: the comparison is without its evaluations, or ``images`` are given and slices
+            cannot be cut.
         OSError: the folder cannot be written; old results are as they were.
     """
+    if not comparison.evaluations:
+        raise InputError(
+            "comparison: expected one that compare() made, got one that was read from its JSON, "
+            "which does not hold what pictures need"
+        )
+    bar = partial(tqdm, disable=not progress)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # In the folder itself, which may be a file system of its own.
         with TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
             tables.write(comparison, Path(new))
-            pictures = comparison_pictures(models, comparison)
-            for name, picture in progress(list(pictures.items()), "pictures"):
-                figure = picture.draw(list(picture.panels), tables.about(comparison))
+            pictures = comparison_pictures(comparison)
+            for name, picture in bar(pictures.items(), desc="pictures"):
+                figure = picture.draw(list(picture.panels), about(comparison))
                 for kind in ("png", "svg"):
                     save_figure(figure, Path(new) / f"{name}.{kind}", kind)
             lines, slices = [*comparison.warnings], {}
             try:
-                slices = _write_slices(
-                    models, comparison, sources, gt_folder, images, Path(new), progress
-                )
+                slices = _write_slices(comparison, gt_folder, images, Path(new), bar)
             except InputError as error:
                 if images is not None:
                     raise
                 shutil.rmtree(Path(new) / _SLICES, ignore_errors=True)
                 lines.append(f"no slices: {error}")
-            text = page.render(models, comparison, pictures, slices, lines, progress)
+            text = page.render(comparison, pictures, slices, lines, progress)
             (Path(new) / "report.html").write_text(text, encoding="utf-8")
             return _replace(Path(new), folder), lines
     except BaseException:
@@ -87,30 +93,34 @@ def write(
 
 
 def _write_slices(
-    models: Sequence[Model],
     comparison: Comparison,
-    sources: dict[str, Sources],
     gt_folder: Path | None,
     images: Path | None,
     folder: Path,
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
+    bar: Callable[..., Any],
 ) -> dict[str, tuple[str, Path]]:
-    """Pictures of the worst cases: case: (what it shows, its PNG)."""
+    """Pictures of the worst cases, of the first training of each model.
+
+    Returns:
+        For each case what is shown, and the PNG.
+    """
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
-    found = {model.name: _cases(model, sources[model.name], gt_folder) for model in models}
-    slices, by_name = {}, {model.name: model for model in models}
-    for case, key in progress(list(worst_cases(models, comparison, N_WORST)), "slices"):
-        for name, (of_model, _) in found.items():
-            if case not in of_model:
-                raise InputError(
-                    f"{sources[name].pred_folders[0]}: expected {case}.npz, found none"
-                )
-            _refuse_changed(of_model[case], by_name[name].trainings[0])
-        how = {m.name: m.trainings[0]["settings"]["segmentation"] for m in models}
-        of_models = [Prediction(n, cs[case], d, how[n]) for n, (cs, d) in found.items()]
-        shown = cut(key, of_models, images)
-        dice = {m.name: float(m.values([case], key, "dice")[0]) for m in models}
+    first = {model: trainings[0] for model, trainings in comparison.evaluations.items()}
+    found = {model: _cases(model, training, gt_folder) for model, training in first.items()}
+    slices = {}
+    for case, key in bar(list(worst_cases(comparison, N_WORST)), desc="slices"):
+        predictions = []
+        for model, (cases, dataset) in found.items():
+            if case not in cases:
+                folders = first[model].sources.pred_folders
+                raise InputError(f"{folders[0]}: expected {case}.npz, found none")
+            _refuse_changed(cases[case], first[model])
+            how = first[model].settings["segmentation"]
+            predictions.append(Prediction(model, cases[case], dataset, how))
+        shown = cut(key, predictions, images)
+        where = comparison.cases.index(case)
+        dice = {m: float(comparison.values(m, key, "dice")[where]) for m in comparison.models}
         figure = slices_figure(shown, dice)
         (folder / _SLICES).mkdir(exist_ok=True)
         for kind in ("png", "svg"):
@@ -120,9 +130,9 @@ def _write_slices(
     return slices
 
 
-def _refuse_changed(case: Case, result: dict[str, Any]) -> None:
+def _refuse_changed(case: Case, evaluation: Evaluation) -> None:
     """Is a case still the one whose numbers stand beside its slice?"""
-    evaluated = result["files"]["cases"][case.name]
+    evaluated = evaluation.files[case.name]
     now = {
         "probabilities": archive_identity(case.probabilities),
         "reference": label_map_identity(case.reference),
@@ -137,12 +147,13 @@ def _refuse_changed(case: Case, result: dict[str, Any]) -> None:
 
 
 def _cases(
-    model: Model, sources: Sources, gt_folder: Path | None
+    model: str, evaluation: Evaluation, gt_folder: Path | None
 ) -> tuple[dict[str, Case], Dataset]:
+    sources = evaluation.sources
     references = gt_folder or sources.gt_folder
     if references is None or not references.is_dir():
         raise InputError(
-            f"{references}: expected the references that {model.name} was evaluated against, found "
+            f"{references}: expected the references that {model} was evaluated against, found "
             f"none; give their folder with --gt"
         )
     opened = Predictions.open(

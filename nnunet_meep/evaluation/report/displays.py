@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nnunet_meep.evaluation.report.plots import COLORS, new_axes, plot_reliability
+from numpy.typing import ArrayLike
+
+from nnunet_meep.evaluation.arrays import Arrays, reliability_of_arrays, risk_coverage
+from nnunet_meep.evaluation.metrics.calibration import merged_bins
+from nnunet_meep.evaluation.report.plots import (
+    COLORS,
+    new_axes,
+    plot_reliability,
+    plot_risk_coverage,
+)
 from nnunet_meep.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
@@ -33,20 +42,58 @@ class ReliabilityDisplay:
     def from_evaluation(
         cls, evaluation: Evaluation, key: str | None = None, *, roi: str | None = None
     ) -> ReliabilityDisplay:
-        """Of what :func:`nnunet_meep.evaluation.evaluate.evaluate` gives.
+        """Of what :func:`.evaluate` or :func:`.read_evaluation` gives.
 
         Args:
             evaluation: of some cases.
-            key: of the class as in ``calibration.json``, or ``"top_label"``; None: the first one.
+            key: of the class as in ``Evaluation.classes``, or ``"top_label"``; None: the first one.
             roi: name of the ROI; None: the first one.
 
         Raises:
-            KeyError: there is no such class or region.
+            KeyError: there is no such class or ROI.
+
+        Example:
+            >>> import nnunet_meep as nm
+            >>> evaluation = nm.evaluate("labelsTs", "predictions")
+            >>> ax = nm.ReliabilityDisplay.from_evaluation(evaluation, "2").plot()
+            >>> ax.figure.savefig("reliability.png")
         """
-        roi = next(iter(evaluation.pooled)) if roi is None else roi
-        key = evaluation.labels.keys[0] if key is None else key
+        roi = evaluation.roi if roi is None else roi
+        key = next(iter(evaluation.classes)) if key is None else key
         per_case = [case.rois[roi].bins[key] for case in evaluation.cases]
         return cls(evaluation.pooled[roi].bins[key], per_case)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        probabilities: Arrays,
+        labels: Arrays,
+        key: str = "1",
+        *,
+        n_bins: int = 15,
+        ignore_label: int | None = None,
+    ) -> ReliabilityDisplay:
+        """Of arrays, see :mod:`nnunet_meep.evaluation.arrays`; a list of arrays is several cases.
+
+        Args:
+            probabilities, labels: (K, *shape) and (*shape), or lists of them.
+            key: of a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
+            n_bins: of equal width.
+            ignore_label: the label whose voxels count nowhere.
+
+        Raises:
+            ValueError: an argument is not what it should be.
+
+        Example:
+            >>> import nnunet_meep as nm
+            >>> import numpy as np
+            >>> p = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]])
+            >>> display = nm.ReliabilityDisplay.from_predictions(p, np.array([0, 1, 1]), n_bins=2)
+            >>> display.bins["mean_y"]
+            [0.5, 1.0]
+        """
+        cases = reliability_of_arrays(probabilities, labels, key, n_bins, ignore_label)
+        return cls(merged_bins(cases), cases)
 
     def plot(
         self, ax: Axes | None = None, *, label: str = "all cases", color: str | None = None
@@ -61,9 +108,73 @@ class ReliabilityDisplay:
         Returns:
             The axes.
         """
-        ax = new_axes() if ax is None else ax
+        ax = new_axes(square=True) if ax is None else ax
         plot_reliability(
             ax, self.bins, per_case=self.per_case, label=label, color=color or COLORS[0]
         )
+        ax.legend(loc="best", frameon=False, fontsize="small")
+        return ax
+
+
+@dataclass(frozen=True)
+class RiskCoverageDisplay:
+    """A risk-coverage curve: the error rate that is left if the least sure voxels are set aside.
+
+    Attributes:
+        coverage: shares of the voxels, ascending.
+        risk: the error rate among that share, the most confident ones.
+    """
+
+    coverage: Sequence[float]
+    risk: Sequence[float]
+
+    @classmethod
+    def from_evaluation(
+        cls, evaluation: Evaluation, key: str | None = None, *, roi: str | None = None
+    ) -> RiskCoverageDisplay:
+        """Of the voxels of all cases of an evaluation.
+
+        Args:
+            evaluation: of some cases.
+            key: ``"top_label"``, or for regions the key of one; None: the first that there is.
+            roi: name of the ROI; None: the first one.
+
+        Raises:
+            KeyError: there is no such curve or ROI.
+
+        Example:
+            >>> import nnunet_meep as nm
+            >>> evaluation = nm.evaluate("labelsTs", "predictions")
+            >>> ax = nm.RiskCoverageDisplay.from_evaluation(evaluation).plot(label="default")
+        """
+        curves = evaluation.pooled[evaluation.roi if roi is None else roi].risk_coverage
+        return cls(**curves[next(iter(curves)) if key is None else key])
+
+    @classmethod
+    def from_predictions(
+        cls, probabilities: ArrayLike, labels: ArrayLike, *, ignore_label: int | None = None
+    ) -> RiskCoverageDisplay:
+        """Of arrays of one case, see :func:`nnunet_meep.risk_coverage`.
+
+        Args:
+            probabilities, labels: (K, *shape) and (*shape).
+            ignore_label: the label whose voxels count nowhere.
+
+        Raises:
+            ValueError: an argument is not what it should be.
+        """
+        curve = risk_coverage(probabilities, labels, ignore_label=ignore_label)
+        return cls(**{name: values.tolist() for name, values in curve.items()})
+
+    def plot(
+        self, ax: Axes | None = None, *, label: str = "all cases", color: str | None = None
+    ) -> Axes:
+        """Draw it over the share of voxels that are set aside, on a log scale.
+
+        Args, Returns: as :meth:`ReliabilityDisplay.plot`.
+        """
+        ax = new_axes() if ax is None else ax
+        curve = {"coverage": list(self.coverage), "risk": list(self.risk)}
+        plot_risk_coverage(ax, curve, label=label, color=color or COLORS[0])
         ax.legend(loc="best", frameon=False, fontsize="small")
         return ax

@@ -6,32 +6,33 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from tqdm import tqdm
 
 from nnunet_meep import __version__
-from nnunet_meep.evaluation.compare import Comparison, Model
+from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.evaluation.report.comparison_pictures import ComparisonPicture
 from nnunet_meep.evaluation.report.comparison_tables import (
     DIFFERENCE_HEAD,
     TOO_SMALL,
-    about,
     about_differences,
     cell,
-    columns,
     difference_rows,
     note,
-    verdict_sentences,
 )
-from nnunet_meep.evaluation.report.plots import ComparisonPicture, color_of, save_figure
-from nnunet_meep.evaluation.report.text import nan_to_none
-from nnunet_meep.evaluation.results import TOP_LABEL
+from nnunet_meep.evaluation.report.figures import save_figure
+from nnunet_meep.evaluation.report.plots import color_of
+from nnunet_meep.evaluation.report.verdict import about, columns, verdict_sentences
+from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,31 +65,29 @@ PICTURES = {
 
 
 def render(
-    models: Sequence[Model],
     comparison: Comparison,
     pictures: Mapping[str, ComparisonPicture],
     slices: Mapping[str, tuple[str, Path]],
     warnings: Sequence[str],
-    progress: Callable[[Sequence[Any], str], Iterable[Any]] = lambda items, _: items,
+    progress: bool = False,
 ) -> str:
     """The page.
 
     Args:
-        models: what was compared.
-        comparison: over which cases, and what came out.
+        comparison: with its evaluations.
         pictures: of :func:`.comparison_pictures`.
         slices: for each case with a picture of a slice what it shows, and a PNG of it.
         warnings: one line each.
-        progress: goes through the panels that are drawn, and may show how far it is.
+        progress: show a progress bar on stderr.
     """
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("page.html.j2").render(
-        title=f"Calibration of {len(models)} model{'s' * (len(models) != 1)}",
+        title=f"Calibration of {counted(len(comparison.models), 'model')}",
         subtitle=about(comparison),
         version=__version__,
-        models=[{"name": m.name, "color": color_of(i)} for i, m in enumerate(models)],
+        models=[{"name": m, "color": color_of(i)} for i, m in enumerate(comparison.models)],
         verdict=verdict_sentences(comparison),
         warnings=list(warnings),
         tables=[_table(comparison, key) for key in comparison.classes],
@@ -103,13 +102,13 @@ def render(
             case: {"title": title, "uri": _uri(path.read_bytes(), "image/png")}
             for case, (title, path) in slices.items()
         },
-        settings=_settings(models),
+        settings=_settings(comparison),
         definitions={
             metric: heading
             for metric, heading in CATALOGUE.items()
-            if any(metric in keys for keys in comparison.summary[models[0].name].values())
+            if any(metric in keys for keys in comparison.summary[comparison.models[0]].values())
         },
-        data=_json(_data(models, comparison)),
+        data=_json(_data(comparison)),
     )
 
 
@@ -163,17 +162,14 @@ def _sortable(row: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _pictures(
-    pictures: Mapping[str, ComparisonPicture],
-    progress: Callable[[Sequence[Any], str], Iterable[Any]],
-) -> list[dict[str, Any]]:
+def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list[dict[str, Any]]:
     """Each picture class by class, so that they stand side by side or below each other."""
     rendered: dict[str, dict[str, Any]] = {
         name: {"name": name, "heading": PICTURES[name][0], "about": PICTURES[name][1], "panels": []}
         for name in pictures
     }
     panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
-    for name, key, text in progress(panels, "report"):
+    for name, key, text in tqdm(panels, desc="report", disable=not progress):
         uri = _svg(pictures[name].draw([key], ""))
         rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
     return list(rendered.values())
@@ -189,33 +185,32 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _settings(models: Sequence[Model]) -> dict[str, Any]:
+def _settings(comparison: Comparison) -> dict[str, Any]:
     """A column for each training, a row for each setting."""
     columns = [
-        (m.name if len(m.trainings) == 1 else f"{m.name} ({i} of {len(m.trainings)})", t)
-        for m in models
-        for i, t in enumerate(m.trainings, 1)
+        (model if len(trainings) == 1 else f"{model} ({i} of {len(trainings)})", training)
+        for model, trainings in comparison.evaluations.items()
+        for i, training in enumerate(trainings, 1)
     ]
-    names = dict.fromkeys(name for _, t in columns for name in t["settings"])
+    names = dict.fromkeys(name for _, t in columns for name in t.settings)
     rows = [
-        (name, [json.dumps(t["settings"].get(name)).strip('"') for _, t in columns])
-        for name in names
+        (name, [json.dumps(t.settings.get(name)).strip('"') for _, t in columns]) for name in names
     ]
-    rows.insert(0, ("cases", [str(len(t["cases"])) for _, t in columns]))
+    rows.insert(0, ("cases", [str(len(t.cases)) for _, t in columns]))
     return {"head": [name for name, _ in columns], "rows": rows}
 
 
-def _data(models: Sequence[Model], comparison: Comparison) -> dict[str, Any]:
+def _data(comparison: Comparison) -> dict[str, Any]:
     """What the page's script shows on demand: summaries, and the values of each case."""
     values = {
-        model.name: {
+        model: {
             key: {
-                metric: [_value(v) for v in model.values(comparison.cases, key, metric)]
+                metric: [_value(v) for v in comparison.values(model, key, metric)]
                 for metric in metrics
             }
-            for key, metrics in comparison.summary[model.name].items()
+            for key, metrics in keys.items()
         }
-        for model in models
+        for model, keys in comparison.summary.items()
     }
     return {
         "classes": {key: _class_title(comparison, key) for key in comparison.classes},
@@ -231,7 +226,10 @@ def _data(models: Sequence[Model], comparison: Comparison) -> dict[str, Any]:
         "columns": {key: columns(comparison, key) for key in comparison.classes},
         "models": list(comparison.models),
         "roi": describe(comparison.roi),
-        "settings": {model.name: [t["settings"] for t in model.trainings] for model in models},
+        "settings": {
+            model: [training.settings for training in trainings]
+            for model, trainings in comparison.evaluations.items()
+        },
         "cases": list(comparison.cases),
         "summary": comparison.summary,
         "values": values,

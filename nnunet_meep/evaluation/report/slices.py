@@ -18,10 +18,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Comparison, Model
+from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
 from nnunet_meep.evaluation.report.maps import minus_p_log_p
-from nnunet_meep.evaluation.results import TOP_LABEL
+from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry, turn
 from nnunet_meep.nnunet_files.images import read_codes, read_image
@@ -93,9 +93,7 @@ class CaseSlice:
     models: tuple[ModelSlice, ...]
 
 
-def worst_cases(
-    models: Sequence[Model], comparison: Comparison, n: int
-) -> Iterator[tuple[str, str]]:
+def worst_cases(comparison: Comparison, n: int) -> Iterator[tuple[str, str]]:
     """The cases with the lowest Dice, mean over classes and models, the worst first.
 
     Yields:
@@ -105,7 +103,7 @@ def worst_cases(
     keys = [key for key in comparison.classes if key != TOP_LABEL]
     # (models, classes, cases)
     dice = np.array(
-        [[model.values(comparison.cases, key, "dice") for key in keys] for model in models]
+        [[comparison.values(m, key, "dice") for key in keys] for m in comparison.models]
     )
     defined = ~np.isnan(dice).all(axis=(0, 1))
     cases = np.flatnonzero(defined)

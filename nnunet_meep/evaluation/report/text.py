@@ -1,87 +1,18 @@
-"""What an evaluation leaves behind: ``calibration.json``, a CSV, pictures, a table."""
+"""An evaluation as tables for the terminal."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.notes import used_to_fit
-from nnunet_meep.evaluation.report.plots import Layer, reliability_figure, save_figure
-from nnunet_meep.evaluation.results import Evaluation, Sources
+from nnunet_meep.evaluation.report.tables import text_table
+from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
-
-
-def write(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``calibration.json``, ``.csv``, ``reliability.png`` and ``.svg`` into a folder.
-
-    All are complete before the first one replaces an old result.
-
-    Returns:
-        The paths.
-
-    Raises:
-        OSError: the folder cannot be made or written; old results are as they were.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
-    paths = [folder / name for name in names]
-    result = {
-        **evaluation.to_dict(),
-        "origin": {
-            "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **_sources(evaluation.sources, folder),
-        },
-    }
-    with (
-        replacing_file(paths[0]) as json_path,
-        replacing_file(paths[1]) as csv_path,
-        replacing_file(paths[2]) as png_path,
-        replacing_file(paths[3]) as svg_path,
-    ):
-        json_path.write_text(json.dumps(nan_to_none(result), indent=1, allow_nan=False) + "\n")
-        _write_csv(evaluation, csv_path)
-        roi = next(iter(evaluation.pooled))
-        n = len(evaluation.cases)
-        panels = {
-            f"{entry['name']} (label {key})\npooled ECE {1e3 * entry['pooled']['ece']:.2f} e-3": [
-                Layer(
-                    "all cases",
-                    entry["pooled"]["bins"],
-                    [case.rois[roi].bins[key] for case in evaluation.cases],
-                )
-            ]
-            for key, entry in result["classes"].items()
-        }
-        title = f"{describe(roi)}, {n} case{'s' * (n != 1)}"
-        figure = reliability_figure(panels, title)
-        save_figure(figure, png_path, "png")
-        save_figure(figure, svg_path, "svg")
-    return paths
-
-
-def _sources(sources: Sources, folder: Path) -> dict[str, Any]:
-    """Where the files are from the folder of results, so that both may be moved together."""
-
-    def from_here(path: Path | None) -> str | None:
-        return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
-
-    return {
-        "gt_folder": from_here(sources.gt_folder),
-        "pred_folders": [from_here(path) for path in sources.pred_folders],
-        "dataset_json": from_here(sources.dataset_json),
-        "plans_json": from_here(sources.plans_json),
-        "masks": {name: from_here(folder) for name, folder in sources.masks.items()},
-    }
 
 
 def table(evaluation: Evaluation) -> str:
@@ -109,9 +40,7 @@ def _class_table(classes: dict[str, Any], computed: Sequence[str], mark: str) ->
         if any(undefined):
             rows.append(["", "undefined", *(str(n or "") for n in undefined)])
         rows.append(["", "pooled", *(_cell(m, entry["pooled"].get(m)) for m in metrics)])
-    lines = aligned(rows)
-    lines.insert(1, "-" * max(map(len, lines)))
-    return lines
+    return text_table(rows).splitlines()
 
 
 def _not_segmented(result: dict[str, Any]) -> list[str]:
@@ -151,40 +80,9 @@ def _error_line(name: str, pooled: dict[str, float]) -> str:
     return line if math.isnan(ratio) else f"{line} ({ratio:.2f} times)"
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """A line for each row: the first two columns to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, range(len(row)), strict=True)
-        lines.append("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for c, w, i in cells).rstrip())
-    return lines
-
-
 def _cell(metric: str, value: float | None) -> str:
     if value is None:  # not defined for pooled voxels
         return ""
     if math.isnan(value):
         return "-"
     return CATALOGUE[metric].number(value)
-
-
-def _write_csv(evaluation: Evaluation, path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(evaluation.columns)
-        for row in evaluation.rows():
-            writer.writerow([*row[:4], *map(_csv_number, row[4:])])
-
-
-def _csv_number(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)
-
-
-def nan_to_none(value: Any) -> Any:
-    """JSON has no NaN: null says that a number does not exist."""
-    if isinstance(value, dict):
-        return {k: nan_to_none(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_to_none(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

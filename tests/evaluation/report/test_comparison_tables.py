@@ -5,48 +5,54 @@ from __future__ import annotations
 import copy
 import csv
 import re
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from predictions import NOTHING_TO_SAY, files_of
+from predictions import compared, stored_result
 
-from nnunet_meep.evaluation.compare import Model, compare
 from nnunet_meep.evaluation.report import comparison_tables as tables
+from nnunet_meep.evaluation.report.verdict import verdict_sentences
 
 NAME = r"a|b_c & 50% #1 {x} $y^2$ ~ \z"
 ESCAPED = r"a|b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z"
 
 
+class Model(NamedTuple):
+    """A name, and the ``calibration.json`` of each training."""
+
+    name: str
+    trainings: tuple[dict[str, Any], ...]
+
+
+def compare(models):
+    return compared({model.name: list(model.trainings) for model in models})
+
+
 def result(shift):
-    cases = [
-        {"case": f"c{i}", "classes": {"1": {"dice": 0.5 + i / 100 + shift, "ece": 0.01 * i}}}
-        for i in range(5)
-    ]
-    settings = {"bins": 15, "rois": ["image"]}
-    files = files_of(case["case"] for case in cases)
-    content = {"settings": settings, "classes": {"1": {"name": NAME}}, "cases": cases}
-    return {**NOTHING_TO_SAY, **content, "files": files}
+    cases = {f"c{i}": {"1": {"dice": 0.5 + i / 100 + shift, "ece": 0.01 * i}} for i in range(5)}
+    return stored_result(cases, names={"1": NAME})
 
 
-def compared():
-    return compare([Model("plain", (result(0),)), Model(NAME, (result(0.1),))])
+def two_models():
+    return compared({"plain": result(0), NAME: result(0.1)})
 
 
 def test_markdown_has_as_many_cells_in_each_row() -> None:
-    lines = tables.markdown(compared()).splitlines()
+    lines = tables.markdown(two_models()).splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     assert {len(row) for row in rows} == {3, 8}
     assert [row[0].strip() for row in rows[2:4]] == ["plain", NAME.replace("|", r"\|")]
 
 
 def test_latex_shows_the_name_as_it_is_and_marks_nothing_where_all_are_equal() -> None:
-    tex = tables.latex(compared())
+    tex = tables.latex(two_models())
     (line,) = [line for line in tex.splitlines() if line.startswith("a|")]
     assert line == rf"{ESCAPED} & \textbf{{0.620 (0.016)}} & 20.00 (15.81) \\"
 
 
 def test_csv_keeps_it(tmp_path) -> None:
-    tables.write(compared(), tmp_path)
+    tables.write(two_models(), tmp_path)
     with (tmp_path / "comparison.csv").open(newline="") as file:
         models = {row["model"] for row in csv.DictReader(file)}
     assert models == {"plain", NAME}
@@ -56,21 +62,14 @@ def random_model(name, seed, n, shift=0.0, keys=("1",)):
     """A model with a value of each metric in a table, and of one that is in none."""
     rng = np.random.default_rng(seed)
     metrics = ("dice", "brier", "brier_plus", "ece", "mce")
-    cases = [
-        {
-            "case": f"c{i:02d}",
-            "classes": {
-                key: dict(zip(metrics, (rng.random(5) / 10 + 0.5 + shift).tolist(), strict=True))
-                for key in keys
-            },
+    cases = {
+        f"c{i:02d}": {
+            key: dict(zip(metrics, (rng.random(5) / 10 + 0.5 + shift).tolist(), strict=True))
+            for key in keys
         }
         for i in range(n)
-    ]
-    classes = {key: {"name": f"class{key}"} for key in keys}
-    settings = {"bins": 15, "rois": ["image"]}
-    files = files_of(case["case"] for case in cases)
-    content = {"settings": settings, "classes": classes, "cases": cases, "files": files}
-    return Model(name, ({**NOTHING_TO_SAY, **content},))
+    }
+    return Model(name, (stored_result(cases, names={key: f"class{key}" for key in keys}),))
 
 
 def rows_of(comparison):
@@ -183,12 +182,15 @@ class TestNotSegmented:
             assert rows["1 class1", "Dice", model]["p (Holm) < 0.05"] != "not segmented"
 
     def test_the_table_of_the_top_label_says_that_a_class_is_missing(self) -> None:
-        models = [random_model("good", 0, 5), missing(random_model("none", 1, 5), "1")]
-        for model in models:
-            for case in model.trainings[0]["cases"]:
-                case["top_label"] = {"ece": 0.1}
-            model.trainings[0]["top_label"] = {"per_case": {}}
-        text = tables.terminal(compare(models))
+        contents = {
+            "good": random_model("", 0, 5).trainings[0],
+            "none": missing(random_model("", 1, 5), "1").trainings[0],
+        }
+        models = {}
+        for name, content in contents.items():
+            cases = {case["case"]: case["classes"] for case in content["cases"]}
+            models[name] = stored_result(cases, {case: {"ece": 0.1} for case in cases})
+        text = tables.terminal(compared(models))
         top_label = text[text.index("Top label") :]
         assert "none (not all classes segmented) " in top_label
 
@@ -210,7 +212,7 @@ class TestVerdict:
         other = shifted("other", first, dice=0.1, ece=-0.1, brier=0.1)
         for case in other.trainings[0]["cases"]:
             case["classes"]["2"]["ece"] -= 0.2
-        assert tables.verdict_sentences(compare([first, other])) == [
+        assert verdict_sentences(compare([first, other])) == [
             "Compared with first, other is better in Dice (1 class1), ECE (1 class1, 2 class2); "
             "worse in Brier (1 class1) (p < 0.05 after Holm's correction for 8 tests)."
         ]
@@ -218,13 +220,13 @@ class TestVerdict:
     def test_each_other_model_has_a_sentence_and_the_first_has_none(self) -> None:
         first = random_model("first", 0, 20)
         models = [first, shifted("second", first, dice=-0.1), shifted("third", first, ece=0.0)]
-        assert tables.verdict_sentences(compare(models)) == [
+        assert verdict_sentences(compare(models)) == [
             "Compared with first, second is worse in Dice (1 class1) (p < 0.05 after Holm's "
             "correction for 8 tests).",
             "No difference between first and third is shown (p of 0.05 or more after Holm's "
             "correction for 8 tests).",
         ]
-        assert tables.verdict_sentences(compare(models[:1])) == []
+        assert verdict_sentences(compare(models[:1])) == []
 
     def test_many_classes_are_counted(self) -> None:
         keys = tuple(map(str, range(1, 8)))
@@ -233,7 +235,7 @@ class TestVerdict:
         for case in other.trainings[0]["cases"]:
             for metrics in case["classes"].values():
                 metrics["ece"] -= 0.1
-        (sentence,) = tables.verdict_sentences(compare([first, other]))
+        (sentence,) = verdict_sentences(compare([first, other]))
         five = ", ".join(f"{k} class{k}" for k in range(1, 6))
         assert f"b is better in ECE ({five}, 2 more) (p < 0.05 " in sentence
 
@@ -250,13 +252,13 @@ class TestVerdict:
     )
     def test_too_few_cases(self, n, expected) -> None:
         models = [random_model("first", 0, n), random_model("other", 1, n)]
-        assert tables.verdict_sentences(compare(models)) == [expected]
+        assert verdict_sentences(compare(models)) == [expected]
 
     def test_too_few_cases_of_some_metrics(self) -> None:
         first = random_model("first", 0, 20)
         for case in first.trainings[0]["cases"][4:]:
             case["classes"]["1"]["dice"] = None
-        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+        assert verdict_sentences(compare([first, shifted("other", first)])) == [
             "No difference between first and other is shown (p of 0.05 or more after Holm's "
             "correction for 4 tests; 1 of 4 have too few cases to show one)."
         ]
@@ -265,7 +267,7 @@ class TestVerdict:
         first = random_model("first", 0, 3)
         for case in first.trainings[0]["cases"]:
             case["classes"]["1"] = dict.fromkeys(case["classes"]["1"])
-        assert tables.verdict_sentences(compare([first, shifted("other", first)])) == [
+        assert verdict_sentences(compare([first, shifted("other", first)])) == [
             "No metric in the tables is defined for both first and other."
         ]
 
@@ -275,7 +277,7 @@ class TestVerdict:
         several = [shifted("", first).trainings[0] for _ in range(3)]
         missing(Model("", (several[0],)), "2")
         models = [first, collapsed, Model("several", tuple(several))]
-        assert tables.verdict_sentences(compare(models)) == [
+        assert verdict_sentences(compare(models)) == [
             "collapsed does not segment 2 class2: Dice is 0 wherever the reference has it.",
             "several does not segment 2 class2 in 1 of its 3 trainings: Dice is 0 wherever the "
             "reference has it.",
@@ -289,7 +291,7 @@ class TestVerdict:
     def test_a_first_model_that_segments_nothing(self) -> None:
         first = missing(missing(random_model("first", 0, 20, keys=self.KEYS), "1"), "2")
         other = random_model("other", 1, 20, keys=self.KEYS)
-        assert tables.verdict_sentences(compare([first, other])) == [
+        assert verdict_sentences(compare([first, other])) == [
             "first does not segment any class: Dice is 0 wherever the reference has it.",
             "A model is no candidate for the best of a class that it does not segment.",
             "first and other are not compared: no class is segmented by both.",
@@ -298,7 +300,7 @@ class TestVerdict:
     def test_one_model_alone(self) -> None:
         keys = ("1", "2", "3")
         alone = missing(missing(random_model("alone", 0, 5, keys=keys), "1"), "3")
-        assert tables.verdict_sentences(compare([alone])) == [
+        assert verdict_sentences(compare([alone])) == [
             "alone does not segment 1 class1 and 3 class3: Dice is 0 wherever the reference has "
             "them."
         ]
@@ -307,7 +309,7 @@ class TestVerdict:
         first = random_model("first", 0, 20)
         comparison = compare([first, shifted("other", first, ece=0.1), shifted("twin", first)])
         (warning,) = comparison.warnings
-        sentences = tables.verdict_sentences(comparison)
+        sentences = verdict_sentences(comparison)
         assert len(sentences) == 2
         printed, text = tables.terminal(comparison), tables.markdown(comparison)
         assert "\n".join(sentences) in printed[: printed.index("1 class1\n")]

@@ -13,12 +13,12 @@ import pytest
 from markupsafe import escape
 from predictions import softmax_case
 
-from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.report import page
-from nnunet_meep.evaluation.report.comparison_tables import verdict_sentences
-from nnunet_meep.evaluation.report.plots import comparison_pictures
+from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
+from nnunet_meep.evaluation.report.verdict import verdict_sentences
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
 
@@ -60,20 +60,19 @@ def models(tmp_path_factory):
     from predictions import PredictionFolder
 
     labels = {"background": 0, NASTY: 1, "Posterior": 2}
-    made = []
+    made = {}
     for i, name in enumerate(("default", NASTY)):
         folder = PredictionFolder(tmp_path_factory.mktemp(f"model{i}"), labels)
         rng = np.random.default_rng(i)
         for case in ("a", "b", "c"):
             folder.add(case, *softmax_case(rng, (5, 6, 7)))
-        made.append(Model(name, (evaluate(folder.gt, folder.pred).to_dict(),)))
+        made[name] = evaluate(folder.gt, folder.pred)
     return made
 
 
 def render(models, slices, warnings):
     comparison = compare(models)
-    pictures = comparison_pictures(models, comparison)
-    return page.render(models, comparison, pictures, slices, warnings)
+    return page.render(comparison, comparison_pictures(comparison), slices, warnings)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +120,8 @@ def test_tables_and_data_have_the_numbers_of_the_comparison(rendered, models) ->
     assert data["summary"]["default"]["1"]["ece"]["mean"] == mean
     for model in models:
         for key in ("1", "2", "top_label"):
-            for metric, values in data["values"][model.name][key].items():
-                expected = model.values(comparison.cases, key, metric)
+            for metric, values in data["values"][model][key].items():
+                expected = comparison.values(model, key, metric)
                 got = np.array(values, float)
                 assert got == pytest.approx(expected, rel=1e-5, nan_ok=True), metric
     every = {row[0].rstrip("?") for table in found.tables for row in table}
@@ -143,10 +142,10 @@ def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
 
 
 def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) -> None:
-    collapsed = copy.deepcopy(models[1].trainings[0])
-    for case in collapsed["cases"]:
-        case["classes"]["2"].update(dice=0.0, ece=0.0)
-    text = render([models[0], Model("collapsed", (collapsed,))], {}, [])
+    collapsed = copy.deepcopy(models[NASTY])
+    for case in collapsed.cases:
+        case.rois["image"].classes["2"].update(dice=0.0, ece=0.0)
+    text = render({"default": models["default"], "collapsed": collapsed}, {}, [])
     results = [table for table in Page(text).tables if table and "ECE e-3?" in table[0]]
     names = [[row[0] for row in table[1:]] for table in results]
     assert names == [
@@ -170,7 +169,7 @@ def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
 
 
 def test_one_model_without_slices(models) -> None:
-    text = render(models[:1], {}, [])
+    text = render({"default": models["default"]}, {}, [])
     assert "Differences" not in text
     assert "Calibration of 1 model<" in text
     assert "best mean in bold" not in text

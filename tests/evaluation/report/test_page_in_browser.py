@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from predictions import PredictionFolder, softmax_case
 
-from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.report import comparison_report
+from nnunet_meep.evaluation.report.comparison_report import N_WORST
+from nnunet_meep.evaluation.report.write_report import write_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -27,17 +28,15 @@ pytestmark = [
 def report(tmp_path_factory):
     """A comparison of two models on seven cases; class 2 is missing in most of them."""
     root = tmp_path_factory.mktemp("report")
-    models, sources = [], {}
+    evaluations = {}
     for i, name in enumerate(("first model", "second")):
         folder = PredictionFolder(root / name, {"background": 0, "Anterior": 1, "Posterior": 2})
         rng = np.random.default_rng(i)
         for k in range(7):
             p, reference = softmax_case(rng, (5, 6, 7))
             folder.add(f"case_{k}", p, np.where(reference == 2, 2 * (k < 2), reference))
-        evaluation = evaluate(folder.gt, folder.pred)
-        models.append(Model(name, (evaluation.to_dict(),)))
-        sources[name] = evaluation.sources
-    comparison_report.write(models, compare(models), root / "out", sources=sources)
+        evaluations[name] = evaluate(folder.gt, folder.pred)
+    write_report(compare(evaluations), root / "out")
     return root / "out" / "report.html"
 
 
@@ -170,7 +169,7 @@ def test_the_case_picker_shows_numbers_and_slices_of_one_case(shown) -> None:
     options = {text.split(" ")[0]: text for text in shown.texts("#pick-case option")}
     with_picture = [case for case, text in options.items() if text.endswith("(with picture)")]
     assert len(options) == 7
-    assert len(with_picture) == comparison_report.N_WORST
+    assert len(with_picture) == N_WORST
     for case in (with_picture[-1], next(c for c in options if c not in with_picture)):
         shown.choose("#pick-case", options[case])
         assert shown.one("#one-case h3").text == case

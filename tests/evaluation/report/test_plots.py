@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from predictions import softmax_case
 
-from nnunet_meep.evaluation.compare import Model, compare
+from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.report.displays import ReliabilityDisplay
+from nnunet_meep.evaluation.metrics.calibration import merged_bins
+from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
+from nnunet_meep.evaluation.report.displays import ReliabilityDisplay, RiskCoverageDisplay
+from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.report.plots import (
-    Layer,
-    comparison_pictures,
-    merged_bins,
     new_axes,
     plain,
     plot_agreement,
     plot_histogram,
     plot_reliability,
     plot_risk_coverage,
-    reliability_figure,
-    save_figure,
 )
+from nnunet_meep.evaluation.result_format import nan_to_none
 
 
 @pytest.fixture
@@ -77,6 +77,36 @@ def test_one_object_gives_numbers_and_pictures(evaluation) -> None:
     assert drawn == pytest.approx(np.array(pooled["mean_y"])[filled])
     assert len(ax.get_lines()) == 1 + 3 + 1  # the diagonal, three cases, all of them
     assert ReliabilityDisplay.from_evaluation(evaluation, "top_label").plot(ax) is ax
+
+
+def test_displays_of_arrays_are_those_of_files(make_folder) -> None:
+    folder, rng = make_folder(), np.random.default_rng(0)
+    cases = [softmax_case(rng, (6, 7, 8)) for _ in range(2)]
+    for name, case in zip("ab", cases, strict=True):
+        folder.add(name, *case)
+    probabilities, labels = ([case[i] for case in cases] for i in (0, 1))
+    evaluation = evaluate(folder.gt, folder.pred, surface=False)
+    for key in ("2", "top_label"):
+        of_arrays = ReliabilityDisplay.from_predictions(probabilities, labels, key)
+        of_files = ReliabilityDisplay.from_evaluation(evaluation, key)
+        assert nan_to_none(of_arrays.per_case) == nan_to_none(of_files.per_case)
+        assert of_arrays.bins["count"] == of_files.bins["count"]
+        assert of_arrays.bins["mean_y"] == pytest.approx(of_files.bins["mean_y"], nan_ok=True)
+    with pytest.raises(ValueError, match=r"^key: expected one of 1, 2, top_label, got '3'"):
+        ReliabilityDisplay.from_predictions(probabilities, labels, "3")
+
+
+def test_a_risk_coverage_curve_of_files_and_of_arrays(make_folder) -> None:
+    folder = make_folder()
+    p, y = softmax_case(np.random.default_rng(0), (6, 7, 8))
+    folder.add("a", p, y)
+    of_files = RiskCoverageDisplay.from_evaluation(evaluate(folder.gt, folder.pred, surface=False))
+    assert of_files == RiskCoverageDisplay.from_predictions(p, y)
+    ax = of_files.plot(label="model")
+    assert line(ax, "model").get_ydata()[0] == pytest.approx(100 * of_files.risk[0])
+    assert of_files.plot(ax, label="other", color="C1") is ax
+    with pytest.raises(KeyError):
+        RiskCoverageDisplay.from_evaluation(evaluate(folder.gt, folder.pred, surface=False), "1")
 
 
 def test_a_picture_of_no_class_is_a_key_error(evaluation) -> None:
@@ -197,7 +227,7 @@ class TestFigures:
 
 
 def comparison_figures(models):
-    pictures = comparison_pictures(models, compare(models))
+    pictures = comparison_pictures(compare(models))
     return {name: p.draw(list(p.panels), "title") for name, p in pictures.items()}
 
 
@@ -207,44 +237,34 @@ class TestComparisonPictures:
         folder, rng = make_folder(), np.random.default_rng(0)
         for case in "abcd":
             folder.add(case, *softmax_case(rng, (6, 7, 8)))
-        content = evaluate(folder.gt, folder.pred, surface=False).to_dict()
-        part = {**content, "cases": content["cases"][:3]}
-        return [Model("all", (content,)), Model("part", (part, part))]
+        every = evaluate(folder.gt, folder.pred, surface=False)
+        part = replace(every, cases=every.cases[:3])
+        return {"all": every, "part": [part, part]}
 
     def test_what_is_drawn_is_of_the_compared_cases(self, models) -> None:
         figures = comparison_figures(models)
         assert list(figures) == ["reliability", "risk_coverage", "volumes", "errors"]
         ax = figures["reliability"].axes[0]
-        of_three = merged_bins([c["bins"]["1"] for c in models[0].trainings[0]["cases"][:3]])
+        cases = [case.rois["image"] for case in models["all"].cases[:3]]
+        of_three = merged_bins([case.bins["1"] for case in cases])
         filled = np.array(of_three["count"]) > 0
         for name in ("all", "part"):  # the fourth case is in none of them
             assert line(ax, name).get_ydata() == pytest.approx(np.array(of_three["mean_y"])[filled])
         (volumes, _) = figures["volumes"].axes
-        cases = models[0].trainings[0]["cases"][:3]
-        true_ml = [c["classes"]["1"]["volume_true_ml"] for c in cases]
+        true_ml = [case.classes["1"]["volume_true_ml"] for case in cases]
         assert line(volumes, "part").get_xdata() == pytest.approx(true_ml)
         (errors,) = figures["errors"].axes
-        percent = [100 * c["top_label"]["error_rate_expected"] for c in cases]
+        percent = [100 * case.top_label["error_rate_expected"] for case in cases]
         assert line(errors, "all").get_ydata() == pytest.approx(percent)
         for figure in figures.values():
             for ax in figure.axes:
                 assert ax.get_xlabel() or figure is figures["reliability"]
 
-    def test_a_result_of_an_older_version_has_fewer_pictures(self, models) -> None:
-        (old,) = models[0].trainings
-        for case in old["cases"]:
-            del case["bins"]
-        del old["top_label"]["pooled"]["risk_coverage"]
-        figures = comparison_figures(models[:1])
-        assert list(figures) == ["reliability", "volumes", "errors"]
-        assert len(figures["reliability"].axes[0].collections) == 0  # no band
-
     def test_there_is_no_picture_of_volumes_that_do_not_exist(self, models) -> None:
-        for training in models[0].trainings:
-            for case in training["cases"]:
-                for entry in case["classes"].values():
-                    entry["volume_true_ml"] = None  # of a 2D image
-        assert "volumes" not in comparison_figures(models[:1])
+        for case in models["all"].cases:
+            for entry in case.rois["image"].classes.values():
+                entry["volume_true_ml"] = np.nan  # of a 2D image
+        assert "volumes" not in comparison_figures({"all": models["all"]})
 
     def test_results_of_overlapping_regions(self, make_folder) -> None:
         labels = {"background": 0, "whole": [1, 2], "core": 2}
@@ -252,8 +272,7 @@ class TestComparisonPictures:
         for case in "ab":
             p = rng.random((2, 5, 6, 7)).astype(np.float32)
             folder.add(case, p, rng.integers(0, 3, (5, 6, 7)).astype(np.uint8))
-        models = [Model("m", (evaluate(folder.gt, folder.pred, surface=False).to_dict(),))]
-        figures = comparison_figures(models)
+        figures = comparison_figures({"m": evaluate(folder.gt, folder.pred, surface=False)})
         assert list(figures) == ["reliability", "risk_coverage", "volumes", "errors"]
         assert [len(f.axes) for f in figures.values()] == [4, 2, 2, 2]
 
@@ -288,8 +307,8 @@ def test_nothing_to_expect_is_drawn_without_a_warning() -> None:
 
 
 def test_bins_of_two_results_merge_into_those_of_all_their_voxels() -> None:
-    a = bins([2, 0, 1], [0.1, None, 0.9], [0.5, None, 1.0])
-    b = bins([6, 0, 0], [0.3, None, None], [0.25, None, None])
+    a = bins([2, 0, 1], [0.1, np.nan, 0.9], [0.5, np.nan, 1.0])
+    b = bins([6, 0, 0], [0.3, np.nan, np.nan], [0.25, np.nan, np.nan])
     merged = merged_bins([a, b])
     assert merged["count"] == [8, 0, 1]
     assert merged["mean_p"] == pytest.approx([0.25, np.nan, 0.9], nan_ok=True)

@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from predictions import NOTHING_TO_SAY, files_of
+from predictions import compared, stored_result
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.compare import Model, compare
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut, worst_cases
 from nnunet_meep.nnunet_files.cases import Case, read_dataset
@@ -256,25 +255,19 @@ class TestRefused:
 
 def result(dice):
     """A result; ``dice``: case: of classes 1 and 2."""
-    cases = [
-        {"case": case, "classes": {k: {"dice": v} for k, v in zip("12", row, strict=True)}}
-        for case, row in dice.items()
-    ]
-    classes = {key: {"name": key} for key in "12"}
-    settings = {"bins": 15, "rois": ["image"]}
-    files = files_of(dice)
-    content = {"settings": settings, "classes": classes, "cases": cases, "files": files}
-    return {**NOTHING_TO_SAY, **content}
+    return stored_result(
+        {c: {k: {"dice": v} for k, v in zip("12", row, strict=True)} for c, row in dice.items()}
+    )
 
 
 def test_the_worst_cases_have_the_lowest_dice_over_models_and_classes() -> None:
     a = result({"w": [0.9, 0.8], "x": [0.5, 0.3], "y": [None, None], "z": [None, 0.4]})
     b = result({"w": [0.9, 0.8], "x": [0.1, 0.5], "y": [None, None], "z": [None, 0.2]})
-    models = [Model("a", (a,)), Model("b", (b,))]
+    comparison = compared({"a": a, "b": b})
     # Means 0.85, 0.35, none, 0.3; of the classes of x 0.3 and 0.4.
     expected = [("z", "2"), ("x", "1"), ("w", "2")]
-    assert list(worst_cases(models, compare(models), 5)) == expected
-    assert list(worst_cases(models, compare(models), 1)) == expected[:1]
+    assert list(worst_cases(comparison, 5)) == expected
+    assert list(worst_cases(comparison, 1)) == expected[:1]
 
 
 class TestFigure:

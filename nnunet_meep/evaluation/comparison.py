@@ -1,0 +1,255 @@
+"""What a comparison of models gives: summaries, differences, tests, and the content of its JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
+from nnunet_meep.evaluation.result_format import TOP_LABEL, malformed, none_to_nan
+from nnunet_meep.evaluation.results import Evaluation
+
+if TYPE_CHECKING:
+    import pandas
+
+#: The format of ``comparison.json``.
+SCHEMA = 3
+SIGNIFICANT = 0.05
+NOT_SEGMENTED = "not segmented"
+_SUMMARY = ("mean", "std", "median", "low", "high", "n", "n_undefined", "training_std")
+_DIFFERENCE = ("difference", "difference_low", "difference_high", "p", "p_holm")
+#: Of :meth:`Comparison.rows`.
+COLUMNS = ("model", "roi", "class", "name", "metric", *_SUMMARY, *_DIFFERENCE)
+_NUMBER = (int, float, type(None))
+_SUMMARY_KINDS = {
+    **dict.fromkeys(("mean", "std", "median", "n", "n_undefined", "training_std"), _NUMBER),
+    "ci95": [_NUMBER],
+}
+_TEST_KINDS = {
+    **dict.fromkeys(("mean", "n", "p", "p_holm", "p_smallest", "p_holm_smallest"), _NUMBER),
+    "ci95": [_NUMBER],
+}
+_KINDS = {
+    **{"roi": str, "models": [str], "n_trainings": dict, "classes": dict, "cases": [str]},
+    **{"summary": dict, "differences": dict, "not_segmented": dict},
+    **{"optimistic": [str], "warnings": [str]},
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models compared over the cases that all of them have.
+
+    Attributes:
+        roi: which voxels count, as ``meep-calib-eval`` names it.
+        models: names, in the order given; the first one is what the others are compared with.
+        n_trainings: of each model.
+        classes: class key (``top_label`` too): name.
+        cases: names of the common cases.
+        summary: model, class key, metric: what :func:`.over_cases` gives, and
+            ``training_std``, the standard deviation over trainings (NaN for a single one).
+        differences: other model, class key, metric: ``mean``, ``ci95``, ``n`` of the difference to
+            the first model over the cases where both are defined (of metrics of which 1 is best,
+            the difference of their distances to 1), ``p`` (Wilcoxon; NaN where not tested),
+            ``p_holm`` (corrected for the ``n_tests`` of the tables; NaN where these do not show
+            it), and the smallest values that these two could have with so many pairs,
+            ``p_smallest`` and ``p_holm_smallest``.
+        not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
+            reference has the class; without models and classes of which there is none.
+        optimistic: models with a calibrator that was fitted to some of the compared cases.
+        warnings: what makes the models less comparable, one line each.
+        evaluations: of each training of each model, over ``roi`` alone, for pictures and single
+            cases; empty where the comparison was read from its JSON, which does not hold them.
+    """
+
+    roi: str
+    models: tuple[str, ...]
+    n_trainings: dict[str, int]
+    classes: dict[str, str]
+    cases: tuple[str, ...]
+    summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    not_segmented: dict[str, dict[str, int]]
+    optimistic: frozenset[str]
+    warnings: tuple[str, ...]
+    evaluations: Mapping[str, tuple[Evaluation, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def values(self, model: str, key: str, metric: str) -> NDArray[np.float64]:
+        """A metric of the cases, its mean over the trainings in which it is defined, (cases,)."""
+        trainings = self.evaluations[model]
+        return mean_of_defined(values_of_trainings(trainings, self.cases, key, metric))
+
+    @property
+    def n_tests(self) -> int:
+        """How many tests p was corrected for."""
+        return sum(not math.isnan(test["p_holm"]) for test in shown_tests(self.differences))
+
+    def segments(self, model: str, key: str) -> bool:
+        """Whether all trainings of a model segment a class, or all classes for the top label."""
+        missing = self.not_segmented.get(model, {})
+        return not missing if key == TOP_LABEL else key not in missing
+
+    def best(self, key: str, metric: str) -> set[str]:
+        """The models with the best mean of a metric, among those that segment the class.
+
+        None if no value is better than another.
+        """
+        if CATALOGUE[metric].better is Better.NEITHER:
+            return set()
+        candidates = [m for m in self.models if self.segments(m, key)]
+        means = {m: self.summary[m][key][metric]["mean"] for m in candidates}
+        loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
+        return {m for m, value in loss.items() if value == min(loss.values())}
+
+    def verdict(self, model: str, key: str, metric: str) -> str:
+        """``better`` or ``worse`` than the first model, ``""`` if p >= 0.05 after correction.
+
+        By the sign of the mean difference, where Wilcoxon's test, which is one of ranks, sees one.
+        ``not segmented`` where one of the two models does not segment the class.
+        """
+        if not (self.segments(model, key) and self.segments(self.models[0], key)):
+            return NOT_SEGMENTED
+        test = self.differences[model][key][metric]
+        if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
+            return ""
+        better = (test["mean"] > 0) == (CATALOGUE[metric].better is Better.HIGHER)
+        return "better" if better else "worse"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``comparison.json``, with NaN where a number does not exist."""
+        return {
+            "schema": SCHEMA,
+            "roi": self.roi,
+            "models": list(self.models),
+            "n_trainings": self.n_trainings,
+            "classes": self.classes,
+            "cases": list(self.cases),
+            "summary": self.summary,
+            "differences": self.differences,
+            "n_tests": self.n_tests,
+            "not_segmented": self.not_segmented,
+            "optimistic": sorted(self.optimistic),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Comparison:
+        """What :meth:`to_dict` gave, also as JSON has it, with None where a number does not exist.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if problem := _damage(content):
+            raise InputError(
+                f"expected a result of meep-calib-compare, got one that is damaged: {problem}"
+            )
+        content = none_to_nan(content)
+        return cls(
+            **{name: content[name] for name in ("roi", "n_trainings", "classes")},
+            **{name: content[name] for name in ("summary", "differences", "not_segmented")},
+            models=tuple(content["models"]),
+            cases=tuple(content["cases"]),
+            optimistic=frozenset(content["optimistic"]),
+            warnings=tuple(content["warnings"]),
+        )
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row for each model, class and metric, as in ``comparison.csv``.
+
+        Example:
+            >>> import nnunet_meep as nm
+            >>> of_model = {name: nm.read_evaluation(name) for name in ("predictions",)}
+            >>> table = nm.compare(of_model).to_dataframe()
+            >>> table[table.metric == "ece"][["model", "name"]].values.tolist()[0]
+            ['predictions', 'Anterior']
+        """
+        import pandas
+
+        return pandas.DataFrame(list(self.rows()), columns=list(COLUMNS))
+
+    def rows(self) -> Iterator[list[Any]]:
+        """What ``COLUMNS`` names; NaN where there is no number."""
+        for model, keys in self.summary.items():
+            for key, metrics in keys.items():
+                for metric, entry in metrics.items():
+                    values = {**entry, "low": entry["ci95"][0], "high": entry["ci95"][1]}
+                    row = [values[name] for name in _SUMMARY]
+                    if model in self.differences:
+                        test = self.differences[model][key][metric]
+                        row += [test["mean"], *test["ci95"], test["p"], test["p_holm"]]
+                    else:
+                        row += [math.nan] * len(_DIFFERENCE)
+                    yield [model, self.roi, key, self.classes[key], metric, *row]
+
+
+def shown(key: str, metrics: Iterable[str]) -> list[str]:
+    """The metrics that tables show of a class, or of the top label, of those that there are."""
+    there = set(metrics)
+    return [m for m in (TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE) if m in there]
+
+
+def values_of_trainings(
+    trainings: Sequence[Evaluation], cases: Sequence[str], key: str, metric: str
+) -> NDArray[np.float64]:
+    """A metric of some cases, NaN where undefined, (trainings, cases)."""
+    rows = []
+    for training in trainings:
+        by_case = {case.case: case.rois[training.roi] for case in training.cases}
+        rows.append([by_case[case].metrics(key)[metric] for case in cases])
+    return np.array(rows, np.float64)
+
+
+def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis, NaN left out; NaN where all are."""
+    defined = ~np.isnan(values)
+    n = defined.sum(axis=0)
+    total = np.where(defined, values, 0).sum(axis=0)
+    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+
+
+_Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
+
+
+def shown_tests(differences: _Differences) -> Iterator[dict[str, Any]]:
+    """All that tables show."""
+    for keys in differences.values():
+        for key, metrics in keys.items():
+            yield from (metrics[metric] for metric in shown(key, metrics))
+
+
+def _damage(content: Any) -> str:
+    """What is wrong with a comparison of this format, if anything is."""
+    problem = malformed(content, {"schema": int}, "it")
+    if problem or content["schema"] != SCHEMA:
+        return problem or f"its schema is not {SCHEMA}"
+    if problem := malformed(content, _KINDS, "it"):
+        return problem
+    if not content["models"]:
+        return "no model"
+    tables = [(m, content["summary"], _SUMMARY_KINDS) for m in content["models"]]
+    tables += [(m, content["differences"], _TEST_KINDS) for m in content["models"][1:]]
+    for model, table, kinds in tables:
+        if problem := malformed(table, {model: dict.fromkeys(content["classes"], dict)}, "it"):
+            return problem
+        for key in content["classes"]:
+            for metric, entry in table[model][key].items():
+                if metric not in CATALOGUE:
+                    return f"{metric} is no metric"
+                if problem := malformed(entry, kinds, f"{metric} of {model}"):
+                    return problem
+    return ""
+
+
+def _loss(metric: str, value: float) -> float:
+    better = CATALOGUE[metric].better
+    if better is Better.NEAR_ONE:
+        return abs(value - 1)
+    return -value if better is Better.HIGHER else value

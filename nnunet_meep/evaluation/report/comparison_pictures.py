@@ -1,0 +1,121 @@
+"""The pictures of a comparison: models laid over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.metrics.calibration import merged_bins
+from nnunet_meep.evaluation.report.figures import (
+    Layer,
+    label_left_and_legend,
+    panels_of,
+    reliability_figure,
+)
+from nnunet_meep.evaluation.report.plots import (
+    color_of,
+    plain,
+    plot_agreement,
+    plot_risk_coverage,
+)
+from nnunet_meep.evaluation.result_format import TOP_LABEL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class ComparisonPicture:
+    """Models laid over each other, to be drawn for all classes together or for each alone.
+
+    Attributes:
+        panels: class key: title of its panel.
+        draw: takes some of these keys and a title of the whole, and gives a figure.
+    """
+
+    panels: dict[str, str]
+    draw: Callable[[Sequence[str], str], Figure]
+
+
+def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
+    """The pictures of a comparison, by name.
+
+    Args:
+        comparison: with its evaluations.
+
+    Returns:
+        ``reliability``: pooled over the compared cases and the trainings of a model, with
+        a BCa bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
+        ``volumes``: expected against true volume of each case; ``errors``: expected against
+        actual error rate of each case. ``volumes`` is left out for 2D images, which have none.
+    """
+    titles = {
+        key: "all classes (top label)" if key == TOP_LABEL else plain(f"{name} (label {key})")
+        for key, name in comparison.classes.items()
+    }
+    foreground = {k: t for k, t in titles.items() if k != TOP_LABEL}
+    of_errors = {TOP_LABEL: titles[TOP_LABEL]} if TOP_LABEL in titles else foreground
+
+    models = comparison.models
+
+    def reliability(keys: Sequence[str], title: str) -> Figure:
+        panels = {
+            titles[key]: [_layer(comparison, m, key, color_of(i)) for i, m in enumerate(models)]
+            for key in keys
+        }
+        return reliability_figure(panels, title, top_label=titles.get(TOP_LABEL))
+
+    def risk_coverage(keys: Sequence[str], title: str) -> Figure:
+        figure, axes = panels_of([titles[key] for key in keys], title)
+        for (ax,), key in zip(axes, keys, strict=True):
+            for i, model in enumerate(models):
+                trainings = comparison.evaluations[model]
+                curve = _mean_curve([t.pooled[t.roi].risk_coverage[key] for t in trainings])
+                plot_risk_coverage(ax, curve, label=plain(model), color=color_of(i))
+        label_left_and_legend(figure, axes)
+        return figure
+
+    def agreement(actual: str, expected: str, words: str, scale: float) -> Callable[..., Figure]:
+        def draw(keys: Sequence[str], title: str) -> Figure:
+            figure, axes = panels_of([titles[key] for key in keys], title)
+            for (ax,), key in zip(axes, keys, strict=True):
+                for i, model in enumerate(models):
+                    x, y = (
+                        scale * comparison.values(model, key, metric)
+                        for metric in (actual, expected)
+                    )
+                    plot_agreement(ax, x, y, label=plain(model), color=color_of(i))
+                ax.set(xlabel=f"true {words}", ylabel=f"expected {words}")
+            label_left_and_legend(figure, axes)
+            return figure
+
+        return draw
+
+    found = {
+        "reliability": ComparisonPicture(titles, reliability),
+        "risk_coverage": ComparisonPicture(of_errors, risk_coverage),
+    }
+    of_first = comparison.summary[models[0]]
+    if any(of_first[key]["volume_true_ml"]["n"] for key in foreground):
+        volumes = agreement("volume_true_ml", "volume_expected_ml", "volume, ml", 1)
+        found["volumes"] = ComparisonPicture(foreground, volumes)
+    if any(of_first[key]["error_rate"]["n"] for key in of_errors):
+        errors = agreement("error_rate", "error_rate_expected", "error rate, %", 100)
+        found["errors"] = ComparisonPicture(of_errors, errors)
+    return found
+
+
+def _layer(comparison: Comparison, model: str, key: str, color: str) -> Layer:
+    trainings = comparison.evaluations[model]
+    of_case = [{c.case: c.rois[t.roi].bins[key] for c in t.cases} for t in trainings]
+    per_case = [merged_bins([bins[case] for bins in of_case]) for case in comparison.cases]
+    return Layer(plain(model), merged_bins(per_case), per_case, color)
+
+
+def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    risk = np.array([curve["risk"] for curve in curves])
+    return {"coverage": curves[0]["coverage"], "risk": risk.mean(axis=0).tolist()}

@@ -1,0 +1,47 @@
+"""Rows of text as tables: for the terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+
+def text_table(rows: Sequence[Sequence[str]], n_left: int = 2) -> str:
+    """For the terminal: a heading with a line below it; all columns but the first to the right.
+
+    Args:
+        rows: the first one is the heading.
+        n_left: so many columns stand to the left.
+    """
+    head, *body = rows
+    return tabulate(body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left))
+
+
+def markdown_table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
+    """The same in Markdown."""
+    head, *body = [[text.replace("|", r"\|") for text in row] for row in rows]
+    return tabulate(body, head, "pipe", disable_numparse=True, colalign=_sides(head, n_left))
+
+
+def _sides(head: Sequence[str], n_left: int) -> list[str]:
+    return ["left" if i < n_left else "right" for i in range(len(head))]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Numbers with all their digits; NaN is left empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_csv_cell(value) for value in row])
+
+
+def _csv_cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    return str(value)

@@ -1,0 +1,70 @@
+"""``import nnunet_meep as nm``: its names, and the examples in its documentation."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from predictions import LABELS, PredictionFolder, softmax_case
+
+import nnunet_meep as nm
+from nnunet_meep.posthoc.fit import fit
+
+#: Where the public names are documented.
+MODULES = sorted({f"nnunet_meep.{home}" for home in nm._HOMES.values()} | {"nnunet_meep"})
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """What the examples read: references, predictions of two models, results, a calibrator."""
+    root = tmp_path_factory.mktemp("examples")
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(("predictions", "predictions_meep")):
+        folder = PredictionFolder(root / f"made_{i}", LABELS)
+        for case in "abc":
+            folder.add(case, *softmax_case(rng, (5, 6, 7)))
+        folder.pred.rename(root / name)
+        if i:
+            continue
+        folder.gt.rename(root / "labelsTs")
+    (root / "labelsTs_meep").symlink_to(root / "made_1" / "gt")
+    for name, labels in (("predictions", "labelsTs"), ("predictions_meep", "labelsTs_meep")):
+        evaluation = nm.evaluate(root / labels, root / name)
+        nm.write_report(evaluation, root / name / "calibration")
+    fit("temperature", root / "labelsTs", root / "predictions").calibrator.save(
+        root / "calibrator.json"
+    )
+    return root
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_run(module, folders, monkeypatch) -> None:
+    monkeypatch.chdir(folders)
+    failed, _ = doctest.testmod(importlib.import_module(module))
+    assert not failed
+
+
+def test_every_function_and_class_has_an_example() -> None:
+    finder = doctest.DocTestFinder()
+    without = {"InputError", "Calibrator", "Comparison", "Evaluation"}
+    for name in sorted(set(nm.__all__) - without):
+        examples = [e for test in finder.find(getattr(nm, name), name) for e in test.examples]
+        assert examples, name
+
+
+def test_the_package_has_its_names_and_imports_none_of_them_before() -> None:
+    assert all(getattr(nm, name).__doc__ for name in nm.__all__)
+    assert set(nm.__all__) <= set(dir(nm))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = nm.nothing
+    script = (
+        "import sys, nnunet_meep; print(*(m for m in sys.modules if m.startswith('nnunet_meep.')))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert set(found.stdout.split()) <= {"nnunet_meep._autoload"}
