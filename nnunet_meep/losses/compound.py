@@ -79,9 +79,20 @@ class ClosedFormLoss(RegularizedLoss):
             return segmentation.to(kind)
         n_term = sum_over_ranks(sums.n_term).clamp(min=1)
         term = sum_over_ranks(sums.term) / n_term
-        self.parts = LossParts(segmentation.detach().to(kind), term.detach().to(kind))
+        self.parts = LossParts(
+            segmentation.detach().to(kind), term.detach().to(kind), self._errors(sums)
+        )
         _, sign = TERMS[self.term]
         return (segmentation + sign * self.weight * term).to(kind)
+
+    def _errors(self, sums: Sums) -> Tensor | None:
+        """Of the terms, MEEP-H sums the entropy of the misclassified voxels."""
+        if self.term != "MEEP_H":
+            return None
+        n_valid = sums.n_valid.sum()
+        if self.regions:
+            n_valid = n_valid * sums.predicted.shape[1]
+        return torch.stack((n_valid, sums.n_term, sums.term)).detach()
 
     def _segmentation(self, sums: Sums) -> Tensor:
         settings = self.settings

@@ -20,10 +20,19 @@ TERMS: dict[str, tuple[Callable[..., Tensor], int]] = {
 
 
 class LossParts(NamedTuple):
-    """What a loss was made of, detached scalars: segmentation loss and unweighted term."""
+    """What a loss was made of, detached.
+
+    Attributes:
+        segmentation: the segmentation loss, ().
+        term: the term without its weight, ().
+        errors: of this rank, (3,): voxels (with regions, pairs of voxel and region) that count, the
+            misclassified ones, and the sum of their entropy in nats; None where the loss does not
+            have them.
+    """
 
     segmentation: Tensor
     term: Tensor
+    errors: Tensor | None = None
 
 
 class RegularizedLoss(nn.Module):

@@ -1,13 +1,16 @@
-"""Which code computes a loss with a term: the closed form where it can, else the composition.
+"""Which loss an experiment asks for, and which code computes it.
 
-The only place where that is decided. The closed form is of nnU-Net's Dice + cross-entropy as its
-trainers set it; whatever else a trainer brings (other Dice losses, class weights, label smoothing,
-top-k, focal loss) is composed with the term as it is. On an NVIDIA GPU Triton kernels compute it,
-where Triton is there and works (it needs a C compiler), and plain torch otherwise.
+The only place where that is decided. With a term the closed form computes it where it can: it is of
+nnU-Net's Dice + cross-entropy as its trainers set it. Whatever else a trainer brings (other Dice
+losses, class weights, label smoothing, top-k, focal loss) is composed with the term as it is. On an
+NVIDIA GPU Triton kernels compute it, where Triton is there and works (it needs a C compiler), and
+plain torch otherwise.
 """
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,31 +19,82 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 
-from nnunet_meep.losses import RegularizedLoss
+from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
+from nnunet_meep.trainers.names import Experiment
+
+#: weight_ce, weight_dice of nnU-Net's loss where one of its parts is asked for alone.
+_PARTS = {"Dice": (0, 1), "CE": (1, 0)}
 
 
-def with_term(
-    own_loss: Any,
-    term: str | None,
-    weight: float,
+def choose_loss(
+    own_loss: nn.Module,
+    experiment: Experiment,
     *,
     ignore_label: int | None,
     regions: bool,
     n_channels: int,
     device: torch.device,
-) -> RegularizedLoss:
-    """The loss of a trainer plus a term.
+) -> nn.Module:
+    """The loss at one resolution that an experiment asks for.
 
     Args:
-        own_loss, term, weight, ignore_label, regions: as of ``RegularizedLoss``.
+        own_loss: the trainer's own loss at one resolution; it is not changed.
+        experiment: which segmentation loss and which term.
+        ignore_label, regions: as of ``RegularizedLoss``.
         n_channels: of the logits.
         device: where they will be.
+
+    Raises:
+        TypeError: Dice or cross-entropy alone is asked for, and the trainer's own loss is not
+            nnU-Net's Dice + cross-entropy.
     """
-    settings = settings_of(own_loss, ignore_label=ignore_label, regions=regions)
     labels: dict[str, Any] = {"ignore_label": ignore_label, "regions": regions}
-    # Without a term nnU-Net's own is kept to the last bit. Apple's devices have no float64.
-    if settings is None or term is None or device.type == "mps":
+    asked = experiment.segmentation_loss
+    settings = settings_of(own_loss, **labels)
+    if asked == "Focal":
+        own_loss, settings = FocalLoss(experiment.gamma, **labels), None
+    elif asked in _PARTS:
+        if not isinstance(own_loss, DC_and_CE_loss | DC_and_BCE_loss):
+            raise TypeError(
+                f"{asked} needs a trainer with nnU-Net's Dice + CE loss, got "
+                f"{type(own_loss).__name__}; leave the segmentation loss out of the experiment to "
+                "keep it"
+            )
+        own_loss, settings = _one_part(own_loss, settings, *_PARTS[asked])
+    term = experiment.active_term
+    if term is not None:
+        return _with_term(own_loss, settings, term, experiment.weight, n_channels, device, labels)
+    # Without a term nnU-Net's own object stays. CE alone returns a Python 0 for a batch that is
+    # ignored altogether, which has no backward().
+    if asked == "CE" and ignore_label is not None:
+        return RegularizedLoss(own_loss, **labels)
+    return own_loss
+
+
+def _one_part(
+    own_loss: Any, settings: DiceCE | None, of_ce: int, of_dice: int
+) -> tuple[nn.Module, DiceCE | None]:
+    """nnU-Net's loss with one of its parts alone; the trainer's own object stays as it is."""
+    part = copy(own_loss)
+    part.weight_ce, part.weight_dice = of_ce * own_loss.weight_ce, of_dice * own_loss.weight_dice
+    if settings is None:
+        return part, None
+    weight_ce, weight_dice = of_ce * settings.weight_ce, of_dice * settings.weight_dice
+    return part, replace(settings, weight_ce=weight_ce, weight_dice=weight_dice)
+
+
+def _with_term(
+    own_loss: nn.Module,
+    settings: DiceCE | None,
+    term: str,
+    weight: float,
+    n_channels: int,
+    device: torch.device,
+    labels: dict[str, Any],
+) -> RegularizedLoss:
+    # Apple's devices have no float64.
+    if settings is None or device.type == "mps":
         return RegularizedLoss(own_loss, term, weight, **labels)
     closed_form = ClosedFormLoss(own_loss, settings, term, weight, **labels)
     if device.type != "cuda":

@@ -66,13 +66,16 @@ class TrainingMonitor:
     @torch.no_grad()
     def add_training(self, logits: Tensor, target: Tensor, parts: LossParts) -> None:
         """Add a training batch: the full resolution, and the loss over all resolutions."""
-        v = self._voxels(logits, target)
-        # An entropy of 0 log 0 is NaN; where() keeps it out of the sum.
-        of_errors = torch.where(v.wrong, entropy(v.log_p), 0).sum(dtype=torch.float64)
-        self._errors += torch.stack((v.valid.sum(), v.wrong.sum(), of_errors))
+        if parts.errors is None:
+            v = self._voxels(logits, target)
+            # An entropy of 0 log 0 is NaN; where() keeps it out of the sum.
+            of_errors = torch.where(v.wrong, entropy(v.log_p), 0).sum(dtype=torch.float64)
+            self._errors += torch.stack((v.valid.sum(), v.wrong.sum(), of_errors))
+        else:
+            self._errors += parts.errors.to(self.device)
+        self._log_k = math.log(2 if self.regions else logits.shape[1])
         # Moved, then converted: in one step Apple's device would have to convert.
-        self._parts += torch.stack([part.to(self.device).double() for part in parts])
-        self._log_k = math.log(v.log_p.shape[1])
+        self._parts += torch.stack([part.to(self.device).double() for part in parts[:2]])
         self.n_batches += 1
 
     @torch.no_grad()
@@ -155,11 +158,15 @@ class TrainingMonitor:
 
 
 def weighted_parts(parts: Sequence[LossParts], weights: Sequence[float]) -> LossParts:
-    """The parts of a loss over several resolutions, weighted as nnU-Net weights them."""
+    """The parts of a loss over several resolutions, weighted as nnU-Net weights them.
+
+    The errors are those of the full resolution, which comes first.
+    """
     pairs = list(zip(weights, parts, strict=True))
     return LossParts(
         sum((w * part.segmentation for w, part in pairs), torch.zeros(())),
         sum((w * part.term for w, part in pairs), torch.zeros(())),
+        parts[0].errors,
     )
 
 

@@ -1,9 +1,12 @@
-"""One trainer, built from what its name says."""
+"""One trainer, built from what its name says, for nnU-Net's commands."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+from nnunet_meep.errors import InputError
 from nnunet_meep.trainers.mixin import MEEPMixin
 from nnunet_meep.trainers.names import Experiment
 
@@ -12,7 +15,8 @@ from nnunet_meep.trainers.names import Experiment
 def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
     """The trainer class of an experiment; its name is nnU-Net's results folder.
 
-    The same class for the same experiment, so that ``isinstance`` and pickling by name work.
+    The same class for the same experiment, so that ``isinstance`` and pickling by name work. It is
+    the edge to nnU-Net's commands: what cannot be trained ends them with one line and exit code 1.
     """
     weight = "found in training" if experiment.auto else f"{experiment.weight:g}"
     term = f" and {experiment.term} with lambda {weight}" if experiment.term else ""
@@ -23,5 +27,20 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
             "__module__": "nnunet_meep.trainers",
             "__doc__": f"nnU-Net's trainer with {experiment.segmentation_loss}{term}.",
             "experiment": experiment,
+            **{name: _one_line(name) for name in ("__init__", "initialize", "run_training")},
         },
     )
+
+
+def _one_line(name: str) -> Callable[..., Any]:
+    """A method of ``MEEPMixin`` that nnU-Net's commands call, whose error is their last line."""
+    method = getattr(MEEPMixin, name)
+
+    @functools.wraps(method)  # nnU-Net inspects the signature of __init__
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except InputError as error:
+            raise SystemExit(f"Error: {error}") from None
+
+    return calling

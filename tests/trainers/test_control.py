@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_meep.errors import InputError
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers import names
 from nnunet_meep.trainers.control import (
@@ -299,7 +300,7 @@ def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
     """Interrupted and not: the same weights, on the same batches (a seed, no workers)."""
     # Steps from the first epoch on.
     monkeypatch.setattr(
-        "nnunet_meep.trainers.mixin.next_lambda",
+        "nnunet_meep.trainers.controller.next_lambda",
         lambda w, epochs, n, start: w + sum(e.errors for e in epochs) / 1e6,
     )
     name = "nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters_seed1"
@@ -365,7 +366,7 @@ def test_the_log_tells_the_checkpoints_apart(balls, weights, dice, said):
     trainer.initialize()
     own = trainer.logger.local_logger.my_fantastic_logging
     own["lambda"], own["ema_fg_dice"] = weights, dice
-    assert re.search(said, trainer._lambda_of_checkpoints())
+    assert re.search(said, trainer.controller.of_checkpoints())
 
 
 def test_lambda_reaches_a_term_inside_of_another_loss(balls):
@@ -390,7 +391,7 @@ def test_lambda_reaches_a_term_inside_of_another_loss(balls):
         for key, value in {"lambda": 0.0, **_keyed(epoch_with(0.5))}.items():
             trainer.logger.log(key, value, epoch)
     trainer.current_epoch = 2
-    trainer._listen()
+    trainer._follow_loss()
     assert term.weight == STARTS["MEEP_KL"]
 
 
@@ -402,7 +403,7 @@ def test_a_loss_without_the_term_is_refused(balls):
             super()._build_loss()
             return torch.nn.CrossEntropyLoss()
 
-    with pytest.raises(SystemExit, match="CrossEntropyLoss, does not contain the term"):
+    with pytest.raises(InputError, match="CrossEntropyLoss, does not contain the term"):
         balls().trainer(Mine).initialize()
 
 
@@ -434,5 +435,5 @@ def test_a_trainer_without_free_validation_patches_is_refused(balls):
             self.oversample_foreground_percent = 1.0
 
     trainer = project.trainer(Forced)
-    with pytest.raises(SystemExit, match="of this trainer none are known; give a lambda"):
+    with pytest.raises(InputError, match="of this trainer none are known; give a lambda"):
         trainer.run_training()

@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunets_module
 from small_project import Project, load, weights
 
-from nnunet_meep.trainers import mixin
+from nnunet_meep.trainers import controller
 from nnunet_meep.trainers.control import ErrorSums
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 
@@ -51,7 +51,7 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
         ddp = nnunets_module.DDP
         patch.setattr(nnunets_module, "DDP", lambda network, device_ids: ddp(network))
         patch.setattr(nnunets_module, "device_count", lambda: 2)
-        patch.setattr(mixin, "next_lambda", lambda_from_errors)
+        patch.setattr(controller, "next_lambda", lambda_from_errors)
         project = Project(folder, dataset, plans, patch)
         trainer = on_cpu(project.trainer(name))
         trainer.run_training()
@@ -59,7 +59,7 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
             "start": trainer.is_ddp and trainer.batch_size,
             "weights": weights(trainer),
             "log": trainer.logger.get_checkpoint(),
-            "unforced": trainer._unforced,
+            "unforced": trainer.listener.unforced,
         }
         if (kind, name) == RESUMED:
             resumed = stopped_and_resumed(project, name)

@@ -43,6 +43,7 @@ from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers import MEEPMixin, parse
 from nnunet_meep.trainers.monitor import TrainingMonitor
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
+from nnunet_meep.trainers.report import epoch_lines
 from nnunet_meep.trainers.schedule import StepDecay
 
 CPU = torch.device("cpu")
@@ -664,12 +665,15 @@ def test_where_it_is_unknown_which_patches_are_forced_none_is_counted(balls, of)
     assert "or any at random, so they say" in Path(trainer.log_file).read_text()
 
 
-def test_a_network_without_errors_has_a_calibration(balls):
-    trainer = balls().trainer("nnUNetTrainerMEEP_KL")
+def test_a_network_without_errors_has_a_calibration():
+    experiment = parse("nnUNetTrainerMEEP_KL")
     values = {key: [0.25] if "per_class" in key else 0.25 for key in KEYS}
-    lines = trainer._report({**values, "unexpected_errors": float("nan")})
+    without = {**values, "unexpected_errors": float("nan")}
+    lines = epoch_lines(experiment, without, has_free_patches=True)
     assert lines[-3:] == ["Pseudo ECE [0.25]", "Pseudo Brier [0.25]", "Unexpected errors nan"]
-    assert trainer._report({**values, "unexpected_errors": -1e-4})[-1] == "Unexpected errors 0.000"
+    nearly = {**values, "unexpected_errors": -1e-4}
+    lines = epoch_lines(experiment, nearly, has_free_patches=True)
+    assert lines[-1] == "Unexpected errors 0.000"
 
 
 class OfNaN:

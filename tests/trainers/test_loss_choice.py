@@ -15,7 +15,8 @@ from torch import nn
 
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
-from nnunet_meep.trainers.loss_choice import settings_of, with_term
+from nnunet_meep.trainers.loss_choice import choose_loss, settings_of
+from nnunet_meep.trainers.names import parse
 
 DICE = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": True}
 CPU = torch.device("cpu")
@@ -33,10 +34,19 @@ def of_regions(dice=None, ce=None, ignore=False):
     )
 
 
-def choose(own, *, term="MEEP_KL", ignore_label=None, regions=False, n_channels=3, device=CPU):
-    weight = 0.3 if term else 0.0
+def choose(
+    own,
+    *,
+    term="MEEP_KL",
+    part="DiceCE",
+    ignore_label=None,
+    regions=False,
+    n_channels=3,
+    device=CPU,
+):
+    experiment = parse(f"nnUNetTrainer{term}_lambda0p3" if term else f"nnUNetTrainer{part}")
     labels = {"ignore_label": ignore_label, "regions": regions}
-    return with_term(own, term, weight, **labels, n_channels=n_channels, device=device)
+    return choose_loss(own, experiment, **labels, n_channels=n_channels, device=device)
 
 
 def test_settings_are_read_from_nnunets_own_loss():
@@ -95,9 +105,33 @@ def test_nnunets_own_loss_is_computed_in_closed_form(ignore):
 
 def test_without_a_term_nnunets_own_loss_computes():
     own = of_labels()
-    loss = choose(own, term=None)
+    assert choose(own, term=None) is own
+
+
+def test_cross_entropy_alone_has_a_gradient_where_all_is_ignored():
+    loss = choose(of_labels(ignore_label=3), term=None, part="CE", ignore_label=3)
     assert type(loss) is RegularizedLoss
-    assert loss.segmentation_loss is own
+    logits = torch.zeros((1, 3, 2, 2), requires_grad=True)
+    loss(logits, torch.full((1, 1, 2, 2), 3.0)).backward()
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("term", [None, "MEEP_KL"])
+@pytest.mark.parametrize("part", ["Dice", "CE"])
+def test_one_part_alone_leaves_the_trainers_own_object_as_it_is(part, term):
+    own = of_labels()
+    loss = choose(own, term=term and f"{part}{term}", part=part)
+    assert (own.weight_ce, own.weight_dice) == (1, 2)
+    alone = loss.segmentation_loss if term else loss
+    expected = (0, 2) if part == "Dice" else (1, 0)
+    assert (alone.weight_ce, alone.weight_dice) == expected
+    if term:
+        assert (loss.settings.weight_ce, loss.settings.weight_dice) == expected
+
+
+def test_one_part_of_another_loss_is_refused():
+    with pytest.raises(TypeError, match="CE needs a trainer with nnU-Net's Dice \\+ CE loss"):
+        choose(nn.CrossEntropyLoss(), term=None, part="CE")
 
 
 def test_apples_devices_have_no_float64():

@@ -17,6 +17,7 @@ from scipy.stats import entropy
 from nnunet_meep.evaluation.counting.bins import grid
 from nnunet_meep.evaluation.counting.loops import count_voxels
 from nnunet_meep.evaluation.metrics.scores import class_metrics
+from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.trainers.monitor import N_BINS, TrainingMonitor, weighted_parts
 
@@ -93,6 +94,23 @@ def filled(kind, seeds=(0, 1, 2)):
     for batch in batches:
         add(monitor, batch)
     return monitor, batches
+
+
+@every_kind
+def test_errors_that_the_loss_counted_are_those_that_the_monitor_counts(kind):
+    counting, given = make_monitor(kind), make_monitor(kind)
+    labels = {"ignore_label": given.ignore_label, "regions": given.regions}
+    settings = DiceCE(1, 1, batch_dice=True, background=True, smooth=1e-5, ddp=False)
+    loss = ClosedFormLoss(torch.nn.Identity(), settings, "MEEP_H", 0.3, **labels)
+    for seed in range(3):
+        logits, target = make_batch(kind, seed)
+        loss(logits, target)
+        assert loss.parts.errors is not None
+        given.add_training(logits, target, loss.parts)
+        counting.add_training(logits, target, loss.parts._replace(errors=None))
+    expected = counting.training_values()
+    assert given.training_values() == pytest.approx(expected, rel=1e-6)
+    assert given.training_values()["misclassified"] == expected["misclassified"]
 
 
 @every_kind

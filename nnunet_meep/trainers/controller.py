@@ -1,0 +1,66 @@
+"""Lambda of each epoch of a training, from its log; and what is said of it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnunet_meep.trainers.control import STARTS, ErrorSums, Signal, next_lambda, signal
+from nnunet_meep.trainers.names import Experiment
+
+
+class LambdaController:
+    """Keeps nothing: all it needs is in nnU-Net's log, which is in every checkpoint.
+
+    Args:
+        experiment: says whether lambda is given or found.
+        logger: nnU-Net's, with the keys of :mod:`.progress`.
+    """
+
+    def __init__(self, experiment: Experiment, logger: Any) -> None:
+        self._experiment, self._logger = experiment, logger
+
+    def weight(self, epoch: int, n_epochs: int) -> float:
+        """Lambda of an epoch, of which all before it are in the log.
+
+        Args:
+            epoch: from 0.
+            n_epochs: of the whole training.
+        """
+        experiment = self._experiment
+        if not experiment.auto or not experiment.term:
+            return experiment.weight
+        # NaN in the log of a training that was begun without this package.
+        last = self._logger.get_value("lambda", step=epoch - 1) if epoch else 0.0
+        sums = self._error_sums()[:epoch]
+        return next_lambda(last, sums, n_epochs, start=STARTS[experiment.term])
+
+    def averages(self, n_epochs: int) -> Signal:
+        """Of the validation patches of all epochs in the log."""
+        return signal(self._error_sums(), n_epochs)
+
+    def _error_sums(self) -> list[ErrorSums]:
+        values = (
+            self._logger.get_value(f"validation_{key}", step=None) for key in ErrorSums._fields
+        )
+        return list(map(ErrorSums, *values))
+
+    def of_checkpoints(self) -> str:
+        """What tells apart the checkpoints of a training whose lambda has changed."""
+        weights: Sequence[float] = self._logger.get_value("lambda", step=None)
+        best = int(np.argmax(self._logger.get_value("ema_fg_dice", step=None)))
+        if not weights[-1]:
+            return (
+                f"lambda was 0 to the end: a training of {len(weights)} epoch is too short for "
+                "the term, which begins after two fifths of it"
+            )
+        text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
+        if best < len(weights) - 1:
+            text += f"; {weights[best]:.4g} in epoch {best}, of checkpoint_best"
+            if not weights[best]:
+                text += (
+                    ", which is from before the term began: its probabilities are the plain loss's"
+                )
+        return text

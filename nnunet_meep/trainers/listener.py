@@ -1,0 +1,102 @@
+"""What nnU-Net's training and validation steps give to the loss, and what the loss makes of it.
+
+nnU-Net's steps are not ours to change, and other trainers have steps of their own: forward hooks of
+the loss see logits and targets whoever calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from nnunet_meep.losses import RegularizedLoss
+from nnunet_meep.losses.regularized import LossParts
+from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
+
+
+class LossListener:
+    """Hands what the loss is called with to a monitor.
+
+    Args:
+        monitor: sums it up.
+
+    Attributes:
+        unforced: the patches of a validation batch that are handed on; those centred on foreground
+            say nothing of whole images.
+        parts: of the last training batch, also of one that stops the training; None before.
+    """
+
+    def __init__(self, monitor: TrainingMonitor) -> None:
+        self._monitor = monitor
+        self.unforced: list[int] = []
+        self.parts: LossParts | None = None
+        self._hooks: list[RemovableHandle] = []
+        self._parts_of_resolutions: list[LossParts] = []
+        self._is_training = False
+        self._last: tuple[Tensor, Tensor, LossParts] | None = None
+
+    def listen_to(self, loss: nn.Module) -> None:
+        """Leave the former loss, which may be part of this one, and listen to this one.
+
+        Args:
+            loss: a trainer's, with nnU-Net's deep supervision around it or not.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        inner = at_one_resolution(loss)
+        if isinstance(inner, RegularizedLoss) and inner.term:
+            note = self._parts_of_resolutions.append
+            self._hooks.append(inner.register_forward_hook(lambda m, *_: note(m.parts)))
+        self._hooks.append(loss.register_forward_hook(self._on_loss))
+
+    @contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Around a training step: the monitor adds the batch when the step is over and the memory
+        of its backward pass is free again."""
+        self._is_training = True
+        try:
+            yield
+            self._add_last()
+        finally:
+            self._is_training, self._last = False, None
+
+    def _on_loss(self, module: nn.Module, arguments: tuple[Any, ...], loss: Tensor) -> None:
+        logits, target = arguments[:2]
+        if isinstance(logits, list | tuple):  # the full resolution comes first
+            logits, target = logits[0], target[0]
+        if self._is_training:
+            self._add_last()  # of a step with several losses one batch at a time is kept
+            self.parts = self._parts(module, loss.detach())
+            self._last = logits.detach(), target, self.parts
+        else:
+            # At once, because nnU-Net's validation step changes the target after the loss.
+            self._monitor.add_validation(logits[self.unforced], target[self.unforced])
+        self._parts_of_resolutions.clear()
+
+    def _parts(self, module: nn.Module, loss: Tensor) -> LossParts:
+        if not self._parts_of_resolutions:
+            return LossParts(loss, torch.full_like(loss, float("nan")))
+        weights: Sequence[float] = getattr(module, "weight_factors", (1.0,))
+        return weighted_parts(self._parts_of_resolutions, [w for w in weights if w])
+
+    def _add_last(self) -> None:
+        if self._last is not None:
+            self._monitor.add_training(*self._last)
+        self._last = None
+
+
+def at_one_resolution(loss: nn.Module) -> nn.Module:
+    """The loss inside of nnU-Net's deep supervision, or itself."""
+    return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
+
+
+def losses_with_term(loss: nn.Module) -> list[RegularizedLoss]:
+    """All losses with a term inside of a trainer's loss."""
+    return [m for m in loss.modules() if isinstance(m, RegularizedLoss) and m.term]
