@@ -88,7 +88,7 @@ def test_the_readme_names_every_command(command):
 
 
 def test_the_documentation_names_every_trainer():
-    from nnunet_meep.trainers.names import base_names
+    from nnunet_meep.trainers.grammar import base_names
 
     page = (ROOT / "docs" / "reference" / "trainer-names.md").read_text(encoding="utf-8")
     assert not [name for name in base_names() if not re.search(rf"\b{name}\b", page)]

@@ -10,7 +10,7 @@ from functools import partial
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 from nnunet_meep.errors import InputError
-from nnunet_meep.trainers import names
+from nnunet_meep.trainers import grammar, names, nearest
 
 _WIDTH = 88
 
@@ -25,19 +25,19 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    heading = ("alone", *(f"with {term}" for term in names.TERMS), "segmentation loss")
-    table = [heading, *(_row(loss) for loss in names.SEGMENTATION_LOSSES)]
-    options = [(option.example, option.meaning) for option in names.OPTIONS.values()]
+    heading = ("alone", *(f"with {term}" for term in grammar.TERMS), "segmentation loss")
+    table = [heading, *(_row(loss) for loss in grammar.SEGMENTATION_LOSSES)]
+    options = [(option.example, option.meaning) for option in grammar.OPTIONS.values()]
     return "\n".join(
         [
-            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {names.PREFIX}, and behind it",
+            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {grammar.PREFIX}, and behind it",
             *_aligned(table),
             "The numbers are the lambdas where the name gives none. The terms:",
-            *_aligned(names.TERMS.items()),
+            *_aligned(grammar.TERMS.items()),
             "Behind that options, in this order, each at most once:",
             *_aligned(options),
             "",
-            f"For example {names.EXAMPLE}; meep-trainers NAME explains it.",
+            f"For example {grammar.EXAMPLE}; meep-trainers NAME explains it.",
         ]
     )
 
@@ -45,11 +45,11 @@ def _overview() -> str:
 def _row(loss: str) -> tuple[str, ...]:
     """Of a segmentation loss: what stands behind the prefix, alone and with each term."""
     with_terms = (
-        f"{names.base_name(loss, term).removeprefix(names.PREFIX)} "
-        f"({names.default_lambda(loss, term):g})"
-        for term in names.TERMS
+        f"{grammar.base_name(loss, term).removeprefix(grammar.PREFIX)} "
+        f"({grammar.default_lambda(loss, term):g})"
+        for term in grammar.TERMS
     )
-    return loss, *with_terms, names.SEGMENTATION_LOSSES[loss]
+    return loss, *with_terms, grammar.SEGMENTATION_LOSSES[loss]
 
 
 def _explain(name: str) -> None:
@@ -66,7 +66,7 @@ def _explanation(name: str) -> str:
             f"{name!r} is no name of nnunet-meep: it is left to nnU-Net and the folders of "
             "nnUNet_extTrainer"
         )
-        if meant := names.meant(name):
+        if meant := nearest.meant(name):
             raise InputError(
                 f"{others}; if one of ours is meant, the nearest right name is {meant}"
             )
@@ -104,7 +104,7 @@ def _get_parser() -> argparse.ArgumentParser:
         epilog=(
             "examples:\n"
             "  meep-trainers\n"
-            f"  meep-trainers {names.EXAMPLE} nnUNetTrainerCE\n"
+            f"  meep-trainers {grammar.EXAMPLE} nnUNetTrainerCE\n"
             "  meep-trainers $TRAINER && nnUNetv2_train 501 3d_fullres 0 -tr $TRAINER --npz"
         ),
     )

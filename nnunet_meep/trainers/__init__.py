@@ -1,7 +1,7 @@
 """The trainers that nnU-Net finds by name; each is made when it is asked for.
 
 ``nnunet_meep.trainers.nnUNetTrainerMEEP_KL`` and every other name of the grammar in
-:mod:`nnunet_meep.trainers.names` is an attribute of this module, and so is
+:mod:`nnunet_meep.trainers.grammar` is an attribute of this module, and so is
 :class:`~nnunet_meep.trainers.mixin.MEEPMixin`, for trainers of your own. Importing the module
 needs neither torch nor nnU-Net; taking one of these from it does.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_meep.trainers.control import STARTS, ErrorSums, Signal, next_lambda, signal
-from nnunet_meep.trainers.names import Experiment
+from nnunet_meep.trainers.grammar import Experiment
 
 
 class LambdaController:

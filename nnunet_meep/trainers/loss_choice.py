@@ -21,7 +21,7 @@ from torch import nn
 
 from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
-from nnunet_meep.trainers.names import Experiment
+from nnunet_meep.trainers.grammar import Experiment
 
 #: weight_ce, weight_dice of nnU-Net's loss where one of its parts is asked for alone.
 _PARTS = {"Dice": (0, 1), "CE": (1, 0)}

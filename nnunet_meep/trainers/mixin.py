@@ -10,7 +10,7 @@ A trainer of your own, in a file in a folder of ``nnUNet_extTrainer``::
     class nnUNetTrainerDA5_MEEP(MEEPMixin, nnUNetTrainerDA5):
         experiment = parse("nnUNetTrainerMEEP_KL_lambda0p3")
 
-``experiment`` says in the grammar of :mod:`nnunet_meep.trainers.names` what is to be added;
+``experiment`` says in the grammar of :mod:`nnunet_meep.trainers.grammar` what is to be added;
 everything that it does not name stays as the other base class has it.
 """
 
@@ -28,10 +28,11 @@ from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers.controller import LambdaController
+from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, Experiment
 from nnunet_meep.trainers.listener import LossListener, at_one_resolution, losses_with_term
 from nnunet_meep.trainers.loss_choice import choose_loss
 from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks
-from nnunet_meep.trainers.names import PAPER_LEARNING_RATE, Experiment, explain
+from nnunet_meep.trainers.names import explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 from nnunet_meep.trainers.report import epoch_lines, not_finite
 from nnunet_meep.trainers.sampling import oversample_with_probability, unforced_patches

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_meep.losses.regularized import TERMS, LossParts
-from nnunet_meep.trainers.names import Experiment
+from nnunet_meep.trainers.grammar import Experiment
 
 
 def epoch_lines(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from nnunet_meep.trainers.names import PAPER_DECAY, PAPER_DECAY_EVERY, PAPER_LEARNING_RATE
+from nnunet_meep.trainers.grammar import PAPER_DECAY, PAPER_DECAY_EVERY, PAPER_LEARNING_RATE
 
 
 class StepDecay(LRScheduler):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.trainers.grammar import Experiment
 from nnunet_meep.trainers.mixin import MEEPMixin
-from nnunet_meep.trainers.names import Experiment
 
 
 @functools.cache

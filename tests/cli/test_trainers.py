@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_meep.cli.trainers import main
-from nnunet_meep.trainers import names
+from nnunet_meep.trainers import grammar, names
 
 LONG_NAME = "nnUNetTrainerFocalMEEP_H_lambda0p15_gamma3_7epochs_9iters_seed4_paper_fg0p25"
 
@@ -38,17 +38,17 @@ def test_without_a_name_one_screen_has_each_trainer_with_its_lambda_and_each_opt
     assert (code, err) == (0, [])
     assert len(out.splitlines()) <= 35
     words = flat(out)
-    for name in names.base_names():
+    for name in grammar.base_names():
         experiment = names.parse(name)
-        shown = name.removeprefix(names.PREFIX)
+        shown = name.removeprefix(grammar.PREFIX)
         assert f"{shown} ({experiment.weight:g})" in words if experiment.term else shown in words
-    for option in names.OPTIONS.values():
+    for option in grammar.OPTIONS.values():
         assert flat(f"{option.example} {option.meaning}") in words
-    assert all(text in words for text in names.TERMS.values())
-    assert names.EXAMPLE in words
+    assert all(text in words for text in grammar.TERMS.values())
+    assert grammar.EXAMPLE in words
 
 
-@pytest.mark.parametrize("name", [*names.base_names(), LONG_NAME])
+@pytest.mark.parametrize("name", [*grammar.base_names(), LONG_NAME])
 def test_a_right_name_is_explained_in_the_words_of_the_grammar(answer, name):
     code, out, err = answer(name)
     assert (code, err) == (0, [])

@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.losses import RegularizedLoss
-from nnunet_meep.trainers import names
+from nnunet_meep.trainers import grammar, names
 from nnunet_meep.trainers.control import (
     AIM,
     BEGINS_AT,
@@ -207,10 +207,10 @@ def test_without_an_error_lambda_stays():
 # The name
 
 
-@pytest.mark.parametrize("loss", names.SEGMENTATION_LOSSES)
+@pytest.mark.parametrize("loss", grammar.SEGMENTATION_LOSSES)
 @pytest.mark.parametrize("term", ["MEEP_KL", "MEEP_H"])
 def test_both_terms_and_all_losses_take_it(loss, term):
-    name = names.base_name(loss, term) + "_lambdaauto_50epochs"
+    name = grammar.base_name(loss, term) + "_lambdaauto_50epochs"
     experiment = names.parse(name)
     assert (experiment.auto, experiment.weight, experiment.term) == (True, 0.0, term)
     assert experiment.active_term == term

@@ -16,7 +16,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nnunet_meep import trainers
-from nnunet_meep.trainers.names import TrainerNameError, base_names, explain, nearest, parse
+from nnunet_meep.trainers.grammar import base_names
+from nnunet_meep.trainers.names import TrainerNameError, explain, parse
+from nnunet_meep.trainers.nearest import nearest
 
 #: name: (segmentation loss, term, lambda without an option)
 BASES = {
