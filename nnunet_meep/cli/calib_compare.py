@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from nnunet_meep.cli._folders import add_cases, add_counting, add_references
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -31,7 +32,8 @@ written into -o:
                    errors and entropy of each model; of several trainings, the first
 
 A comparison is always of the files that are there now. Each result is checked against what is in
-them: new and changed cases are evaluated again, and a line says so.
+them: new and changed cases are evaluated again, and a line says so. A result with other --bins, or
+with surface distances where --no-surface is given, is evaluated again, too.
 What is missing or odd is said first: cases that only some models have, folds that are not complete,
 predictions without references, calibrators that were fitted to the cases they are evaluated on.
 
@@ -63,12 +65,11 @@ def _get_parser() -> argparse.ArgumentParser:
         "models", nargs="+", metavar="NAME=FOLDER", help="the models; see below", type=_model
     )
     parser.add_argument("-o", type=Path, required=True, help="output folder")
-    parser.add_argument(
-        "--gt",
-        type=Path,
-        metavar="FOLDER",
-        help="reference segmentations (default: those that each was evaluated against)",
+    add_references(
+        parser, "reference segmentations (default: those that each was evaluated against)"
     )
+    add_cases(parser)
+    add_counting(parser, bins=None)
     parser.add_argument(
         "--as-stored",
         action="store_true",
@@ -128,10 +129,12 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
     if options.gt and not options.gt.is_dir():
         raise InputError(f"{options.gt}: expected a folder of references, found none (--gt)")
-    if options.gt and options.as_stored:
+    asked = {} if options.bins is None else {"bins": options.bins}
+    asked |= {"surface": False} if options.no_surface else {}
+    if options.as_stored and (options.gt or asked):
+        flag = "--gt" if options.gt else "--bins" if options.bins else "--no-surface"
         raise InputError(
-            f"--gt {options.gt}: expected no references with --as-stored, which takes results as "
-            f"they were written"
+            f"{flag}: expected none with --as-stored, which takes results as they were written"
         )
     if options.roi:
         parse_roi(options.roi)
@@ -143,13 +146,15 @@ def _compare(options: argparse.Namespace) -> None:
                 write=write_evaluation_report,
                 gt_folder=options.gt,
                 roi=options.roi,
+                options=asked,
+                processes=options.np,
                 as_stored=options.as_stored,
             )
             for folder in folders
         ]
         models[name] = [training.evaluation for training in trainings]
         notes += [(name, line) for training in trainings for line in training.notes]
-    comparison = compare(models, notes=notes)
+    comparison = compare(models, cases=options.cases, notes=notes)
     paths, warnings = write_comparison_report(
         comparison, options.o, gt_folder=options.gt, images=options.images, progress=True
     )

@@ -9,6 +9,12 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from nnunet_meep.cli._folders import (
+    FOLDERS,
+    add_counting,
+    add_folders,
+    references_and_predictions,
+)
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
@@ -17,14 +23,6 @@ if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
 
 _EPILOG = """\
-folders:
-  GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
-      references, and predictions with probabilities (CASE.npz); the cases of several folders
-      are evaluated together
-  MODEL_FOLDER
-      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
-      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
-
 written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
                     bootstrap), and over the pooled voxels of all cases; what made the
@@ -79,43 +77,19 @@ def _get_parser() -> argparse.ArgumentParser:
             "nnUNetv2_train --npz) with reference segmentations and reports metrics of\n"
             "segmentation and calibration, per case and over the voxels of all cases."
         ),
-        epilog=f"{_EPILOG}\n{_metrics()}",
+        epilog=f"{FOLDERS}\n{_EPILOG}\n{_metrics()}",
     )
-    parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="references and predictions, or a model folder; see below",
-    )
-    parser.add_argument(
-        "-djfile",
-        type=Path,
-        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
-    )
-    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    add_folders(parser)
     parser.add_argument(
         "-o", type=Path, help="output folder (default: the folder 'calibration' in PRED_FOLDER)"
     )
-    parser.add_argument(
-        "-np",
-        type=_positive,
-        help=(
-            "number of processes that count (default: the number of cores); 1: this one, which "
-            "then takes more memory"
-        ),
-    )
+    add_counting(parser, bins=15)
     parser.add_argument(
         "--roi",
         nargs="+",
         default=["image"],
         metavar="ROI",
         help="which voxels count, one or several, after the folders (default: image); see below",
-    )
-    parser.add_argument(
-        "--no-surface",
-        action="store_true",
-        help="leave out the surface distances, which take longest",
     )
     parser.add_argument(
         "--segmentation",
@@ -144,19 +118,7 @@ def _get_parser() -> argparse.ArgumentParser:
             "nnUNetv2_predict wrote, where each was meant to be predicted"
         ),
     )
-    parser.add_argument(
-        "--bins",
-        type=_positive,
-        default=15,
-        help="bins of equal width for the ECE and the reliability diagram (default: 15)",
-    )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -169,9 +131,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation.evaluate import evaluate
 
-    gt_folder, pred_folders = None, options.folders
-    if len(options.folders) > 1:
-        gt_folder, *pred_folders = options.folders
+    gt_folder, pred_folders = references_and_predictions(options)
     if options.o is None and len(pred_folders) > 1:
         raise InputError("-o: expected an output folder, because there are several PRED_FOLDER")
     output = options.o or pred_folders[0] / "calibration"
@@ -189,6 +149,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         rois=options.roi,
         surface=not options.no_surface,
         segmentation=options.segmentation,
+        cases=options.cases,
         processes=options.np,
         chill=options.chill,
         progress=True,
@@ -224,9 +185,13 @@ def _write_maps(
     from nnunet_meep.evaluation.report.maps import write_maps
     from nnunet_meep.nnunet_files.predictions import Predictions
 
-    opened = Predictions.open(gt_folder, pred_folders, options.djfile, options.pfile)
-    evaluated = {case.case for case in evaluation.cases}
-    cases = [case for case in opened.paired.cases if case.name in evaluated]
-    for case in tqdm(cases, desc="maps", unit="case"):
+    opened = Predictions.open(
+        gt_folder,
+        pred_folders,
+        options.djfile,
+        options.pfile,
+        [case.case for case in evaluation.cases],
+    )
+    for case in tqdm(opened.paired.cases, desc="maps", unit="case"):
         write_maps(case, opened.dataset, folder)
     return [folder]

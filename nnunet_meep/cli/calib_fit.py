@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_meep.cli._folders import FOLDERS, add_folders, references_and_predictions
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -25,13 +26,7 @@ platt and isotonic take one class against the rest; with more than two classes a
 to sum to 1. Regions are calibrated each on its own. nnU-Net saves no logits: log p is taken, of
 p not below 3.8e-11 (logits within 24).
 
-folders:
-  GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
-      references, and validation predictions with probabilities (CASE.npz)
-  MODEL_FOLDER
-      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
-      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
-
+{folders}
 written:
   calibrator.json   what was learnt, and on what; for meep-calib-apply and meep-predict
   calibrator.png    reliability of the voxels it was fitted on, before and after
@@ -55,25 +50,13 @@ def _get_parser() -> argparse.ArgumentParser:
             "Learn from validation predictions how probabilities have to be changed so that they\n"
             "can be trusted (post-hoc calibration). The network stays as it is."
         ),
-        epilog=_EPILOG,
+        epilog=_EPILOG.replace("{folders}", FOLDERS),
     )
     parser.add_argument("method", metavar="METHOD", help="how; see below")
-    parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="references and predictions, or a model folder; see below",
-    )
+    add_folders(parser)
     parser.add_argument(
         "-o", type=Path, required=True, metavar="FILE", help="where to write calibrator.json"
     )
-    parser.add_argument(
-        "-djfile",
-        type=Path,
-        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
-    )
-    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
     parser.add_argument(
         "--roi",
         default="image",
@@ -97,9 +80,7 @@ def _fit(options: argparse.Namespace) -> None:
     from nnunet_meep.posthoc.fit import fit
 
     report.check_target(options.o)
-    gt_folder, pred_folders = None, options.folders
-    if len(options.folders) > 1:
-        gt_folder, *pred_folders = options.folders
+    gt_folder, pred_folders = references_and_predictions(options)
     found = fit(
         options.method,
         gt_folder,
@@ -107,6 +88,7 @@ def _fit(options: argparse.Namespace) -> None:
         dataset_json=options.djfile,
         plans_json=options.pfile,
         roi=options.roi,
+        cases=options.cases,
         progress=True,
     )
     paths = report.write(found, options.o)

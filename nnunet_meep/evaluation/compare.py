@@ -55,6 +55,7 @@ def compare(
     models: Mapping[str, Evaluation | Sequence[Evaluation]],
     *,
     roi: str | None = None,
+    cases: Sequence[str] | None = None,
     notes: Sequence[tuple[str, str]] = (),
 ) -> Comparison:
     """Compare models over the cases that all of them have.
@@ -63,6 +64,7 @@ def compare(
         models: for each name the evaluation of a model, or those of its trainings, which are
             averaged per case. The first model is what the others are compared with.
         roi: name of the ROI; None: the first one of each evaluation.
+        cases: names of the cases to compare; None: all that the models have in common.
         notes: what else has to be known of the models: (name, line).
 
     Raises:
@@ -90,10 +92,12 @@ def compare(
             raise InputError(f"{name}: {error}") from None
     if not given_models:
         raise InputError("models: expected at least one, got none")
-    return _compare(given_models, notes)
+    return _compare(given_models, cases, notes)
 
 
-def _compare(models: _Models, notes: Sequence[tuple[str, str]]) -> Comparison:
+def _compare(
+    models: _Models, chosen: Sequence[str] | None, notes: Sequence[tuple[str, str]]
+) -> Comparison:
     first, *others = models
     trainings = [(name, t) for name, of_model in models.items() for t in of_model]
     for name, of_model in models.items():
@@ -107,6 +111,10 @@ def _compare(models: _Models, notes: Sequence[tuple[str, str]]) -> Comparison:
     cases = sorted(set.intersection(*(_cases(t) for _, t in trainings)))
     if not cases:
         raise InputError(f"{', '.join(models)}: expected cases that all of them have, found none")
+    if chosen is not None:
+        if unknown := sorted(set(chosen) - set(cases)) or ([] if chosen else ["at least one"]):
+            raise InputError(f"cases: expected cases that all models have, got {unknown[0]}")
+        cases = sorted(set(chosen))
 
     summary: dict[str, Any] = {name: {} for name in models}
     differences: dict[str, Any] = {name: {} for name in others}

@@ -60,6 +60,7 @@ def evaluate(
     rois: Sequence[str] = ("image",),
     surface: bool = True,
     segmentation: str = FILE,
+    cases: Sequence[str] | None = None,
     processes: int | None = 1,
     chill: bool = False,
     partial: bool = False,
@@ -81,6 +82,7 @@ def evaluate(
         segmentation: of what Dice, distances and volumes are: ``"file"``, ``CASE<file_ending>``
             beside the probabilities where it is there; or ``"argmax"``, what nnU-Net's rule makes
             of the probabilities.
+        cases: names of the cases to evaluate; None: all.
         processes: how many count; 1: this one; None: as many as there are cores. Others than this
             one are started by Python's multiprocessing, so that a script has to call from below
             ``if __name__ == "__main__":``.
@@ -114,7 +116,7 @@ def evaluate(
     if isinstance(pred_folders, str | os.PathLike):
         pred_folders = [pred_folders]
     given = [Path(folder) for folder in pred_folders]
-    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
+    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     if not (chill or partial):
         refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
@@ -125,6 +127,7 @@ def evaluate(
         "rois": list(rois),
         "surface": surface,
         "segmentation": segmentation,
+        "cases": None if cases is None else sorted(set(cases)),
         "chill": chill,
         "reader": dataset.reader,
         "gt_folder": str(folders.references),

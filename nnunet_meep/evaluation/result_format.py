@@ -30,7 +30,11 @@ _SETTINGS: dict[str, Any] = {
     "version": str,
 }
 _NEW_SETTINGS: dict[str, Any] = {"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE}
-_OPTIONAL_SETTINGS: dict[str, Any] = {"dataset_json": _TEXT_OR_NONE, "plans_json": _TEXT_OR_NONE}
+_OPTIONAL_SETTINGS: dict[str, Any] = {
+    "dataset_json": _TEXT_OR_NONE,
+    "plans_json": _TEXT_OR_NONE,
+    "cases": (list, type(None)),
+}
 _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
 _CALIBRATOR = {
     **{"identity": str, "any_network": [str], "used_to_fit": [str]},
@@ -94,6 +98,8 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     folders = settings["pred_folder"]
     if isinstance(folders, list) and (not folders or malformed(folders, [str], "pred_folder")):
         return "no pred_folder"
+    if settings.get("cases") and malformed(settings["cases"], [str], "cases"):
+        return "cases are no names"
     return malformed(settings, optional, "settings")
 
 

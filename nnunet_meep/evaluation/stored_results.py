@@ -173,6 +173,7 @@ def _command(settings: dict[str, Any], output: Path) -> str:
         words += [flag, str(settings[name])] if settings.get(name) else []
     if settings.get("segmentation") == "argmax":
         words += ["--segmentation", "argmax"]
+    words += ["--cases", *settings["cases"]] if settings.get("cases") else []
     words += ["--no-surface"] * (settings.get("surface") is False)
     words += ["--chill"] * (settings.get("chill") is True)
     if rois := settings.get("rois"):

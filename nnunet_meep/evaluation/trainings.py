@@ -6,8 +6,9 @@ with what is in its files, and evaluated again where it differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 #: Settings of a result with which it is evaluated again.
-_OPTIONS = ("bins", "rois", "surface", "segmentation", "chill")
+_OPTIONS = ("bins", "rois", "surface", "segmentation", "chill", "cases")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def open_training(
     write: Callable[[Evaluation, Path], object],
     gt_folder: Path | None = None,
     roi: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    processes: int | None = None,
     as_stored: bool = False,
 ) -> Training:
     """The result of a folder, evaluated as far as it is not that of its files, with a progress bar.
@@ -64,6 +67,8 @@ def open_training(
         write: writes an evaluation into a folder, ``calibration.json`` at least.
         gt_folder: references; None: those of the result, or as in :func:`.evaluate`.
         roi: name of an ROI; None: the first one of the result.
+        options: of :func:`.evaluate`, in place of those of the result (``bins``, ``surface``).
+        processes: how many count; None: as many as there are cores.
         as_stored: take the result as it was written, whatever has become of its files.
 
     Raises:
@@ -77,7 +82,8 @@ def open_training(
         evaluation = read_evaluation(folder)
         lines = _as_stored(evaluation)
     else:
-        evaluation, lines = _of_now(folder, where, gt_folder, roi, write)
+        again = partial(_evaluate, where, write, processes)
+        evaluation, lines = _of_now(folder, where, gt_folder, roi, options or {}, again)
     try:
         return Training(evaluation.over(roi), tuple(lines))
     except InputError as error:
@@ -89,7 +95,8 @@ def _of_now(
     where: Path,
     gt_folder: Path | None,
     roi: str | None,
-    write: Callable[[Evaluation, Path], object],
+    asked: Mapping[str, Any],
+    evaluate_again: Callable[[Sources, Mapping[str, Any]], Evaluation],
 ) -> tuple[Evaluation, list[str]]:
     """The result of the files that are there, and what was done for it."""
     stored, other_format = None, None
@@ -102,7 +109,7 @@ def _of_now(
         if not holds_predictions(folder):
             raise
         sources = Sources(gt_folder, (folder,), None, None)
-        return _evaluate(where, sources, {"rois": [roi or "image"]}, write), []
+        return evaluate_again(sources, {"rois": [roi or "image"], **asked}), []
     if holds_predictions(folder) and [folder.resolve()] != [
         path.resolve() for path in sources.pred_folders
     ]:  # the result that lies in it is of others, or of more
@@ -125,11 +132,18 @@ def _of_now(
     _refuse_other_masks(sources, where)
     if stored is None:
         changes = ["it has another format"]
-    elif not (changes := _changes(stored, sources)):
-        return replace(stored, sources=sources), []
+    else:
+        changes = _changes(stored, sources)
+        changes += [
+            f"{name} was {settings[name]}, not {value}"
+            for name, value in asked.items()
+            if settings[name] != value
+        ]
+        if not changes:
+            return replace(stored, sources=sources), []
     options = {name: settings[name] for name in _OPTIONS if name in settings}
     line = f"{where / RESULT}: {'; '.join(changes)}: evaluated again"
-    return _evaluate(where, sources, options, write), [line]
+    return evaluate_again(sources, {**options, **asked}), [line]
 
 
 def _refuse_other_masks(sources: Sources, where: Path) -> None:
@@ -146,9 +160,10 @@ def _refuse_other_masks(sources: Sources, where: Path) -> None:
 
 def _evaluate(
     target: Path,
-    sources: Sources,
-    options: dict[str, Any],
     write: Callable[[Evaluation, Path], object],
+    processes: int | None,
+    sources: Sources,
+    options: Mapping[str, Any],
 ) -> Evaluation:
     try:
         evaluation = evaluate(
@@ -158,7 +173,7 @@ def _evaluate(
             plans_json=sources.plans_json,
             **options,
             partial=True,
-            processes=None,
+            processes=processes,
             progress=True,
             keep=target / "cases",
         )
@@ -172,7 +187,11 @@ def _evaluate(
 def _changes(stored: Evaluation, sources: Sources) -> list[str]:
     """In what a result is not that of the files which are there now: one phrase each."""
     predictions = Predictions.open(
-        sources.gt_folder, sources.pred_folders, sources.dataset_json, sources.plans_json
+        sources.gt_folder,
+        sources.pred_folders,
+        sources.dataset_json,
+        sources.plans_json,
+        stored.settings.get("cases"),
     )
     dataset = predictions.dataset
     settings, before = stored.settings, stored.files

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.cases import (
     Dataset,
     Folders,
@@ -28,11 +29,13 @@ class Predictions:
         folders: where they are.
         dataset: what ``dataset.json`` and ``plans.json`` say.
         paired: the cases, and what does not pair up.
+        all_cases: are they all of the folders?
     """
 
     folders: Folders
     dataset: Dataset
     paired: PairedCases
+    all_cases: bool = True
 
     @classmethod
     def open(
@@ -41,24 +44,30 @@ class Predictions:
         pred_folders: Sequence[Path],
         dataset_json: Path | None = None,
         plans_json: Path | None = None,
+        cases: Sequence[str] | None = None,
     ) -> Predictions:
         """Look at the folders; no voxel is read.
 
         Args:
             gt_folder, pred_folders: as for :func:`.find_folders`.
             dataset_json, plans_json: as for :func:`.read_dataset`.
+            cases: names of the cases to take, as if there were no others; None: all.
 
         Raises:
             InputError: they are not what they should be.
         """
         folders = find_folders(gt_folder, pred_folders)
         dataset = read_dataset(folders.predictions, dataset_json, plans_json)
-        return cls(folders, dataset, pair_cases(folders, dataset.file_ending))
+        paired = pair_cases(folders, dataset.file_ending)
+        if cases is not None:
+            paired = _chosen(paired, cases, folders)
+        return cls(folders, dataset, paired, cases is None)
 
     def incomplete_folds(self) -> list[dict[str, Any]]:
         """The folds of ``splits_final.json`` that are not there, or not completely predicted.
 
-        Only for ``fold_X/validation``, and where nnU-Net's preprocessing has the splits.
+        Only for all cases of ``fold_X/validation``, and where nnU-Net's preprocessing has the
+        splits.
 
         Returns:
             For each its ``fold``, whether it is ``evaluated`` at all, its ``missing`` validation
@@ -69,7 +78,7 @@ class Predictions:
             for f in (folder.resolve() for folder in self.folders.predictions)
             if f.name == "validation" and f.parent.name.startswith("fold_")
         }
-        splits = self._splits() if folds else []
+        splits = self._splits() if folds and self.all_cases else []
         predicted = {case.name for case in self.paired.cases}
         predicted |= {name for name, _ in self.paired.broken}
         found = []
@@ -94,3 +103,16 @@ class Predictions:
             if all(isinstance(c, list) and all(isinstance(n, str) for n in c) for c in cases):
                 return [sorted(c) for c in cases]
         return []
+
+
+def _chosen(paired: PairedCases, names: Sequence[str], folders: Folders) -> PairedCases:
+    chosen = set(names)
+    there = {case.name for case in paired.cases} | {name for name, _ in paired.broken}
+    if not chosen or (unknown := sorted(chosen - there)):
+        which = f"case {unknown[0]}" if chosen else "at least one case"
+        raise InputError(f"{folders.predictions[0]}: expected {which} (--cases), found none")
+    return PairedCases(
+        [case for case in paired.cases if case.name in chosen],
+        [(name, reason) for name, reason in paired.broken if name in chosen],
+        [],
+    )

@@ -89,6 +89,7 @@ def fit(
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
     roi: str = "image",
+    cases: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
@@ -103,6 +104,7 @@ def fit(
             :func:`nnunet_meep.evaluation.evaluate.evaluate`.
         roi: which voxels count, see :mod:`nnunet_meep.evaluation.counting.roi`; what nnU-Net
             padded back never does.
+        cases: names of the cases to learn from; None: all.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -114,14 +116,14 @@ def fit(
     # Padding is no prediction: it is not calibrated, and nothing is to be learnt from it.
     where = replace(parse_roi(roi), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
-    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json)
-    folders, dataset, cases = predictions.folders, predictions.dataset, predictions.paired.cases
-    refuse_unpaired(folders, predictions.paired)
-    files = [_files(case, dataset, where) for case in cases]
-    with tqdm(cases, unit="case", disable=not progress) as bar:
+    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
+    folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
+    refuse_unpaired(folders, paired)
+    files = [_files(case, dataset, where) for case in paired.cases]
+    with tqdm(paired.cases, unit="case", disable=not progress) as bar:
         voxels = (FileVoxels(case, dataset, where) for case in bar)
-        learnt = learn(method, voxels, len(cases), dataset.labels, where)
-    for case, before in zip(cases, files, strict=True):
+        learnt = learn(method, voxels, len(paired.cases), dataset.labels, where)
+    for case, before in zip(paired.cases, files, strict=True):
         if _files(case, dataset, where) != before:
             raise InputError(
                 f"{case.probabilities}: {case.name} was changed while it was read; fit again when "
@@ -130,10 +132,10 @@ def fit(
     fitted_on = {
         "gt_folder": str(folders.references),
         "pred_folders": [str(f) for f in folders.predictions],
-        "n_cases": len(cases),
+        "n_cases": len(paired.cases),
         "cases": [
             {"case": case.name, **{role: f[role] for role in ("probabilities", "reference")}}
-            for case, f in zip(cases, files, strict=True)
+            for case, f in zip(paired.cases, files, strict=True)
         ],
         "roi": roi,
         **learnt.on,

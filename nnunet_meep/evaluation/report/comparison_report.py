@@ -157,7 +157,11 @@ def _cases(
             f"none; give their folder with --gt"
         )
     opened = Predictions.open(
-        references, sources.pred_folders, sources.dataset_json, sources.plans_json
+        references,
+        sources.pred_folders,
+        sources.dataset_json,
+        sources.plans_json,
+        [case.case for case in evaluation.cases],
     )
     return {case.name: case for case in opened.paired.cases}, opened.dataset
 

@@ -1,0 +1,92 @@
+"""Which predictions and references a command reads, said the same way everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+#: For the epilog of commands with :func:`add_folders`.
+FOLDERS = """\
+folders:
+  GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
+      references, and predictions with probabilities (CASE.npz); the cases of several folders
+      are taken together. --gt GT_FOLDER PRED_FOLDER ... is the same
+  MODEL_FOLDER
+      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
+      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
+"""
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """References and predictions, nnU-Net's two files, and a choice of cases."""
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="references and predictions, or a model folder; see below",
+    )
+    add_references(parser, "references, if they are not the first FOLDER")
+    parser.add_argument(
+        "-djfile",
+        type=Path,
+        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
+    )
+    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    add_cases(parser)
+
+
+def add_references(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--gt", type=Path, metavar="GT_FOLDER", help=what)
+
+
+def add_cases(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        help="only these cases, after the folders (default: all)",
+    )
+
+
+def references_and_predictions(options: argparse.Namespace) -> tuple[Path | None, list[Path]]:
+    """What ``add_folders`` took: references (None for those of a model) and predictions."""
+    if options.gt is not None or len(options.folders) == 1:
+        return options.gt, options.folders
+    gt_folder, *pred_folders = options.folders
+    return gt_folder, pred_folders
+
+
+def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
+    """How predictions are counted.
+
+    Args:
+        parser: of the command.
+        bins: the default number of bins; None: as each result has them.
+    """
+    parser.add_argument(
+        "-np",
+        type=_positive,
+        help=(
+            "number of processes that count (default: the number of cores); 1: this one, which "
+            "then takes more memory"
+        ),
+    )
+    default = "as in each result, 15 in new ones" if bins is None else str(bins)
+    parser.add_argument(
+        "--bins",
+        type=_positive,
+        default=bins,
+        help=f"bins of equal width for the ECE and the reliability diagram (default: {default})",
+    )
+    parser.add_argument(
+        "--no-surface",
+        action="store_true",
+        help="leave out the surface distances, which take longest",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
