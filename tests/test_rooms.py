@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,37 @@ def test_rooms_that_need_no_torch_import_without_it():
         "    importlib.import_module(name)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+
+
+def test_no_room_is_over_a_sixth_of_the_package():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    for name in ARROWS:
+        of_room = sum(n for path, n in lines.items() if room(path) == name)
+        assert of_room <= sum(lines.values()) / 6, name
+
+
+def test_no_file_is_over_400_lines():
+    """But the kernels, which are one algorithm in two languages."""
+    long = {
+        module_name(path)
+        for path in modules()
+        if len(path.read_text(encoding="utf-8").splitlines()) > 400
+    }
+    assert long <= {"nnunet_meep.losses.kernels"}
+
+
+def test_the_picture_of_the_arrows_is_that_of_the_rooms():
+    """In the developer documentation, without the arrows that follow from others."""
+    text = (PACKAGE.parent / "docs" / "developer.md").read_text(encoding="utf-8")
+    ids = dict(re.findall(r"^    (\w+)\[\"([\w/]+): ", text, re.MULTILINE))
+    room_of_id = {key: name.replace("/", ".") for key, name in ids.items()}
+    assert sorted(room_of_id.values()) == sorted(ARROWS)
+    drawn = {room: set() for room in ARROWS}
+    for start, end in re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE):
+        drawn[room_of_id[start]].add(room_of_id[end])
+
+    def reached(room):
+        return drawn[room].union(*(reached(other) for other in drawn[room]))
+
+    for name, allowed in ARROWS.items():
+        assert drawn[name] <= allowed <= reached(name), name

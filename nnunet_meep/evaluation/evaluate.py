@@ -29,14 +29,8 @@ from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_SEED,
 )
 from nnunet_meep.evaluation.pool import Job
-from nnunet_meep.evaluation.results import (
-    CaseResult,
-    Evaluation,
-    RoiResult,
-    Sources,
-    risk_coverages,
-    roi_result,
-)
+from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, Sources
+from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,

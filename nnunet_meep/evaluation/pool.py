@@ -29,7 +29,8 @@ from nnunet_meep.evaluation.metrics.scores import (
     class_metrics,
     top_label_metrics,
 )
-from nnunet_meep.evaluation.results import CaseResult, roi_result
+from nnunet_meep.evaluation.results import CaseResult
+from nnunet_meep.evaluation.roi_results import roi_result
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 
 

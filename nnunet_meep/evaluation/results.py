@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.bins import Grid, RoiSums
-from nnunet_meep.evaluation.metrics.calibration import binned_metrics, reliability_bins
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
-from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
-from nnunet_meep.evaluation.metrics.scores import class_metrics, error_metrics, top_label_metrics
 from nnunet_meep.evaluation.metrics.statistics import over_cases
 from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
-from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import Network
 
 if TYPE_CHECKING:
@@ -317,50 +312,6 @@ def _curves(result: RoiResult, key: str) -> dict[str, Any]:
     if key in result.risk_coverage:
         curves["risk_coverage"] = result.risk_coverage[key]
     return curves
-
-
-def roi_result(
-    labels: Labels,
-    grid: Grid,
-    sums: RoiSums,
-    distances_mm: tuple[dict[str, float], ...] | None,
-) -> RoiResult:
-    """The numbers of sums.
-
-    Args:
-        labels: the classes.
-        grid: of the cells.
-        sums: of a case or of several.
-        distances_mm: for each class the surface distances of the case; None: without.
-    """
-    classes, bins = {}, {}
-    for i, key in enumerate(labels.keys):
-        of_class = sums.channels[labels.channel(i)]
-        metrics = class_metrics(of_class, grid)
-        distances = {} if distances_mm is None else distances_mm[i]
-        classes[key] = {"dice": metrics["dice"], **distances, **metrics}
-        bins[key] = reliability_bins(of_class.cells, grid)
-        if sums.top_label is None:
-            classes[key] |= error_metrics(of_class.cells, grid)
-    top_label = None
-    if sums.top_label is not None:
-        eces = [binned_metrics(channel.cells, grid)["ece"] for channel in sums.channels]
-        top_label = {
-            **top_label_metrics(sums.top_label, grid),
-            "classwise_ece": math.fsum(eces) / len(eces),
-        }
-        bins[TOP_LABEL] = reliability_bins(sums.top_label, grid)
-    return RoiResult(classes, top_label, bins)
-
-
-def risk_coverages(labels: Labels, grid: Grid, sums: RoiSums) -> dict[str, dict[str, list[float]]]:
-    """``RoiResult.risk_coverage`` of sums."""
-    if sums.top_label is not None:
-        return {TOP_LABEL: risk_coverage(sums.top_label, grid, top_label=True)}
-    return {
-        key: risk_coverage(sums.channels[labels.channel(i)].cells, grid, top_label=False)
-        for i, key in enumerate(labels.keys)
-    }
 
 
 def _pooled_from_dict(part: dict[str, Any]) -> RoiResult:

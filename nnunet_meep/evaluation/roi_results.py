@@ -1,0 +1,57 @@
+"""The numbers of an ROI, from the sums of a case or of several."""
+
+from __future__ import annotations
+
+import math
+
+from nnunet_meep.evaluation.counting.bins import Grid, RoiSums
+from nnunet_meep.evaluation.metrics.calibration import binned_metrics, reliability_bins
+from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
+from nnunet_meep.evaluation.metrics.scores import class_metrics, error_metrics, top_label_metrics
+from nnunet_meep.evaluation.result_format import TOP_LABEL
+from nnunet_meep.evaluation.results import RoiResult
+from nnunet_meep.nnunet_files.labels import Labels
+
+
+def roi_result(
+    labels: Labels,
+    grid: Grid,
+    sums: RoiSums,
+    distances_mm: tuple[dict[str, float], ...] | None,
+) -> RoiResult:
+    """The numbers of sums.
+
+    Args:
+        labels: the classes.
+        grid: of the cells.
+        sums: of a case or of several.
+        distances_mm: for each class the surface distances of the case; None: without.
+    """
+    classes, bins = {}, {}
+    for i, key in enumerate(labels.keys):
+        of_class = sums.channels[labels.channel(i)]
+        metrics = class_metrics(of_class, grid)
+        distances = {} if distances_mm is None else distances_mm[i]
+        classes[key] = {"dice": metrics["dice"], **distances, **metrics}
+        bins[key] = reliability_bins(of_class.cells, grid)
+        if sums.top_label is None:
+            classes[key] |= error_metrics(of_class.cells, grid)
+    top_label = None
+    if sums.top_label is not None:
+        eces = [binned_metrics(channel.cells, grid)["ece"] for channel in sums.channels]
+        top_label = {
+            **top_label_metrics(sums.top_label, grid),
+            "classwise_ece": math.fsum(eces) / len(eces),
+        }
+        bins[TOP_LABEL] = reliability_bins(sums.top_label, grid)
+    return RoiResult(classes, top_label, bins)
+
+
+def risk_coverages(labels: Labels, grid: Grid, sums: RoiSums) -> dict[str, dict[str, list[float]]]:
+    """``RoiResult.risk_coverage`` of sums."""
+    if sums.top_label is not None:
+        return {TOP_LABEL: risk_coverage(sums.top_label, grid, top_label=True)}
+    return {
+        key: risk_coverage(sums.channels[labels.channel(i)].cells, grid, top_label=False)
+        for i, key in enumerate(labels.keys)
+    }
