@@ -8,16 +8,24 @@ from typing import Any
 from nnunet_meep import __version__
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its epilog may be a function, for text that takes time to make and is seldom asked for."""
+
+    def format_help(self) -> str:
+        if callable(self.epilog):
+            self.epilog = self.epilog()
+        return super().format_help()
+
+
 def command_parser(prog: str, **options: Any) -> argparse.ArgumentParser:
     """A parser with ``--version``, whose description and epilog are printed as they are.
 
     Args:
         prog: name of the command.
-        options: others of ``argparse.ArgumentParser``.
+        options: others of ``argparse.ArgumentParser``; ``epilog`` may be a function without
+            arguments.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-    )
+    parser = _Parser(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     version = f"{prog} {__version__}"
     parser.add_argument("--version", action="version", version=version, help="show the version")
     return parser

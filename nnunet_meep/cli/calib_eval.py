@@ -17,7 +17,6 @@ from nnunet_meep.cli._folders import (
 )
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
 
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
@@ -50,8 +49,14 @@ examples:
 """
 
 
+def _epilog() -> str:
+    return f"{FOLDERS}\n{_EPILOG}\n{_metrics()}"
+
+
 def _metrics() -> str:
     """The catalogue: key and definition of each metric."""
+    from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
+
     lines = [
         "metrics of a class, or of one of nnU-Net's regions, by their keys in calibration.json:"
     ]
@@ -77,7 +82,7 @@ def _get_parser() -> argparse.ArgumentParser:
             "nnUNetv2_train --npz) with reference segmentations and reports metrics of\n"
             "segmentation and calibration, per case and over the voxels of all cases."
         ),
-        epilog=f"{FOLDERS}\n{_EPILOG}\n{_metrics()}",
+        epilog=_epilog,
     )
     add_folders(parser)
     parser.add_argument(
