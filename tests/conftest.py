@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 if not torch.cuda.is_available():
     # Read when Triton is imported, which nnU-Net does: its interpreter runs kernels on the CPU.
@@ -21,3 +24,30 @@ def _style_of_the_test_before() -> Iterator[None]:
     """None: nnU-Net's progress.png sets seaborn's large letters for the whole process."""
     with mpl.rc_context():
         yield
+
+
+@pytest.fixture
+def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are put together, but their numbers and words are written in place of pixels.
+
+    To render them takes most of the time of a small evaluation. Tests marked ``rendered`` do it.
+    """
+    if request.node.get_closest_marker("rendered"):
+        return
+    render = Figure.savefig
+
+    def write_content(figure: Figure, target: Any, **how: Any) -> None:
+        if isinstance(target, Path):
+            target.write_text("\n".join(map(repr, content(figure))))
+        else:
+            render(figure, target, **how)
+
+    monkeypatch.setattr(Figure, "savefig", write_content)
+
+
+def content(figure: Figure) -> Iterator[Any]:
+    """All that a figure draws, but for its colours."""
+    for artist in figure.findobj():
+        for name in ("get_text", "get_xydata", "get_paths", "get_path"):
+            if hasattr(artist, name):
+                yield getattr(artist, name)()

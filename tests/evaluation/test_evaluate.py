@@ -13,6 +13,8 @@ from sklearn.metrics import brier_score_loss, f1_score
 
 from nnunet_meep.cli.calib_eval import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 RNG_SEED = 3
 
 
@@ -113,6 +115,7 @@ def test_csv_holds_the_same_numbers(two_cases, tmp_path) -> None:
         assert all(row[m] == "" for m in set(row) - set(values) - {*list(rows[0])[:4]})
 
 
+@pytest.mark.rendered
 def test_table_and_picture_are_there(two_cases, tmp_path, capsys) -> None:
     run(two_cases, tmp_path, "-np", "1")
     printed = capsys.readouterr()
@@ -142,6 +145,7 @@ def test_ignored_voxels_are_in_nothing(make_folder, tmp_path) -> None:
     assert ours["dice"] == pytest.approx(f1_score(y, q > p[0][valid]))
 
 
+@pytest.mark.rendered
 def test_everything_ignored_is_null_not_a_crash(make_folder, tmp_path) -> None:
     folder = make_folder({"background": 0, "lesion": 1, "ignore": 2})
     p, reference = softmax_case(np.random.default_rng(0), (4, 6, 6), n_classes=2)
@@ -152,6 +156,7 @@ def test_everything_ignored_is_null_not_a_crash(make_folder, tmp_path) -> None:
     assert result["classes"]["1"]["per_case"]["ece"]["mean"] is None
 
 
+@pytest.mark.rendered
 def test_overlapping_regions(make_folder, tmp_path) -> None:
     folder = make_folder(
         {"background": 0, "whole": [1, 2], "core": [2]}, regions_class_order=[1, 2]
@@ -187,6 +192,7 @@ def test_file_formats_and_floats(make_folder, tmp_path, file_ending, dtype) -> N
     )
 
 
+@pytest.mark.rendered
 def test_natural_images(make_folder, tmp_path) -> None:
     folder = make_folder(file_ending=".png")
     (folder.pred / "plans.json").write_text('{"image_reader_writer": "NaturalImage2DIO"}')

@@ -11,6 +11,8 @@ from test_evaluate import refused, run
 
 from nnunet_meep.cli.calib_eval import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SHAPE = (3, 5, 6)
 
 

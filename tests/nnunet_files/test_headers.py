@@ -17,6 +17,8 @@ from test_evaluate import refused, run
 
 from nnunet_meep.nnunet_files.headers import VoxelGrid, grid_of, read_grid
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SHAPE = (8, 9, 10)
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ROLES = ("reference", "segmentation", "mask")

@@ -18,6 +18,8 @@ from test_evaluate import refused, run
 from nnunet_meep.cli.calib_eval import main
 from nnunet_meep.evaluation.counting import one_pass
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 RESULTS = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
 
 
@@ -50,6 +52,7 @@ def results(out: Path) -> dict[str, bytes]:
     return {**files, "calibration.json": json.dumps(content).encode()}
 
 
+@pytest.mark.rendered
 def test_finished_cases_are_not_read_again(folder, tmp_path, read) -> None:
     first = run(folder, tmp_path)
     before = results(tmp_path / "out")
@@ -340,6 +343,7 @@ def find_all(content: bytes, sign: bytes) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.rendered
 def test_one_and_two_processes_write_the_same_bytes(folder, tmp_path) -> None:
     flags = ["--roi", "image", "boundary:1", "crop"]
     for n in "12":

@@ -12,6 +12,8 @@ from test_evaluate import refused, run
 
 from nnunet_meep.nnunet_files import probabilities as stream
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 BOX = (slice(1, 5), slice(2, 7), slice(0, 6))
 IN_BOX = (slice(None), *BOX)
 SHAPE = (6, 9, 8)
@@ -261,6 +263,7 @@ class TestBoundary:
 
 
 @pytest.mark.parametrize("roi", ["crop", "boundary:5"])
+@pytest.mark.rendered
 def test_a_first_roi_without_voxels_is_drawn_without_a_warning(make_folder, tmp_path, roi) -> None:
     folder = make_folder()
     p = np.zeros((3, *SHAPE), np.float32)

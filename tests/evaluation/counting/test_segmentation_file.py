@@ -11,6 +11,8 @@ from test_evaluate import refused, run
 
 from nnunet_meep.evaluation.counting.surface import surface_distances_mm
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SHAPE = (5, 6, 7)
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
 
