@@ -6,8 +6,10 @@ nothing else of it.
 
 from __future__ import annotations
 
+import copy
 import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.slow
 NAME = "nnUNetTrainerMEEP_KL_2epochs_2iters_seed1"
 NAME_AUTO = "nnUNetTrainerMEEP_KL_lambdaauto_2epochs_2iters_seed1"
 RESUMED = ("labels+ignore", NAME_AUTO)
+CASES = [("labels+ignore", NAME), RESUMED, ("regions", NAME_AUTO)]
 #: Batches of three: two patches for the first rank and one, on foreground, for the second.
 BATCH = 3
 
@@ -35,16 +38,33 @@ def lambda_from_errors(_: float, epochs: list[ErrorSums], *__: int, start: float
     return start * sum(sums.errors / sums.voxels for sums in epochs)
 
 
-def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name: str) -> None:
-    """One rank: trains and leaves its weights and its log."""
+class Job(NamedTuple):
+    """A training of both ranks, in a folder with the prepared data."""
+
+    folder: Path
+    dataset: str
+    plans: dict
+    kind: str
+    name: str
+
+
+def run_rank(rank: int, root: Path, jobs: list[Job]) -> None:
+    """One of the two processes: all trainings, in the same order on both."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        init_method=(folder.parent / "meeting_point").as_uri(),
+        init_method=(root / "meeting_point").as_uri(),
         rank=rank,
         world_size=2,
         timeout=datetime.timedelta(seconds=180),  # a rank that stays away is an error, not a hang
     )
+    for job in jobs:
+        train(rank, job)
+    dist.destroy_process_group()
+
+
+def train(rank: int, job: Job) -> None:
+    """Leaves the rank's weights and its log."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CalibrationLogger, "plot_progress_png", lambda *_: None)
         patch.setattr(nnunets_module, "GradScaler", lambda _: None)
@@ -52,8 +72,8 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
         patch.setattr(nnunets_module, "DDP", lambda network, device_ids: ddp(network))
         patch.setattr(nnunets_module, "device_count", lambda: 2)
         patch.setattr(controller, "next_lambda", lambda_from_errors)
-        project = Project(folder, dataset, plans, patch)
-        trainer = on_cpu(project.trainer(name))
+        project = Project(job.folder, job.dataset, job.plans, patch)
+        trainer = on_cpu(project.trainer(job.name))
         trainer.run_training()
         left = {
             "start": trainer.is_ddp and trainer.batch_size,
@@ -61,12 +81,13 @@ def trained(rank: int, folder: Path, dataset: str, plans: dict, kind: str, name:
             "log": trainer.logger.get_checkpoint(),
             "unforced": trainer.listener.unforced,
         }
-        if (kind, name) == RESUMED:
-            resumed = stopped_and_resumed(project, name)
+        if rank == 0:
+            left["checkpoint"] = load(trainer, "checkpoint_final.pth")
+        if (job.kind, job.name) == RESUMED:
+            resumed = stopped_and_resumed(project, job.name)
             left["resumed weights"] = weights(resumed)
             left["resumed log"] = resumed.logger.get_checkpoint()
-        torch.save(left, folder / f"rank{rank}_{kind}.pt")
-    dist.destroy_process_group()
+        torch.save(left, job.folder / f"rank{rank}.pt")
 
 
 class Interruption(Exception):
@@ -97,19 +118,31 @@ def on_cpu(trainer):
     return trainer
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [("labels+ignore", NAME), ("labels+ignore", NAME_AUTO), ("regions", NAME_AUTO)],
-)
-def test_two_ranks_train_one_network_and_log_the_same(balls, kind, name):
-    project = balls(kind)
-    project.plans["configurations"]["3d_fullres"]["batch_size"] = BATCH
-    arguments = (project.folder, project.dataset, project.plans, kind, name)
-    mp.spawn(trained, args=arguments, nprocs=2)
-    ranks = [
-        torch.load(project.folder / f"rank{rank}_{kind}.pt", weights_only=False)
-        for rank in range(2)
-    ]
+@pytest.fixture(scope="module")
+def of_ranks(prepared_balls, tmp_path_factory):
+    """``{(kind, name): what both ranks left}``. A process takes longer to start than to train."""
+    root = tmp_path_factory.mktemp("ddp")
+    jobs = []
+    for kind, name in CASES:
+        prepared, dataset, plans = prepared_balls(kind)
+        plans = copy.deepcopy(plans)
+        plans["configurations"]["3d_fullres"]["batch_size"] = BATCH
+        jobs.append(Job(root / f"{kind}_{name}", dataset, plans, kind, name))
+        jobs[-1].folder.mkdir()
+        for part in ("raw", "preprocessed"):
+            (jobs[-1].folder / part).symlink_to(prepared / part)
+    mp.spawn(run_rank, args=(root, jobs), nprocs=2)
+    return {
+        (job.kind, job.name): [
+            torch.load(job.folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)
+        ]
+        for job in jobs
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_two_ranks_train_one_network_and_log_the_same(of_ranks, kind, name):
+    ranks = of_ranks[kind, name]
     assert [rank["start"] for rank in ranks] == [2, 1]
     assert [rank["unforced"] for rank in ranks] == [[0, 1], []]
     for key, value in ranks[0]["weights"].items():
@@ -130,6 +163,5 @@ def test_two_ranks_train_one_network_and_log_the_same(balls, kind, name):
                 assert torch.equal(value, rank["resumed weights"][key]), key
             for key in KEYS:
                 np.testing.assert_array_equal(rank["log"][key], rank["resumed log"][key], key)
-    checkpoint = load(project.trainer(name), "checkpoint_final.pth")
-    for key, value in checkpoint["network_weights"].items():
+    for key, value in ranks[0]["checkpoint"]["network_weights"].items():
         assert torch.equal(value, ranks[0]["weights"][f"module.{key}"]), key
