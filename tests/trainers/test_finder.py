@@ -46,19 +46,23 @@ SCRIPT = """
 import json, os, pickle, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-found = {}
-for name in json.loads(sys.argv[1]):
-    try:
-        trainer = recursive_find_trainer_class_by_name(name)
-    except (Exception, SystemExit) as error:
-        found[name] = [type(error).__name__, str(error)]
-        continue
-    found[name] = [trainer.__name__, trainer.__module__]
-    if trainer.__module__ == "nnunet_meep.trainers":
-        assert pickle.loads(pickle.dumps(trainer)) is trainer
-found["nnUNet_extTrainer"] = os.environ.get("nnUNet_extTrainer")
+results = []
+for by_hand, names in json.loads(sys.argv[1]):
+    if by_hand:
+        os.environ["nnUNet_extTrainer"] = by_hand
+    found = {"nnUNet_extTrainer": os.environ.get("nnUNet_extTrainer")}
+    for name in names:
+        try:
+            trainer = recursive_find_trainer_class_by_name(name)
+        except (Exception, SystemExit) as error:
+            found[name] = [type(error).__name__, str(error)]
+            continue
+        found[name] = [trainer.__name__, trainer.__module__]
+        if trainer.__module__ == "nnunet_meep.trainers":
+            assert pickle.loads(pickle.dumps(trainer)) is trainer
+    results.append(found)
 with open(sys.argv[2], "w") as file:
-    json.dump(found, file)
+    json.dump(results, file)
 """
 
 USERS_MODULE = """
@@ -78,10 +82,13 @@ def environment(**variables):
     return {**clean, **variables}
 
 
-def find(names, folder, **variables):
-    """{name: [class, module] or [exception, message]} as nnU-Net finds them in a new process."""
+def find(folder, *searches, **variables):
+    """{name: [class, module] or [exception, message]} as nnU-Net finds them in a new process.
+
+    Of each search, (what nnUNet_extTrainer is set to before it, or None; names).
+    """
     subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(names), str(folder / "found.json")],
+        [sys.executable, "-c", SCRIPT, json.dumps(searches), str(folder / "found.json")],
         env=environment(**variables),
         check=True,
         timeout=600,
@@ -103,7 +110,7 @@ def users_folder(tmp_path):
 
 
 def test_every_name_is_found_with_no_variable_set_and_nnunets_own_stay_nnunets(tmp_path):
-    found = find([*OURS, *NNUNETS, USERS], tmp_path)
+    (found,) = find(tmp_path, (None, [*OURS, *NNUNETS, USERS]))
     for name in OURS:
         assert found[name] == [name, "nnunet_meep.trainers"]
     for name in NNUNETS:
@@ -114,11 +121,8 @@ def test_every_name_is_found_with_no_variable_set_and_nnunets_own_stay_nnunets(t
 
 
 def test_a_users_own_folder_stays_in_front_and_is_searched_as_well(tmp_path, users_folder):
-    found = find(
-        [USERS, "nnUNetTrainerDA5_MEEP", "nnUNetTrainerMEEP_KL", "nnUNetTrainerDiceLoss"],
-        tmp_path,
-        nnUNet_extTrainer=users_folder,
-    )
+    names = [USERS, "nnUNetTrainerDA5_MEEP", "nnUNetTrainerMEEP_KL", "nnUNetTrainerDiceLoss"]
+    (found,) = find(tmp_path, (None, names), nnUNet_extTrainer=users_folder)
     assert found["nnUNet_extTrainer"] == os.pathsep.join([users_folder, EXTENSION_DIR])
     assert found[USERS] == [USERS, "my_trainers"]
     assert found["nnUNetTrainerDA5_MEEP"] == ["nnUNetTrainerDA5_MEEP", "from_the_readme"]
@@ -126,19 +130,16 @@ def test_a_users_own_folder_stays_in_front_and_is_searched_as_well(tmp_path, use
     assert found["nnUNetTrainerDiceLoss"][1].startswith("nnunetv2.")
 
 
-def test_with_the_variable_set_by_hand_the_search_goes_on_behind_our_folder(tmp_path, users_folder):
+def test_switched_off_nothing_is_found_until_the_variable_is_set_by_hand(tmp_path, users_folder):
     value = os.pathsep.join([EXTENSION_DIR, users_folder])
-    found = find([*OURS[:2], USERS], tmp_path, NNUNET_MEEP_AUTOLOAD="0", nnUNet_extTrainer=value)
-    assert found["nnUNet_extTrainer"] == value
+    searches = (None, ["nnUNetTrainerMEEP_KL"]), (value, [*OURS[:2], USERS])
+    off, by_hand = find(tmp_path, *searches, NNUNET_MEEP_AUTOLOAD="0")
+    assert off["nnUNet_extTrainer"] is None
+    assert off["nnUNetTrainerMEEP_KL"][0] == "RuntimeError"
+    assert by_hand["nnUNet_extTrainer"] == value
     for name in OURS[:2]:
-        assert found[name] == [name, "nnunet_meep.trainers"]
-    assert found[USERS] == [USERS, "my_trainers"]
-
-
-def test_switched_off_nothing_is_found(tmp_path):
-    found = find(["nnUNetTrainerMEEP_KL"], tmp_path, NNUNET_MEEP_AUTOLOAD="0")
-    assert found["nnUNet_extTrainer"] is None
-    assert found["nnUNetTrainerMEEP_KL"][0] == "RuntimeError"
+        assert by_hand[name] == [name, "nnunet_meep.trainers"]
+    assert by_hand[USERS] == [USERS, "my_trainers"]  # the search goes on behind our folder
 
 
 def test_the_stock_command_ends_at_a_wrong_name_with_one_line_and_exit_code_1():
