@@ -70,7 +70,7 @@ def calibrator(make_validation, tmp_path):
 def test_it_is_predicting_and_then_applying(project, calibrator):
     environment = {**os.environ, "nnUNet_results": str(project / "results")}
     environment |= {"nnUNet_raw": str(project), "nnUNet_preprocessed": str(project)}
-    asked = ["-i", "images", *ASKED, "-f", "0", "1", "-npp", "0", "-nps", "0"]
+    asked = ["-i", "images", *ASKED, "-f", "0", "1", "--disable_tta", "-npp", "0", "-nps", "0"]
     for command in (
         ["meep-predict", *asked, "-o", "out", "--calibrator", "calibrator.json"],
         ["nnUNetv2_predict", *asked, "-o", "plain", "--save_probabilities"],
