@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from nnunet_meep import trainers
 from nnunet_meep.cli import convert_la, convert_wmh
 from nnunet_meep.datasets.left_atrium import TEST_CASES, TRAINING_CASES
 from nnunet_meep.datasets.wmh import PUBLISHED
@@ -51,17 +53,17 @@ def flair_as_released(source: Path) -> list[str]:
     return ["wmh"]
 
 
-#: What nnUNetv2_train does, without the validation at the end, which takes a minute.
-TRAIN = """
-import torch
-from nnunetv2.run.run_training import get_trainer_from_args
-
-trainer = get_trainer_from_args(
-    "777", "3d_fullres", "all", "nnUNetTrainerMEEP_KL_1epochs_3iters", device=torch.device("cpu")
-)
-trainer.disable_checkpointing = True
-trainer.run_training()
-"""
+def train(dataset: Path, plans: dict) -> None:
+    """As nnUNetv2_train does, without the validation at the end, which takes a minute."""
+    trainer = trainers.nnUNetTrainerMEEP_KL_1epochs_3iters(
+        {**plans, "continue_training": False},
+        "3d_fullres",
+        "all",
+        json.loads((dataset / "dataset.json").read_text()),
+        torch.device("cpu"),
+    )
+    trainer.disable_checkpointing = True
+    trainer.run_training()
 
 
 def run(name: str, *arguments: str) -> str:
@@ -109,6 +111,8 @@ def test_plan_preprocess_and_train(
     architecture["features_per_stage"] = [4] * architecture["n_stages"]
     (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # with which nnU-Net's planner does not run
-    said = run("python", "-c", TRAIN)
+    capfd.readouterr()
+    train(dataset, plans)
+    said = capfd.readouterr().out
     assert "segmentation_loss" in said
     assert "misclassified" in said
