@@ -12,7 +12,6 @@ import pytest
 
 from nnunet_meep.benchmark import quickstart
 from nnunet_meep.cli.quickstart import main
-from nnunet_meep.datasets import synthetic
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 COMMANDS = (
@@ -476,31 +475,3 @@ def test_help_imports_nothing_heavy():
         ],
         check=True,
     )
-
-
-@pytest.mark.slow
-def test_the_real_commands(tmp_path, user_variables, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for heading, trainer in quickstart.TRAINERS.items():  # the same, with fewer iterations
-        monkeypatch.setitem(quickstart.TRAINERS, heading, trainer.replace("_20iters", "_2iters"))
-    data = tmp_path / "Dataset123_Tiny"
-    synthetic.make_dataset(data, n_training=5, n_test=2, shape=(16, 16, 16))
-    before = contents(data)
-    code = main(["--data", str(data), "-device", "cpu"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    assert contents(data) == before
-
-    out = tmp_path / "meep_quickstart"
-    for trainer in quickstart.TRAINERS.values():
-        calibration = out / "calibration" / trainer
-        result = json.loads((calibration / "calibration.json").read_text())
-        assert [case["case"] for case in result["cases"]] == ["LA_test_01", "LA_test_02"]
-        assert (calibration / "calibration.csv").is_file()
-        assert f"meep_quickstart/calibration/{trainer}/reliability.png" in said.out
-        assert (calibration / "reliability.png").stat().st_size > 0
-    assert "epoch 2 of 2" in said.out
-    (row,) = [line.split() for line in said.out.splitlines() if "ECE" in line]
-    assert row[-1] == "lower"
-    assert all(0 < float(value) < 1000 for value in row[-3:-1])  # in thousandths
-    assert quickstart._names(out) == set((out / quickstart.MARKER).read_text().splitlines())
