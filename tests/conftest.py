@@ -19,6 +19,12 @@ settings.register_profile("nnunet_meep", deadline=None, max_examples=30)
 settings.load_profile("nnunet_meep")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _style_of_the_test_before() -> Iterator[None]:
     """None: nnU-Net's progress.png sets seaborn's large letters for the whole process."""
