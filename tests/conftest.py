@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 if not torch.cuda.is_available():
     # Read when Triton is imported, which nnU-Net does: its interpreter runs kernels on the CPU.
@@ -54,6 +55,8 @@ def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def content(figure: Figure) -> Iterator[Any]:
     """All that a figure draws, but for its colours."""
     for artist in figure.findobj():
-        for name in ("get_text", "get_xydata", "get_paths", "get_path"):
+        if isinstance(artist, Text):
+            yield artist.get_text()
+        for name in ("get_xydata", "get_paths", "get_path", "get_array"):
             if hasattr(artist, name):
                 yield getattr(artist, name)()

@@ -14,6 +14,8 @@ import SimpleITK as sitk
 from nnunet_meep.cli import calib_eval
 from nnunet_meep.cli.calib_compare import main
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
@@ -53,6 +55,7 @@ def compared(root, out, *models, options=()):
     return json.loads((out / "comparison.json").read_text())
 
 
+@pytest.mark.rendered
 def test_all_outputs_say_the_same(evaluated, tmp_path, capsys) -> None:
     result = compared(evaluated, tmp_path, "sharp", "calibrated")
     printed = capsys.readouterr().out
