@@ -34,7 +34,7 @@ from nnunet_meep.evaluation import trainings
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.metrics import statistics
+from nnunet_meep.evaluation.metrics import calibration, statistics
 from nnunet_meep.evaluation.report import comparison_report, evaluation_report, page
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import text as report
@@ -329,7 +329,8 @@ def run_history(seed: int) -> list[str]:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         new_environment = {"nnUNet_preprocessed": str(root / "preprocessed")}
         stack.enter_context(patch.dict(os.environ, new_environment))
-        # Pictures and intervals are not what is looked at, and take nearly all of the time.
+        # Pictures, intervals and a fine grid are not what is looked at, and take nearly all of
+        # the time.
         no_picture = patch.object(
             evaluation_report, "save_figure", lambda figure, path, kind: path.touch()
         )
@@ -340,6 +341,7 @@ def run_history(seed: int) -> list[str]:
             patch.object(comparison_report, "_write_slices", lambda *args: {}),
             patch.object(page, "render", lambda *args: ""),
             patch.object(statistics, "BOOTSTRAP_RESAMPLES", 100),
+            patch.object(calibration, "_SMOOTH_POINTS", 1 << 8),
             patch.object(
                 trainings, "evaluate", lambda *a, **k: evaluate(*a, **{**k, **one_process})
             ),
