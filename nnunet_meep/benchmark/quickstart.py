@@ -14,20 +14,22 @@ The trainings are far too short to judge a method by.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nnunet_meep.benchmark.commands import (
+    Runner,
+    clock,
+    prediction_progress,
+    progress_bars,
+    say,
+    training_progress,
+)
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Metric
@@ -50,14 +52,6 @@ CAVEAT = (
     f"So short a training ({EPOCHS} epochs of {ITERATIONS} iterations; nnU-Net trains 1000 of "
     "250)\nproves the installation, not the method."
 )
-#: For a small machine, where the user has not said otherwise.
-SMALL_MACHINE = {
-    "nnUNet_n_proc_DA": "1",
-    "nnUNet_def_n_proc": "2",
-    "nnUNet_npp": "1",
-    "nnUNet_nps": "1",
-    "nnUNet_compile": "0",
-}
 
 
 def quickstart(folder: Path, *, data: Path | None = None, device: str | None = None) -> None:
@@ -82,16 +76,16 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
         on_test_scans = True
     _make_empty(folder)
     try:
-        _say(f"nnU-Net's default loss and MEEP-KL on {data or 'a small synthetic data set'}.")
-        _say(CAVEAT)
-        _say(
+        say(f"nnU-Net's default loss and MEEP-KL on {data or 'a small synthetic data set'}.")
+        say(CAVEAT)
+        say(
             f"\nEverything goes into {folder}: nnUNet_raw, nnUNet_preprocessed and nnUNet_results "
             "are set to folders\nin there for the commands below; yours are not used."
         )
         if device is None:
             device = _default_device()
         if data is not None and device == "cpu":
-            _say("On a CPU, scans of clinical size take hours: nnU-Net plans for a GPU of 8 GB.")
+            say("On a CPU, scans of clinical size take hours: nnU-Net plans for a GPU of 8 GB.")
         dataset = SYNTHETIC_DATASET if data is None else data.name
         raw = folder / "nnUNet_raw" / dataset
         if data is None:
@@ -103,17 +97,17 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
             if on_test_scans
             else "the validation cases of fold 0, as there are no test scans with labels"
         )
-        _say(f"Data: {raw}; evaluated are {evaluated}.")
+        say(f"Data: {raw}; evaluated are {evaluated}.")
         calibrations = _run_commands(folder, dataset, device, on_test_scans, check=data is not None)
     finally:
         _leave_marker(folder)
 
-    _say(f"\n{comparison_table(calibrations)}\n")
-    _say("Reliability diagrams:")
+    say(f"\n{comparison_table(calibrations)}\n")
+    say("Reliability diagrams:")
     for trainer in TRAINERS.values():
-        _say(f"  {folder / 'calibration' / trainer / 'reliability.png'}")
-    _say(f"\nEverything took {_clock(time.monotonic() - started)}. {CAVEAT}")
-    _say(
+        say(f"  {folder / 'calibration' / trainer / 'reliability.png'}")
+    say(f"\nEverything took {clock(time.monotonic() - started)}. {CAVEAT}")
+    say(
         "Next, with your own data and nnU-Net folders: "
         f"nnUNetv2_train DATASET {CONFIGURATION} 0 -tr nnUNetTrainerMEEP_KL_lambdaauto"
     )
@@ -162,25 +156,25 @@ def _run_commands(
 ) -> dict[str, dict[str, Any]]:
     """From raw data to the content of ``calibration.json`` of each trainer."""
     raw = folder / "nnUNet_raw" / dataset
-    runner = _Runner(folder, n_commands=1 + len(TRAINERS) * (3 if on_test_scans else 2))
+    runner = Runner(folder, n_commands=1 + len(TRAINERS) * (3 if on_test_scans else 2))
     plan = ["nnUNetv2_plan_and_preprocess", "-d", str(int(dataset[7:10])), "-c", CONFIGURATION]
     plan += ["-npfp", "2", "-np", "2"]
     if check:
         plan.append("--verify_dataset_integrity")
-    runner.run(plan, _progress_bars)
+    runner.run(plan, progress_bars)
     calibrations = {}
     for heading, trainer in TRAINERS.items():
         train = ["nnUNetv2_train", dataset, CONFIGURATION, "0", "-tr", trainer, "-device", device]
         if not on_test_scans:
             train.append("--npz")
-        runner.run(train, _training_progress)
+        runner.run(train, training_progress(EPOCHS))
         if on_test_scans:
             references = raw / "labelsTs"
             predictions = folder / "predictions" / trainer
             predict = ["nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions)]
             predict += ["-d", dataset, "-c", CONFIGURATION, "-f", "0", "-tr", trainer]
             predict += ["-device", device, "--save_probabilities"]
-            runner.run(predict, _prediction_progress)
+            runner.run(predict, prediction_progress)
         else:
             references = folder / "nnUNet_preprocessed" / dataset / "gt_segmentations"
             model = f"{trainer}__nnUNetPlans__{CONFIGURATION}"
@@ -188,145 +182,10 @@ def _run_commands(
         calibration = folder / "calibration" / trainer
         runner.run(
             ["meep-calib-eval", str(references), str(predictions), "-o", str(calibration)],
-            _progress_bars,
+            progress_bars,
         )
         calibrations[heading] = json.loads((calibration / "calibration.json").read_text())
     return calibrations
-
-
-class _Runner:
-    """Runs commands one after the other: a line for each, its chatter in a log file."""
-
-    def __init__(self, folder: Path, n_commands: int) -> None:
-        self.logs = folder / "logs"
-        self.logs.mkdir()
-        self.n_commands = n_commands
-        self.n_started = 0
-        folders = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-        self.environment = {
-            **SMALL_MACHINE,
-            **os.environ,
-            **{name: os.path.abspath(folder / name) for name in folders},
-            "nnUNet_wandb_enabled": "0",  # no toy trainings in the user's account
-            "PYTHONUNBUFFERED": "1",  # epochs appear in the log as they begin
-        }
-
-    def run(self, command: list[str], progress: Callable[[str], str]) -> None:
-        """Run ``command`` to its end; ``progress`` says from its log how far it is.
-
-        Raises:
-            InputError: it is not installed, or it failed.
-        """
-        self.n_started += 1
-        log = self.logs / f"{self.n_started}_{command[0]}.log"
-        _say(f"\n[{self.n_started}/{self.n_commands}] $ {shlex.join(command)}")
-        status = _Status()
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [_find(command[0]), *command[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,  # so that it can be ended together with its workers
-            )
-            try:
-                while process.poll() is None:
-                    status.show(progress(_read(log)))
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=1)
-            finally:
-                if process.returncode != 0:
-                    _end(process)
-                    status.close()
-        if process.returncode != 0:
-            raise InputError(
-                f"{command[0]} failed ({_how(process.returncode)}): {_reason(_read(log))} "
-                f"(all it said: {log})"
-            )
-        status.show("done")
-        status.close()
-
-
-class _Status:
-    """What a command is doing: one line that changes, or on no terminal one line per change."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.shown = ""
-
-    def show(self, text: str) -> None:
-        line = f"      {text}, {_clock(time.monotonic() - self.started)}"
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1  # a full line would wrap
-            print(f"\r{line[:width]:<{width}}", end="", flush=True)
-        elif text != self.shown:
-            _say(line)
-        self.shown = text
-
-    def close(self) -> None:
-        if sys.stdout.isatty():
-            print(flush=True)
-
-
-def _training_progress(log: str) -> str:
-    epochs = re.findall(r": Epoch (\d+)\s*$", log, re.MULTILINE)
-    validated = re.findall(r": predicting \S", log)
-    if validated:
-        n_cases = re.findall(r"and (\d+) validation cases", log)
-        return f"validating, case {len(validated)} of {n_cases[-1] if n_cases else '?'}"
-    return f"epoch {int(epochs[-1]) + 1} of {EPOCHS}" if epochs else "starting"
-
-
-def _prediction_progress(log: str) -> str:
-    predicted = re.findall(r"^Predicting \S+:\s*$", log, re.MULTILINE)
-    n_cases = re.findall(r"^There are (\d+) cases that I would like to predict", log, re.MULTILINE)
-    return f"case {len(predicted)} of {n_cases[-1]}" if predicted and n_cases else "starting"
-
-
-def _progress_bars(log: str) -> str:
-    """The last of tqdm's bars."""
-    bars = re.findall(r"([A-Za-z][\w ]*): +\d+%\|[^|]*\| (\d+)/(\d+)", log)
-    return "{}, {} of {}".format(*bars[-1]) if bars else "starting"
-
-
-def _reason(log: str) -> str:
-    """The last line that names an error, else the last line.
-
-    What nnU-Net's workers still say while they are being ended comes after the error.
-    """
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)(:|$)", line)]
-    return (errors or lines or ["it said nothing"])[-1]
-
-
-def _how(returncode: int) -> str:
-    if returncode == -getattr(signal, "SIGKILL", 9):
-        return "killed, perhaps because memory ran out"
-    return f"exit code {returncode}" if returncode > 0 else f"ended by signal {-returncode}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and the workers it has started, which may outlive it."""
-    if os.name != "posix":
-        process.kill()
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left; on macOS
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-
-
-def _find(command: str) -> str:
-    """Beside Python first: a virtual environment works without being activated."""
-    found = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
-    if found is None:
-        raise InputError(
-            f"{command}: found neither beside {sys.executable} nor on PATH; "
-            "install nnunet-meep into this environment"
-        )
-    return found
 
 
 def _default_device() -> str:
@@ -385,7 +244,11 @@ def _make_empty(folder: Path) -> None:
         raise InputError(f"{folder}: expected a folder or nothing, found a file")
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
-    listed = set(_read(marker).splitlines()) if marker.exists() else set()
+    listed = (
+        set(marker.read_text(encoding="utf-8", errors="replace").splitlines())
+        if marker.exists()
+        else set()
+    )
     if others := sorted(_names(folder) - listed):
         raise InputError(
             f"{folder}: found {others[0]}, which is not from an earlier meep-quickstart; nothing "
@@ -408,15 +271,3 @@ def _names(folder: Path) -> set[str]:
     """All that is in a folder, links not followed, without the marker."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     return {name for name in paths if name != MARKER}
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
