@@ -41,7 +41,8 @@ from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
 from nnunet_meep.losses import RegularizedLoss
-from nnunet_meep.trainers.loss_choice import with_term
+from nnunet_meep.trainers import parse
+from nnunet_meep.trainers.loss_choice import choose_loss
 
 CLASSES = (2, 4, 16, 105)
 LOSSES = ("nnU-Net", "composed", "ours")
@@ -58,10 +59,9 @@ def make_loss(name: str, n_classes: int, device: str, compiled: bool = True) -> 
         return own
     if name == "composed":
         return RegularizedLoss(own, "MEEP_KL", 0.3)
-    return with_term(
+    return choose_loss(
         own,
-        "MEEP_KL",
-        0.3,
+        parse("nnUNetTrainerMEEP_KL_lambda0p3"),
         ignore_label=None,
         regions=False,
         n_channels=n_classes,
