@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 
 import pytest
 import torch
@@ -249,6 +250,22 @@ def test_huge_logits_stay_finite(implementation, dtype, term, n_classes, ignore,
     exact, _ = value_and_gradient(plain, logits.double(), target)
     assert value == pytest.approx(float(exact), rel=1e-4)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("implementation", "regions"),
+    [("torch", False), *((name, True) for name in IMPLEMENTATIONS)],
+)
+def test_the_small_loss_of_a_sure_voxel_keeps_its_digits(implementation, regions):
+    """1 + exp(-20) is 1 in float32. (The kernels take two classes as any other number.)"""
+    logits = torch.full((1, 1, 1, 1), 20.0)
+    if not regions:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)
+    target = torch.ones(1, 1, 1, 1, dtype=torch.bool if regions else torch.int16)
+    how = {"n_classes": logits.shape[1], "ignore": False, "regions": regions}
+    ours, _ = both(implementation, term=None, weights=(1, 0), background=True, **how)
+    value, _ = value_and_gradient(ours, logits, target)
+    assert float(value) == pytest.approx(math.log1p(math.exp(-20)), rel=1e-5, abs=0)
 
 
 @every_implementation

@@ -18,6 +18,8 @@ from too_sure import KINDS
 from nnunet_meep.cli.calib_apply import main
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.nnunet_files.labels import read_labels
+from nnunet_meep.posthoc import apply as module
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import fit
@@ -38,6 +40,15 @@ def fitted(make_validation, tmp_path):
 
 def segmentation(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(path))
+
+
+def test_a_region_with_p_of_a_half_is_not_segmented():
+    """As in nnU-Net, which asks for more than 1/2."""
+    content = {"labels": {"background": 0, "whole": [1, 2], "core": 2}}
+    labels = read_labels({**content, "regions_class_order": [1, 2]}, Path("dataset.json"))
+    half, above = np.float32(0.5), np.nextafter(np.float32(0.5), np.float32(1))
+    p = np.array([[half, above, above], [half, half, above]]).reshape(2, 1, 3)
+    assert module.segmentation(p, labels).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("kind", KINDS)

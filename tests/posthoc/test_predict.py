@@ -227,6 +227,17 @@ def test_a_prediction_that_was_cut_short_is_made_again(nnunet, calibrator):
     assert nnunet.predicted == [0, 0, 1]
 
 
+def test_predicted_again_nothing_is_left_of_a_run_that_was_stopped(nnunet, calibrator):
+    """Also of a case whose image has gone since."""
+    nnunet.stop_after = 1
+    assert main(COMMAND) == 130
+    for path in list(Path("out/.uncalibrated").glob("case_0.*")):
+        path.rename(path.with_name(path.name.replace("case_0", "case_9")))
+    nnunet.stop_after = None
+    assert main(COMMAND) == 0
+    assert {p.stem for p in Path("out").glob("*.npz")} == {"case_0", "case_1"}
+
+
 def test_where_nothing_was_predicted_nothing_is_left(nnunet, calibrator):
     nnunet.stop_after = 0
     assert main(COMMAND) == 130

@@ -102,6 +102,7 @@ def test_the_averages_begin_anew_with_the_term():
     plain, with_term = ErrorSums(100, 10, 1), ErrorSums(100, 10, 8)
     assert signal([plain] * 20, 50).unexpected == pytest.approx(0.9)
     assert signal([plain] * 20 + [with_term], 50).unexpected == pytest.approx(0.2)
+    assert signal([plain] * 3 + [with_term], 7).unexpected == pytest.approx(0.2)  # 0.4 of 7: 2.8
 
 
 # The control
