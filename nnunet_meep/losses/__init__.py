@@ -1,4 +1,6 @@
-"""The MEEP terms, focal loss, and the composition of both. Needs torch alone.
+"""The MEEP terms, the focal loss, and the loss that adds a term to a segmentation loss.
+
+Needs only torch.
 
 Source: Larrazabal, Martinez, Dolz, Ferrante: Maximum Entropy on Erroneous Predictions, MICCAI
 2023 (Eq. 1, Eq. 2 and the global objective).

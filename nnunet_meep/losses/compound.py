@@ -1,4 +1,4 @@
-"""nnU-Net's Dice + cross-entropy and a term, from one reading of the voxels."""
+"""nnU-Net's Dice + cross-entropy and a term, computed while reading the voxels once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nnunet_meep.losses.voxels import check_target, sum_over_ranks
 
 @dataclass(frozen=True)
 class DiceCE:
-    """How nnU-Net's ``DC_and_CE_loss`` or ``DC_and_BCE_loss`` is set.
+    """The settings of nnU-Net's ``DC_and_CE_loss`` or ``DC_and_BCE_loss``.
 
     Attributes:
-        weight_ce, weight_dice: of the two.
-        batch_dice: Dice over all samples together (and, with ``ddp``, all ranks).
-        background: is Dice taken of class 0, too? For regions there is none.
-        smooth: added above and below.
-        ddp: do several ranks make one batch?
+        weight_ce, weight_dice: weights of the two losses.
+        batch_dice: compute Dice over all samples together (and, with ``ddp``, over all ranks).
+        background: include class 0 in Dice. Not used with regions, which have no background.
+        smooth: added to the numerator and the denominator of Dice.
+        ddp: the batch is spread over several ranks.
     """
 
     weight_ce: float
@@ -34,13 +34,14 @@ class DiceCE:
 
 
 class ClosedFormLoss(RegularizedLoss):
-    """:class:`RegularizedLoss` of Dice + cross-entropy, computed by :mod:`.sums`.
+    """:class:`RegularizedLoss` for Dice + cross-entropy, computed from :mod:`.sums`.
 
-    The same values and gradients to rounding in less time and memory. Needs a device with float64.
+    The same values and gradients up to rounding, in less time and memory. Needs a device that
+    supports float64.
 
     Args:
-        segmentation_loss: nnU-Net's own; it is kept, but not called.
-        settings: what it computes.
+        segmentation_loss: nnU-Net's own loss; it is kept, but not called.
+        settings: the settings of that loss.
         term, weight, ignore_label, regions: as for :class:`RegularizedLoss`.
 
     Raises:
@@ -86,7 +87,7 @@ class ClosedFormLoss(RegularizedLoss):
         return (segmentation + sign * self.weight * term).to(kind)
 
     def _errors(self, sums: Sums) -> Tensor | None:
-        """Of the terms, MEEP-H sums the entropy of the misclassified voxels."""
+        """``LossParts.errors``; only MEEP-H has summed the entropy of the misclassified voxels."""
         if self.term != "MEEP_H":
             return None
         n_valid = sums.n_valid.sum()
@@ -102,7 +103,8 @@ class ClosedFormLoss(RegularizedLoss):
         return loss
 
     def _n_cross_entropy(self, sums: Sums) -> Tensor:
-        # With an ignore mask nnU-Net divides the sum over regions by the number of voxels.
+        # nnU-Net averages over pairs of voxel and region, but with an ignore mask it divides the
+        # sum over regions by the number of voxels only.
         n = sums.n_valid.sum().clamp(min=1)
         return n * sums.predicted.shape[1] if self.regions and self.ignore_label is None else n
 
@@ -111,7 +113,7 @@ class ClosedFormLoss(RegularizedLoss):
         both = torch.stack((2 * sums.intersection, sums.predicted + sums.labelled))
         if not self.regions:
             if both.shape[2] == 1 and settings.background:
-                # Of class 0, where p and y are one minus those of class 1.
+                # Add class 0, whose p and y are one minus those of class 1.
                 n = sums.n_valid[:, None]
                 union = 2 * n - both[1]
                 both = torch.cat((torch.stack((union - both[1] + both[0], union)), both), 2)

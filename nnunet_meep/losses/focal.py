@@ -16,12 +16,12 @@ def focal_loss(
     ignore_label: int | None = None,
     regions: bool = False,
 ) -> Tensor:
-    r"""Focal loss of the true class, mean over all N valid voxels (Lin et al. 2017, without alpha).
+    r"""Focal loss, the mean over all N valid voxels (Lin et al. 2017, without alpha).
 
     .. math:: \frac{1}{N} \sum_i -(1 - p_{i y_i})^\gamma \log p_{i y_i}
 
-    With regions the sum runs over the binary problems of all pairs of voxel and region. ``gamma
-    = 0`` is the cross-entropy.
+    With regions, each pair of voxel and region is a binary problem, and the mean is over all pairs.
+    ``gamma=0`` gives the cross-entropy.
 
     Args:
         logits, target, ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
@@ -32,14 +32,14 @@ def focal_loss(
 
     Raises:
         ValueError: ``logits`` and ``target`` do not fit together (see ``meep_entropy``), or
-            ``gamma`` is negative or no number.
+            ``gamma`` is negative or NaN.
     """
     if not gamma >= 0:
         raise ValueError(f"gamma: expected a number >= 0, got {gamma}")
     log_p, label, _, valid = voxels(logits, target, ignore_label=ignore_label, regions=regions)
     log_p_true = log_p.gather(1, label[:, None])[:, 0]
-    # The derivative of x**gamma at 0 is infinite for gamma < 1; log p is 0 there, so what stands
-    # in for 1 - p = 0 does not matter to the value.
+    # For gamma < 1, x**gamma has an infinite derivative at x = 1 - p = 0, so x is kept just above
+    # 0. The value does not change: log p is 0 there.
     error = (-torch.expm1(log_p_true)).clamp(min=torch.finfo(log_p.dtype).tiny)
     return mean_over(valid, -(error**gamma) * log_p_true)
 

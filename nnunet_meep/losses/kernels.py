@@ -1,19 +1,19 @@
 """Dice, cross-entropy and a term on a GPU, in three Triton kernels.
 
-``forward_kernel``: one program reads a tile, all classes (or regions) of a few voxels, and has all
-it needs of them in registers: softmax, errors, the contributions to every sum of
-:class:`nnunet_meep.losses.sums.Sums`. It goes through several tiles and writes its sums once, so no
-two programs write to the same place and the result is the same in every run.
+``forward_kernel``: each program reads a tile (all classes or regions of a few voxels) into
+registers and computes there the softmax, the errors and the contributions to every sum of
+:class:`nnunet_meep.losses.sums.Sums`. It goes through several tiles and writes its sums once. No
+two programs write to the same place, so the result is the same in every run.
 
-``compose_kernel``: one program adds these up and makes of them the loss, and its gradient with
-respect to the sums. In torch that is some sixty operations on a few numbers, which take longer to
-start than two classes take to read.
+``compose_kernel``: a single program adds up these sums and computes the loss and its gradient with
+respect to the sums. Torch would need about sixty operations on a few numbers, and starting those
+takes longer than reading the logits of two classes.
 
-``backward_kernel`` reads the tiles again and writes the gradient with respect to the logits.
-Nothing is kept for it but logits, target and what the second one wrote.
+``backward_kernel`` reads the tiles again and writes the gradient with respect to the logits. It
+needs only the logits, the target and the output of ``compose_kernel``.
 
-Arithmetic is float32 (float64 for float64 logits). Import needs Triton, which comes with torch on
-Linux. Formulas and input as in :mod:`nnunet_meep.losses.sums` and
+Arithmetic is in float32 (float64 for float64 logits). Importing this module needs Triton, which
+comes with torch on Linux. Formulas and input are those of :mod:`nnunet_meep.losses.sums` and
 :mod:`nnunet_meep.losses.compound`.
 """
 
@@ -31,13 +31,13 @@ from nnunet_meep.losses.compound import DiceCE
 from nnunet_meep.losses.regularized import TERMS
 from nnunet_meep.losses.sums import Sums
 
-#: A tile has all classes: with more, it would no longer fit into the registers.
+#: A tile holds all classes; with more classes than this it would not fit into the registers.
 MAX_CLASSES = 128
-#: Logits in a tile, but at least so many voxels that they are read in whole sectors.
+#: Logits per tile, and the fewest voxels per tile: enough to read whole memory sectors.
 TILE, SHORTEST_TILE = 2048, 32
 #: Voxels that one program goes through.
 VOXELS = 4096
-#: Programs whose sums ``compose_kernel`` reads at once: numbers of each sum in a tile.
+#: Values of one kind of sum that ``compose_kernel`` reads at once (channels times programs).
 COMPOSED = 2048
 N_WARPS = 8
 TERM_CODES = {None: 0, "MEEP_KL": 1, "MEEP_H": 2, "CP": 3}
@@ -45,7 +45,7 @@ TERM_CODES = {None: 0, "MEEP_KL": 1, "MEEP_H": 2, "CP": 3}
 
 @dataclass(frozen=True)
 class Problem:
-    """What is summed: as the arguments of :func:`nnunet_meep.losses.sums.voxel_sums`."""
+    """What is summed; see the arguments of :func:`nnunet_meep.losses.sums.voxel_sums`."""
 
     term: str | None
     ignore_label: int | None
@@ -60,9 +60,9 @@ def voxel_sums(
     ignore_label: int | None = None,
     regions: bool = False,
 ) -> Sums:
-    """As :func:`nnunet_meep.losses.sums.voxel_sums`, for at most :data:`MAX_CLASSES` channels.
+    """Like :func:`nnunet_meep.losses.sums.voxel_sums`, for at most :data:`MAX_CLASSES` channels.
 
-    With two classes the sums are of both of them, not of class 1 alone.
+    With two classes it returns the sums of both, not only those of class 1.
     """
     return Sums(*_VoxelSums.apply(logits, target, Problem(term, ignore_label, regions)))
 
@@ -70,9 +70,10 @@ def voxel_sums(
 def fused_loss(
     logits: Tensor, target: Tensor, settings: DiceCE, weight: float, problem: Problem
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, its segmentation part and its term, each () in at least float32; one process.
+    """The loss, its segmentation part and its term, each () in at least float32.
 
-    Only the first one has a gradient. The term is 0 without one.
+    For training in a single process. Only the loss has a gradient. The term is 0 if
+    ``problem.term`` is None.
     """
     return _FusedLoss.apply(logits, target, settings, weight, problem)
 
@@ -133,7 +134,7 @@ class _FusedLoss(torch.autograd.Function):
 
 
 class _Launch:
-    """A batch, and how many programs of which size go through it."""
+    """Launches the kernels for one batch."""
 
     def __init__(self, logits: Tensor, target: Tensor, problem: Problem) -> None:
         self.logits, self.target = logits.detach().contiguous(), target.detach().contiguous()
@@ -157,7 +158,11 @@ class _Launch:
         return torch.empty(shape, dtype=self.kind, device=self.logits.device)
 
     def _rows(self) -> Tensor:
-        """Of each program of each sample: three sums of each channel, then four numbers."""
+        """The sums of each program, (B, programs, 3 * WIDTH + 4).
+
+        A row has ``intersection``, ``predicted`` and ``labelled`` of each channel, then
+        ``cross_entropy``, ``term``, ``n_valid`` and ``n_term``.
+        """
         rows = self._empty(self.n_samples, self.grid[0], 3 * self.constants["WIDTH"] + 4)
         forward_kernel[self.grid](
             self.logits, self.target, rows, self.n_voxels, self.ignore_label, **self.constants
@@ -165,14 +170,18 @@ class _Launch:
         return rows
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """(B, 3, K) and (B, 4), in float64."""
+        """The rows added up over programs: (B, 3, K) and (B, 4), in float64."""
         sums = self._rows().sum(1, dtype=torch.float64)
         per_channel = sums[:, :-4].unflatten(1, (3, self.constants["WIDTH"]))
         return per_channel[:, :, : self.n_channels], sums[:, -4:]
 
     def compose(self, settings: DiceCE, weight: float) -> tuple[Tensor, Tensor]:
-        """Loss, segmentation loss, term, d loss / d cross-entropy and / d term, (5,);
-        d loss / d intersection and / d predicted, (B, 2, K)."""
+        """The loss and its gradient with respect to the sums.
+
+        Returns:
+            (5,): loss, segmentation loss, term, d loss / d cross_entropy, d loss / d term; and
+            (B, 2, K): d loss / d intersection and d loss / d predicted.
+        """
         term = self.settings.term
         sign = TERMS[term][1] if term else 0
         values, of_channels = self._empty(5), self._empty(self.n_samples, 2, self.n_channels)
@@ -193,7 +202,13 @@ class _Launch:
         return values, of_channels
 
     def gradient(self, of_channels: Tensor, of_all: Tensor, of_loss: Tensor) -> Tensor:
-        """With respect to the logits."""
+        """The gradient with respect to the logits, given that with respect to the sums.
+
+        Args:
+            of_channels: gradient of ``intersection`` and ``predicted``, (B, 2, K).
+            of_all: gradient of ``cross_entropy`` and ``term``, (2,).
+            of_loss: incoming gradient of the loss, which scales both, ().
+        """
         gradient = torch.empty_like(self.logits)
         backward_kernel[self.grid](
             self.logits,
@@ -212,7 +227,7 @@ class _Launch:
 def constants_of(
     n_channels: int, dtype: torch.dtype, term: str | None, ignore: bool, regions: bool
 ) -> dict[str, Any]:
-    """The compile-time constants of the large kernels, and the number of warps of a program."""
+    """Compile-time constants of the forward and backward kernels, and the warps per program."""
     width = triton.next_power_of_2(n_channels)
     return {
         "K": n_channels,
@@ -228,13 +243,14 @@ def constants_of(
 
 
 def compose_constants(constants: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``compose_kernel`` that follow from the others'."""
+    """The compile-time constants of ``compose_kernel`` that follow from those of the others."""
     shared = {key: constants[key] for key in ("K", "WIDTH", "IGNORE", "REGIONS", "KIND")}
     return {**shared, "ROWS": COMPOSED // constants["WIDTH"], "num_warps": N_WARPS}
 
 
-# In the kernels: channels are classes or regions, WIDTH of them (a power of two, K of them real);
-# a tile is (WIDTH, LENGTH), a channel a row. What is beyond the last channel or voxel is masked.
+# In the kernels, a channel is a class or a region. There are K of them, padded to WIDTH, a power of
+# two. A tile is (WIDTH, LENGTH), one row per channel; channels and voxels beyond the last one are
+# masked.
 
 
 @triton.jit
@@ -243,7 +259,7 @@ def forward_kernel(
     K: tl.constexpr, WIDTH: tl.constexpr, LENGTH: tl.constexpr, VOXELS: tl.constexpr,
     TERM: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """A row of sums for each program: see ``_Launch.forward``."""
+    """Writes one row of sums per program; see ``_Launch._rows``."""
     program, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, WIDTH)
     intersection = tl.zeros((WIDTH,), KIND)
@@ -309,9 +325,9 @@ def compose_kernel(
     FIRST: tl.constexpr, BATCH_DICE: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """The loss of all programs' sums, and its gradient: see ``_Launch.compose``.
+    """Adds up the sums of all programs; computes the loss and its gradient (``_Launch.compose``).
 
-    ``weight`` is lambda with the term's sign; Dice is of the channels from FIRST on.
+    ``weight`` is lambda with the sign of the term. Dice is computed for the channels from FIRST on.
     """
     channels = tl.arange(0, WIDTH)
     numbers = tl.arange(0, 4)
@@ -367,7 +383,7 @@ def _store_dice(
     of_channels, sample, intersection, union, smooth, share,
     FIRST: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Stores the gradient of -``share`` times the sum of Dice over channels; returns that sum."""
+    """Returns the sum of Dice over channels, and stores the gradient of -``share`` times it."""
     channels = tl.arange(0, WIDTH)
     taken = (channels >= FIRST) & (channels < K)
     below = tl.maximum(union + smooth, 1e-8)
@@ -386,7 +402,7 @@ def backward_kernel(
     K: tl.constexpr, WIDTH: tl.constexpr, LENGTH: tl.constexpr, VOXELS: tl.constexpr,
     TERM: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """The gradient with respect to the logits, from that of the loss with respect to the sums."""
+    """Writes the gradient with respect to the logits, given that with respect to the sums."""
     program, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, WIDTH)
     scale = tl.load(of_loss).to(KIND)
@@ -403,7 +419,8 @@ def backward_kernel(
             )
             q, p_y, _ = _logistic(x)
             slope = q * p_y
-            # With respect to x; of d it is the same where y = 0 and the negative where y = 1.
+            # The gradient with respect to x = d where y = 0 and x = -d where y = 1; its sign is
+            # changed below where y = 1.
             result = tl.where(y, -(a + b), b) * slope + e * q
             if TERM:
                 takes_part = _takes_part(counts, is_wrong, TERM)
@@ -426,7 +443,8 @@ def backward_kernel(
                     log_p = tl.where(p > 0, log_p, 0.0)
                     more = -p * (log_p + _entropy(p, log_p)[None, :])
                 result += tl.where(takes_part[None, :], t * more, 0.0)
-            # The gradient sums to zero over the classes; 1 - p_y would lose digits where p_y is 1.
+            # The gradient sums to zero over the classes, so the label's is minus the sum of the
+            # others: 1 - p_y would lose digits where p_y is nearly 1.
             result = tl.where(is_label | (channels >= K)[:, None], 0.0, result)
             result = tl.where(is_label, -tl.sum(result, 0)[None, :], result)
             counts = valid[None, :]
@@ -438,7 +456,7 @@ def backward_kernel(
 
 @triton.jit
 def _start(sample, channel, n_channels, n_voxels):
-    """Where a channel of a sample begins; 64 bits, because a batch may have over 2^31 logits."""
+    """Offset of a channel of a sample; in 64 bits, as a batch may have more than 2^31 logits."""
     return (sample.to(tl.int64) * n_channels + channel) * n_voxels
 
 
@@ -447,7 +465,7 @@ def _label_tile(
     logits, target, sample, voxels, n_voxels, ignore_label,
     K: tl.constexpr, WIDTH: tl.constexpr, IGNORE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Logits (WIDTH, LENGTH), -inf beyond the last class; labels, and which count (LENGTH,)."""
+    """Logits (WIDTH, LENGTH), -inf beyond the last class; labels and valid voxels (LENGTH,)."""
     channels = tl.arange(0, WIDTH)
     inside = voxels < n_voxels
     place = logits + _start(sample, channels, K, n_voxels)[:, None] + voxels[None, :]
@@ -464,12 +482,12 @@ def _label_tile(
 
 @triton.jit
 def _softmax(z, channels, y):
-    """Tiles p, log p and which is the label's; log p of the label and errors (LENGTH,)."""
+    """(WIDTH, LENGTH): p, log p and the one-hot label; (LENGTH,): log p of the label and errors."""
     z = z - tl.max(z, 0)[None, :]
     log_total = tl.log(tl.sum(tl.exp(z), 0))
     is_label = channels[:, None] == y[None, :]
     z_y = tl.sum(tl.where(is_label, z, 0.0), 0)
-    # The largest are 0 now, exactly, and the first of them wins.
+    # The largest logits are now exactly 0, and the first of them is the predicted class.
     before = tl.max(tl.where(channels[:, None] < y[None, :], z, -float("inf")), 0)
     is_wrong = (z_y < 0) | (before == 0)
     log_p = z - log_total[None, :]
@@ -478,7 +496,7 @@ def _softmax(z, channels, y):
 
 @triton.jit
 def _entropy(p, log_p):
-    """Of each voxel, (LENGTH,); 0 log 0 is 0."""
+    """The entropy of each voxel, (LENGTH,); 0 log 0 is taken as 0."""
     return -tl.sum(p * tl.where(p > 0, log_p, 0.0), 0)
 
 
@@ -487,9 +505,11 @@ def _region_tile(
     logits, target, sample, voxels, n_voxels,
     K: tl.constexpr, WIDTH: tl.constexpr, IGNORE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """The logit against the truth x, truth, what counts and errors, and which voxels count.
+    """Reads a tile of regions.
 
-    (LENGTH,) for the voxels, third; (WIDTH, LENGTH) for the others.
+    Returns the logit against the reference x (WIDTH, LENGTH), the reference y (WIDTH, LENGTH), the
+    valid voxels (LENGTH,), and masks of the valid pairs of voxel and region and of the errors, both
+    (WIDTH, LENGTH).
     """
     channels = tl.arange(0, WIDTH)
     inside = voxels < n_voxels
@@ -509,7 +529,7 @@ def _region_tile(
 
 @triton.jit
 def _takes_part(counts, is_wrong, TERM: tl.constexpr):
-    """What the term is of: the errors, for CP (3) all."""
+    """Mask of what the term sums over: the errors, or everything valid for CP (3)."""
     if TERM == 3:
         return counts
     return counts & is_wrong
@@ -521,6 +541,6 @@ def _logistic(x):
     t = tl.exp(-tl.abs(x))
     total = 1 + t
     large, small = 1 / total, t / total
-    lost = t - (total - 1)  # what rounding took from the sum
+    lost = t - (total - 1)  # the part of t that was rounded away in 1 + t
     softplus = tl.maximum(x, 0.0) + tl.log(total) + lost * large
     return tl.where(x >= 0, large, small), tl.where(x >= 0, small, large), softplus

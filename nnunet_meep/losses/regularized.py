@@ -1,4 +1,4 @@
-"""A segmentation loss plus lambda times one of the terms."""
+"""A segmentation loss plus lambda times one of the regularisation terms."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from nnunet_meep.losses.terms import confidence_penalty, meep_entropy, meep_kl
 from nnunet_meep.losses.voxels import check_target
 
-#: term: (function, sign with which it enters a loss that is minimised). Entropy is maximised,
-#: the divergence from uniform minimised: all of them push towards uniform probabilities.
+#: {term: (function, its sign in the loss)}. Entropy is maximised and the divergence from uniform
+#: is minimised, so all of them push towards uniform probabilities.
 TERMS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "MEEP_KL": (meep_kl, +1),
     "MEEP_H": (meep_entropy, -1),
@@ -20,14 +20,14 @@ TERMS: dict[str, tuple[Callable[..., Tensor], int]] = {
 
 
 class LossParts(NamedTuple):
-    """What a loss was made of, detached.
+    """The parts of a loss value, detached from the graph.
 
     Attributes:
         segmentation: the segmentation loss, ().
         term: the term without its weight, ().
-        errors: of this rank, (3,): voxels (with regions, pairs of voxel and region) that count, the
-            misclassified ones, and the sum of their entropy in nats; None where the loss does not
-            have them.
+        errors: three numbers of this rank, (3,): how many voxels (with regions: pairs of voxel and
+            region) are not ignored, how many of them are misclassified, and the summed entropy of
+            the misclassified ones in nats. None if the loss does not compute them.
     """
 
     segmentation: Tensor
@@ -39,20 +39,20 @@ class RegularizedLoss(nn.Module):
     r"""``segmentation_loss(logits, target) +- weight * term(logits, target)``.
 
     The global objective of the MEEP paper, with the sign that pushes towards uniform
-    probabilities: plus for ``MEEP_KL``, minus for ``MEEP_H`` and ``CP``. It is what goes inside
-    nnU-Net's ``DeepSupervisionWrapper``, so the term is applied at each scale.
+    probabilities: plus for ``MEEP_KL``, minus for ``MEEP_H`` and ``CP``. nnU-Net's
+    ``DeepSupervisionWrapper`` wraps this loss, so the term is applied at each scale.
 
     Args:
-        segmentation_loss: nnU-Net's loss, called with ``(logits, target)``. Where every voxel is
-            ignored nnU-Net's may return a plain Python 0: that becomes a zero with a graph.
+        segmentation_loss: nnU-Net's loss, called with ``(logits, target)``. If every voxel is
+            ignored it may return a plain Python 0, which is turned into a differentiable zero.
         term: a key of :data:`TERMS`, or None for the segmentation loss alone.
         weight: lambda of the paper, >= 0.
         ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
 
     Attributes:
-        parts: the :class:`LossParts` of the last call, None before it and without a term.
-
-        how: which code computes it, in words for a log.
+        parts: the :class:`LossParts` of the last call; None before the first call, or without a
+            term.
+        how: a phrase for the training log that names the implementation.
 
     Raises:
         ValueError: an unknown term, a negative weight, or a weight without a term; in a call,
@@ -85,12 +85,12 @@ class RegularizedLoss(nn.Module):
         self.parts: LossParts | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        # Before the segmentation loss, whose own error would not name the label.
+        # Checked before the segmentation loss, whose own error would not name the wrong label.
         check_target(logits, target, self.ignore_label, self.regions)
         loss = self.segmentation_loss(logits, target)
         if not isinstance(loss, Tensor):
-            # nnU-Net's cross-entropy has nothing to say where all is ignored; backward() needs
-            # a tensor that hangs on the network. The sum of no element is that, even for inf.
+            # nnU-Net's loss may be a Python 0 where every voxel is ignored, but backward() needs a
+            # tensor connected to the network. A sum of no elements is 0 even if logits are inf.
             loss = logits.flatten()[:0].sum() + loss
         if self.term is None:
             return loss

@@ -1,23 +1,25 @@
-"""All that Dice, cross-entropy and the terms need of the voxels: a few sums, and their gradient.
+"""The sums over voxels that Dice, cross-entropy and the terms are computed from, with gradients.
 
-Cross-entropy, soft Dice, MEEP-KL, MEEP-H and the confidence penalty are functions of sums over
-the voxels. :class:`VoxelSums` reads logits and target once and leaves these sums; its backward pass
-reads them once more and writes the gradient in closed form. Nothing as large as the logits is kept
-for it but the logits themselves. What is made of the sums (:mod:`nnunet_meep.losses.compound`) is
-ordinary torch on a few numbers, also where the sums of several ranks are gathered.
+Cross-entropy, soft Dice, MEEP-KL, MEEP-H and the confidence penalty (CP) are all functions of a few
+sums over the voxels. :class:`VoxelSums` computes these sums while reading logits and target once.
+Its backward pass reads them once more and writes the gradient in closed form, so no other tensor as
+large as the logits has to be stored. :mod:`nnunet_meep.losses.compound` then computes the loss from
+the sums with ordinary torch operations, which also gather the sums of several ranks.
 
-With p = softmax(z), the label y of a voxel, W the misclassified voxels, and the incoming gradients
-a of ``intersection``, b of ``predicted``, e of ``cross_entropy`` and t of ``term``, the gradient is
+With logits z, p = softmax(z), y the label of a voxel and W the misclassified voxels, let a, b, e
+and t be the incoming gradients of ``intersection``, ``predicted``, ``cross_entropy`` and ``term``.
+The gradient with respect to z_k is the sum of
 
 - Dice: ``p_k (a_k [k = y] + b_k - a_y p_y - sum_c b_c p_c)``,
 - cross-entropy: ``e (p_k - [k = y])``,
 - MEEP-KL, in W: ``t (p_k - 1 / K)``,
-- MEEP-H in W, CP everywhere: ``-t p_k (log p_k + H)``, H the entropy of the voxel.
+- MEEP-H in W, CP everywhere: ``-t p_k (log p_k + H)``, where H is the entropy of the voxel.
 
-Two classes are one logit, ``d = z_1 - z_0``, and each region is one with a problem of its own.
+Two classes are reduced to one logit, ``d = z_1 - z_0``. With regions, each region has one logit
+and is a binary problem of its own.
 
-This is plain torch, in blocks of voxels that stay in the cache. Input as in
-:mod:`nnunet_meep.losses.voxels`.
+This is plain torch; it works on blocks of voxels small enough to stay in the CPU cache. The input
+is described in :mod:`nnunet_meep.losses.voxels`.
 """
 
 from __future__ import annotations
@@ -29,23 +31,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: Logits in a block on a CPU: few enough for the caches, many enough for two threads.
+#: Logits per block on a CPU: few enough for the cache, enough to keep two threads busy.
 BLOCK = 1 << 19
-#: The same on a GPU without Triton, where each operation has to be worth its start.
+#: Logits per block on a GPU without Triton: more, because starting an operation costs time there.
 BLOCK_GPU = 1 << 25
 
 
 class Sums(NamedTuple):
-    """Sums over the valid voxels, in float64. C is K for labels and R for regions.
+    """Sums over the valid (not ignored) voxels, in float64.
+
+    C is the number of classes K, or of regions R. With two classes, :func:`voxel_sums` below
+    returns C = 1, the sums of class 1 only.
 
     Attributes:
-        intersection: of p where it is the label's, (B, C); only of class 1 if K = 2, C = 1.
-        predicted: of p, (B, C).
-        labelled: voxels of each class, (B, C).
-        cross_entropy: of -log p of the label (for regions: of all regions), ().
-        term: of the divergence or entropy over the misclassified voxels (CP: all), ().
-        n_valid: voxels that count, (B,); for regions they are counted once, not for each region.
-        n_term: voxels (pairs of voxel and region) in ``term``, ().
+        intersection: for each class, the sum of its probability p over the voxels labelled with
+            it, (B, C).
+        predicted: for each class, the sum of p over all valid voxels, (B, C).
+        labelled: number of voxels labelled with each class, (B, C).
+        cross_entropy: sum of -log p of the label (with regions: over all regions, too), ().
+        term: sum of the divergence or entropy over the misclassified voxels (CP: all voxels), ().
+        n_valid: number of valid voxels, (B,); with regions a voxel still counts once.
+        n_term: number of voxels (with regions: pairs of voxel and region) summed in ``term``, ().
     """
 
     intersection: Tensor
@@ -65,18 +71,18 @@ def voxel_sums(
     ignore_label: int | None = None,
     regions: bool = False,
 ) -> Sums:
-    """The sums of a batch, with a gradient with respect to ``logits``.
+    """The sums of a batch, differentiable with respect to ``logits``.
 
     Args:
-        logits, target, ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`; whether they
-            fit together is for the caller to check.
-        term: ``MEEP_KL``, ``MEEP_H``, ``CP`` or None: what ``term`` sums.
+        logits, target, ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`. The caller
+            has to check that they fit together.
+        term: ``MEEP_KL``, ``MEEP_H``, ``CP`` or None: which term to sum.
     """
     return Sums(*VoxelSums.apply(logits, target, term, ignore_label, regions))
 
 
 class VoxelSums(torch.autograd.Function):
-    """See the module's docstring."""
+    """Computes :class:`Sums`; the gradient is given in the module's docstring."""
 
     @staticmethod
     def forward(
@@ -108,12 +114,12 @@ class VoxelSums(torch.autograd.Function):
 
 
 def _without_autocast(logits: Tensor) -> torch.autocast:
-    """Products of matrices would be computed in half precision."""
+    """Switches autocast off: it would compute matrix products in half precision."""
     return torch.autocast(logits.device.type, enabled=False)
 
 
 class _Problem:
-    """A batch in blocks."""
+    """A batch, processed in blocks of voxels."""
 
     def __init__(
         self,
@@ -132,7 +138,7 @@ class _Problem:
         self.step = max(block // self.n_channels, 1)
 
     def blocks(self) -> Iterator[tuple[int, slice]]:
-        """Sample and voxels of each block."""
+        """The sample index and the range of voxels of each block."""
         for sample in range(self.n_samples):
             for start in range(0, self.n_voxels, self.step):
                 yield sample, slice(start, min(start + self.step, self.n_voxels))
@@ -141,21 +147,24 @@ class _Problem:
         return torch.zeros(shape, dtype=torch.float64, device=self.logits.device)
 
     def compute(self, values: Tensor) -> Tensor:
-        """In at least float32."""
+        """``values`` in at least float32."""
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _Binary(_Problem):
-    """Two classes (one problem), or regions (one problem each).
+    """Two classes (one binary problem), or regions (one binary problem each).
 
-    All is written with the logit against the label, ``x = d`` where y = 0 and ``-d`` where y = 1,
-    and ``q = sigmoid(x)``, the probability of what is not the label: -log p of the label is
-    softplus(x), and p - y is q or -q. Masks are numbers, 0 and 1: on a CPU torch multiplies and
-    compares them several times faster than it handles truth values.
+    Everything is expressed by the logit against the label, ``x = d`` where y = 0 and ``x = -d``
+    where y = 1, and by ``q = sigmoid(x)``, the probability of the wrong answer. Then -log p of the
+    label is softplus(x), and p - y is q where y = 0 and -q where y = 1. Masks are numbers, 0 and 1,
+    because on a CPU torch is several times faster with them than with booleans.
     """
 
     def _block(self, sample: int, voxels: slice) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x (R, n), y (R, n), the sign of p - y (R, n), and what counts (1, n), None for all."""
+        """x (R, n), y (R, n), the sign of p - y (R, n), and the valid voxels (1, n) or None (all).
+
+        R is 1 for two classes.
+        """
         logits, target = self.logits[sample, :, voxels], self.target[sample, :, voxels]
         valid = None
         if self.regions:
@@ -204,7 +213,10 @@ class _Binary(_Problem):
         return sums, ()
 
     def _inside(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
-        """The voxels that the term is of, (R, n); a tie is wrong where y = 1."""
+        """Mask of the voxels that the term sums over, (R, n).
+
+        Equal logits (x = 0) predict class 0, so they are an error where y = 1.
+        """
         if self.term == "CP":
             inside = torch.ones_like(x)
         else:
@@ -219,7 +231,8 @@ class _Binary(_Problem):
             q = torch.sigmoid(x)
             slope = torch.addcmul(q, q, q, value=-1)
             a, b = (g[sample, :, None].to(x.dtype) for g in (given.intersection, given.predicted))
-            # With respect to x; of d it is the same where y = 0 and the negative where y = 1.
+            # The gradient with respect to x. Since x = d where y = 0 and -d where y = 1, that with
+            # respect to d has the opposite sign where y = 1.
             result = (y * -(a + 2 * b)).add_(b).mul_(slope).add_(q, alpha=e)
             if self.term is not None:
                 inside = self._inside(x, y, valid)
@@ -240,31 +253,31 @@ class _Binary(_Problem):
 
 
 def _compare(comparison: Callable[..., Tensor], values: Tensor, other: Any, like: Tensor) -> Tensor:
-    """The comparison as 0 and 1 of the dtype of ``like``, in one step."""
+    """The result of ``comparison`` as 0 and 1 in the dtype of ``like``, without a second pass."""
     return comparison(values, other, out=torch.empty_like(values, dtype=like.dtype))
 
 
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)) to full precision, also where it is nearly 0.
 
-    ``exp`` and ``log`` are vectorized on every CPU, ``softplus`` and ``log1p`` are not: they take
-    three times as long as this.
+    Torch's ``softplus`` and ``log1p`` take three times as long: unlike ``exp`` and ``log``, they
+    are not vectorized on every CPU.
     """
     t = x.abs().neg_().exp_()
     total = 1 + t
-    lost = t.sub_(total - 1)  # what rounding took from the sum
+    lost = t.sub_(total - 1)  # the part of t that was rounded away in 1 + t
     return total.log().addcdiv_(lost, total).add_(x.relu())
 
 
 class _Multiclass(_Problem):
     """K > 2 classes.
 
-    For the backward pass are kept, of each voxel, the log of the sum of ``exp(z - max z)``, and
-    whether it is misclassified: 5 bytes.
+    For the backward pass, 5 bytes per voxel are kept (9 for float64 logits): the log of the sum of
+    ``exp(z - max z)``, and whether the voxel is misclassified.
     """
 
     def _block(self, sample: int, voxels: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits z (K, n), labels y (n,) with 0 where they do not count, and what counts (n,)."""
+        """Logits z (K, n), labels y (n,) (0 where ignored), valid voxels (n,) or None (all)."""
         z = self.compute(self.logits[sample, :, voxels])
         y = self.target[sample, 0, voxels].long()
         if self.ignore_label is None:
@@ -318,8 +331,9 @@ class _Multiclass(_Problem):
 
     @staticmethod
     def _ties(z: Tensor, y: Tensor, largest: Tensor, total: Tensor, is_wrong: Tensor) -> None:
-        """The first of equal logits wins: mark those that lose against an earlier class."""
-        # exp(0) = 1 twice makes at least 2; few voxels are as unsure as that.
+        """Sets ``is_wrong`` where the label ties with an earlier class, which wins."""
+        # A tie for the largest logit adds exp(0) = 1 twice, so ``total`` is at least 2. Few voxels
+        # get there, and only those are looked at.
         unsure = ((total >= 2) & ~is_wrong).nonzero()[:, 0]
         if len(unsure):
             is_largest = _compare(torch.eq, z[:, unsure], largest[unsure], z)
@@ -338,7 +352,7 @@ class _Multiclass(_Problem):
             p = log_p.exp()
             p_y = p.gather(0, y[None])[0]
             a_y = a.index_select(0, y)
-            # Of each class without what it takes as the label: p_k (e + b_k + rest).
+            # The gradient is p_k (e + b_k + rest), apart from what is added for the label's class.
             rest = torch.addcmul(b @ p, a_y, p_y).neg_()
             inside = self._inside(wrong[sample, voxels], valid)
             more = None
@@ -353,8 +367,9 @@ class _Multiclass(_Problem):
                 p[:, inside] -= t / self.n_channels
             elif more is not None:
                 p[:, inside] += more
-            # A constant added to the logits changes nothing: the gradient sums to zero over the
-            # classes. So the label's loses no digits to 1 - p_y where the voxel is right.
+            # The gradient sums to zero over the classes, because adding a constant to all logits
+            # changes nothing. The label's gradient is therefore minus the sum of the others:
+            # 1 - p_y would lose digits where p_y is nearly 1.
             p.scatter_(0, y[None], 0)
             p.scatter_(0, y[None], p.sum(0, keepdim=True).neg_())
             if valid is not None:
@@ -363,7 +378,7 @@ class _Multiclass(_Problem):
         return gradient.view(self.shape)
 
     def _inside(self, is_wrong: Tensor, valid: Tensor | None) -> Tensor | slice:
-        """The voxels that the term is of."""
+        """Indices of the voxels that the term sums over."""
         if self.term != "CP":
             return is_wrong.nonzero()[:, 0]
         return slice(None) if valid is None else valid.nonzero()[:, 0]

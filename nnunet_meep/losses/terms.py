@@ -1,7 +1,6 @@
-"""The regularisation terms as the equations say them: logits and a target in, a scalar out.
+"""The regularisation terms, written as in the equations: from logits and target to a scalar.
 
-What ``logits`` and ``target`` are, and what counts as misclassified, is in
-:mod:`nnunet_meep.losses.voxels`.
+:mod:`nnunet_meep.losses.voxels` defines ``logits``, ``target`` and which voxels are misclassified.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ def meep_entropy(
 
     .. math:: H_w = -\frac{1}{|W|} \sum_{i \in W} \sum_k p_{ik} \log p_{ik}
 
-    It is to be maximised: ``loss = segmentation_loss - lambda * meep_entropy(...)``.
+    To be maximised: ``loss = segmentation_loss - lambda * meep_entropy(...)``.
 
     Args:
         logits: (B, K, *spatial), float16, bfloat16, float32 or float64.
-        target: label map (B, 1, *spatial), or one-hot regions, as said in
+        target: label map (B, 1, *spatial), or one-hot regions; see
             :mod:`nnunet_meep.losses.voxels`.
-        ignore_label: the label whose voxels count nowhere; with ``regions`` any value but None
-            says that the last channel of ``target`` is the ignore mask.
-        regions: sigmoid outputs of nnU-Net's region-based training.
+        ignore_label: voxels with this label are left out. With ``regions``, any value but None
+            means that the last channel of ``target`` is the ignore mask.
+        regions: True for nnU-Net's region-based training (one sigmoid per region).
 
     Returns:
         Scalar in [0, log K] nats, at least float32; exactly 0 with a zero gradient if no voxel
@@ -36,8 +35,8 @@ def meep_entropy(
 
     Raises:
         ValueError: the shapes of ``logits`` and ``target`` do not fit together, or ``target``
-            has a label that is neither a class nor the ignore label. (On a GPU, where nobody
-            waits for the answer, this is an assertion of the device.)
+            has a label that is neither a class nor the ignore label. (On a GPU such a label
+            triggers a device-side assertion instead, so that the CPU need not wait for the GPU.)
     """
     log_p, _, wrong, _ = voxels(logits, target, ignore_label=ignore_label, regions=regions)
     return mean_over(wrong, entropy(log_p))
@@ -50,15 +49,15 @@ def meep_kl(
 
     .. math:: D_w = -\log K - \frac{1}{|W|} \sum_{i \in W} \frac{1}{K} \sum_k \log p_{ik}
 
-    The paper's Eq. 2 is the cross-entropy H(q, p) = D_w + log K, with the same gradient. It is
-    to be minimised: ``loss = segmentation_loss + lambda * meep_kl(...)``. (The paper prints one
-    sign for both of its terms; its text and its code push errors towards uniform, as here.)
+    The paper's Eq. 2 is the cross-entropy H(q, p) = D_w + log K, which has the same gradient. To
+    be minimised: ``loss = segmentation_loss + lambda * meep_kl(...)``. (The paper prints the same
+    sign for both terms, but its text and its code push errors towards uniform, as we do here.)
 
     Args, Raises: as :func:`meep_entropy`.
 
     Returns:
-        Scalar >= 0 in nats (to rounding), at least float32; 0 only at uniform probabilities, or
-        exactly, with a zero gradient, if no voxel is misclassified.
+        Scalar >= 0 in nats (up to rounding), at least float32; 0 only if all misclassified voxels
+        have uniform probabilities. Exactly 0 with a zero gradient if no voxel is misclassified.
     """
     log_p, _, wrong, _ = voxels(logits, target, ignore_label=ignore_label, regions=regions)
     n_classes = log_p.shape[1]
@@ -68,7 +67,7 @@ def meep_kl(
 def confidence_penalty(
     logits: Tensor, target: Tensor, *, ignore_label: int | None = None, regions: bool = False
 ) -> Tensor:
-    r"""Mean entropy over all N valid voxels, right and wrong (Pereyra et al. 2017).
+    r"""Mean entropy over all N valid voxels, correct or not (Pereyra et al. 2017).
 
     .. math:: H_{all} = -\frac{1}{N} \sum_i \sum_k p_{ik} \log p_{ik}
 

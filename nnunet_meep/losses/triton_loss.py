@@ -1,4 +1,4 @@
-"""Dice + cross-entropy and a term on an NVIDIA GPU. Import needs Triton."""
+"""Dice + cross-entropy and a term on an NVIDIA GPU. Importing this module needs Triton."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from nnunet_meep.losses.regularized import LossParts
 
 
 class TritonLoss(ClosedFormLoss):
-    """:class:`ClosedFormLoss` by the kernels of :mod:`.kernels`; arguments as there.
+    """:class:`ClosedFormLoss`, computed by the kernels of :mod:`.kernels`; the same arguments.
 
-    In a distributed run the kernels leave the sums, which are gathered and composed in torch.
+    In distributed training the kernels compute only the sums; torch gathers those of all ranks
+    and computes the loss from them.
     """
 
     how = "Dice, cross-entropy and term in closed form (Triton kernels)"

@@ -1,4 +1,4 @@
-"""What every loss here reads from logits and a target, and what it does with the values of voxels.
+"""The input of every loss here, which voxels are misclassified, and means over voxels and ranks.
 
 The input is that of nnU-Net's own losses:
 
@@ -8,14 +8,15 @@ The input is that of nnU-Net's own losses:
   shape (B, R, *spatial), or (B, R + 1, *spatial) with the ignore mask (1 = ignored) as its last
   channel if ``ignore_label`` is not None. Each (voxel, region) pair is a binary problem, K = 2.
 
-A voxel is misclassified if the first of its largest logits is not the label (for regions: if
-``logit > 0`` is not the target). Ignored voxels are in no sum and in no count.
+The predicted class is that of the largest logit, the first one if several are equal (for regions:
+inside if ``logit > 0``). A voxel is misclassified if that is not its label. Ignored voxels are left
+out of all sums and counts.
 
 The probabilities come from a log-softmax (or log-sigmoid) in at least float32, whatever the
 autocast dtype, so the values and gradients are finite for every logit that float16 can hold (and
-up to 1e37 in bfloat16 and float32). Sums and counts run over the whole batch and, where
-``torch.distributed`` is initialised, over all ranks: every rank has to call the loss, also one
-without a misclassified voxel.
+up to 1e37 in bfloat16 and float32). Sums and counts run over the whole batch and, if
+``torch.distributed`` is initialised, over all ranks. Every rank must then call the loss, even if
+it has no misclassified voxel.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-#: What labels are compared as: torch compares 8 bits with a larger number modulo 256, and has no
-#: minimum of the other unsigned integers.
+#: {dtype of a label map: dtype to compare it in}. Torch compares 8-bit integers with a larger
+#: number modulo 256, and cannot take the minimum of the wider unsigned integers.
 _COMPARED_AS = {
     **dict.fromkeys((torch.bool, torch.uint8, torch.int8), torch.int16),
     **dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64),
@@ -41,11 +42,11 @@ class Voxels(NamedTuple):
     ``...`` stands for ``*spatial`` with labels and for ``R, *spatial`` with regions.
 
     Attributes:
-        log_p: log-probabilities of the K classes, (B, K, ...), at least float32. With regions
-            class 0 is outside and class 1 inside.
-        label: the right class, (B, ...), int64; 0 where it is ignored.
-        wrong: misclassified and not ignored, (B, ...), bool.
-        valid: not ignored, (B, ...), bool.
+        log_p: log-probabilities of the K classes, (B, K, ...), at least float32. With regions,
+            class 0 is outside the region and class 1 inside.
+        label: the correct class, (B, ...), int64; 0 where ignored.
+        wrong: mask of misclassified voxels that are not ignored, (B, ...), bool.
+        valid: mask of voxels that are not ignored, (B, ...), bool.
     """
 
     log_p: Tensor
@@ -71,7 +72,8 @@ def voxels(
             valid = torch.ones_like(inside)
         else:
             valid = (target[:, n_regions:] <= 0.5).expand_as(inside)
-        # K = 2 in front of the region axis: each (voxel, region) pair is a problem of its own.
+        # The class axis (K = 2) comes before the region axis: each (voxel, region) pair is a binary
+        # problem.
         log_p = torch.stack((F.logsigmoid(-logits), F.logsigmoid(logits)), 1)
         return Voxels(log_p, (inside & valid).long(), ((logits > 0) != inside) & valid, valid)
 
@@ -80,8 +82,8 @@ def voxels(
     if ignore_label is not None:
         valid = label != ignore_label
     label = torch.where(valid, label, 0)
-    # argmax takes the first of equal logits, so an earlier class wins a tie against the label.
-    # Said in comparisons because argmax over the class axis is slow on CPU.
+    # The same as argmax, which takes the first of equal logits, so that an earlier class wins a tie
+    # against the label. Comparisons, because argmax over the class axis is slow on a CPU.
     of_label = logits.gather(1, label)
     classes = torch.arange(logits.shape[1], device=logits.device)
     earlier = classes.view(1, -1, *(1,) * (logits.ndim - 2)) < label
@@ -91,32 +93,32 @@ def voxels(
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Entropy in nats of the probabilities along axis 1, (B, K, ...) to (B, ...)."""
+    """Entropy of the probabilities along axis 1 in nats; from (B, K, ...) to (B, ...)."""
     return -(log_p.exp() * log_p).sum(1)
 
 
 def mean_over(mask: Tensor, values: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask``, over all ranks; 0 where the mask is empty."""
+    """Mean of ``values`` where ``mask`` is True, over all ranks; 0 if it is True nowhere."""
     total = sum_over_ranks(torch.where(mask, values, 0).sum())
     count = sum_over_ranks(mask.sum())
     return total / count.clamp(min=1)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Sum over the ranks of a distributed run, differentiable; the value itself without one."""
+    """Differentiable sum over all ranks; ``value`` itself if the training is not distributed."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
-    # Imported here because only distributed training needs nnU-Net in this room. DDP averages
-    # gradients over ranks where AllGatherGrad sums them: together the global mean's gradient.
+    # Imported here because nothing else in this folder needs nnU-Net. AllGatherGrad sums the
+    # gradients over ranks and DDP averages them, which together gives that of the global mean.
     from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
     return AllGatherGrad.apply(value[None]).sum((0, 1))
 
 
 def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
-    """Every loss here begins with this: :func:`check_shapes`, then :func:`check_labels`.
+    """:func:`check_shapes`, then :func:`check_labels`; every loss here calls this first.
 
-    Regions have no labels: what is above 0.5 in their target is inside, and no value is refused.
+    The target of regions has no labels: a value above 0.5 means inside, and any value is accepted.
 
     Raises:
         ValueError: ``logits`` and ``target`` do not fit together.
@@ -141,36 +143,36 @@ def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regio
 def check_labels(target: Tensor, n_classes: int, ignore_label: int | None) -> None:
     """Refuses a label that is neither one of the classes nor the ignore label.
 
-    Exact for every dtype: a float target with NaN, an infinity or a fraction is refused as well.
-    It reads the target once or twice and the logits never, which takes less than the loss varies
-    from call to call. A GPU is not waited for: there the assertion fails when the GPU comes to it,
-    as that of torch's own cross-entropy does, and the process cannot use the GPU any more.
+    Exact for every dtype: a float target with NaN, an infinity or a fraction is refused, too. The
+    check reads only the target, once or twice; its time is below the variation of the loss's own.
+    On a GPU it does not wait for the result: as in torch's own cross-entropy, a device-side
+    assertion fails later, after which the process can no longer use the GPU.
 
     Args:
-        target: label map of any shape, of integers, floats or bool.
+        target: label map of any shape; integers, floats or bool.
         n_classes: K; the classes are 0..K-1.
-        ignore_label: the label that may be there beside them.
+        ignore_label: a label that is allowed besides the classes, or None.
 
     Raises:
-        ValueError: there is another label; the message names one of them.
+        ValueError: ``target`` has another label; the message names one of them.
     """
     if not target.numel():
         return
     labels = target.to(_COMPARED_AS.get(target.dtype, target.dtype))
     largest = n_classes - 1
-    if ignore_label == n_classes:  # nnU-Net's: the allowed labels are without a gap
+    if ignore_label == n_classes:  # always so in nnU-Net: all allowed labels are 0..K
         largest = n_classes
     elif ignore_label is not None:
-        # Ignored voxels become background; in numbers this is faster than with truth values.
+        # Set ignored voxels to background. With numbers this is faster than with booleans.
         kept = torch.ne(labels, ignore_label, out=torch.empty_like(labels))
         labels = kept.mul_(labels)
     numbers: list[Any] = [*torch.aminmax(labels)]
     if labels.is_floating_point():
         numbers.append(labels.frac().amax())
-    if not target.is_cuda:  # operations on one number take longer to start than the minimum takes
+    if not target.is_cuda:  # each torch operation on one number would outlast the minimum itself
         numbers = [x.item() for x in numbers]
     lowest, highest, *fraction = numbers
-    fits = (lowest >= 0) & (highest <= largest)  # false for NaN, which is both of them
+    fits = (lowest >= 0) & (highest <= largest)  # False with NaN: then lowest and highest are NaN
     if fraction:
         fits = fits & (fraction[0] == 0)
     if target.is_cuda:
