@@ -1,1 +1,1 @@
-"""nnU-Net's data sets, predictions and models on disk. Imports without torch."""
+"""Reads and writes nnU-Net's data sets, predictions and models on disk. Does not need torch."""

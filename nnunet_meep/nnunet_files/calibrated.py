@@ -1,7 +1,7 @@
-"""Predictions that were calibrated: by which calibrator, and was it fitted to these very cases?
+"""Calibrated predictions: which calibrator made them, and whether it was fitted to the same cases.
 
-A calibrator looks better on the cases that it was fitted to than on others, as a network does on
-its training cases.
+On the cases it was fitted to, a calibrator looks better than on others, as a network does on its
+training cases.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.networks import RECORD
 
-#: Marks numbers that :func:`optimistic` has something to say of.
+#: Marks numbers to which the warning of :func:`optimistic` applies.
 OPTIMISTIC = "optimistic"
-#: In a folder that was calibrated: the calibrator.
+#: Name of the copy of the calibrator in a folder of calibrated predictions.
 CALIBRATOR_COPY = "calibrator.json"
 
 
 @dataclass(frozen=True)
 class AppliedCalibrator:
-    """The calibrator of a folder of predictions.
+    """The calibrator that was applied to a folder of predictions.
 
     Attributes:
-        identity: of its file (:mod:`.identity`); empty if it is not known.
+        identity: identity of its file (see :mod:`.identity`); empty if unknown.
         method: as ``meep-calib-fit`` names it.
-        dataset: on which it was fitted, if that is known.
-        cases: name and identities of ``probabilities`` and ``reference`` of each case that it was
-            fitted to.
-        any_network: in what its network is another one than that of the predictions, if it was
-            applied all the same (``--any-network``).
+        dataset: the data set it was fitted on; None if unknown.
+        cases: the cases it was fitted to. For each, ``case`` (its name) and the identities of
+            ``probabilities`` and ``reference``.
+        any_network: how the network it was fitted to differs from the one that made the
+            predictions; not empty only if it was applied all the same (``--any-network``).
     """
 
     identity: str
@@ -45,16 +45,18 @@ class AppliedCalibrator:
     def was_fitted_to(
         self, case: str, files: Mapping[str, str], dataset: str | None, *, has_class: bool
     ) -> bool:
-        """Was it fitted to this case?
+        """Whether the calibrator was fitted to this case.
 
-        By its name, if it is of the same data set; or by what is in its files, however they are
-        called.
+        A case is recognised by its name, if the data set or the reference is the same, or by the
+        content of its files, whatever their names.
 
         Args:
-            case: its name.
-            files: what its files hold (:mod:`.identity`), by role.
-            dataset: name of its data set, if that is known.
-            has_class: does its reference hold any class? Empty ones are all alike.
+            case: name of the case.
+            files: identities of its files (see :mod:`.identity`): ``reference``,
+                ``probabilities`` and, if these are calibrated, ``uncalibrated``.
+            dataset: name of its data set; None if unknown.
+            has_class: whether its reference has any foreground. Empty references are all equal,
+                so they identify no case.
         """
         for fitted in self.cases:
             same_name = fitted["case"] == case
@@ -68,7 +70,12 @@ class AppliedCalibrator:
         return False
 
     def to_dict(self, used: Sequence[str], n_cases: int) -> dict[str, Any]:
-        """As it stands in ``calibration.json``, with the cases that it was fitted to."""
+        """The entry in ``calibration.json``.
+
+        Args:
+            used: names of the evaluated cases that the calibrator was fitted to.
+            n_cases: number of evaluated cases.
+        """
         return {
             "identity": self.identity,
             "method": self.method,
@@ -79,15 +86,15 @@ class AppliedCalibrator:
         }
 
 
-#: Of probabilities that are calibrated, in a folder that does not say by what.
+#: For calibrated probabilities in a folder that has no record of the calibrator.
 UNKNOWN_CALIBRATOR = AppliedCalibrator("", "", None, (), ())
 
 
 def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
-    """The calibrator with which a folder of predictions was calibrated, if it was.
+    """The calibrator that was applied to a folder of predictions; None if there was none.
 
     Raises:
-        InputError: its files are not what ``meep-calib-apply`` writes.
+        InputError: its files are not as ``meep-calib-apply`` writes them.
     """
     record, path = folder / RECORD, folder / CALIBRATOR_COPY
     if not record.is_file():
@@ -111,17 +118,17 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
 
 
 def note(uncalibrated: str, calibrator: str) -> bytes:
-    """The comment of a calibrated ``CASE.npz``: of what it was made, by which calibrator.
+    """The comment stored in a calibrated ``CASE.npz``: what was calibrated, and with what.
 
     Args:
-        uncalibrated: what the probabilities were before (:mod:`.identity`).
-        calibrator: what the calibrator's file holds.
+        uncalibrated: identity of the probabilities before calibration (see :mod:`.identity`).
+        calibrator: identity of the calibrator's file.
     """
     return json.dumps({"uncalibrated": uncalibrated, "calibrator": calibrator}).encode()
 
 
 def read_note(comment: bytes) -> dict[str, str]:
-    """What :func:`note` wrote; nothing for probabilities that were never calibrated."""
+    """The identities that :func:`note` stored; empty if the file was never calibrated."""
     try:
         content = json.loads(comment)
         found = {name: content[name] for name in ("uncalibrated", "calibrator")}
@@ -131,14 +138,17 @@ def read_note(comment: bytes) -> dict[str, str]:
 
 
 def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
-    """The cases that a calibrator was fitted to, of the content of its file.
+    """The cases that a calibrator was fitted to.
+
+    Args:
+        calibrator: parsed content of its file.
 
     Returns:
-        ``case``, and the identities of ``probabilities`` and ``reference``, of each; nothing if it
-        was fitted to arrays.
+        For each case its name (``case``) and the identities of ``probabilities`` and
+        ``reference``. Empty if the calibrator was fitted to arrays.
 
     Raises:
-        ValueError: they are missing.
+        ValueError: the cases are missing.
     """
     names = ("case", "probabilities", "reference")
     try:
@@ -155,7 +165,7 @@ def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
 
 
 def optimistic(n_used: int, n_cases: int) -> str:
-    """What has to be said where a calibrator is evaluated on cases that it was fitted to."""
+    """The warning shown when a calibrator is evaluated on cases that it was fitted to."""
     return (
         f"{n_used} of {n_cases} cases were used to fit the calibrator: these numbers are optimistic"
     )

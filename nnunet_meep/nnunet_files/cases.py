@@ -1,9 +1,9 @@
 """Data sets and cases of nnU-Net: their folders and files, paired by name.
 
-Files are nnU-Net's: ``CASE.npz`` with probabilities (see :mod:`.probabilities`) as
-``nnUNetv2_predict --save_probabilities`` and ``nnUNetv2_train --npz`` write it, and the reference
-``CASE<file_ending>``, read with nnU-Net's own reader (:mod:`.images`), so that both have the same
-axes.
+A case has two files: ``CASE.npz`` with probabilities (see :mod:`.probabilities`), as written by
+``nnUNetv2_predict --save_probabilities`` and ``nnUNetv2_train --npz``, and the reference
+segmentation ``CASE<file_ending>``. The latter is read with nnU-Net's own reader (see
+:mod:`.images`), so that both have the same axes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from nnunet_meep.nnunet_files.labels import Labels, read_labels
 
 @dataclass(frozen=True)
 class Dataset:
-    """What ``dataset.json`` and ``plans.json`` say about folders of predictions."""
+    """The content of ``dataset.json`` and ``plans.json`` that evaluation and calibration need."""
 
     labels: Labels
     file_ending: str
-    reader: str | None  # name of nnU-Net's reader class; None: nnU-Net picks it by the file
+    reader: str | None  # name of nnU-Net's reader class; None: nnU-Net chooses it by the file
     dataset_json: dict[str, Any]
-    path: Path  # of dataset.json
+    path: Path  # the dataset.json file
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Case:
     """The files of a case.
 
     Attributes:
-        name: of the case.
-        reference: its reference segmentation.
+        name: name of the case.
+        reference: the reference segmentation.
         probabilities: ``CASE.npz``.
-        segmentation: the predicted segmentation beside it; None if there is none.
+        segmentation: the predicted segmentation in the same folder; None if there is none.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where references and predictions are.
+    """The folders of references and predictions.
 
     Attributes:
         references: folder of reference segmentations.
-        predictions: folders of predictions; those of a model's folds, if it was a model folder.
+        predictions: folders of predictions. A model folder is replaced by those of its folds.
     """
 
     references: Path
@@ -62,12 +62,12 @@ class Folders:
 
 @dataclass(frozen=True)
 class PairedCases:
-    """The cases of some folders in the order of their names, and what does not pair up.
+    """The cases found in some folders, and the files that could not be paired.
 
     Attributes:
-        cases: reference and probabilities are both there, once.
-        broken: (case name, one line that says what is wrong with its files).
-        not_predicted: names of references without any prediction file.
+        cases: cases with exactly one reference and one file of probabilities, sorted by name.
+        broken: (case name, one line that describes what is wrong with its files).
+        not_predicted: names of the cases that have a reference but no prediction.
     """
 
     cases: list[Case]
@@ -76,16 +76,18 @@ class PairedCases:
 
 
 def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folders:
-    """Which folders are meant: model folders stand for their folds, references have a default.
+    """Finds the folders of references and predictions.
 
     Args:
-        gt_folder: references; None: those of nnU-Net's preprocessing,
-            ``$nnUNet_preprocessed/DATASET/gt_segmentations``, of a model folder
-            (``TRAINER__PLANS__CONFIG``) or of its ``fold_X/validation``.
-        pred_folders: folders of predictions, or model folders.
+        gt_folder: folder of reference segmentations. None for
+            ``$nnUNet_preprocessed/DATASET/gt_segmentations``, which needs predictions in a model
+            folder (``TRAINER__PLANS__CONFIG``) or its ``fold_X/validation``.
+        pred_folders: folders of predictions, or model folders, which stand for their
+            ``fold_X/validation`` folders.
 
     Raises:
-        InputError: there are none, or they are not what they should be.
+        InputError: a folder is missing, given twice, or has the wrong content; or
+            ``nnUNet_preprocessed`` is needed and not set.
     """
     expanded: list[Path] = []
     for i, folder in enumerate(pred_folders):
@@ -121,11 +123,12 @@ def read_dataset(
 ) -> Dataset:
     """Labels, file ending and reader of folders of predictions.
 
-    Files that are not given are looked for in each folder, where ``nnUNetv2_predict`` puts them,
-    and two folders up, where they are for ``fold_0/validation``.
+    A file that is not given is searched for in each folder, where ``nnUNetv2_predict`` puts it,
+    and two levels up, where it is for ``fold_0/validation``.
 
     Raises:
-        InputError: a file is not found, not JSON, or without what is needed, or folders differ.
+        InputError: a file is not found, is not JSON, or lacks an entry; or the folders have
+            different labels, file endings or readers.
     """
     first = _read_dataset(pred_folders[0], dataset_json, plans_json)
     for folder in pred_folders[1:]:
@@ -141,7 +144,7 @@ def read_dataset(
 
 
 def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
-    """Pair references and predictions by name.
+    """Pairs references and predictions by name.
 
     Raises:
         InputError: there are no probabilities at all.
@@ -185,18 +188,18 @@ def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
 
 
 def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> None:
-    """Stop where something is missing, instead of letting it vanish silently.
+    """Refuses missing or surplus files, so that no case is left out silently.
 
     Args:
-        folders: where it is missing.
-        paired: what :func:`pair_cases` found there.
-        hint: what to do about references without a prediction.
+        folders: the folders.
+        paired: the result of :func:`pair_cases` for them.
+        hint: added to the error about references without a prediction: what to do about them.
 
     Raises:
-        InputError: files do not pair up.
+        InputError: files cannot be paired.
     """
-    # nnUNetv2_predict leaves this file: then every reference was meant to be predicted. The
-    # validation folder of a training holds its fold alone, against references of all folds.
+    # nnUNetv2_predict writes this file, and then every reference should have a prediction. The
+    # validation folder of a training has only the cases of one fold, the references are of all.
     predicted = [
         f for f in folders.predictions if (f / "predict_from_raw_data_args.json").is_file()
     ]
@@ -256,10 +259,10 @@ def _has_probabilities(folder: Path) -> bool:
 
 
 def find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Path:
-    """``dataset.json`` or ``plans.json``: the given one, or in the folder, or two folders up.
+    """Path of ``dataset.json`` or ``plans.json``: as given, in the folder, or two levels up.
 
     Raises:
-        InputError: it is not there; ``flag`` is named.
+        InputError: the file is not found; the message names ``flag``, with which to give it.
     """
     candidates = [given] if given else [pred_folder / name, pred_folder / ".." / ".." / name]
     for path in candidates:
@@ -283,7 +286,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def case_names(folder: Path, ending: str) -> set[str]:
-    """The cases that have a file with this ending in a folder."""
+    """Names of the cases that have a file with this ending in a folder."""
     return {
         p.name.removesuffix(ending)
         for p in folder.iterdir()

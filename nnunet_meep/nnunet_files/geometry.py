@@ -1,4 +1,4 @@
-"""From the axes of nnU-Net's readers back to those of the image file."""
+"""Converts arrays from the axes of nnU-Net's readers back to those of the image file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ from nnunet_meep.nnunet_files.images import read_label_map
 def geometry(
     case: Case, dataset: Dataset, spacing_mm: tuple[float, ...]
 ) -> Callable[[NDArray[np.float32]], sitk.Image]:
-    """How an array with the axes of nnU-Net's reader becomes an image like the reference.
+    """Returns a function that converts an array to an image in the geometry of the reference.
 
-    Readers may turn and mirror axes. What one does is seen from a small image with the directions
-    of the reference and a number of its own in each voxel.
+    The array has the axes of nnU-Net's reader, which may permute and flip those of the file. To
+    find out how, a small image with the direction of the reference and a different number in each
+    voxel is written and read back.
+
+    Args:
+        case: the case whose reference segmentation gives the geometry.
+        dataset: gives file ending and reader.
+        spacing_mm: voxel size along the axes of the array, for formats without a geometry.
     """
     if not case.reference.name.endswith((".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")):
         return lambda array: _plain_image(array, spacing_mm)
@@ -38,7 +44,7 @@ def geometry(
         sitk.WriteImage(small, str(path))
         seen = read_label_map(path, dataset).labels
 
-    # 2D images have got a first axis of one voxel.
+    # nnU-Net adds a first axis of length 1 to 2D images.
     squeeze = reference.GetDimension() == 2
     axes, mirrored = turn(seen[0] if squeeze else seen, numbers)
 
@@ -56,10 +62,11 @@ def geometry(
 def turn(
     before: NDArray[np.float32], after: NDArray[np.float32]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What makes ``after`` of ``before``: ``flip(transpose(before, axes), mirrored)``.
+    """Finds ``axes`` and ``mirrored`` so that ``flip(transpose(before, axes), mirrored) == after``.
 
     Args:
-        before, after: consecutive numbers in different arrangements, no two axes of equal length.
+        before, after: the same consecutive numbers, arranged differently. No two axes may have the
+            same length.
 
     Returns:
         ``axes``, ``mirrored``.
@@ -75,7 +82,7 @@ def turn(
 
 
 def _plain_image(array: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> sitk.Image:
-    """For formats without a geometry: voxel sizes as nnU-Net has them."""
+    """An image for formats without a geometry, with the voxel sizes that nnU-Net uses."""
     image = sitk.GetImageFromArray(array[0] if array.shape[0] == 1 else array)
     image.SetSpacing(spacing_mm[::-1][: image.GetDimension()])
     return image

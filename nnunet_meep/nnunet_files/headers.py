@@ -1,7 +1,7 @@
-"""What the header of an image file says: how long the file has to be, and where its voxels lie.
+"""Checks of image headers: expected file size, valid label values, and matching voxel grids.
 
-ITK reads files that are shorter than their header says and makes the missing voxels up, and it
-reads a NaN in a NIfTI file as 0. Both would become background without a word.
+ITK reads truncated files without an error and makes up the missing voxels, and it reads NaN in a
+NIfTI file as 0. Both would silently become background.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import gunzipped_size
 
 _NIFTI = (".nii", ".nii.gz")
-#: Formats that say where their voxels lie; others have an order of voxels and nothing else.
+#: Formats whose header has the position of the voxels in space (spacing, origin, direction).
 _WITH_GEOMETRY = (*_NIFTI, ".nrrd", ".mha", ".gipl")
 _GIPL_HEADER = 256  # bytes
 
-#: What rounding of headers moves a voxel by, in shares of the image's diagonal: a NIfTI header
-#: that has its rotation in a float32 quaternion alone was 3e-5 off at most (2000 random ones).
+#: How far rounding in a header may move a corner, as a share of the image's diagonal. NIfTI headers
+#: with the rotation only as a float32 quaternion were off by at most 3e-5 (2000 random ones).
 _ROUNDING = 1e-4
-#: And in mm, for headers in text.
+#: An additional tolerance in mm, for formats that write the numbers as text.
 _ROUNDING_MM = 1e-3
 
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """Where the voxels of an image lie.
+    """The position of an image's voxels in space.
 
     Attributes:
         shape: number of voxels along each axis of the file, x first.
-        affine: from the index of a voxel to mm, (d + 1, d + 1), d = len(shape).
+        affine: maps voxel indices to mm, (d + 1, d + 1) with d = len(shape).
     """
 
     shape: tuple[int, ...]
@@ -45,26 +45,26 @@ class VoxelGrid:
 
     @property
     def corners_mm(self) -> NDArray[np.float64]:
-        """The outer corners of the image, (d, 2**d): half a voxel beyond the centres."""
+        """The outer corners of the image in mm, (d, 2**d): half a voxel beyond the centres."""
         ends = [(-0.5, n - 0.5) for n in self.shape]
         index = np.array([(*corner, 1) for corner in product(*ends)])
         return (self.affine @ index.T)[:-1]
 
     @property
     def tolerance_mm(self) -> float:
-        """How far apart the corners of one and the same grid may be: rounding of headers."""
+        """How far apart in mm the corners of equal grids may be because headers are rounded."""
         corners = self.corners_mm
         diagonal = float(np.linalg.norm(corners[:, -1] - corners[:, 0]))
         return _ROUNDING * diagonal + _ROUNDING_MM
 
     def distance_mm(self, other: VoxelGrid) -> float:
-        """How far apart the same corners of two grids are at most; infinite for other shapes."""
+        """Largest distance between corresponding corners in mm; infinite if the shapes differ."""
         if self.shape != other.shape:
             return math.inf
         return float(np.linalg.norm(self.corners_mm - other.corners_mm, axis=0).max())
 
     def words(self) -> dict[str, str]:
-        """What stands in a header: shape, spacing, origin and direction."""
+        """Shape, spacing, origin and direction as text, for an error message."""
         axes = self.affine[:-1, :-1]
         spacing = np.linalg.norm(axes, axis=0)
         return {
@@ -78,16 +78,16 @@ class VoxelGrid:
 def refuse_other_grid(
     path: Path, found: VoxelGrid | None, reference: Path, expected: VoxelGrid | None
 ) -> None:
-    """Do a file and the reference of its case lie on one grid?
+    """Refuses a file whose voxel grid differs from that of its case's reference segmentation.
 
     Args:
-        path: of the file.
+        path: the file.
         found: its grid; None if its format has none.
-        reference: path of the reference.
+        reference: the reference segmentation.
         expected: its grid; None if its format has none.
 
     Raises:
-        InputError: they do not, by more than the rounding of headers.
+        InputError: the grids differ by more than the rounding of headers explains.
     """
     if found is None or expected is None:
         return
@@ -111,22 +111,22 @@ def refuse_other_grid(
 
 
 def is_nifti(path: Path) -> bool:
-    """Is it a NIfTI file, by its name?"""
+    """Whether a file is NIfTI, judged by its name."""
     return path.name.endswith(_NIFTI)
 
 
 def has_grid(path: Path) -> bool:
-    """Does the format of a file say where its voxels lie?"""
+    """Whether the format of a file stores the position of its voxels, judged by its name."""
     return path.name.endswith(_WITH_GEOMETRY)
 
 
 def read_grid(path: Path, reader: str | None) -> VoxelGrid | None:
-    """Where the voxels of a file lie, from its header alone.
+    """The voxel grid of an image file; only the header is read.
 
     Args:
-        path: of an image.
-        reader: name of nnU-Net's reader. Those that turn images into one orientation may read two
-            files with other axes as the same array, and for them the turned grid counts.
+        path: the image.
+        reader: name of nnU-Net's reader. For readers that reorient images, the grid after
+            reorientation is returned, because that is the grid of the array they read.
 
     Returns:
         The grid, or None for formats without one.
@@ -136,7 +136,7 @@ def read_grid(path: Path, reader: str | None) -> VoxelGrid | None:
     """
     if not has_grid(path):
         return None
-    # SimpleITK refuses oblique axes that nibabel, and so nnU-Net's readers with it, take.
+    # For nnU-Net's readers based on nibabel: SimpleITK refuses some oblique axes that they accept.
     by_nibabel = reader is not None and reader.startswith("Nibabel")
     grid = _grid_by_nibabel(path) if by_nibabel else _grid_by_itk(path)
     return _turned(grid) if reader is not None and reader.endswith("WithReorient") else grid
@@ -159,7 +159,7 @@ def _grid_by_itk(path: Path) -> VoxelGrid:
 
 
 def grid_of(image: Any) -> VoxelGrid:
-    """The grid of a SimpleITK image, or of a reader that has read a header."""
+    """The grid of a SimpleITK image, or of an ``ImageFileReader`` that has read a header."""
     n = image.GetDimension()
     affine = np.eye(n + 1)
     affine[:-1, :-1] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
@@ -168,7 +168,7 @@ def grid_of(image: Any) -> VoxelGrid:
 
 
 def _turned(grid: VoxelGrid) -> VoxelGrid:
-    """The same voxels with their axes along those of the patient, as nearly as they can be."""
+    """The grid after its axes are permuted and flipped to be closest to those of the patient."""
     from nibabel.orientations import inv_ornt_aff, io_orientation
 
     if len(grid.shape) != 3:
@@ -180,14 +180,14 @@ def _turned(grid: VoxelGrid) -> VoxelGrid:
 
 
 def refuse_short(path: Path) -> None:
-    """Is a file as long as its header says?
+    """Refuses a file that is shorter than its header requires.
 
-    A ``.gz`` file is unpacked for that, and its checksum compared. ITK itself refuses ``.nrrd``
-    and ``.mha`` files that have too few voxels.
+    A ``.gz`` file is decompressed for this and its checksum is verified. ``.nrrd`` and ``.mha``
+    files are not checked here, because ITK itself refuses those with too few voxels.
 
     Raises:
-        InputError: it is shorter.
-        OSError, EOFError, IsalError, nibabel's errors: it is damaged.
+        InputError: the file is too short.
+        OSError, EOFError, IsalError, nibabel's errors: the file is damaged.
     """
     found = gunzipped_size(path) if path.suffix == ".gz" else path.stat().st_size
     if is_nifti(path):
@@ -216,15 +216,14 @@ def _voxel_bytes_by_itk(path: Path) -> int:
 
 
 def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
-    """Does a label map hold what is no label: NaN, infinities, complex numbers, colours?
+    """Refuses a label map with values that are no labels: NaN, infinite, complex, or colours.
 
     Args:
-        path: of the file. NIfTI files are asked themselves, before anything reads them, because
-            ITK takes NaN for 0.
-        array: its voxels as they were read, for other formats.
+        path: the file. NIfTI files are read here with nibabel, because ITK reads NaN as 0.
+        array: the voxels as they were read; used only for other formats.
 
     Raises:
-        InputError: it does.
+        InputError: the file has such values.
         nibabel's errors: the header cannot be read.
     """
     if is_nifti(path):
@@ -245,5 +244,5 @@ def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
 
 
 def spacing_of(spacing_xyz_mm: Sequence[float]) -> tuple[float, ...]:
-    """Spacing along the axes of an array, z first, as nnU-Net has it."""
+    """Spacing in mm along the axes of the array, z first, as in nnU-Net."""
     return tuple(abs(float(mm)) for mm in reversed(spacing_xyz_mm))

@@ -1,10 +1,10 @@
-"""What a file holds, in a few characters, whatever its name and times.
+"""Identities of files: short strings that depend only on content, not on names or times.
 
-Modification times do not tell: ``cp -p``, ``rsync -a`` and unpacking an archive keep them. The
-directory of a zip archive has length and CRC-32 of what is inside, which :mod:`.stream` checks
-when it reads the voxels. All other files are small beside them, because label maps compress well,
-and are hashed whole. (gzip's own checksum would not do: of a file of several parts, as some
-programs write it, the end has that of the last part alone.)
+Modification times would not do, because ``cp -p``, ``rsync -a`` and unpacking an archive keep them.
+For a zip archive, such as an npz, the identity is the length and CRC-32 in its directory;
+:mod:`.probabilities` verifies both when it reads the voxels. Other files are hashed completely,
+which is quick: label maps compress well and are small. (The checksum in a gzip file would not do,
+because in a file of several parts, as some programs write it, it covers only the last part.)
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PIECE = 1 << 20  # bytes hashed at a time
 
 
 def file_identity(path: Path) -> str:
-    """``sha256:`` and the hash of a file.
+    """``sha256:`` followed by the hash of a file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         digest = hashlib.sha256()
@@ -35,10 +35,10 @@ def file_identity(path: Path) -> str:
 
 
 def label_map_identity(path: Path) -> str:
-    """:func:`file_identity` of a label map, with the spacing that stands beside a TIFF file.
+    """:func:`file_identity` of a label map; for a TIFF file, also of the JSON with its spacing.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: a file cannot be read.
     """
     identity, beside = file_identity(path), path.with_suffix(".json")
     if path.suffix.lower() in (".tif", ".tiff") and beside.is_file():
@@ -47,12 +47,13 @@ def label_map_identity(path: Path) -> str:
 
 
 def archive_identity(path: Path) -> str:
-    """``crc32:`` and checksum and length of what is in a zip archive, from its directory alone.
+    """Identity of a zip archive; only its directory is read.
 
-    Of an archive of several files a hash of the names, checksums and lengths of them all.
+    ``crc32:CHECKSUM:LENGTH`` of the file inside. If there are several, ``sha256:`` and a hash of
+    the names, checksums and lengths of all.
 
     Raises:
-        InputError: it is no archive, or cannot be read.
+        InputError: the file is not a zip archive, or cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -62,7 +63,7 @@ def archive_identity(path: Path) -> str:
 
 
 def members_identity(members: list[zipfile.ZipInfo]) -> str:
-    """:func:`archive_identity` of an open archive."""
+    """:func:`archive_identity`, given the entries of the archive's directory."""
     if len(members) == 1:
         return f"crc32:{members[0].CRC:08x}:{members[0].file_size}"
     entries = sorted((m.filename, m.CRC, m.file_size) for m in members)

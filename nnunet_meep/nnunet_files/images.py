@@ -1,4 +1,4 @@
-"""Images and segmentations, read and written by nnU-Net's own readers."""
+"""Images and segmentations, read and written with nnU-Net's own readers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from nnunet_meep.nnunet_files.labels import UnknownLabels
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A segmentation as it was read.
+    """A segmentation as read from a file.
 
     Attributes:
-        labels: (*shape) in any type, with the axes of nnU-Net's probabilities.
-        spacing_mm: size of a voxel along each of them.
-        grid: where the voxels lie; None if the format does not say.
+        labels: label map (*shape) of any dtype, with the axes of nnU-Net's probabilities.
+        spacing_mm: size of a voxel along each axis.
+        grid: position of the voxels in space; None if the format does not store it.
     """
 
     labels: NDArray[Any]
@@ -42,10 +42,11 @@ class LabelMap:
 
 
 def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
-    """A segmentation as the reader of nnU-Net that the plans name gives it.
+    """Reads a segmentation as nnU-Net's reader for the data set does.
 
     Raises:
-        InputError: it cannot be read, is shorter than its header says, or holds NaN.
+        InputError: the file cannot be read, is shorter than its header requires, or has values
+            that are no labels (NaN, infinite, complex, colours).
     """
     with _said_of(path, "a segmentation"):
         refuse_short(path)
@@ -62,7 +63,7 @@ def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
 
 
 def _read_by_itk(path: Path) -> LabelMap | None:
-    """What ``SimpleITKIO`` gives, without its copies in float32; None if it is no 3D image."""
+    """The result of nnU-Net's ``SimpleITKIO`` without its float32 copy; None if not a 3D image."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -75,16 +76,16 @@ def _read_by_itk(path: Path) -> LabelMap | None:
 
 
 def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Dataset) -> None:
-    """Write a segmentation as nnU-Net does, in the geometry of another one.
+    """Writes a segmentation as nnU-Net does, in the geometry of another segmentation.
 
     Args:
         label_map: labels, with the axes of nnU-Net's probabilities.
         path: the new file.
-        like: a segmentation of the same shape.
-        dataset: names the reader.
+        like: a segmentation of the same shape, whose geometry is copied.
+        dataset: gives the reader.
 
     Raises:
-        InputError: ``like`` cannot be read, or has another shape.
+        InputError: ``like`` cannot be read, or has a different shape.
         OSError: the file cannot be written.
     """
     old, properties = _read_label_map(like, dataset)
@@ -105,10 +106,10 @@ def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[st
 
 
 def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
-    """An image with the axes of nnU-Net's probabilities; the first channel, if it holds several.
+    """Reads an image (its first channel), with the axes of nnU-Net's probabilities.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the image cannot be read.
     """
     array, _ = _read(path, dataset, "image", lambda reader: lambda p: reader.read_images([p]))
     return array[0]
@@ -125,19 +126,19 @@ def _read(
 
 @contextmanager
 def _said_of(path: Path, what: str) -> Iterator[None]:
-    """Make one line of whatever a library says about a file."""
+    """Turns any exception of a library into an :class:`InputError` of one line."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # each of nnU-Net's readers raises its library's own
+    except Exception as error:  # nnU-Net's readers raise whatever their libraries raise
         raise InputError(
             f"{path}: expected {what}, could not read it: {_first_line(str(error))}"
         ) from None
 
 
 def _reader(path: Path, dataset: Dataset) -> Any:
-    """The reader and writer of nnU-Net that the plans name, or else the one for such a file."""
+    """nnU-Net's reader and writer named in the plans, or else the one it uses for such a file."""
     import SimpleITK
     from nnunetv2.imageio.reader_writer_registry import (
         determine_reader_writer_from_dataset_json,
@@ -166,10 +167,14 @@ def _first_line(text: str) -> str:
 def read_codes(
     path: Path, dataset: Dataset
 ) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...], VoxelGrid | None]:
-    """A segmentation as codes (``Labels.encode``), (*shape); the size of its voxels; its grid.
+    """Reads a segmentation as codes.
+
+    Returns:
+        Codes of the labels (see ``Labels.encode``), (*shape); voxel size in mm along each axis;
+        grid, None if the format has none.
 
     Raises:
-        InputError: it cannot be read, or holds other labels than ``dataset.json`` has.
+        InputError: the file cannot be read, or has labels that are not in ``dataset.json``.
     """
     label_map = read_label_map(path, dataset)
     labels = dataset.labels

@@ -1,6 +1,6 @@
-"""What nnU-Net's ``dataset.json`` says about labels, regions and the ignore label.
+"""The labels, regions and ignore label in nnU-Net's ``dataset.json``.
 
-The same rules as nnU-Net's ``LabelManager``, without torch.
+Follows the rules of nnU-Net's ``LabelManager``, but does not need torch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Labels:
     """The classes of a data set.
 
     Attributes:
-        classes: the foreground labels in ascending order, or the regions (tuples of labels, or
-            a single label) in the order of ``dataset.json``.
+        classes: the foreground labels in ascending order, or the regions (a tuple of labels, or
+            a single label, each) in the order of ``dataset.json``.
         names: name of each class.
-        values: every label that a segmentation may hold, background included, ascending.
-        ignore_label: the label whose voxels count nowhere.
-        regions_class_order: the label that each region writes into the segmentation; empty where
-            the classes are labels.
+        values: every label that a segmentation may have, including background, ascending.
+        ignore_label: voxels with this label are left out; None if there is no such label.
+        regions_class_order: the label that each region gets in the segmentation; empty if the
+            classes are labels.
     """
 
     classes: tuple[int | tuple[int, ...], ...]
@@ -39,7 +39,7 @@ class Labels:
 
     @property
     def is_region_based(self) -> bool:
-        """Are the classes nnU-Net's regions, which may overlap (sigmoid), or labels (softmax)?"""
+        """True if the classes are nnU-Net's regions, which may overlap (sigmoid, not softmax)."""
         return bool(self.regions_class_order)
 
     @property
@@ -49,37 +49,37 @@ class Labels:
 
     @property
     def n_channels(self) -> int:
-        """Channels of a probability file: all labels with background, or the regions."""
+        """Channels of a probability file: all labels including background, or the regions."""
         return len(self.classes) if self.is_region_based else len(self.values)
 
     def channel(self, class_index: int) -> int:
-        """The channel of a probability file that holds the class."""
+        """The channel of a probability file that has the probabilities of a class."""
         if self.is_region_based:
             return class_index
         return self.values.index(self.classes[class_index])
 
     @property
     def nowhere(self) -> int:
-        """The code of voxels that count nowhere; below it are the indices into ``values``."""
+        """The code of ignored voxels. Smaller codes are indices into ``values``."""
         return len(self.values)
 
     def encode(self, segmentation: NDArray[Any]) -> NDArray[np.unsignedinteger]:
-        """Codes of a label map: index into ``values``, or ``nowhere`` for the ignore label.
+        """Converts a label map to codes: index into ``values``, or ``nowhere`` where ignored.
 
         Args:
-            segmentation: labels in any type, (*shape).
+            segmentation: labels of any dtype, (*shape).
 
         Returns:
-            (*shape), uint8 where that is enough, else uint16.
+            (*shape), uint8 if that is enough, else uint16.
 
         Raises:
-            UnknownLabels: there are others than these.
+            UnknownLabels: a label is neither in ``values`` nor the ignore label.
         """
         known = self.values if self.ignore_label is None else (*self.values, self.ignore_label)
         small = np.uint8 if known[-1] < np.iinfo(np.uint8).max else np.uint16
         labels = np.empty(segmentation.shape, small)
-        for i, part in enumerate(segmentation):  # in parts that stay in the cache
-            with np.errstate(invalid="ignore"):  # NaN as an integer: found unequal below
+        for i, part in enumerate(segmentation):  # slice by slice, to stay in the cache
+            with np.errstate(invalid="ignore"):  # a NaN is found below, as it equals no integer
                 labels[i] = part
             if not np.array_equal(labels[i], part):
                 raise UnknownLabels(np.setdiff1d(segmentation, known))
@@ -96,26 +96,26 @@ class Labels:
         return labels
 
     def y_of_code(self, members: Collection[int]) -> NDArray[np.uint8]:
-        """For each code whether it is one of some labels: 1, 0, or 2 for ``nowhere``."""
+        """For each code: 1 if its label is in ``members``, 0 if not, 2 for ``nowhere``."""
         return np.array([*(v in members for v in self.values), 2], np.uint8)
 
     def members(self, class_index: int) -> tuple[int, ...]:
-        """The labels of a class."""
+        """The labels that belong to a class: one, or those of the region."""
         members = self.classes[class_index]
         return (members,) if isinstance(members, int) else members
 
     def channel_members(self, channel: int) -> tuple[int, ...]:
-        """The labels whose probability a channel holds."""
+        """The labels whose probability a channel of a probability file has."""
         if self.is_region_based:
             return self.members(channel)
         return (self.values[channel],)
 
     @property
     def predicted_label(self) -> tuple[int, ...]:
-        """The label that nnU-Net's segmentation gets for each winner.
+        """For each winner, the label that nnU-Net writes into the segmentation.
 
-        Winners are channels for labels (argmax). For regions they are 0 where no p > 1/2, and
-        otherwise 1 + the last channel in ``regions_class_order`` with p > 1/2.
+        For labels, the winner of a voxel is the channel with the largest p (argmax). For regions it
+        is 0 if no channel has p > 1/2, and otherwise 1 + the last channel with p > 1/2.
         """
         if not self.is_region_based:
             return self.values
@@ -123,15 +123,16 @@ class Labels:
 
 
 class UnknownLabels(ValueError):
-    """Labels that a data set does not have; ``args[0]`` are their values."""
+    """A segmentation has labels that the data set does not; ``args[0]`` lists their values."""
 
 
 def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
     """The labels of a parsed ``dataset.json``; ``path`` is named in errors.
 
     Raises:
-        InputError: ``labels`` or ``regions_class_order`` are not what nnU-Net takes, or regions
-            are lost in the labels that it writes for them. One line names all mistakes.
+        InputError: ``labels`` or ``regions_class_order`` are not as nnU-Net needs them, or a
+            segmentation written in this order cannot represent the regions. The message, one line,
+            lists all mistakes.
     """
     entries = dataset_json.get("labels")
     if not isinstance(entries, dict):
@@ -142,14 +143,14 @@ def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
     foreground = {k: v for k, v in entries.items() if k not in ("background", "ignore")}
     has_regions = any(isinstance(value, list) and len(value) > 1 for value in foreground.values())
     named = {name: _members(value) for name, value in foreground.items()}
-    if has_regions:  # nnU-Net ignores those of background alone
+    if has_regions:  # nnU-Net ignores regions that consist only of background
         named = {name: members for name, members in named.items() if set(members or ()) != {0}}
     known = {name: members for name, members in named.items() if members is not None}
     complete = len(known) == len(named)
     values = tuple(sorted({0, *(m for members in known.values() for m in members)}))
     mistakes = _mistakes_of_entries(entries, named)
     mistakes += _mistakes_of_names(known if has_regions else {"background": (0,), **known})
-    if complete:  # otherwise nobody knows which labels there are
+    if complete:  # otherwise the labels are not all known
         mistakes += _mistakes_of_values(values, entries.get("ignore"), has_regions)
     order: Any = dataset_json.get("regions_class_order")
     if has_regions:
@@ -167,7 +168,7 @@ def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
             ignore_label=entries.get("ignore"),
             regions_class_order=tuple(order),
         )
-    # A list of one label is that label.
+    # Without regions, each entry is one label, possibly written as a list of one.
     name_of = {label: name for name, (label,) in known.items()}
     return Labels(
         classes=values[1:],
@@ -179,9 +180,9 @@ def read_labels(dataset_json: dict[str, Any], path: Path) -> Labels:
 
 
 def _members(value: Any) -> tuple[int, ...] | None:
-    """The labels of a label or region; None if the value is neither."""
+    """The labels in an entry of ``labels``; None if it is neither a label nor a region."""
     members = value if isinstance(value, list) else [value]
-    # True is an int, too.
+    # Not isinstance: True is an int, too.
     if members and all(type(m) is int and m >= 0 for m in members):
         return tuple(members)
     return None
@@ -190,7 +191,7 @@ def _members(value: Any) -> tuple[int, ...] | None:
 def _mistakes_of_entries(
     entries: dict[str, Any], named: dict[str, tuple[int, ...] | None]
 ) -> list[str]:
-    """Of each value for itself."""
+    """Mistakes in single entries of ``labels``."""
     mistakes = []
     background = entries.get("background")
     if type(background) is not int or background != 0:
@@ -214,7 +215,7 @@ def _mistakes_of_entries(
 
 
 def _mistakes_of_names(known: dict[str, tuple[int, ...]]) -> list[str]:
-    """Labels or regions with several names, of which only one would be in the results."""
+    """Labels or regions that have several names; the results could use only one of them."""
     names_of: dict[tuple[int, ...], list[str]] = {}
     for name, members in known.items():
         names_of.setdefault(tuple(sorted(set(members))), []).append(_as_json(name))
@@ -227,7 +228,7 @@ def _mistakes_of_names(known: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 def _mistakes_of_values(values: tuple[int, ...], ignore: Any, has_regions: bool) -> list[str]:
-    """Of all labels together."""
+    """Mistakes in the set of all labels."""
     mistakes = []
     if values == (0,):
         mistakes.append("expected at least one label beside the background, got none")
@@ -246,18 +247,18 @@ def _mistakes_of_values(values: tuple[int, ...], ignore: Any, has_regions: bool)
 def _mistakes_of_order(
     order: Any, named: dict[str, tuple[int, ...] | None], values: tuple[int, ...] | None
 ) -> list[str]:
-    """Of ``regions_class_order``.
+    """Mistakes in ``regions_class_order``.
 
-    nnU-Net writes region after region, each as its label of the order, so that a voxel keeps the
-    label of the last region that it is in. Read as a segmentation, that label has to be in the
-    regions that the voxel is in, and in no other: otherwise the Dice of a perfect prediction is
-    not 1. This holds if inner regions come after outer ones and each writes a label that is in
-    none of those within it. Where regions overlap in part, no order may do.
+    nnU-Net writes the regions one after the other, each with its label in the order, so a voxel
+    keeps the label of the last region it is in. When the segmentation is read again, this label
+    must belong to exactly the regions that the voxel is in. Otherwise even a perfect prediction has
+    a Dice below 1. It does if inner regions come after outer ones, and each is written with a label
+    that no region within it has. If regions overlap only in part, there may be no valid order.
 
     Args:
-        order: what stands in ``dataset.json``.
-        named: the labels of each region, None where it is none.
-        values: all labels, None if some are unknown.
+        order: ``regions_class_order`` of ``dataset.json``.
+        named: {name of a region: its labels, or None if the entry is not a region}.
+        values: all labels; None if they are not all known.
     """
     labels = order if isinstance(order, list) else []
     mistakes = []
@@ -305,6 +306,6 @@ def _mistakes_of_order(
 
 
 def _as_json(value: Any) -> str:
-    """As it stands in the file, in one line."""
+    """A value as JSON in one line, as in the file."""
     text = json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # half of a character, say
+    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be printed

@@ -1,9 +1,9 @@
-"""Which network made a folder of predictions, as far as the folder tells.
+"""Finds out which network made a folder of predictions, as far as the folder's files reveal it.
 
-A fold's ``validation`` folder stands in ``TRAINER__PLANS__CONFIGURATION/fold_X`` and tells all.
-``nnUNetv2_predict`` leaves ``plans.json``, which names data set and plans, but neither trainer nor
-configuration, folds or checkpoint. ``meep-predict`` and ``meep-calib-apply`` write down what they
-know.
+The path of a ``TRAINER__PLANS__CONFIGURATION/fold_X/validation`` folder identifies the network
+completely. ``nnUNetv2_predict`` leaves only ``plans.json``, which names data set and plans but not
+trainer, configuration, folds or checkpoint. ``meep-predict`` and ``meep-calib-apply`` record what
+they know about the network.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from typing import Any
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.identity import archive_identity
 
-#: In a folder that ``meep-calib-apply`` or ``meep-predict`` wrote: of what, and with what.
+#: The record that ``meep-calib-apply`` and ``meep-predict`` leave in the folder they write.
 RECORD = "calib_apply_args.json"
 
-#: nnUNetv2_train writes the validation of the first, with --val_best of the second.
+#: ``nnUNetv2_train`` predicts the validation cases with the first, or, with ``--val_best``, with
+#: the second.
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 _NAMED = ("dataset", "trainer", "plans", "configuration")
 
 
 @dataclass(frozen=True)
 class Network:
-    """What made predictions; None and empty where that is not known.
+    """The network that made predictions. Attributes are None or empty if unknown.
 
     Attributes:
         dataset: name of the data set, for example ``Dataset501_LA``.
         trainer, plans, configuration: as in the name of nnU-Net's results folder.
-        folds: whose networks predicted, ascending.
-        averaged: is each prediction the average of all these folds? Otherwise each case was
-            predicted by one of them, as in the validation of a cross-validation.
-        checkpoints: of folds, what their checkpoint holds (:mod:`.identity`). Several where it is
-            not known which of them predicted.
+        folds: the folds whose networks made the predictions, ascending.
+        averaged: True if each prediction is the average over all these folds (an ensemble). False
+            if each case was predicted by one fold, as in a cross-validation.
+        checkpoints: {fold: identities of its checkpoint (see :mod:`.identity`)}. Several if it is
+            not known which checkpoint was used.
     """
 
     dataset: str | None = None
@@ -50,20 +51,20 @@ class Network:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """What is not known of it, in words."""
+        """Names of the attributes that are unknown."""
         names = [name for name in _NAMED if getattr(self, name) is None]
         if not self.folds:
             names.append("folds")
         return tuple(names)
 
     def unknown_of_either(self, other: Network) -> tuple[str, ...]:
-        """What cannot be compared, because one of two does not say it."""
+        """Names of the attributes that cannot be compared, because one of the two is unknown."""
         return tuple(dict.fromkeys((*self.unknown, *other.unknown)))
 
     def differences(self, other: Network) -> list[str]:
-        """In what ``other`` is another network: one phrase each, as far as both are known.
+        """One phrase for each known attribute in which the networks differ.
 
-        The data set is not in it, see :meth:`other_dataset`.
+        Does not compare the data set; see :meth:`other_dataset`.
         """
         found = []
         for name in _NAMED[1:]:
@@ -78,35 +79,35 @@ class Network:
         return found
 
     def _predicts_as(self, other: Network) -> bool:
-        """The same average of folds, or single folds that are among those of ``other``."""
+        """Whether the folds match: the same ensemble, or single folds that ``other`` has, too."""
         averages = [n.averaged and len(n.folds) > 1 for n in (self, other)]
         if any(averages):
             return all(averages) and set(self.folds) == set(other.folds)
         return set(self.folds) <= set(other.folds)
 
     def other_dataset(self, other: Network) -> bool:
-        """Is ``other`` of another data set?"""
+        """Whether both data sets are known and differ."""
         return None not in (self.dataset, other.dataset) and self.dataset != other.dataset
 
     @property
     def folds_in_words(self) -> str:
-        """Which folds, and how they predicted."""
+        """The folds as text, and whether they were averaged."""
         if len(self.folds) == 1:
             return f"fold {self.folds[0]}"
         how = "the average of folds" if self.averaged else "single folds"
         return f"{how} {', '.join(self.folds)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in ``calibration.json`` and ``calibrator.json``."""
+        """The entry in ``calibration.json`` and ``calibrator.json``."""
         checkpoints = {fold: list(identities) for fold, identities in self.checkpoints.items()}
         return {**asdict(self), "folds": list(self.folds), "checkpoints": checkpoints}
 
     @classmethod
     def from_dict(cls, content: Any) -> Network:
-        """What :meth:`to_dict` gave.
+        """The network that :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: ``content`` is not such an entry.
         """
         if not isinstance(content, dict):
             raise ValueError(f"network: expected an object, got {content!r}")
@@ -124,10 +125,12 @@ class Network:
 
 
 def network_of(pred_folders: Sequence[Path]) -> Network:
-    """The network behind folders of predictions; what is not the same for all is not known.
+    """The network that made one or several folders of predictions.
+
+    Names that are not the same for all folders become None; folds are put together.
 
     Raises:
-        InputError: a file that has to be read cannot be.
+        InputError: a checkpoint or a record of the network cannot be read.
     """
     networks = [_network_of(folder) for folder in pred_folders]
     first, *others = networks
@@ -183,7 +186,7 @@ def _recorded(path: Path) -> Network:
 
 
 def _named_in_plans(path: Path) -> tuple[str | None, str | None]:
-    """Names of data set and plans; :mod:`.cases` says what is wrong with such a file."""
+    """Names of data set and plans; None if unreadable, which :mod:`.cases` reports as an error."""
     try:
         plans = json.loads(path.read_bytes())
         names = plans.get("dataset_name"), plans.get("plans_name")

@@ -1,4 +1,4 @@
-"""Folders of predictions and references, opened: which cases there are, and what they hold."""
+"""Opens folders of predictions and references and finds the cases in them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from nnunet_meep.nnunet_files.networks import network_of
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions and their references.
+    """Predictions and their reference segmentations.
 
     Attributes:
-        folders: where they are.
-        dataset: what ``dataset.json`` and ``plans.json`` say.
-        paired: the cases, and what does not pair up.
-        all_cases: are they all of the folders?
+        folders: the folders they are in.
+        dataset: labels, file ending and reader from ``dataset.json`` and ``plans.json``.
+        paired: the cases, and the files that could not be paired.
+        all_cases: False if only some of the cases were asked for.
     """
 
     folders: Folders
@@ -46,7 +46,7 @@ class Predictions:
         plans_json: Path | None = None,
         cases: Sequence[str] | None = None,
     ) -> Predictions:
-        """Look at the folders; no voxel is read.
+        """Finds and pairs the files; does not read any voxels.
 
         Args:
             gt_folder, pred_folders: as for :func:`.find_folders`.
@@ -54,7 +54,7 @@ class Predictions:
             cases: names of the cases to take, as if there were no others; None: all.
 
         Raises:
-            InputError: they are not what they should be.
+            InputError: as these two, or there are no probabilities.
         """
         folders = find_folders(gt_folder, pred_folders)
         dataset = read_dataset(folders.predictions, dataset_json, plans_json)
@@ -64,14 +64,15 @@ class Predictions:
         return cls(folders, dataset, paired, cases is None)
 
     def incomplete_folds(self) -> list[dict[str, Any]]:
-        """The folds of ``splits_final.json`` that are not there, or not completely predicted.
+        """The folds of ``splits_final.json`` with validation cases that have no prediction.
 
-        Only for all cases of ``fold_X/validation``, and where nnU-Net's preprocessing has the
-        splits.
+        Empty unless the predictions are all those of ``fold_X/validation`` and
+        ``splits_final.json`` is found.
 
         Returns:
-            For each its ``fold``, whether it is ``evaluated`` at all, its ``missing`` validation
-            cases and their number ``n_cases``, missing or not.
+            For each such fold: ``fold``, its number; ``evaluated``, whether its folder is among the
+            predictions; ``missing``, names of the validation cases without a prediction;
+            ``n_cases``, the number of its validation cases.
         """
         folds = {
             f.parent.name.removeprefix("fold_")
@@ -89,7 +90,7 @@ class Predictions:
         return found
 
     def _splits(self) -> list[list[str]]:
-        """The validation cases of each fold; nothing if they are not known."""
+        """The validation cases of each fold; empty if ``splits_final.json`` is not found."""
         places = [self.folders.references.resolve().parent]
         network = network_of(self.folders.predictions)
         if (preprocessed := os.environ.get("nnUNet_preprocessed")) and network.dataset:

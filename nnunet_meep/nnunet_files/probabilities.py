@@ -1,7 +1,7 @@
-"""The probabilities of an npz, part by part and checked, without ever holding the whole array.
+"""Reads the probabilities of an npz part by part, so that the whole array is never in memory.
 
-Inflating is most of the work of reading, so it is done by ISA-L, which is faster than zlib and lets
-other threads run meanwhile. What zipfile would check is checked here too: length and CRC-32.
+Decompression takes most of the time, so it is done by ISA-L, which is faster than zlib and lets
+other threads run meanwhile. Length and CRC-32 are verified, as zipfile would.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS
 from nnunet_meep.nnunet_files.identity import members_identity
 
-#: Values in a part.
+#: Values per part.
 PART = 1 << 18
-#: Floating types that nnU-Net's probabilities may have, and by how much the sum over the classes
-#: of a voxel may miss one.
+#: {allowed dtype: how far from 1 a voxel's sum of probabilities over the classes may be}.
 SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 
-#: A probability may leave [0, 1] by this much (rounding); it is clipped.
+#: By how much a probability may lie outside [0, 1] (rounding); it is then clipped.
 RANGE_TOLERANCE = 1e-3
 
-_READ = 1 << 16  # compressed bytes at a time
-_PARTS_AHEAD = 8  # parts read and not worked on yet, at most
-# zlib's fastest level: 0.35 s instead of 1.0 s at numpy's for 21 MB, and files 4 % larger.
+_READ = 1 << 16  # compressed bytes read at a time
+_PARTS_AHEAD = 8  # how many parts may be read before the first is released
+# zlib's fastest level: 0.35 s for 21 MB instead of 1.0 s with numpy's level; files are 4 % larger.
 _COMPRESSION = 1
 
 
@@ -46,13 +45,13 @@ class Part:
     """Some voxels of one channel.
 
     Attributes:
-        channel: which channel.
-        index: the number of the part within its channel.
-        left: how many parts of the channel come after it.
-        start, stop: which voxels, counted in the order of the file.
-        p: their values, float32 or float64, (stop - start,), contiguous.
-        release: gives the memory back for another part; to be called for each part, those of the
-            same voxels in the order of their channels. ``p`` is worth nothing afterwards.
+        channel: index of the channel.
+        index: index of the part within its channel.
+        left: how many parts of the channel come after this one.
+        start, stop: range of the voxels, counted in the order of the file.
+        p: their probabilities, float32 or float64, (stop - start,), contiguous.
+        release: returns the memory for use by another part; ``p`` is invalid afterwards. It must be
+            called for every part, and for parts of the same voxels in the order of their channels.
     """
 
     channel: int
@@ -68,8 +67,9 @@ class ProbabilityFile:
     """An open npz with one array ``probabilities`` of shape (C, *shape).
 
     Attributes:
-        identity: what it holds (:mod:`.identity`), if reading it to its end raises nothing.
-        comment: of the archive; see :func:`.calibrated.note`.
+        identity: identity of its content (see :mod:`.identity`); valid only once the file has been
+            read to its end without an error.
+        comment: comment of the zip archive; see :func:`.calibrated.note`.
     """
 
     def __init__(
@@ -83,22 +83,22 @@ class ProbabilityFile:
 
     @property
     def order(self) -> Literal["C", "F"]:
-        """In which the voxels of a channel come: "C" or "F", as numpy names them."""
+        """Memory order of the voxels of a channel: "C" or "F", as in numpy."""
         return "F" if self.fortran_order else "C"
 
     def parts(self) -> Iterator[Part]:
-        """The whole array, each channel from its first voxel to its last.
+        """The whole array in parts, each channel from its first voxel to its last.
 
         Raises:
-            InputError: the file is cut short or damaged.
+            InputError: the file is truncated or damaged.
         """
         n_channels, n_voxels = self.shape[0], math.prod(self.shape[1:])
-        # In Fortran order the channels of a voxel lie side by side, and the voxels run with their
-        # first axis fastest; otherwise one whole channel follows the other.
+        # In C order one channel follows the other. In Fortran order all channels of a voxel are
+        # next to each other, and the first axis of the voxels varies fastest.
         width = n_channels if self.fortran_order else 1
         step = max(PART // width, PART // 16, 1)
         starts = range(0, n_voxels, step)
-        free: queue.SimpleQueue[NDArray] = queue.SimpleQueue()  # bounds what lies here unused
+        free: queue.SimpleQueue[NDArray] = queue.SimpleQueue()  # limits how far reading runs ahead
         for _ in range(_PARTS_AHEAD):
             free.put(np.empty(step * width, self.dtype))
         for first in range(0, n_channels, width):
@@ -127,11 +127,11 @@ class ProbabilityFile:
 
 
 def _nothing() -> None:
-    """What is released with another part."""
+    """The ``release`` of a part whose memory is not to be reused, or that another part releases."""
 
 
 class ProbabilityArray:
-    """Probabilities in memory, part by part as :class:`ProbabilityFile` reads them from a file.
+    """Probabilities in memory, with the interface of :class:`ProbabilityFile`.
 
     Args:
         probabilities: (K, *shape), float16, float32 or float64.
@@ -147,7 +147,7 @@ class ProbabilityArray:
         self._flat = np.ascontiguousarray(probabilities, exact).reshape(len(probabilities), -1)
 
     def parts(self) -> Iterator[Part]:
-        """The whole array, each channel from its first voxel to its last."""
+        """The whole array in parts, each channel from its first voxel to its last."""
         n_voxels = self._flat.shape[1]
         starts = range(0, n_voxels, PART)
         for channel, values in enumerate(self._flat):
@@ -159,10 +159,11 @@ class ProbabilityArray:
 
 @contextmanager
 def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
-    """Open an npz as nnU-Net writes it. Nothing is ever unpickled.
+    """Opens an npz as nnU-Net writes it. Nothing is ever unpickled.
 
     Raises:
-        InputError: it is no npz, holds other arrays, or no floating numbers.
+        InputError: the file is not an npz, has other arrays, or a dtype that is not in
+            :data:`SUM_TOLERANCE`.
     """
     try:
         file = path.open("rb")
@@ -190,7 +191,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
                 raise ValueError(f"{member.left} bytes where {expected} are needed for {shape}")
         except (
             zipfile.BadZipFile,
-            NotImplementedError,  # zipfile, from a header that asks for what it cannot do
+            NotImplementedError,  # zipfile, for a feature that it does not support
             ValueError,
             struct.error,
             tokenize.TokenError,  # numpy, from a damaged header
@@ -201,13 +202,13 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
 
 
 class _Member:
-    """The bytes of one member of a zip archive, in order."""
+    """Reads one member of a zip archive from beginning to end."""
 
     def __init__(self, file: BinaryIO, info: zipfile.ZipInfo) -> None:
         if info.flag_bits & 1:
             raise ValueError("it is encrypted")
         file.seek(info.header_offset)
-        # The local header: its own name and extra field may differ from the directory's.
+        # The name and extra field in the local header may differ in length from the directory's.
         name_length, extra_length = struct.unpack("<26xHH", file.read(30))
         file.seek(name_length + extra_length, 1)
         self.left = info.file_size
@@ -227,7 +228,7 @@ class _Member:
         return bytes(result)
 
     def fill(self, target: memoryview) -> None:
-        """The next ``len(target)`` bytes, into memory that is there."""
+        """Reads the next ``len(target)`` bytes into ``target``."""
         done = 0
         while done < len(target):
             piece = self._next(len(target) - done)
@@ -237,7 +238,7 @@ class _Member:
         self.left -= len(target)
 
     def finish(self) -> None:
-        """After the last byte: was it what was written?"""
+        """Verifies the checksum; to be called after the last byte."""
         if self._crc != self._expected_crc:
             raise ValueError("its checksum is wrong: the file is damaged")
 
@@ -265,10 +266,15 @@ def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) -> None:
-    """Could values from ``low`` to ``high`` be probabilities?
+    """Refuses values that cannot be probabilities.
+
+    Args:
+        path: named in the error.
+        n_not_finite: number of values that are NaN or infinite.
+        low, high: lowest and highest of the other values.
 
     Raises:
-        InputError: they could not, or some were not finite.
+        InputError: a value is not finite, or outside [0, 1] by more than the tolerance.
     """
     if n_not_finite:
         raise InputError(
@@ -279,15 +285,15 @@ def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) 
 
 
 def refuse_sums(path: Path | str, worst: float, dtype: np.dtype) -> None:
-    """Could these be the probabilities of all classes?
+    """Refuses probabilities that do not sum to 1 over the classes.
 
     Args:
         path: named in the error.
-        worst: the most by which the sum over the classes of a voxel misses one.
-        dtype: of the file.
+        worst: largest difference from 1 of a voxel's sum over the classes.
+        dtype: dtype of the file, which determines the tolerance.
 
     Raises:
-        InputError: they could not.
+        InputError: ``worst`` is larger than the tolerance.
     """
     tolerance = SUM_TOLERANCE[dtype.name]
     if worst > tolerance:
@@ -306,10 +312,12 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def read_channels(
     path: Path, expected: tuple[int, ...]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Each channel with its number, as an array (*shape), clipped to [0, 1].
+    """The channels one after the other: index, and probabilities (*shape) clipped to [0, 1].
+
+    An array may be overwritten as soon as the next channel is requested.
 
     Raises:
-        InputError: the file cannot be read, or has another shape than ``expected``.
+        InputError: the file cannot be read, or its shape is not ``expected``.
     """
     with open_probabilities(path) as file:
         if file.shape != expected:
@@ -317,7 +325,7 @@ def read_channels(
                 f"{path}: expected probabilities of shape {expected}, got {file.shape}"
             )
         n_voxels = math.prod(expected[1:])
-        # Channels lie one after the other, or, in Fortran order, side by side.
+        # In Fortran order the channels are interleaved and have to be read together.
         together = expected[0] if file.fortran_order else 1
         arrays = np.empty((together, n_voxels), np.float32)
         for part in file.parts():
@@ -331,12 +339,12 @@ def read_channels(
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.float32], comment: bytes) -> None:
-    """An npz as ``numpy.savez_compressed`` makes it, in less time, with a comment of the archive.
+    """Writes an npz like ``numpy.savez_compressed``, but faster and with a comment.
 
     Args:
         path: the new file.
         probabilities: (K, *shape), classes or regions first, as nnU-Net saves them.
-        comment: see :func:`.calibrated.note`.
+        comment: comment of the zip archive; see :func:`.calibrated.note`.
 
     Raises:
         OSError: the file cannot be written.
