@@ -1,1 +1,1 @@
-"""Public data sets, and a synthetic one, as nnU-Net raw data."""
+"""Public data sets and a synthetic one, in nnU-Net's raw format."""

@@ -1,19 +1,20 @@
-"""The Left Atrium 2018 data into nnU-Net's raw format, with the MEEP paper's split.
+"""Converts the Left Atrium 2018 data to nnU-Net's raw format, with the MEEP paper's split.
 
 100 late gadolinium enhanced MRI of the Atrial Segmentation Challenge 2018, each with a mask of
-the left atrium. Three layouts are read, told apart by their file names at any depth:
+the left atrium. Three layouts are supported, recognised by their file names at any depth:
 
-- the challenge's own, ``<CASE>/lgemri.nrrd`` and ``<CASE>/laendo.nrrd``: mask values 0 and 255,
-  and headers that say a spacing of 1 where it is 0.625 mm;
+- the challenge's own, ``<CASE>/lgemri.nrrd`` and ``<CASE>/laendo.nrrd``: mask values are 0 and 255.
+  The headers give a spacing of 1 although it is 0.625 mm;
 - pre-processed, ``<CASE>/mri_norm2.h5``: ``image`` (float32, normalised and cropped) and
-  ``label`` (0 and 1), axes x, y, z, without geometry: 0.625 mm, origin 0, identity direction;
+  ``label`` (0 and 1), with axes x, y, z. There is no geometry, so it is set to a spacing of
+  0.625 mm, origin 0 and identity direction;
 - NIfTI, ``imagesTr/LA_<CASE>_0000.nii.gz`` and ``labelsTr/LA_<CASE>.nii.gz``, and the same with
-  ``Ts``: mask values 0 and 1, 0.625 mm.
+  ``Ts``: mask values are 0 and 1, the spacing is 0.625 mm.
 
-In each, voxel (i, j, k) stays voxel (i, j, k) and intensities stay what they are; masks become
-uint8 with 0 and 1. The paper's lists, which divide the 100 scans that the challenge released for
-training, decide what is for training and what for testing, whatever the folder a case comes from;
-or the challenge's own folder ``Testing Set`` does.
+The order of the voxels and the intensities do not change; masks become uint8 with 0 and 1. The
+paper's lists divide the 100 scans that the challenge released for training into training and test
+cases. They are used whatever folder a case comes from, unless the challenge's own folder
+``Testing Set`` is requested as the test set.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from nnunet_meep.datasets.raw_folder import (
 )
 from nnunet_meep.errors import InputError
 
-# The lists of the paper's repository, sorted. The validation cases are training cases too: they
-# are taken out of training in fold 0.
+# The lists in the paper's repository, sorted. The validation cases are among the training cases;
+# fold 0 excludes them from training.
 TRAINING_CASES = tuple(
     """
     06SR5RBREL16DQ6M8LWS 0RZDK210BSMWAA6467LU 1D7CUD1955YZPGK8XHJX 1GU15S0GJ6PFNARO469W
@@ -85,13 +86,13 @@ TEST_CASES = tuple(
     YDKD1HVHSME6NVMA8I39 Z9GMG63CJLL0VW893BB1 ZIJLJAVQV3FJ6JSQOH1E ZQPMJ4XEC5A4BISD45P1
     """.split()  # noqa: SIM905 (legible)
 )
-# One scan that the challenge released under two names: were it on both sides of a split, the
-# validation would see a training case.
+# One scan that the challenge released under two names. Both must be on the same side of a split, or
+# a training case would be validated on.
 SAME_SCAN = ("0RZDK210BSMWAA6467LU", "CMPXO4J23G58J53Q98SZ")
 
 SPACING_MM = 0.625
 
-# Name: where the images are, where the masks are (globs below SRC), the mask's values.
+# {layout: (glob for images, glob for masks, values of the mask)}; globs are relative to SRC.
 _LAYOUTS = {
     "the challenge's NRRD": ("**/lgemri.nrrd", "**/laendo.nrrd", (0, 255)),
     "pre-processed HDF5": ("**/mri_norm2.h5", "**/mri_norm2.h5", (0, 1)),
@@ -107,16 +108,16 @@ SOURCES = (
 
 
 def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
-    """The Left Atrium 2018 data below a folder.
+    """Finds the Left Atrium 2018 data below a folder.
 
     Args:
-        source: a folder with one of the three layouts (see the module).
-        challenge_test: take the scans in the challenge's ``Testing Set`` for testing, and all scans
-            of the paper's lists for training; otherwise the paper's lists decide, and other scans
-            are left out.
+        source: a folder with one of the three layouts (see the module's docstring).
+        challenge_test: use the scans in the challenge's ``Testing Set`` for testing, and all scans
+            in the paper's lists for training. Otherwise the paper's lists define both, and scans
+            that are not in them are left out.
 
     Raises:
-        InputError: there are none, or more than one layout.
+        InputError: there are no such data, or more than one layout.
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
@@ -174,19 +175,19 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
 
 
 def make_splits(cases: Collection[str]) -> Splits:
-    """nnU-Net's ``splits_final.json`` for those of the scans that are there.
+    """The content of nnU-Net's ``splits_final.json`` for the scans that were found.
 
-    Fold 0 is the paper's split, folds 1 to 5 are a cross-validation of all scans for training. They
+    Fold 0 is the paper's split. Folds 1 to 5 are a cross-validation over all training scans; they
     are in the file because nnU-Net silently draws a random split for a fold that is not.
 
     Args:
-        cases: names of scans for training, as in ``TRAINING_CASES``. If any of ``TEST_CASES`` is
-            among them the cross-validation is of both lists, and fold 0 leaves them out. What a
-            fold does with a scan does not depend on which of the others are there.
+        cases: names of the scans for training, as in ``TRAINING_CASES``. If they include any of
+            ``TEST_CASES``, the cross-validation is over both lists, and fold 0 leaves the test
+            cases out. The part of a scan in a fold does not depend on which other scans were found.
 
     Returns:
-        Six dicts with the case identifiers ``LA_<CASE>`` under ``train`` and ``val``, or none if
-        any of those lists would be empty.
+        Six dicts with the case identifiers ``LA_<CASE>`` under ``train`` and ``val``; an empty list
+        if any of these would be empty.
     """
     pool = {*TRAINING_CASES, *(TEST_CASES if set(cases) & set(TEST_CASES) else ())}
     groups = sorted([SAME_SCAN, *((case,) for case in pool if case not in SAME_SCAN)])
@@ -201,7 +202,12 @@ def make_splits(cases: Collection[str]) -> Splits:
 def _find(
     source: Path,
 ) -> tuple[str, dict[str, Path], dict[str, tuple[Path, Path]], dict[str, list[str]]]:
-    """The layout; each case's place, its image and mask if they are there, and its problems."""
+    """Finds all cases, whatever list they are in.
+
+    Returns:
+        The name of the layout, and three dicts by case: one of its files; its image and mask, if
+        there is exactly one of each; and its problems, if any.
+    """
     found = {
         layout: (_by_case(source, images), _by_case(source, masks))
         for layout, (images, masks, _) in _LAYOUTS.items()
@@ -238,7 +244,7 @@ def _find(
 
 
 def _by_case(source: Path, pattern: str) -> dict[str, list[Path]]:
-    # glob.glob and not Path.glob: the latter does not follow links to folders everywhere.
+    # glob.glob, because Path.glob does not follow links to folders in every Python version.
     found = defaultdict(list)
     for relative in sorted(glob.glob(pattern, root_dir=source, recursive=True)):
         path = source / relative
@@ -248,7 +254,7 @@ def _by_case(source: Path, pattern: str) -> dict[str, list[Path]]:
 
 
 def _strays(source: Path) -> list[str]:
-    """Other files that lie among the scans: no line or one."""
+    """A note about other files among the scans: a list of at most one line."""
     return skipped_files(
         path
         for path in sorted(source.rglob("*"))
@@ -259,10 +265,10 @@ def _strays(source: Path) -> list[str]:
 
 
 def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Image], sitk.Image]:
-    """The image as it is and the mask as uint8 with 0 and 1, in one geometry.
+    """Reads the image unchanged and the mask as uint8 with 0 and 1, in the image's geometry.
 
     Raises:
-        InputError: one line for each thing that is wrong with the case.
+        InputError: one line for each problem with the case.
     """
     problems = []
     read: dict[str, sitk.Image] = {}
@@ -293,9 +299,9 @@ def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Imag
 
 
 def _read_itk(path: Path) -> sitk.Image:
-    """A NRRD or NIfTI file, its spacing set to exactly 0.625 mm."""
+    """Reads a NRRD or NIfTI file and sets its spacing to exactly 0.625 mm."""
     image = read_volume(path)
-    # The challenge's headers say 1. In a NIfTI file, 1 mm would be somebody's resampling.
+    # The challenge's NRRD headers give 1. A NIfTI file with 1 mm would have been resampled.
     known = (1.0, SPACING_MM) if path.suffix == ".nrrd" else (SPACING_MM,)
     if not any(np.allclose(image.GetSpacing(), s, rtol=0, atol=TOLERANCE) for s in known):
         raise InputError(
@@ -306,7 +312,7 @@ def _read_itk(path: Path) -> sitk.Image:
 
 
 def _read_h5(path: Path, part: str) -> sitk.Image:
-    """The ``image`` or the ``mask`` of a pre-processed file, as float32."""
+    """Reads the ``image`` or the ``mask`` of a pre-processed file, as float32."""
     key = {"image": "image", "mask": "label"}[part]
     try:
         with h5py.File(path, "r") as file:

@@ -1,8 +1,9 @@
-"""What all data sets share on their way into nnU-Net's raw format.
+"""The part of the conversion to nnU-Net's raw format that all data sets share.
 
-A data set says which scans there are (:class:`Scan`), how one is read, and its splits; here are the
-rules of files: what is read must be whole, all parts of a scan lie in one geometry, and the folder
-``$nnUNet_raw/Dataset<ID>_<NAME>`` appears whole or not at all, with every problem of a run listed.
+The module of a data set defines which scans there are (:class:`Scan`), how to read one, and the
+splits. This module handles the files: they must not be truncated, all parts of a scan must have the
+same geometry, and the folder ``$nnUNet_raw/Dataset<ID>_<NAME>`` is written completely or not at
+all. All problems found in a run are listed together.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
 
-# Headers that differ by less, in mm or in a direction cosine, mean the same: float32 and text
-# round differently.
+# Headers that differ by at most this, in mm or in a direction cosine, are taken as equal: float32
+# and text are rounded differently.
 TOLERANCE = 1e-3
 
 Splits = list[dict[str, list[str]]]
@@ -36,9 +37,9 @@ class Scan:
 
     Attributes:
         name: its case identifier in nnU-Net.
-        is_test: whether it goes to ``imagesTs``.
-        channels: a file for each channel.
-        mask: the file of the reference.
+        is_test: whether it is for testing (written to ``imagesTs``).
+        channels: one file for each channel.
+        mask: the file of the reference segmentation.
     """
 
     name: str
@@ -49,21 +50,21 @@ class Scan:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set as it was found, before anything of it is read.
+    """A data set that was found on disk, before any image is read.
 
     Attributes:
-        name: behind ``Dataset<ID>_``.
-        layout: in which form it was found, in words.
-        scans: what will be written.
+        name: the part of the folder's name after ``Dataset<ID>_``.
+        layout: description of the file layout that was found.
+        scans: the scans to write.
         channel_names: in the order of ``Scan.channels``.
         labels: as in ``dataset.json``.
-        read: gives the channels and the mask (uint8) of a scan, all in one geometry, or raises
+        read: reads the channels and the mask (uint8) of a scan, all in the same geometry, or raises
             ``InputError`` with one line for each problem.
-        splits: ``splits_final.json``; empty: none.
-        folds: what the folds are, in words.
-        problems: what is wrong with the files that were found, one line each.
+        splits: content of ``splits_final.json``; if empty, the file is not written.
+        folds: description of the folds.
+        problems: problems with the files that were found, one line each.
         notes: what was left out, one line each.
-        warnings: what is not as published, one line each.
+        warnings: deviations from the published data set, one line each.
     """
 
     name: str
@@ -80,25 +81,25 @@ class RawDataset:
 
     @property
     def n_training(self) -> int:
-        """How many scans are for training."""
+        """Number of scans for training."""
         return sum(not scan.is_test for scan in self.scans)
 
     @property
     def n_test(self) -> int:
-        """How many scans are for testing."""
+        """Number of scans for testing."""
         return len(self.scans) - self.n_training
 
 
 def target(dataset: RawDataset, dataset_id: int, *, overwrite: bool) -> Path:
-    """The folder of a data set.
+    """The folder into which a data set will be written.
 
     Args:
-        dataset: what is to be written.
+        dataset: the data set to write.
         dataset_id: nnU-Net's number of the data set, 1 to 999.
-        overwrite: whether the folder may be there already.
+        overwrite: whether the folder may already exist.
 
     Raises:
-        InputError: one line for each reason for which it cannot be written or used.
+        InputError: one line for each reason why the folder cannot be written or used.
     """
     name = f"Dataset{dataset_id:03d}_{dataset.name}"
     raw = os.environ.get("nnUNet_raw")
@@ -111,17 +112,17 @@ def target(dataset: RawDataset, dataset_id: int, *, overwrite: bool) -> Path:
 
 
 def write(dataset: RawDataset, folder: Path) -> None:
-    """Read and check all scans and write them into a folder, in place of an older one.
+    """Reads and checks all scans and writes them to a folder, which is replaced if it exists.
 
     Raises:
-        InputError: one line for each problem with any of the files; nothing is written.
+        InputError: one line for each problem with any of the files; nothing is written then.
         OSError: the folder cannot be written.
     """
     problems = list(dataset.problems)
     with replacing_folder(folder) as temporary:
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (temporary / part).mkdir()
-        # Bars only where someone looks at them: in a log, stderr is for warnings and errors.
+        # disable=None: a progress bar on a terminal only, to keep log files readable.
         for scan in tqdm(dataset.scans, unit="scan", disable=None):
             part = "Ts" if scan.is_test else "Tr"
             try:
@@ -130,13 +131,13 @@ def write(dataset: RawDataset, folder: Path) -> None:
                 problems += str(error).splitlines()
                 continue
             if problems:
-                continue  # the rest is only checked
+                continue  # nothing will be written, so only check the remaining scans
             for i, channel in enumerate(channels):
                 name = f"{scan.name}_{i:04d}.nii.gz"
                 _write_whole(channel, temporary / f"images{part}" / name)
             _write_whole(mask, temporary / f"labels{part}" / f"{scan.name}.nii.gz")
         if problems:
-            # A file may be image and mask in one: what is wrong with both is said once.
+            # One file may contain both image and mask, so the same problem may occur twice.
             raise InputError("\n".join(dict.fromkeys(problems)))
         content = {
             "channel_names": {str(i): name for i, name in enumerate(dataset.channel_names)},
@@ -150,13 +151,13 @@ def write(dataset: RawDataset, folder: Path) -> None:
 
 
 def read_volume(path: Path) -> sitk.Image:
-    """A whole NRRD or NIfTI file that holds a 3D volume of real numbers.
+    """Reads a NRRD or NIfTI file with a 3D volume of real numbers.
 
     Raises:
-        InputError: it does not.
+        InputError: the file is truncated or damaged, or has other content.
     """
     try:
-        # ITK reads a .nii.gz that is cut short without a word, and makes up what is missing.
+        # ITK silently reads a truncated .nii.gz and makes up the missing voxels.
         n_bytes = gunzipped_size(path) if path.name.endswith(".nii.gz") else None
         image = sitk.ReadImage(path)
     except (*GUNZIP_ERRORS, RuntimeError) as error:
@@ -176,10 +177,10 @@ def read_volume(path: Path) -> sitk.Image:
 
 
 def not_finite(image: sitk.Image, path: Path) -> list[str]:
-    """A problem if voxels of an image are NaN or infinite."""
+    """A problem, one line, if any voxels of an image are NaN or infinite; else an empty list."""
     array = sitk.GetArrayViewFromImage(image)
     if path.name.endswith(".nii.gz") and array.dtype.kind == "f":
-        import nibabel  # ITK reads NaN in a NIfTI file as 0, without a word
+        import nibabel  # because ITK silently reads NaN in a NIfTI file as 0
 
         array = np.asanyarray(nibabel.load(path).dataobj)
     bad = np.count_nonzero(~np.isfinite(array))
@@ -187,12 +188,12 @@ def not_finite(image: sitk.Image, path: Path) -> list[str]:
 
 
 def shown(values: Sequence[Any]) -> str:
-    """Values for a message, not too many of them."""
+    """The first ten values as text for a message."""
     return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
 
 
 def skipped_files(paths: Iterable[Path]) -> list[str]:
-    """A note about files that are no scans, if there are any."""
+    """A note, one line, about files that are not scans; an empty list if there are none."""
     names = [str(path) for path in paths]
     return [f"Skipped {len(names)} files that are no scans: {shown(names)}"] if names else []
 
@@ -200,12 +201,13 @@ def skipped_files(paths: Iterable[Path]) -> list[str]:
 def differences(
     image: sitk.Image, other: sitk.Image, path: Path, what: str = "mask", of: str = "image"
 ) -> list[str]:
-    """How the geometry of a scan's other file differs from that of its first image.
+    """Differences in geometry between two images of a scan, one line each.
 
     Args:
-        image, other: the two.
-        path: of the other file.
-        what, of: what the two are.
+        image: the first image of the scan.
+        other: the image or mask to compare with it.
+        path: the file of ``other``.
+        what, of: what to call ``other`` and ``image`` in the message.
     """
     if image.GetSize() != other.GetSize():
         return [f"{path}: the {what}'s shape is {other.GetSize()}, the {of}'s {image.GetSize()}"]
@@ -221,16 +223,16 @@ def differences(
 
 
 def cross_validation(pools: Sequence[Sequence[Any]], n_folds: int = 5) -> list[set[Any]]:
-    """What each fold holds out if each pool is dealt out evenly, in nnU-Net's random order.
+    """The held-out cases of each fold; each pool is spread evenly, in nnU-Net's random order.
 
     Args:
-        pools: for example the scans of each scanner, sorted.
+        pools: groups of cases, for example the sorted scans of each scanner.
         n_folds: number of folds.
     """
     held_out: list[set[Any]] = [set() for _ in range(n_folds)]
     for pool in pools:
-        # scikit-learn's KFold(5, shuffle=True, random_state=12345), which is nnU-Net's, written
-        # out: numpy keeps RandomState's numbers the same for good.
+        # The same as nnU-Net's, scikit-learn's KFold(5, shuffle=True, random_state=12345). Written
+        # out here, because numpy guarantees that RandomState's numbers never change.
         order = np.random.RandomState(12345).permutation(len(pool))
         for fold, part in zip(held_out, np.array_split(order, n_folds), strict=True):
             fold.update(pool[i] for i in part)
@@ -240,15 +242,16 @@ def cross_validation(pools: Sequence[Sequence[Any]], n_folds: int = 5) -> list[s
 def splits_of(
     cases: Sequence[str], held_out: Sequence[set[str]], only: Sequence[set[str] | None] = ()
 ) -> Splits:
-    """``splits_final.json`` of the cases that are there.
+    """The content of ``splits_final.json`` for the cases that were found.
 
     Args:
-        cases: case identifiers, in the order in which they are listed.
-        held_out: what each fold validates on.
-        only: for the first folds the cases that they are about; None: all.
+        cases: case identifiers, in the order in which to list them.
+        held_out: the validation cases of each fold.
+        only: for the first folds, the cases to which the fold is restricted; None for all cases.
 
     Returns:
-        A dict with ``train`` and ``val`` for each fold, or none if any of them would be empty.
+        A dict with ``train`` and ``val`` for each fold; an empty list if any of these would be
+        empty.
     """
     splits = []
     for i, validation in enumerate(held_out):
@@ -274,7 +277,7 @@ def _write_whole(image: sitk.Image, path: Path) -> None:
 
 
 def _taken(name: str, *, overwrite: bool) -> list[str]:
-    """Problems with folders that are there already: nnU-Net finds a data set by its number."""
+    """Problems with existing folders of the same number, by which nnU-Net finds a data set."""
     problems = []
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         root = os.environ.get(variable)
@@ -295,12 +298,12 @@ def _taken(name: str, *, overwrite: bool) -> list[str]:
 
 
 def _conflicting_splits(name: str, splits: Splits) -> list[str]:
-    """A problem if nnU-Net's planner would end in an assert over an older splits_final.json."""
+    """A problem if an older splits_final.json would make an assertion of nnU-Net's planner fail."""
     root = os.environ.get("nnUNet_preprocessed")
     path = Path(root or "") / name / "splits_final.json"
     if not root or not splits or not path.exists():
         return []
-    try:  # as the planner compares: as sets, and more folds than ours are fine
+    try:  # compared as the planner does: order does not matter, and more folds are allowed
         same = [
             {part: sorted(fold[part]) for part in ("train", "val")}
             for fold in json.loads(path.read_text())[: len(splits)]

@@ -1,13 +1,13 @@
-"""A small synthetic data set that looks like left atria in MR, as nnU-Net raw data.
+"""A small synthetic data set that resembles left atria in MRI, in nnU-Net's raw format.
 
-Each scan has what makes a left atrium hard and a network overconfident:
+Each scan has what makes a left atrium difficult to segment and a network overconfident:
 
-- a bright chamber (label 1, ``LA``) with tube-like veins that go on where the label ends;
-- the aorta, just as bright and just beside it, which is background;
-- borders that are blurred, and drawn a little beside where the intensity changes;
+- a bright chamber (label 1, ``LA``) with tubular veins that continue beyond the end of the label;
+- the aorta next to it, which is about as bright but background;
+- borders that are blurred, and labels that do not follow the change in intensity exactly;
 - a bias field and Rician noise, as in magnitude MR images.
 
-It is made for trying the software out, not for judging a method.
+It is meant for trying out the software, not for judging a method.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from nnunet_meep.atomic import creating_folder
 
-#: Axes are z, y, x here and x, y, z in the files, as SimpleITK has it.
+#: Voxels along z, y and x. (SimpleITK gives the axes of the files in the order x, y, z.)
 SHAPE = (24, 32, 32)
 SPACING_MM = 1.25
 
@@ -32,10 +32,10 @@ def make_dataset(
     shape: tuple[int, int, int] = SHAPE,
     seed: int = 0,
 ) -> None:
-    """Write ``folder``, a ``DatasetXXX_NAME`` in nnU-Net's raw format, with labelled test scans.
+    """Writes ``folder``, a ``DatasetXXX_NAME`` in nnU-Net's raw format, with labelled test scans.
 
-    A scan depends on ``seed``, on whether it is for training or test, and on its number, not on
-    how many others there are.
+    A scan depends only on ``seed``, its number and whether it is for training or testing (and on
+    ``shape``), not on how many others there are.
 
     Raises:
         FileExistsError: ``folder`` exists.
@@ -72,12 +72,12 @@ def make_scan(
         return (noise - noise.mean()) / noise.std()
 
     size_mm = SPACING_MM * np.array(shape)
-    unit = size_mm.min() / 40  # in mm; what is drawn scales with the scan
+    unit = size_mm.min() / 40  # in mm; all structures scale with the scan
     centre = size_mm / 2 + rng.uniform(-3, 3, 3) * unit
     z, y, x = np.meshgrid(*(SPACING_MM * (np.arange(n) + 0.5) for n in shape), indexing="ij")
     offset = np.stack([z, y, x], axis=-1) - centre
 
-    # Every structure is a signed distance in mm, about: negative inside.
+    # Every structure is an approximate signed distance in mm, negative inside.
     radii = rng.uniform([8, 10, 11], [11, 13, 15]) * unit
     chamber = (np.linalg.norm(offset / radii, axis=-1) - 1) * radii.mean()
     to_centre = np.linalg.norm(offset, axis=-1)
@@ -91,13 +91,13 @@ def make_scan(
         veins = np.minimum(veins, np.where(along > 0, across - radius, to_centre))
     blood = np.minimum(chamber, veins) + 0.7 * unit * smooth_noise(4 * unit)
 
-    # Where a vein stops being atrium is a convention, and where exactly the border runs differs
-    # from one annotator to the next: neither can be seen in the image.
+    # Where a vein ends and the atrium begins is a convention, and annotators draw the border
+    # slightly differently. Neither can be seen in the image.
     vein_ends = to_centre - radii.mean() - rng.uniform(4, 6) * unit
     drawn = np.maximum(blood + 0.5 * unit * smooth_noise(3 * unit), vein_ends)
     mask = (drawn < 0).astype(np.uint8)
 
-    # Behind the atrium and along z, more or less.
+    # The aorta runs behind the atrium, roughly along z.
     aorta_at = rng.uniform([15, -8], [18, 8]) * unit
     across = offset[..., 1:] - aorta_at - offset[..., :1] * rng.normal(0, 0.15, 2)
     aorta = np.linalg.norm(across, axis=-1) - rng.uniform(5, 6.5) * unit

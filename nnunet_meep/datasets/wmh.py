@@ -1,14 +1,15 @@
-"""The WMH Segmentation Challenge's data into nnU-Net's raw format, with a split like the paper's.
+"""Converts the WMH Segmentation Challenge's data to nnU-Net's raw format, with a split like MEEP's.
 
-60 brain MRI for training, 20 from each of three scanners, each with FLAIR, T1 and a mask: 1 white
-matter hyperintensity, 2 other pathology, which the challenge leaves out of its scores. Read are the
-2017 release (``Utrecht``, ``Singapore``, ``GE3T``) and the current one (``training/Utrecht``,
-``training/Singapore``, ``training/Amsterdam/GE3T``, and ``test/...`` with 110 more scans from five
-scanners), wherever below SRC they are. A scan is a folder
-``SITE/NUMBER`` with ``pre/FLAIR.nii.gz`` and ``pre/T1.nii.gz`` (bias corrected; ``orig/``: as
-scanned, T1 resampled onto FLAIR) and ``wmh.nii.gz``.
+60 brain MRI for training, 20 from each of three scanners, each with FLAIR, T1 and a mask: 1 is
+white matter hyperintensity, 2 is other pathology, which the challenge excludes from its scores.
 
-Voxel (i, j, k) stays voxel (i, j, k) and intensities stay what they are; masks become uint8.
+Both releases can be read, at any depth below SRC: that of 2017 (``Utrecht``, ``Singapore``,
+``GE3T``) and the current one (``training/Utrecht``, ``training/Singapore``,
+``training/Amsterdam/GE3T``, and ``test/...`` with 110 more scans from five scanners). A scan is a
+folder ``SITE/NUMBER`` with ``wmh.nii.gz``, ``pre/FLAIR.nii.gz`` and ``pre/T1.nii.gz``. Images in
+``pre/`` are bias corrected; those in ``orig/`` are as scanned, with T1 resampled onto FLAIR.
+
+The order of the voxels and the intensities do not change; masks become uint8.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from nnunet_meep.datasets.raw_folder import (
 )
 from nnunet_meep.errors import InputError
 
-#: The scans that were released for training: number of each by scanner.
+#: {scanner: numbers of the scans that were released for training}.
 PUBLISHED = {
     "Utrecht": (0, 2, 4, 6, 8, 11, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 49),
     "Singapore": tuple(range(50, 70)),
     "GE3T": (*range(100, 111), *range(112, 117), 126, 132, 137, 144),
 }
-# The paper divides the 60 into 42 for training, 3 for validation and 15 for testing, and does not
-# say which. Here each scanner gives 14, 1 and 5, drawn once: for the three in this order,
-# p = RandomState(2017).permutation(PUBLISHED[scanner]); p[:5] tests, p[5] validates.
+# The paper divides the 60 into 42 for training, 3 for validation and 15 for testing, but does not
+# list them. Here each scanner contributes 14, 1 and 5, drawn once at random: for the scanners in
+# this order, p = RandomState(2017).permutation(PUBLISHED[scanner]); p[:5] is for testing and p[5]
+# for validation.
 TEST = {
     "Utrecht": (2, 11, 27, 33, 49),
     "Singapore": (56, 59, 64, 65, 67),
@@ -53,7 +55,8 @@ TEST = {
 VALIDATION = {"Utrecht": (29,), "Singapore": (66,), "GE3T": (104,)}
 
 CHANNELS = ("FLAIR", "T1")
-#: What becomes of label 2, other pathology: labels of ``dataset.json``, and of the mask's 0, 1, 2.
+#: How label 2 (other pathology) is used: {choice: (``labels`` of ``dataset.json``, new labels for
+#: the mask's 0, 1 and 2)}.
 OTHER_PATHOLOGY = {
     "ignore": ({"background": 0, "WMH": 1, "ignore": 2}, (0, 1, 2)),
     "background": ({"background": 0, "WMH": 1}, (0, 1, 0)),
@@ -65,7 +68,7 @@ SOURCES = (
 )
 
 _MASK = "wmh.nii.gz"
-#: What a scan's folders hold beside that; not read.
+#: Other released files in the folders of a scan; they are not read.
 _ALSO_RELEASED = {"3DT1.nii.gz", "3DT1_mask.nii.gz", "reg_3DT1_to_FLAIR.txt", "result.nii.gz"}
 
 
@@ -77,18 +80,18 @@ def find(
     original: bool = False,
     challenge_test: bool = False,
 ) -> RawDataset:
-    """The challenge's scans below a folder.
+    """Finds the challenge's scans below a folder.
 
     Args:
-        source: a folder that holds the sites at any depth.
-        channels: those of ``CHANNELS`` that become channels, in this order.
-        other_pathology: key of ``OTHER_PATHOLOGY``.
-        original: take ``orig/`` instead of ``pre/``.
-        challenge_test: take the release's own test scans for testing, and all 60 published training
-            scans for training; otherwise ``TEST`` is for testing.
+        source: a folder that has the sites at any depth.
+        channels: which of ``CHANNELS`` to use as channels, in this order.
+        other_pathology: a key of ``OTHER_PATHOLOGY``.
+        original: use the images in ``orig/`` instead of ``pre/``.
+        challenge_test: use the release's own test scans for testing, and all 60 published training
+            scans for training. Otherwise the scans in ``TEST`` are for testing.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no scans.
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
@@ -156,19 +159,19 @@ def identifier(site: str, number: int) -> str:
 
 
 def make_splits(cases: Collection[str]) -> Splits:
-    """nnU-Net's ``splits_final.json`` for those of the scans that are there.
+    """The content of nnU-Net's ``splits_final.json`` for the scans that were found.
 
-    Fold 0 is a split like the paper's, folds 1 to 5 are a cross-validation of all scans for
-    training, each with as many of each scanner, folds 6 to 8 validate on all scans of one scanner
-    and train on the others.
+    Fold 0 is a split like the paper's. Folds 1 to 5 are a cross-validation over all training scans
+    in which each fold has the same number of each scanner. Folds 6 to 8 validate on all scans of
+    one scanner and train on those of the others.
 
     Args:
-        cases: identifiers of scans for training. If any of ``TEST`` is among them, folds 1 to 8
-            are of all published scans, and fold 0 leaves those out. What a fold does with a scan
-            does not depend on which of the others are there.
+        cases: identifiers of the scans for training. If they include any of ``TEST``, folds 1 to 8
+            are over all published scans, and fold 0 leaves the test scans out. The part of a scan
+            in a fold does not depend on which other scans were found.
 
     Returns:
-        Nine dicts with ``train`` and ``val``, or none if any of those lists would be empty.
+        Nine dicts with ``train`` and ``val``; an empty list if any of these would be empty.
     """
     by_scanner = {
         site: [identifier(site, number) for number in numbers]
@@ -187,7 +190,7 @@ def make_splits(cases: Collection[str]) -> Splits:
 
 
 def _subjects(source: Path) -> tuple[dict[tuple[str, int], list[Path]], list[str]]:
-    """Folders of each (site, number), and what else lies among them, one line each."""
+    """The folders of each (site, number), and notes about other files among them, one line each."""
     found: dict[tuple[str, int], list[Path]] = defaultdict(list)
     strays = []
     known = {f"{channel}.nii.gz" for channel in CHANNELS} | _ALSO_RELEASED | {_MASK}
@@ -203,7 +206,7 @@ def _subjects(source: Path) -> tuple[dict[tuple[str, int], list[Path]], list[str
 
 
 def _parts(folder: Path, source: Path) -> list[str]:
-    """Names of the folders between SRC, itself included, and a scan."""
+    """Names of the folders from SRC to the scan, both included, in lower case."""
     return [source.name.lower(), *(part.lower() for part in folder.relative_to(source).parts)]
 
 
@@ -223,10 +226,10 @@ def _warnings(scans: Sequence[Scan], splits: Splits, *, challenge_test: bool) ->
 
 
 def _read_case(scan: Scan, become: tuple[int, ...]) -> tuple[list[sitk.Image], sitk.Image]:
-    """The channels as they are and the mask as uint8, in the geometry of the first channel.
+    """Reads the channels unchanged and the mask as uint8, in the geometry of the first channel.
 
     Raises:
-        InputError: one line for each thing that is wrong with the scan.
+        InputError: one line for each problem with the scan.
     """
     problems = []
     read: dict[Path, sitk.Image] = {}
