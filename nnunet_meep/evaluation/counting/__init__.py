@@ -1,1 +1,1 @@
-"""One pass over a case: voxels into sums that merge. Imports without torch."""
+"""Reduces the voxels of a case to sums in one pass; sums of cases can be added. Needs no torch."""

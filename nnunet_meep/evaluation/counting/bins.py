@@ -1,14 +1,15 @@
-"""Sums that merge: all that is kept of the voxels of a case, and the rules of bins and cells.
+"""Defines bins and cells, and the sums kept for each case, which can be added over cases.
 
-Bins are equal in width over [0, 1] and half open, ``(l, u]``, with p = 0 in the first one.
+Bins have equal width over [0, 1] and are half open, ``(l, u]``; p = 0 belongs to the first one.
 
-Cells are much finer: 16,384 uniform in logit p over [-24, 24], the outer ones holding what lies
-beyond, and one each for p exactly 0 and exactly 1. No cell holds p of two bins, or p on both sides
-of 1/2, so that bins are unions of cells and nothing is approximated in the ECE. A cell keeps the
-number of voxels and the sum of p, with and without the class; every calibration metric follows.
-In a small image, where single voxels matter, each cell is divided in 64.
+Cells are much finer: 16,384 of equal width in logit p over [-24, 24], where the outermost also
+include everything beyond, and one each for p exactly 0 and exactly 1. No cell has probabilities
+from two bins, or from both sides of 1/2. Bins are therefore unions of cells, and the ECE is exact.
+For voxels with and without the class, a cell keeps their number and the sum of their p; all
+calibration metrics are computed from these. In small images, where single voxels matter, each cell
+is divided into 64 parts.
 
-Sums are float64 and counts int64: float32 stops counting at 2**24, fewer voxels than one heart scan
+Sums are float64 and counts int64: float32 cannot count beyond 2**24, fewer voxels than a heart scan
 has.
 """
 
@@ -22,10 +23,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-#: Cells of equal width in logit p, and where they end on both sides.
+#: Number of cells of equal width in logit p, and the logit (+ and -) at which they end.
 N_LOGIT_CELLS = 16_384
 LOGIT_LIMIT = 24.0
-#: Parts of a cell, and the number of voxels up to which cells are divided.
+#: Parts per cell, and the number of voxels up to which cells are divided into parts.
 SUBCELLS = 64
 FEW_VOXELS = 1 << 18
 #: More bins would be narrower than the cells.
@@ -33,7 +34,8 @@ MAX_BINS = 1000
 #: The logarithmic score clips probabilities to [CLIP, 1 - CLIP].
 CLIP = 1e-12
 
-#: log2(1 + t) = t * (a + b t + c t^2 + ...) within 3e-6 for t in [0, 1].
+#: Coefficients a, b, c, ... of log2(1 + t) = t * (a + b t + c t^2 + ...), which is accurate to 3e-6
+#: for t in [0, 1].
 LOG2_COEFFICIENTS = (
     1.4425272941589355,
     -0.7179135084152222,
@@ -42,34 +44,35 @@ LOG2_COEFFICIENTS = (
     0.12010068446397781,
     -0.025285663083195686,
 )
-#: From log2 of the odds to the cell: cells in a doubling of the odds, and the cell of p = 1/2.
+#: The cell is log2(odds) * ``CELLS_PER_OCTAVE`` + ``HALF_CELL``: cells per doubling of the odds,
+#: and the cell of p = 1/2.
 CELLS_PER_OCTAVE = math.log(2) * N_LOGIT_CELLS / (2 * LOGIT_LIMIT)
 HALF_CELL = N_LOGIT_CELLS / 2
 
 
 def bin_edges(n_bins: int) -> NDArray[np.float64]:
-    """Edges of ``n_bins`` equal bins of [0, 1], shape (n_bins + 1,)."""
+    """Edges of ``n_bins`` bins of equal width over [0, 1], (n_bins + 1,)."""
     return np.linspace(0, 1, n_bins + 1)
 
 
 def bin_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
-    """The bin of each probability: the one whose ``(l, u]`` holds it, 0 for p = 0."""
-    # In float64, so that a float32 probability is compared by its value with the exact edges.
+    """Index of the bin ``(l, u]`` of each probability; 0 for p = 0."""
+    # In float64, so that the edges are not rounded to float32.
     return np.searchsorted(bin_edges(n_bins)[1:], p.astype(np.float64, copy=False), side="left")
 
 
 def cell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
-    """The cell of each probability; see :func:`subcell_index`."""
+    """Index of the cell of each probability; see :func:`subcell_index`."""
     return subcell_index(p, n_bins) // SUBCELLS
 
 
 def subcell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
-    """The cell of each probability and the part of the cell, as cell * ``SUBCELLS`` + part.
+    """Index of the cell and part of each probability: cell * ``SUBCELLS`` + part.
 
-    The logarithm is a polynomial in float32, so that a compiled loop (:mod:`.counting`) comes to
-    the same cell in one vectorized pass; p next to the border of two cells may come to lie on
-    either side of it. Three cells of distance at each edge of the bins and at 1/2 keep apart what
-    lies on either side of those, which is decided exactly.
+    The logarithm is approximated by a polynomial in float32, which the compiled loop in
+    :mod:`.loops` can reproduce in one vectorized pass. Because of this, p next to the border of two
+    cells may be put on either side of it. At 1/2 and at the edges of bins this must not happen:
+    there the side is decided exactly, and three extra cells keep the two sides apart.
 
     Args:
         p: probabilities in [0, 1], any shape.
@@ -93,13 +96,13 @@ def subcell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells for a number of bins.
+    """The cells for a given number of bins.
 
     Attributes:
-        n_bins: B.
-        n_cells: C. The first cell holds p = 0 alone, the last one p = 1 alone.
-        bin_of_cell: (C,), the bin in which a cell lies.
-        first_above_half: the first cell with p > 1/2.
+        n_bins: number of bins, B.
+        n_cells: number of cells, C. The first has only p = 0, the last only p = 1.
+        bin_of_cell: index of the bin that each cell belongs to, (C,).
+        first_above_half: index of the first cell with p > 1/2.
     """
 
     n_bins: int
@@ -110,9 +113,9 @@ class Grid:
 
 @lru_cache(maxsize=8)
 def grid(n_bins: int) -> Grid:
-    """The cells whose unions are ``n_bins`` bins."""
+    """The cells for ``n_bins`` bins."""
     n_cells = N_LOGIT_CELLS + 3 * n_bins + 2
-    # Up to an edge no cell is more than one beyond the edge's own, behind it none less than two.
+    # If c is the cell of an edge, smaller p are in cells up to c + 1 and larger p from c + 2 on.
     behind = cell_index(bin_edges(n_bins)[1:-1], n_bins) + 2
     return Grid(
         n_bins=n_bins,
@@ -124,12 +127,11 @@ def grid(n_bins: int) -> Grid:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells that hold voxels.
+    """The cells that are not empty. y is 1 for voxels with the class and 0 for others.
 
     Attributes:
-        index: which, ascending, (n,): cell * ``SUBCELLS``, plus the part of the cell where cells
-            are divided.
-        count: voxels of y = 0 and of y = 1, (n, 2).
+        index: ascending, (n,): cell * ``SUBCELLS``, plus the part if the cells are divided.
+        count: number of voxels with y = 0 and with y = 1, (n, 2).
         sum_p: sum of their p, (n, 2).
     """
 
@@ -139,7 +141,7 @@ class Cells:
 
     @classmethod
     def from_dense(cls, count: NDArray[np.int64], sum_p: NDArray[np.float64]) -> Cells:
-        """Keep of (C, 2) arrays the cells that are not empty."""
+        """The cells that are not empty in arrays of all cells, (C, 2)."""
         cell = np.flatnonzero(count.any(axis=1))
         return cls((cell * SUBCELLS).astype(np.int32), count[cell], sum_p[cell])
 
@@ -147,7 +149,7 @@ class Cells:
     def from_voxels(
         cls, p: NDArray[np.floating], y: NDArray[np.unsignedinteger], n_bins: int
     ) -> Cells:
-        """Sort voxels into divided cells.
+        """Sorts voxels into divided cells.
 
         Args:
             p: probabilities in [0, 1], (N,).
@@ -160,11 +162,11 @@ class Cells:
 
     @property
     def cell(self) -> NDArray[np.int32]:
-        """Which cells, without their parts, (n,)."""
+        """Indices of the cells without their parts, (n,)."""
         return self.index // SUBCELLS
 
     def between(self, first: int, stop: int) -> Cells:
-        """What lies in the cells from ``first`` to ``stop``, that one excluded."""
+        """The cells from ``first`` up to, but not including, ``stop``."""
         inside = slice(*np.searchsorted(self.cell, [first, stop]))
         return Cells(self.index[inside], self.count[inside], self.sum_p[inside])
 
@@ -172,7 +174,7 @@ class Cells:
 def _grouped(
     index: NDArray[np.integer], count: NDArray[np.int64], sum_p: NDArray[np.float64]
 ) -> Cells:
-    """Add up what has the same index, in order."""
+    """Adds up the entries that have the same index; the result is sorted by index."""
     unique, inverse = np.unique(index, return_inverse=True)
     counts = np.zeros((len(unique), 2), np.int64)
     sums = np.zeros((len(unique), 2))
@@ -184,16 +186,16 @@ def _grouped(
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Sums over the voxels of one class.
+    """Sums over voxels for one class (class against the rest; y is 1 for voxels with the class).
 
     Attributes:
-        tp, fp, fn: voxels of nnU-Net's segmentation against the reference.
-        squared_plus, squared_minus: sum of (p - y)**2 where y = 1, where y = 0.
-        log_likelihood: sum of log p where y = 1 and of log(1 - p) where y = 0, each p clipped to
-            [``CLIP``, 1 - ``CLIP``]. This and the squares are over 0 < p < 1 alone: what lies in
-            the cells of p = 0 and p = 1 is known from their counts.
-        volume_true_ml, volume_pred_ml, volume_expected_ml: of the reference, of the segmentation,
-            and voxel volume times the sum of p.
+        tp, fp, fn: true positive, false positive and false negative voxels of the segmentation.
+        squared_plus, squared_minus: sum of (p - y)**2 over voxels with y = 1, and with y = 0.
+        log_likelihood: sum of log p where y = 1 and of log(1 - p) where y = 0, with p clipped to
+            [``CLIP``, 1 - ``CLIP``]. This and the squares include only voxels with 0 < p < 1; the
+            others follow from the counts in the cells of p = 0 and p = 1.
+        volume_true_ml, volume_pred_ml: volume in the reference and in the segmentation.
+        volume_expected_ml: voxel volume times the sum of p.
         cells: counts and sums of p.
     """
 
@@ -211,12 +213,12 @@ class ClassSums:
 
 @dataclass(frozen=True)
 class RoiSums:
-    """The sums over the voxels of an ROI of a case.
+    """The sums over the voxels of one case in one ROI.
 
     Attributes:
-        channels: for each channel of the probabilities, background included.
-        top_label: of the largest probability of each voxel, y = it is the right one; None for
-            regions of labels, which overlap.
+        channels: sums for each channel of the probabilities, including background.
+        top_label: cells of each voxel's largest probability, where y = 1 if that is the correct
+            label. None for nnU-Net's regions, which overlap.
     """
 
     channels: tuple[ClassSums, ...]
@@ -225,16 +227,16 @@ class RoiSums:
 
 @dataclass(frozen=True)
 class CaseSums:
-    """All that is kept of a case.
+    """All sums of one case, from which its metrics are computed.
 
     Attributes:
-        case: its name.
-        n_clipped: probabilities that left [0, 1] by rounding and were clipped.
-        rois: sums by the name of the roi.
-        distances_mm: for each class ``hd``, ``hd95``, ``assd`` over the whole image; None if not
-            asked for.
-        n_not_argmax: voxels in which the segmentation file has another label than the
-            probabilities make by nnU-Net's rule; None without a file.
+        case: name of the case.
+        n_clipped: number of probabilities slightly outside [0, 1] (rounding) that were clipped.
+        rois: {name of an ROI: its sums}.
+        distances_mm: ``hd``, ``hd95``, ``assd`` of each class over the whole image; None if not
+            requested.
+        n_not_argmax: number of voxels whose label in the segmentation file differs from the one
+            that follows from the probabilities by nnU-Net's rule; None without a file.
     """
 
     case: str
@@ -245,10 +247,10 @@ class CaseSums:
 
 
 class CellTotals:
-    """Cells of case after case added up; they stay divided as long as there are few voxels.
+    """Adds up the cells of cases. With few voxels, cells stay divided into parts.
 
-    Beyond that, what rounding loses is kept beside the sums, so that the result depends on the
-    order of the cases alone, and on that only beyond float64's own rounding.
+    With many voxels, the rounding errors are summed, too, and added at the end. The result then
+    depends only on the order of the cases, and by less than the rounding of float64.
     """
 
     def __init__(self, n_cells: int) -> None:
@@ -259,7 +261,7 @@ class CellTotals:
         self._lost = np.zeros((n_cells, 2))
 
     def add(self, cells: Cells) -> None:
-        """Add the cells of one more case."""
+        """Adds the cells of one more case."""
         self._few.append(cells)
         self._n_voxels += int(np.abs(cells.count).sum())
         if self._n_voxels > FEW_VOXELS:
@@ -268,9 +270,9 @@ class CellTotals:
             self._few.clear()
 
     def _add(self, cells: Cells) -> None:
-        """Here ``index`` is that of the undivided cells."""
+        """Adds undivided cells; here ``cells.index`` is the plain index of a cell."""
         self._count[cells.index] += cells.count
-        # Knuth's two-sum: the rounding error of each addition, exactly.
+        # Knuth's two-sum gives the exact rounding error of each addition.
         old, new = self._sum_p[cells.index], cells.sum_p
         total = old + new
         virtual = total - old
@@ -278,7 +280,7 @@ class CellTotals:
         self._sum_p[cells.index] = total
 
     def total(self) -> Cells:
-        """The cells of all cases."""
+        """The sum over all cases."""
         if self._n_voxels > FEW_VOXELS:
             return Cells.from_dense(self._count, self._sum_p + self._lost)
         none = Cells.from_dense(self._count, self._sum_p)
@@ -291,7 +293,7 @@ class CellTotals:
 
 
 class ClassTotals:
-    """:class:`ClassSums` of case after case added up."""
+    """Adds up the :class:`ClassSums` of cases."""
 
     def __init__(self, n_cells: int) -> None:
         self._cells = CellTotals(n_cells)
@@ -300,13 +302,13 @@ class ClassTotals:
         }
 
     def add(self, sums: ClassSums) -> None:
-        """Add the sums of one more case."""
+        """Adds the sums of one more case."""
         self._cells.add(sums.cells)
         for name, values in self._scalars.items():
             values.append(getattr(sums, name))
 
     def total(self) -> ClassSums:
-        """The sums of all cases."""
+        """The sums over all cases."""
         exact = {k: _exact_sum(values) for k, values in self._scalars.items()}
         return ClassSums(cells=self._cells.total(), **exact)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
-"""Sums of finished cases, kept in files: a run that was stopped goes on where it was.
+"""Saves the sums of finished cases, so that an interrupted run can continue where it stopped.
 
-They are used again only with the same key: what the files of the case hold, classes, bins, ROIs and
-the version of this package.
+They are reused only if the key is the same: content of the case's files, classes, bins, ROIs, other
+settings, and the version of this package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import label_map_identity
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
-#: To be raised whenever what is kept changes its meaning.
+#: Increase this whenever the meaning of the saved sums changes.
 _FORMAT = 3
 _SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
 
@@ -37,7 +37,7 @@ def cache_key(
     surface: bool,
     segmentation: str,
 ) -> dict[str, Any]:
-    """All that the sums of a case depend on, as JSON; its files by what they hold.
+    """Everything that the sums of a case depend on, as JSON; its files as identities of content.
 
     Raises:
         InputError: a file cannot be read.
@@ -54,14 +54,16 @@ def cache_key(
         "segmentation": segmentation,
         "files": case_identity(case, dataset.file_ending, rois),
     }
-    return json.loads(json.dumps(key))  # as it comes back from a file: tuples are lists
+    return json.loads(json.dumps(key))  # turns tuples into lists, as when read from a file
 
 
 def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str, str]:
-    """What the files of a case hold (:mod:`.identity`): by role, masks by the name of the roi.
+    """Identities of the content of a case's files (see :mod:`nnunet_meep.nnunet_files.identity`).
 
-    Of probabilities that ``meep-calib-apply`` changed also ``uncalibrated``, what they were before,
-    and the ``calibrator``.
+    Returns:
+        Identities of ``probabilities``, ``reference``, ``segmentation`` (if there is one), and of
+        each ROI's mask under the name of the ROI. For probabilities that ``meep-calib-apply``
+        wrote, also of the ``uncalibrated`` probabilities and the ``calibrator``.
 
     Raises:
         InputError: a file cannot be read.
@@ -80,7 +82,7 @@ def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str
 
 
 def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
-    """Keep the sums of a case.
+    """Saves the sums of a case.
 
     Raises:
         OSError: the file cannot be written.
@@ -111,16 +113,16 @@ def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
 
 
 def find(path: Path, key: dict[str, Any]) -> CaseSums | None:
-    """The sums of a case, if they were kept with the same key."""
+    """The saved sums of a case; None if there are none with the same key."""
     try:
         found, sums = load(path)
-    except Exception:  # not there, not a file of ours, or damaged in any way: read the case again
+    except Exception:  # missing, not our file, or damaged in any way: count the case again
         return None
     return sums if found == key else None
 
 
 def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
-    """What :func:`save` kept, and its key."""
+    """The key and the sums that :func:`save` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         about = json.loads(archive["about"].tobytes())
         arrays = {name: archive[name] for name in ("length", "index", "count", "sum_p")}

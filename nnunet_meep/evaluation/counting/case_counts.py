@@ -1,10 +1,12 @@
-"""What is known of the voxels of a case while its probabilities are read.
+"""The counts of a case while its probabilities are read.
 
-Of the voxels themselves are kept: the reference, and for labels the largest probability so far, its
-channel and the sum over the channels, from which follow the segmentation, the check that the
-probabilities sum to one, and what is said of the top label. Most of that is known from the classes:
-a probability above one half is the largest one. Only voxels whose largest probability is not above
-one half, and those with two that are (rounding), are counted once more.
+Arrays over all voxels are kept only for the reference and, unless there are regions, for the
+largest probability so far, its channel, and the sum over the channels. The last serves to check
+that probabilities sum to 1; the channel gives the segmentation.
+
+Top-label metrics need cells of each voxel's largest probability. Most are known from the cells of
+the classes, because a probability above 1/2 is the largest one. Only voxels without a probability
+above 1/2, and those with two (rounding), are counted separately.
 """
 
 from __future__ import annotations
@@ -44,23 +46,24 @@ from nnunet_meep.nnunet_files.probabilities import (
     refuse_values,
 )
 
-#: So many threads count.
+#: Number of threads that count.
 N_LANES = 2
 
 
 def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
-    # nnU-Net gives 2D images a first axis of one voxel, 999 times as large: no thickness at all.
+    # nnU-Net adds a first axis of length 1 to 2D images and gives it 999 times the spacing. Such an
+    # image has no thickness and hence no volume.
     if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]):
         return math.nan
     return math.prod(spacing_mm) / 1000
 
 
 class CaseCounts:
-    """What is known of the voxels of a case so far. Arrays over voxels are in the file's order.
+    """The counts of a case so far. Arrays over voxels are in the memory order of the file.
 
     Attributes:
-        winner: which of ``segmented_label`` each voxel got, (N,), after the last part.
-        segmented_label: the label that each winner stands for.
+        winner: after the last part, the segmentation as indices into ``segmented_label``, (N,).
+        segmented_label: the label that each value of ``winner`` stands for.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class CaseCounts:
         self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
         self.n_voxels = n_voxels = reference.codes.size
         self._has_regions = labels.is_region_based
-        # What is counted where; crop is the image, less its padding, which needs no counting.
+        # Codes to count for each ROI. crop is counted as image; its padding is subtracted later.
         self.codes = {
             name: codes.ravel(file.order) for name, codes in reference.codes_of(rois).items()
         }
@@ -98,7 +101,7 @@ class CaseCounts:
         return sum(lane.n_clipped for lane in self._lanes)
 
     def add(self, part: Part, lane: int) -> None:
-        """Count a part, after those of the same voxels in the channels before."""
+        """Counts a part. The same voxels of all previous channels must have been counted before."""
         try:
             self._add(part, self._lanes[lane])
         finally:
@@ -107,7 +110,8 @@ class CaseCounts:
     def _add(self, part: Part, lane: _LaneCounts) -> None:
         p, voxels = part.p, slice(part.start, part.stop)
         if len(self._not_padding):
-            # Without a background channel padding is 0 in all channels.
+            # Padding has p = 1 in the background channel and p = 0 elsewhere; regions have no
+            # background channel.
             padding = 0 if self._has_regions or part.channel else 1
             self._not_padding[voxels] |= p != padding
         for name, codes in self.codes.items():
@@ -163,10 +167,10 @@ class CaseCounts:
             counters[name].add(p, right.astype(np.uint8))
 
     def check(self) -> None:
-        """After all parts: could these be probabilities?
+        """Refuses values that cannot be probabilities; call this after the last part.
 
         Raises:
-            InputError: they could not.
+            InputError: values are not finite, outside [0, 1], or do not sum to 1 over the classes.
         """
         path = self._file.path
         refuse_values(
@@ -178,24 +182,28 @@ class CaseCounts:
         refuse_sums(path, max(lane.sum_error for lane in self._lanes), self._file.dtype)
 
     def compare_segmentation(self, codes: NDArray[np.unsignedinteger]) -> int:
-        """In how many voxels a segmentation, (*shape), is not what the probabilities make."""
+        """Number of voxels where a segmentation differs from that of the probabilities.
+
+        Args:
+            codes: codes of the segmentation, (*shape).
+        """
         self._largest = self._total = np.zeros(0)  # not needed any more
         n, values = 0, self.labels.values
         code_of = np.array([values.index(v) for v in self.segmented_label], codes.dtype)
         winner = self.winner.reshape(codes.shape, order=self._file.order)
         for mine, theirs in zip(winner, codes, strict=True):
-            # Without regions winners are codes, and looking them up would take ten times as long.
+            # Without regions, winners are codes already; a look-up would take ten times as long.
             mine_codes = code_of[mine] if self._has_regions else mine
             n += int(np.count_nonzero(mine_codes != theirs))
         return n
 
     def take_segmentation(self, codes: NDArray[np.unsignedinteger]) -> None:
-        """Let a segmentation, (*shape), take the place of what was made of the probabilities."""
+        """Replaces the segmentation that follows from the probabilities by ``codes``, (*shape)."""
         self.winner = np.array(codes.ravel(self._file.order))
         self.segmented_label, self._is_argmax = self.labels.values, False
 
     def _pairs(self, roi: Roi, padding: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """How many voxels have each code of the reference and each winner."""
+        """Number of voxels for each code of the reference (row) and each winner (column)."""
         if not self._is_argmax:
             shape = self.labels.nowhere + 1, len(self.segmented_label)
             pairs = np.zeros(shape, np.int64)
@@ -207,7 +215,7 @@ class CaseCounts:
         return pairs
 
     def sums_of(self, roi: Roi) -> RoiSums:
-        """The sums over an ROI."""
+        """The sums over the voxels of an ROI."""
         voxel_ml = _voxel_ml(self._reference.codes.shape, self._reference.spacing_mm)
         counted_as = roi.counted_as
         padding = self._padding(counted_as) if roi.without_padding else None
@@ -253,7 +261,7 @@ class CaseCounts:
         return cells.total()
 
     def codes_in(self, roi: Roi) -> NDArray[np.unsignedinteger]:
-        """Codes of the reference with ``nowhere`` outside of an ROI, (N,)."""
+        """Codes of the reference, with ``nowhere`` outside of an ROI, (N,)."""
         codes = self.codes[roi.counted_as]
         if not roi.without_padding:
             return codes
@@ -268,7 +276,7 @@ class CaseCounts:
         return bounding_box(self._not_padding.reshape(shape, order=self._file.order))
 
     def _padding(self, counted_as: str) -> NDArray[np.int64]:
-        """How many counted voxels of each code are padding. What p is there is known."""
+        """For each code, how many of the counted voxels are padding, where p is known."""
         shape, order = self._reference.codes.shape, self._file.order
         codes = self.codes[counted_as].reshape(shape, order=order)
         n_codes = self.labels.nowhere + 1
@@ -300,14 +308,14 @@ class CaseCounts:
 
 
 class _LaneCounts:
-    """What one thread counted."""
+    """The counts of one thread."""
 
     def __init__(self, case: CaseCounts) -> None:
         self._grid, self._of_channel = case.grid, case.of_channel
         labels, rois = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)
         self._n_voxels = case.n_voxels
-        # Nobody asks for the Brier score of the background.
+        # The Brier score and NLL of the background are not reported.
         self._unscored = () if labels.is_region_based else (0,)
         self._counters: dict[tuple[int, str], ClassCounter] = {}
         self.counted: dict[tuple[int, str], ClassCounts] = {}
@@ -324,19 +332,19 @@ class _LaneCounts:
         return ClassCounter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
 
     def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Count a part in an ROI; see :meth:`ClassCounter.add`."""
+        """Counts a part in an ROI; see :meth:`ClassCounter.add`."""
         key = part.channel, roi
         if key not in self._counters:
             self._counters[key] = self._counter(
                 self._of_channel[part.channel], score=part.channel not in self._unscored
             )
         result = self._counters[key].add(part.p, codes)
-        if part.left < N_LANES:  # no more of this channel comes here: keep what holds voxels
+        if part.left < N_LANES:  # this thread's last part of the channel: keep non-empty cells only
             self.counted[key] = self._counters.pop(key).counted()
         return result
 
     def note_bad(self, p: NDArray) -> None:
-        """Some of these are no probabilities."""
+        """Records the range, and how many values are not finite, for the error message."""
         finite = p[np.isfinite(p)]
         self.n_not_finite += len(p) - len(finite)
         self.low = min(self.low, float(finite.min(initial=0)))

@@ -1,6 +1,6 @@
-"""The compiled loops: one look at each voxel.
+"""The compiled loops over voxels.
 
-:class:`ClassCounter` sorts probabilities into the cells of :mod:`.bins` while they arrive.
+:class:`ClassCounter` sorts probabilities into the cells of :mod:`.bins` as they are read.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from nnunet_meep.evaluation.counting.bins import (
 )
 from nnunet_meep.nnunet_files.probabilities import RANGE_TOLERANCE
 
-# Voxels are worked on in blocks that stay in the cache; the products of likelihoods have as many
-# factors as cannot underflow: CLIP**16 = 1e-192.
+# Voxels are processed in blocks that stay in the cache. Likelihoods are multiplied before the
+# logarithm is taken; 16 factors cannot underflow, as CLIP**16 = 1e-192.
 _FACTORS, _PRODUCTS = 16, 64
 _BLOCK = _FACTORS * _PRODUCTS
 
-# Most voxels of a saturated network have p = 0 or p = 1. Adding to one cell again and again waits
-# for the addition before, so they are spread over several.
+# Most voxels of a saturated network have p = 0 or p = 1. Repeated additions to one cell would each
+# have to wait for the previous one, so these voxels are spread over several cells.
 _SPREAD = 8
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # nowhere to keep the compiled code: compile in every process
+    except RuntimeError:  # no writable cache folder: compile again in every process
         return numba.njit(function, nogil=True)
 
 
@@ -53,11 +53,12 @@ _ONE = np.float32(1)
 
 @_compiled
 def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ignore[no-untyped-def]
-    """Add voxels to ``count`` and ``sum_p`` (flat, cell-major: 2 * cell + y) and to ``sums``.
+    """Adds voxels to ``count`` and ``sum_p`` (flat, index 2 * cell + y) and to ``sums``.
 
-    Behind the cells there is one for what counts nowhere, and ``_SPREAD`` each for p = 0 and p = 1.
-    ``sums``: of squares where y = 0, where y = 1, and of the log likelihood; only if ``score``.
-    Returns how many values are out of range or NaN, and how many were clipped.
+    After the cells there is one more for ignored voxels, and ``_SPREAD`` each for p = 0 and p = 1.
+    ``sums`` are the squared errors where y = 0, those where y = 1, and the log likelihood; they are
+    updated only if ``score``. Returns the number of values that are NaN or out of range, and the
+    number that were clipped.
     """
     value = np.empty(_BLOCK)
     odds = np.empty(_BLOCK, np.float32)
@@ -84,7 +85,7 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
             x = min(max(x, 0.0), 1.0)
             value[j] = x
             odds[j] = np.float32(max(x, CLIP)) / np.float32(max(1 - x, CLIP))
-        # bins.cell_index, step by step.
+        # The same computation as in bins.subcell_index, in steps that can be vectorized.
         for j in range(n):
             exponent[j] = np.float32((bits[j] >> 23) - 127)
             bits[j] = (bits[j] & 0x7FFFFF) | 0x3F800000
@@ -93,7 +94,7 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
             log2 = (((((_F * t + _E) * t + _D) * t + _C) * t + _B) * t + _A) * t
             position = (exponent[j] + log2) * _PER_OCTAVE + _HALF
             cell = np.int64(min(max(position, np.float32(0)), _LAST))
-            # Edges are at k * width, as numpy's linspace has them; the last one is 1.
+            # Edges are at k * width, exactly as from numpy's linspace; the last one is 1.
             x = value[j]
             k = np.int64(x * n_bins)
             k -= x <= k * width
@@ -123,7 +124,7 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
         for j in range(n, _BLOCK):
             value[j] = 1.0
             square_plus[j] = square_minus[j] = 0.0
-        # Side by side, because one sum after the other waits for the one before.
+        # Several sums in parallel, because in a single one each addition waits for the previous.
         product[:] = 1.0
         for i in range(0, _BLOCK, _PRODUCTS):
             for j in range(_PRODUCTS):
@@ -175,18 +176,18 @@ def compare_with_largest(
     total: NDArray[np.floating],
     tolerance: float,
 ) -> tuple[int, int]:
-    """How one more channel goes with those before; to be called before :func:`follow`.
+    """Compares one more channel with those before it; call this before :func:`take_larger`.
 
     Args:
         p: probabilities of the channel, (N,).
         largest: the largest probability so far, (N,).
-        total: sum of the channels so far, (N,), to which p is added in place; or empty if there
-            was only one channel, whose probability is ``largest``.
-        tolerance: of the sum.
+        total: sum of the channels so far, (N,), to which p is added in place. Empty if there are
+            only two channels; ``largest`` is then the other one.
+        tolerance: how far the sum may be from 1.
 
     Returns:
-        For how many voxels both p and ``largest`` are above one half, and for how many the sum of
-        all channels misses one by more than the tolerance.
+        The number of voxels where both p and ``largest`` are above 1/2, and the number where the
+        sum so far differs from 1 by more than the tolerance.
     """
     return _compare(p, largest, total, tolerance)
 
@@ -197,16 +198,16 @@ def take_larger(
     largest: NDArray[np.floating],
     winner: NDArray[np.unsignedinteger],
 ) -> int:
-    """Take one more channel into account, in place.
+    """Updates ``largest`` and ``winner`` with one more channel, in place.
 
     Args:
         p: probabilities of the channel, (N,).
-        channel: its number.
+        channel: its index.
         largest: the largest probability so far, (N,).
-        winner: its channel, the first one of equal ones, (N,).
+        winner: the channel with the largest probability, the first one if several are equal, (N,).
 
     Returns:
-        For how many voxels the largest probability is not above one half now.
+        The number of voxels whose largest probability is still not above 1/2.
     """
     return _follow(p, winner.dtype.type(channel), largest, winner)
 
@@ -214,10 +215,10 @@ def take_larger(
 def count_pairs(
     a: NDArray[np.unsignedinteger], b: NDArray[np.unsignedinteger], table: NDArray[np.int64]
 ) -> None:
-    """Add to ``table[a, b]`` the number of positions with each pair of values.
+    """Adds 1 to ``table[a[i], b[i]]`` for each i.
 
     Args:
-        a, b: (N,), below the shape of the table.
+        a, b: indices into the rows and the columns of the table, (N,).
         table: counts, changed in place.
     """
     _count_pairs(a, b, table)
@@ -225,7 +226,7 @@ def count_pairs(
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What a :class:`ClassCounter` counted; see ``ClassSums``. Sums are 0 without ``score``."""
+    """Result of a :class:`ClassCounter`; see ``ClassSums``. Without ``score`` the sums are 0."""
 
     cells: Cells
     squared_minus: float
@@ -234,18 +235,18 @@ class ClassCounts:
 
 
 class ClassCounter:
-    """Counts the voxels of one class, part by part."""
+    """Counts the voxels of one class, part by part of the image."""
 
     def __init__(
         self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool, n_voxels: int
     ) -> None:
-        """Nothing counted yet.
+        """Starts with no voxels counted.
 
         Args:
             grid: the cells.
-            y_of_code: for each code 1 (the class), 0 (not), or 2 (the voxel counts nowhere).
-            score: sum up squares and the log likelihood as well.
-            n_voxels: how many there will be, or more; few are counted in divided cells.
+            y_of_code: for each code 1 (the class), 0 (another class), or 2 (ignored).
+            score: also sum squared errors and the log likelihood.
+            n_voxels: upper limit for the number of voxels; if small, cells are divided into parts.
         """
         self._voxels: list[tuple[NDArray[np.float64], NDArray[np.uint8]]] | None = None
         if n_voxels <= FEW_VOXELS:
@@ -257,15 +258,16 @@ class ClassCounter:
         self._sums = np.zeros(3)
 
     def add(self, p: NDArray[np.floating], codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Count some more voxels.
+        """Counts more voxels.
 
         Args:
-            p: float32 or float64 probabilities of the class, (N,), contiguous; clipped to [0, 1].
-            codes: (N,).
+            p: float32 or float64 probabilities of the class, (N,), contiguous. Values outside
+                [0, 1] are clipped.
+            codes: codes of the reference, (N,).
 
         Returns:
-            How many values are NaN or leave [0, 1] by more than ``RANGE_TOLERANCE`` (the sums are
-            worth nothing then), and how many were clipped.
+            The number of values that are NaN or outside [0, 1] by more than ``RANGE_TOLERANCE`` (if
+            not 0, the sums are invalid), and the number of values that were clipped.
         """
         if self._voxels is not None:
             y = self._y_of_code[codes]
@@ -283,7 +285,7 @@ class ClassCounter:
         )
 
     def counted(self) -> ClassCounts:
-        """What has been counted so far."""
+        """The counts so far."""
         if self._voxels is not None:
             none = (np.zeros(0), np.zeros(0, np.uint8))
             p, y = (np.concatenate(parts) for parts in zip(none, *self._voxels, strict=True))
@@ -300,16 +302,16 @@ class ClassCounter:
 def count_voxels(
     p: NDArray[np.floating], y: NDArray[np.bool_], predicted: NDArray[np.bool_], n_bins: int
 ) -> ClassSums:
-    """The sums over some voxels of one class that lie in memory; a voxel is a millilitre.
+    """The sums of one class for voxels in memory; the volume of a voxel is taken as 1 ml.
 
     Args:
-        p: probabilities of the class in [0, 1], shape (N,).
-        y: whether the voxel is of the class in the reference, shape (N,).
-        predicted: whether it is in the segmentation, shape (N,).
+        p: probabilities of the class in [0, 1], (N,).
+        y: whether the voxel has the class in the reference, (N,).
+        predicted: whether it has the class in the segmentation, (N,).
         n_bins: number of bins, 1 to ``MAX_BINS``.
 
     Raises:
-        ValueError: p is no probability.
+        ValueError: values of p are not probabilities.
     """
     counter = ClassCounter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
     exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
@@ -327,7 +329,7 @@ def count_voxels(
 
 
 def class_sums(counted: ClassCounts, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
-    """The sums of a class from what was counted of its probabilities and of its segmentation."""
+    """Combines the counts of a class's probabilities and of its segmentation."""
     return ClassSums(
         tp=tp,
         fp=fp,

@@ -1,7 +1,7 @@
-"""One reading pass over a case: from its probabilities to the sums from which everything follows.
+"""Reads the probabilities of a case once and computes the sums for all its metrics.
 
-Probabilities are counted while they are read. Two threads count, each its own voxels (the parts of
-an image in turn), so that the sums do not depend on which of them was faster.
+Probabilities are counted while they are read, by two threads. Each thread always gets the same
+parts of the image, so the sums do not depend on which thread is faster.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ def sum_case(
     surface: bool,
     segmentation: str = FILE,
 ) -> CaseSums:
-    """Read the probabilities of a case once and reduce it to its sums.
+    """Reads the probabilities of a case once and reduces them to sums.
 
     Args:
         case: its files.
-        labels: of the data set.
+        labels: labels of the data set.
         reference: its label maps.
-        n_bins: of the reliability diagram.
-        rois: which voxels count.
+        n_bins: number of bins of the reliability diagram.
+        rois: the ROIs to evaluate.
         surface: compute surface distances, too.
-        segmentation: of what Dice, volumes and distances are: ``FILE``, the segmentation file
-            where there is one, or ``ARGMAX``, what nnU-Net's rule makes of the probabilities.
+        segmentation: the segmentation from which Dice, volumes and distances are computed: ``FILE``
+            for the segmentation file, if there is one, or ``ARGMAX`` for the labels that follow
+            from the probabilities by nnU-Net's rule.
 
     Raises:
-        InputError: the file cannot be read, or its values cannot be what they should be; the line
-            names it, what was expected and what came.
+        InputError: the file cannot be read, has the wrong shape, or values that are not
+            probabilities; the message names the file, what was expected and what was found.
     """
     counts = count_case(case, labels, reference, n_bins, rois)
     n_not_argmax = None
@@ -72,7 +73,7 @@ def sum_case(
 def count_case(
     case: Case, labels: Labels, reference: Reference, n_bins: int, rois: Sequence[Roi]
 ) -> CaseCounts:
-    """The reading pass of :func:`sum_case`, before anything is summed up. Raises what that does."""
+    """Reads and counts the probabilities for :func:`sum_case`; raises the same errors."""
     codes = reference.codes
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)
@@ -95,7 +96,7 @@ def sum_array(
     labels: Labels,
     n_bins: int,
 ) -> RoiSums:
-    """What :func:`sum_case` gives over the whole image, of arrays in memory.
+    """Like :func:`sum_case`, but for arrays in memory, and over the whole image.
 
     Args, Raises: as :func:`count_array`.
     """
@@ -110,17 +111,17 @@ def count_array(
     n_bins: int,
     roi: Roi,
 ) -> CaseCounts:
-    """What :func:`count_case` gives, of arrays in memory.
+    """Like :func:`count_case`, but for arrays in memory.
 
     Args:
         probabilities: (K, *shape), float16, float32 or float64.
-        codes: of the reference (``Labels.encode``), (*shape).
-        labels: of the data set.
-        n_bins: of the reliability diagram.
-        roi: the image, with or without its padding.
+        codes: codes of the reference (``Labels.encode``), (*shape).
+        labels: labels of the data set.
+        n_bins: number of bins of the reliability diagram.
+        roi: ``image`` or ``crop``.
 
     Raises:
-        InputError: they are no probabilities.
+        InputError: the values are not probabilities, or do not sum to 1 over the classes.
     """
     reference = Reference(codes, {}, (1.0,) * codes.ndim, None)
     return _count(ProbabilityArray(probabilities), labels, reference, n_bins, [roi])
@@ -143,7 +144,7 @@ def _count(
 
 
 class _Lane:
-    """A thread that works on what it is given in order."""
+    """A thread that runs its tasks in the order in which they are submitted."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._pool = stack.enter_context(ThreadPoolExecutor(1))

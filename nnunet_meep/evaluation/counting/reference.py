@@ -1,7 +1,7 @@
-"""The label maps of a case: reference, segmentation and masks, read and checked to fit together.
+"""Reads the label maps of a case (reference, segmentation, masks) and checks that they match.
 
-This is the one chain of checks for all commands: each file is as long as its header says, holds the
-labels of ``dataset.json`` and lies on the grid of the reference.
+All commands use these checks: each file must be complete, have the labels of ``dataset.json``, and
+lie on the voxel grid of the reference.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from nnunet_meep.nnunet_files.headers import VoxelGrid, refuse_other_grid
 from nnunet_meep.nnunet_files.images import read_codes, read_label_map
 from nnunet_meep.nnunet_files.labels import Labels
 
-#: Of what Dice, volumes and distances are: of the segmentation file, where there is one, or of what
-#: nnU-Net's rule makes of the probabilities.
+#: The segmentation from which Dice, volumes and distances are computed: the file, if there is one,
+#: or the labels that follow from the probabilities by nnU-Net's rule.
 FILE, ARGMAX = "file", "argmax"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference of a case, as codes (``Labels.encode``) with the axes of the probabilities.
+    """The label maps of a case as codes (``Labels.encode``), with the axes of the probabilities.
 
     Attributes:
-        codes: the whole image, (*shape).
-        restricted: by the name of an ROI, the same with ``nowhere`` outside of it; rois that
-            are the image (``image``, and ``crop`` until its padding is known) are not in it.
+        codes: the reference segmentation, (*shape).
+        restricted: {name of an ROI: ``codes`` with ``nowhere`` outside of the ROI}. ``image`` and
+            ``crop`` are not in it; both are counted over the whole image.
         spacing_mm: size of a voxel along each axis of ``shape``.
-        segmentation: codes of the predicted segmentation, (*shape); None if there is no file.
+        segmentation: the predicted segmentation, (*shape); None if there is no file.
     """
 
     codes: NDArray[np.unsignedinteger]
@@ -47,12 +47,12 @@ class Reference:
     segmentation: NDArray[np.unsignedinteger] | None
 
     def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
-        """What has to be counted for some ROIs, by ``Roi.counted_as``."""
+        """The codes to count for some ROIs: {``Roi.counted_as``: codes (*shape)}."""
         names = {r.counted_as for r in rois}
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
 
     def save(self, path: Path) -> None:
-        """Write it for :meth:`load_and_remove`, which another process may call."""
+        """Writes the label maps for :meth:`load_and_remove`, which may run in another process."""
         arrays: dict[str, Any] = {f"roi:{name}": c for name, c in self.restricted.items()}
         np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
         if self.segmentation is not None:
@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def load_and_remove(cls, path: Path) -> Reference:
-        """What :meth:`save` wrote."""
+        """Reads what :meth:`save` wrote and deletes the files."""
         with np.load(path, allow_pickle=False) as archive:
             restricted = {
                 name.removeprefix("roi:"): archive[name]
@@ -71,7 +71,7 @@ class Reference:
         path.unlink()
         segmentation = None
         if (other := _beside(path)).exists():
-            # Left on the disk until it is looked at, after all that takes more memory.
+            # Memory-mapped: it is not needed before the steps that take most memory are over.
             segmentation = np.load(other, mmap_mode="r", allow_pickle=False)
             other.unlink()
         return cls(codes, restricted, spacing_mm, segmentation)
@@ -82,20 +82,20 @@ def _beside(path: Path) -> Path:
 
 
 def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:
-    """Read the reference of a case, its segmentation, and what the ROIs need.
+    """Reads the reference of a case, its predicted segmentation, and the masks of the ROIs.
 
     Raises:
-        InputError: a file cannot be read, holds what it should not, or they do not fit together.
+        InputError: a file cannot be read, has invalid content, or does not match the reference.
     """
     segmentation, segmented = None, None
-    with ThreadPoolExecutor(1) as other:  # unpacking takes half of the time, and runs beside
+    with ThreadPoolExecutor(1) as other:  # decompression is half of the work and runs in parallel
         if case.segmentation is not None:
             segmented = other.submit(read_codes, case.segmentation, dataset)
         codes, spacing_mm, grid = read_codes(case.reference, dataset)
     if case.segmentation is not None and segmented is not None:
         segmentation, its_spacing_mm, its_grid = segmented.result()
         refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
-        # Where a format has no grid, its spacing may stand beside it.
+        # Formats without a grid may still have a spacing, in a file beside the image.
         if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
             raise InputError(
                 f"{case.segmentation}: expected voxels of {spacing_mm} mm like {case.reference}, "
@@ -117,7 +117,7 @@ def _refuse_segmentation(
     dataset: Dataset,
     shape: tuple[int, ...],
 ) -> None:
-    """Could these codes be a prediction of the case?"""
+    """Refuses a segmentation that cannot be a prediction of the case."""
     if codes.shape != shape:
         raise InputError(
             f"{path}: expected a segmentation of shape {shape} like {case.reference}, got "
@@ -138,7 +138,7 @@ def _inside(
     spacing_mm: Sequence[float],
     grid: VoxelGrid | None,
 ) -> NDArray[Any] | None:
-    """Where an ROI is, (*shape); None for those that only the probabilities know."""
+    """Mask of an ROI, (*shape); None for ``image``, and for ``crop``, which needs the npz."""
     if roi.margin_mm is not None:
         return near_surface(codes, dataset.labels, roi.margin_mm, spacing_mm)
     path = roi.mask_path(case.name, dataset.file_ending)
@@ -162,7 +162,7 @@ def near_surface(
     margin_mm: float,
     spacing_mm: Sequence[float],
 ) -> NDArray[np.bool_]:
-    """Voxels within some distance of a surface voxel of any class, (*shape)."""
+    """Mask of the voxels within ``margin_mm`` of a surface voxel of any class, (*shape)."""
     import SimpleITK
 
     surface = _surface_of_any_class(codes, labels)
@@ -170,7 +170,7 @@ def near_surface(
     box = bounding_box(surface)
     if box is None:
         return near
-    # Nothing matters beyond the bounding box and the margin.
+    # No voxel outside the bounding box plus the margin can be near.
     pads = [math.ceil(margin_mm / mm) for mm in spacing_mm]
     box = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, pads, strict=True))
     image = SimpleITK.GetImageFromArray(surface[box].astype(np.uint8))
@@ -178,18 +178,19 @@ def near_surface(
     distance = SimpleITK.SignedMaurerDistanceMap(
         image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
     )
-    # The filter computes in float32.
+    # The filter computes in float32, so allow for its rounding.
     near[box] = SimpleITK.GetArrayViewFromImage(distance) <= margin_mm * (1 + 1e-6)
     return near
 
 
 def _surface_of_any_class(codes: NDArray[np.unsignedinteger], labels: Labels) -> NDArray[np.bool_]:
-    """The union of ``surface_voxels`` of all classes, (*shape), however many there are."""
+    """The union of ``surface_voxels`` of all classes, (*shape), in one pass for all of them."""
     member = np.array(
         [labels.y_of_code(labels.members(i)) == 1 for i in range(len(labels.classes))]
     )
-    # [a, b]: a voxel of code a is on the surface if it has a neighbour of code b, because it is of
-    # a class of which that is not. Beyond the edge of the image is no class: nowhere.
+    # on_surface[a, b]: a voxel of code a with a neighbour of code b is on a surface, because it
+    # belongs to a class that the neighbour does not belong to. Beyond the edge of the image there
+    # is no class, as with the code ``nowhere``.
     on_surface = (member[:, :, None] & ~member[:, None, :]).any(axis=0)
     surface = np.zeros(codes.shape, np.bool_)
     beyond = np.full(codes.shape[1:], labels.nowhere, codes.dtype)

@@ -1,13 +1,12 @@
-"""Which voxels of a case count: the whole image, or a part of it.
+"""Regions of interest (ROIs): which voxels of a case are evaluated.
 
 - ``image``: all voxels (the paper's setting).
-- ``crop``: the bounding box of what is not nnU-Net's padding. Outside the non-zero crop on which it
-  predicted, nnU-Net writes a background probability of exactly 1 and all others exactly 0.
-- ``boundary:MM``: within MM millimetres of the reference surface, that is of the nearest surface
-  voxel of any class.
-- ``mask:FOLDER``: where the label map ``FOLDER/CASE<file_ending>`` is not 0.
+- ``crop``: the bounding box of the voxels that nnU-Net predicted. It predicts only a crop to the
+  non-zero part of the image; outside it pads with background probability 1 and all others 0.
+- ``boundary:MM``: voxels within MM millimetres of a surface voxel of any class in the reference.
+- ``mask:FOLDER``: voxels where the label map ``FOLDER/CASE<file_ending>`` is not 0.
 
-Voxels with the ignore label never count.
+Voxels with the ignore label are always left out.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _FORMS = "image, crop, boundary:MM or mask:FOLDER"
 
 @dataclass(frozen=True)
 class Roi:
-    """A choice of voxels.
+    """A region of interest.
 
     Attributes:
-        name: as it was asked for, and as it stands in every output.
-        margin_mm: of ``boundary:MM``.
-        mask_folder: of ``mask:FOLDER``.
-        without_padding: leave out what nnU-Net padded back; where that is, only the probabilities
-            say.
+        name: as given by the user; also used in every output.
+        margin_mm: MM of ``boundary:MM``, else None.
+        mask_folder: FOLDER of ``mask:FOLDER``, else None.
+        without_padding: leave out nnU-Net's padding (``crop``). Where the padding is can be seen
+            only from the probabilities.
     """
 
     name: str
@@ -40,19 +39,19 @@ class Roi:
 
     @property
     def counted_as(self) -> str:
-        """The roi whose voxels are counted: for ``crop`` the image, less its padding."""
+        """Name of the ROI to count; ``image`` for ``crop``, whose padding is subtracted later."""
         return "image" if self.name == "crop" else self.name
 
     def mask_path(self, case: str, file_ending: str) -> Path | None:
-        """The file that says where a case counts, if the ROI takes one."""
+        """The mask of a case; None if the ROI is not ``mask:FOLDER``."""
         return self.mask_folder and self.mask_folder / f"{case}{file_ending}"
 
 
 def parse_roi(name: str) -> Roi:
-    """An ROI from its name.
+    """The ROI with a given name.
 
     Raises:
-        InputError: it is not one of the four forms, or the folder is not there.
+        InputError: the name has none of the four forms, or the folder does not exist.
     """
     kind, colon, value = name.partition(":")
     if kind in ("image", "crop") and not colon:
@@ -75,7 +74,7 @@ def parse_roi(name: str) -> Roi:
 
 
 def describe(roi: str) -> str:
-    """An ROI in words, for people."""
+    """A readable description of an ROI, given its name."""
     kind, _, value = roi.partition(":")
     return {
         "image": "whole images",

@@ -11,21 +11,22 @@ METRICS = ("hd", "hd95", "assd")
 
 
 def surface_voxels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels of a mask with one of their 6 neighbours (4 in 2D) outside of it, inner ones included.
+    """Voxels of a mask that have at least one of their 6 neighbours (4 in 2D) outside the mask.
 
-    The edge of the image counts as outside; an axis of length 1 has no neighbours.
+    Voxels next to holes are included. Beyond the edge of the image is outside; along an axis of
+    length 1 there are no neighbours.
 
     Args:
         mask: (*shape).
 
     Returns:
-        (*shape).
+        Mask of the surface voxels, (*shape).
     """
     from scipy.ndimage import binary_erosion
 
     surface = np.zeros_like(mask)
     box = bounding_box(mask)
-    if box is not None:  # outside of it is background
+    if box is not None:  # computed inside the box only: there is nothing beyond
         inside = np.squeeze(mask[box], tuple(i for i, n in enumerate(mask.shape) if n == 1))
         kept = binary_erosion(inside) if inside.ndim else False
         surface[box] = (inside & ~np.bool_(kept)).reshape(surface[box].shape)
@@ -33,7 +34,7 @@ def surface_voxels(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """The smallest box that holds all of a mask; None if it is empty."""
+    """The smallest box that contains the whole mask; None if the mask is empty."""
     box = []
     for axis in range(mask.ndim):
         occupied = np.flatnonzero(mask.any(axis=tuple({*range(mask.ndim)} - {axis})))
@@ -53,9 +54,9 @@ def surface_distances_mm(
         spacing_mm: size of a voxel along each axis.
 
     Returns:
-        ``hd`` = the larger of both directed maxima (Hausdorff distance), ``hd95`` = the larger of
-        both directed 95th percentiles, ``assd`` = mean over the union of both directions; NaN
-        where a mask is empty.
+        ``hd``: Hausdorff distance, the larger of the maxima in both directions. ``hd95``: the
+        larger of the 95th percentiles in both directions. ``assd``: average symmetric surface
+        distance, the mean over the distances in both directions together. NaN if a mask is empty.
     """
     from scipy.spatial import KDTree
 
