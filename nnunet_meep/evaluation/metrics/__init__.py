@@ -1,1 +1,1 @@
-"""Sums into numbers; each metric is defined once, here. Imports without torch."""
+"""Computes the metrics from the sums; each metric is defined here, once. Does not need torch."""

@@ -1,4 +1,8 @@
-"""Calibration: how far mean probability and observed frequency are apart."""
+"""Miscalibration: the difference between mean probability and observed frequency.
+
+y is 1 for voxels with the class (for the top label: predicted correctly) and 0 for others, so mean
+y is the observed frequency.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 
 
 def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
-    """``ece``, ``mce`` and ``ace`` of :func:`class_metrics`."""
+    """``ece``, ``mce`` and ``ace``, as defined in :func:`.scores.class_metrics`."""
     count, sum_p, sum_y = _bins(cells, grid)
     filled = count > 0
     if not filled.any():
@@ -30,14 +34,19 @@ def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
 
 
 def reliability_bins(cells: Cells, grid: Grid) -> dict[str, list[float]]:
-    """Edges (B + 1), and count, mean p and mean y of each bin (B; NaN where it is empty)."""
+    """Data for a reliability diagram with B bins.
+
+    Returns:
+        ``edges`` of the bins, (B + 1,), and for each bin ``count``, ``mean_p`` and ``mean_y``,
+        (B,); the means are NaN in empty bins.
+    """
     return bins_of_sums(*_bins(cells, grid))
 
 
 def bins_of_sums(
     count: NDArray[Any], sum_p: NDArray[Any], sum_y: NDArray[Any]
 ) -> dict[str, list[float]]:
-    """What :func:`reliability_bins` gives, of the sums of each bin, weighted or not, (B,)."""
+    """:func:`reliability_bins`, given the sums over each bin's voxels, weighted or not, (B,)."""
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
         mean_p, mean_y = sum_p / count, sum_y / count
     return {
@@ -49,7 +58,7 @@ def bins_of_sums(
 
 
 def ece_of_bins(bins: Mapping[str, Sequence[float]]) -> float:
-    """``ece``, of what :func:`reliability_bins` gives; NaN without a voxel."""
+    """The ECE of the result of :func:`reliability_bins`; NaN if all bins are empty."""
     count, mean_p, mean_y = (np.asarray(bins[key], float) for key in ("count", "mean_p", "mean_y"))
     if not count.any():
         return math.nan
@@ -59,16 +68,17 @@ def ece_of_bins(bins: Mapping[str, Sequence[float]]) -> float:
 def reliability_band(
     per_case: Sequence[dict[str, list[float]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % BCa bootstrap intervals over cases of the pooled observed frequencies.
+    """95 % BCa bootstrap intervals, over cases, of the observed frequency in each bin.
 
-    A resample without a case that has voxels in a bin is left out there.
+    The frequency is that of the voxels of all cases together. Resamples in which no case has voxels
+    in a bin are left out for this bin.
 
     Args:
-        per_case: what :func:`reliability_bins` gives, of at least two cases.
+        per_case: results of :func:`reliability_bins` for at least two cases.
 
     Returns:
-        Lower and upper end for each bin, (B,) each; NaN where no case has voxels, the frequency
-        itself where a single case has some.
+        Lower and upper ends for each bin, (B,) each. NaN if no case has voxels in the bin; both
+        equal to the frequency if only one case has.
     """
     count = np.array([bins["count"] for bins in per_case], np.float64)
     mean_y = np.array([bins["mean_y"] for bins in per_case], np.float64)
@@ -77,7 +87,7 @@ def reliability_band(
     n = count[:, filled]
     all_y, all_n = sum_y.sum(axis=0), n.sum(axis=0)
     times = resamples(len(per_case))
-    with np.errstate(invalid="ignore"):  # 0 / 0: no case with voxels in this bin is left
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no drawn case has voxels in a bin
         resampled = (times @ sum_y) / (times @ n)
         jackknife = (all_y - sum_y) / (all_n - n)
     ends = np.full((2, count.shape[1]), np.nan)
@@ -90,11 +100,12 @@ _SMOOTH_POINTS = 1 << 14
 
 
 def smooth_ece(cells: Cells) -> float:
-    """Smooth calibration error: the width s of a kernel at which the smoothed error equals s.
+    """Smooth calibration error (smECE): the kernel width s at which the smoothed error equals s.
 
     Błasiok & Nakkiran, "Smooth ECE: principled reliability diagrams via kernel smoothing" (2023),
-    with their reflected Gaussian kernel of standard deviation s on [0, 1]. The residuals p - y lie
-    on a grid; there that kernel is a product with exp(-(pi k s)^2 / 2) in the Fourier transform.
+    with their reflected Gaussian kernel of standard deviation s on [0, 1]. The residuals p - y are
+    put on a regular grid over p. Smoothing then means to multiply their Fourier transform by
+    exp(-(pi k s)^2 / 2).
     """
     n_cell = cells.count.sum(axis=1)
     if not len(n_cell):
@@ -102,13 +113,14 @@ def smooth_ece(cells: Cells) -> float:
     n = int(n_cell.sum())
     sum_p = cells.sum_p.sum(axis=1)
     residual = (sum_p - cells.count[:, 1]) / n
-    # Each cell at its mean p, shared by the two points beside it; points lie at (k + 1/2) / M.
+    # The residual of a cell is at its mean p. It is divided between the two nearest of the points,
+    # which are at (k + 1/2) / M.
     position = np.clip(sum_p / n_cell * _SMOOTH_POINTS - 0.5, 0, _SMOOTH_POINTS - 1)
     left = np.minimum(position.astype(np.intp), _SMOOTH_POINTS - 2)
     share = position - left
     on_grid = np.bincount(left, residual * (1 - share), _SMOOTH_POINTS)
     on_grid += np.bincount(left + 1, residual * share, _SMOOTH_POINTS)
-    # Reflection at 0 and 1 is a signal with its mirror image, repeated without end.
+    # Reflecting at 0 and 1 is the same as appending the mirror image and repeating periodically.
     spectrum = np.fft.rfft(np.concatenate([on_grid, on_grid[::-1]]))
     frequency = np.pi * np.arange(len(spectrum))
 
@@ -116,7 +128,7 @@ def smooth_ece(cells: Cells) -> float:
         smoothed = np.fft.irfft(spectrum * np.exp(-0.5 * (frequency * width) ** 2))
         return float(np.abs(smoothed).sum()) / 2
 
-    # The error falls as the width grows, from at most 1.
+    # Bisection: the smoothed error is at most 1 and decreases with the width.
     low, high = 0.0, 1.0
     while high - low > 1e-7:
         middle = (low + high) / 2
@@ -130,7 +142,7 @@ def smooth_ece(cells: Cells) -> float:
 def _bins(
     cells: Cells, grid: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Voxels, sum of p and of y in each bin, (B,): bins are unions of cells."""
+    """Number of voxels, sum of p and sum of y in each bin, (B,); exact, as cells make up bins."""
     return _grouped(cells, grid.bin_of_cell[cells.cell], grid.n_bins)
 
 
@@ -149,12 +161,12 @@ def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
     n = int(n_cell.sum())
     if not n:
         return {"ece_adaptive": math.nan, "ece_l2_debiased": math.nan}
-    # A cell goes where its middle voxel belongs by rank. Twice the rank, so that it is whole.
+    # A cell is put into the bin of its middle voxel. Twice the rank of that is an integer.
     middle = 2 * np.cumsum(n_cell) - n_cell
     group = np.minimum(n_bins * middle // (2 * n), n_bins - 1)
     count, sum_p, sum_y = _grouped(cells, group, n_bins)
     filled = count > 0
-    several = count > 1  # a single voxel says nothing of its own variance
+    several = count > 1  # the variance cannot be estimated from a single voxel
     mean_y = sum_y[several] / count[several]
     gap = sum_p[several] / count[several] - mean_y
     squared = gap**2 - mean_y * (1 - mean_y) / (count[several] - 1)
@@ -165,7 +177,7 @@ def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
 
 
 def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Bins of the voxels of several results with the same edges."""
+    """Merges several results of :func:`reliability_bins` that have the same edges."""
     count = np.array([part["count"] for part in parts], np.float64)
     total = count.sum(axis=0)
     merged: dict[str, list[float]] = {**parts[0], "count": total.tolist()}

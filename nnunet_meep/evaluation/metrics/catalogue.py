@@ -1,7 +1,7 @@
-"""The catalogue of metrics: what each is called, how it is printed, which values are good.
+"""The catalogue of metrics: the name, definition and unit of each, and which values are good.
 
-Each metric of ``calibration.json`` has one entry, in the order of tables, and is described nowhere
-else: tables, ``--help``, the page, the comparison's directions and the documentation read it here.
+Each metric of ``calibration.json`` has one entry here, in the order of the tables. Tables,
+``--help``, the HTML page, the comparison of models and the documentation all read this catalogue.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Better(Enum):
     HIGHER = "Higher is better."
     LOWER = "Lower is better."
     NEAR_ONE = "1 is right; below 1 the network is overconfident."
-    NEITHER = ""  # it informs, and is not compared
+    NEITHER = ""  # for information only, not compared between models
 
 
 class Of(Enum):
-    """What a metric speaks of."""
+    """What a metric is computed for."""
 
     CLASS = "one class, or one of nnU-Net's regions, against the rest"
     REGION = "one of nnU-Net's regions, cut at p > 1/2"
@@ -33,12 +33,12 @@ _ERRORS = (Of.REGION, Of.TOP_LABEL)
 
 
 class Unit(NamedTuple):
-    """In which values are printed.
+    """The unit in which values are printed.
 
     Attributes:
-        name: behind the number; "" if there is none.
-        digits: after the decimal point.
-        scale: factor from the metric to this unit.
+        name: name of the unit; "" if there is none.
+        digits: number of digits after the decimal point.
+        scale: factor that converts the metric to this unit.
     """
 
     name: str = ""
@@ -51,12 +51,12 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: for headings, without the unit.
-        definition: what it is, in a sentence, with its source.
+        name: name for headings, without the unit.
+        definition: definition in a sentence or two, with its source.
         better: which values are good.
-        of: what it speaks of.
-        function: that computes it, in this package.
-        unit: in which values are printed.
+        of: what it is computed for.
+        function: dotted name, below this package, of the function that computes it.
+        unit: the unit in which values are printed.
     """
 
     name: str
@@ -77,8 +77,8 @@ class Metric:
         return f"{self.definition} {self.better.value}".rstrip()
 
     def number(self, value: float, sign: str = "") -> str:
-        """A value in the unit of the heading; ``sign="+"`` shows that of positive ones, too."""
-        # What rounds to zero has no sign of its own: -0.0 + 0.0 is 0.0.
+        """A value as text, in the unit of the heading; ``sign="+"`` adds a plus if positive."""
+        # Adding 0.0 turns -0.0 into 0.0, so that a rounded zero has no minus sign.
         rounded = round(value * self.unit.scale, self.unit.digits) + 0.0
         return format(rounded, f"{sign}.{self.unit.digits}f")
 
@@ -251,11 +251,11 @@ CATALOGUE: dict[str, Metric] = {
     ),
 }
 
-#: What tables show of a class, and of the predicted label; the page and the CSV have all.
+#: The metrics in tables, for a class and for the top label; the HTML page and the CSV have all.
 CLASS_TABLE = ("dice", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece")
 TOP_LABEL_TABLE = ("ece", "aurc", "error_rate", "error_rate_expected", "error_rate_ratio")
 
 
 def metrics_of(of: Of) -> tuple[str, ...]:
-    """The keys of all metrics that speak of it."""
+    """The keys of all metrics that are computed for ``of``."""
     return tuple(key for key, metric in CATALOGUE.items() if of in metric.of)

@@ -8,24 +8,27 @@ import numpy as np
 
 from nnunet_meep.evaluation.counting.bins import Cells, Grid
 
-#: Shares of the voxels for which the risk is given, ascending; dense near 1, because background,
-#: which is easy, is nearly all of an image.
+#: Shares of the voxels for which the risk is computed, ascending. They are dense near 1, because
+#: nearly all voxels of an image are background and easy.
 COVERAGES = 1 - np.append(np.logspace(0, -4, 81), 0)
 
 
 def risk_coverage(cells: Cells, grid: Grid, *, top_label: bool) -> dict[str, list[float]]:
     """The risk-coverage curve (Geifman & El-Yaniv 2017): errors among the most confident voxels.
 
-    Equally confident voxels come in random order, as in ``aurc``; a cell's voxels count as equal.
+    Equally confident voxels are in random order, as in ``aurc``. Voxels of the same cell are
+    treated as equally confident.
 
     Args:
-        cells: of the largest p of each voxel with y = it is right, or of a region's p.
-        grid: the cells' grid.
-        top_label: which of the two. A region is cut at p > 1/2, its confidence is max(p, 1 - p).
+        cells: cells of the top label, or of one of nnU-Net's regions.
+        grid: the grid of the cells.
+        top_label: True for the top label. A region is thresholded at p > 1/2, and its confidence is
+            max(p, 1 - p).
 
     Returns:
-        ``coverage`` (``COVERAGES``), ``risk``: the error rate among that share of the voxels, the
-        most confident ones; at 0 that of the most confident cell. NaN without voxels.
+        ``coverage`` (``COVERAGES``) and ``risk``, the error rate among this share of the voxels,
+        taking the most confident first. At coverage 0, the risk is that of the most confident cell.
+        NaN if there are no voxels.
     """
     n = cells.count.sum(axis=1)
     if not len(n):
@@ -38,7 +41,7 @@ def risk_coverage(cells: Cells, grid: Grid, *, top_label: bool) -> dict[str, lis
     n_voxels = np.concatenate([[0], np.cumsum(n[order])])
     n_wrong = np.concatenate([[0], np.cumsum(wrong[order])])
     covered = COVERAGES * n_voxels[-1]
-    # Within a cell errors come evenly, so that their number is linear between the cells' ends.
+    # Errors are spread evenly within a cell, so their number is linear between the ends of cells.
     errors = np.interp(covered, n_voxels, n_wrong)
     first = float(n_wrong[1] / n_voxels[1])
     risk = np.divide(errors, covered, out=np.full_like(covered, first), where=covered > 0)
@@ -53,8 +56,8 @@ def aurc_of_cells(cells: Cells) -> float:
     wrong = cells.count[::-1, 0].astype(np.float64)  # the most confident first
     n = cells.count[::-1].sum(axis=1).astype(np.float64)
     n_before, wrong_before = np.cumsum(n) - n, np.cumsum(wrong) - wrong
-    # Sum over j = 1 .. n of (wrong_before + wrong j / n) / (n_before + j): in random order, the
-    # j-th voxel of a cell has wrong j / n errors of its cell up to it.
+    # In random order, the first j voxels of a cell include wrong * j / n of its errors on average.
+    # This is the sum over j = 1 .. n of (wrong_before + wrong * j / n) / (n_before + j).
     harmonic = digamma(n_before + n + 1) - digamma(n_before + 1)
     risk = wrong_before * harmonic + wrong / n * (n - n_before * harmonic)
     return math.fsum(risk) / float(n.sum())

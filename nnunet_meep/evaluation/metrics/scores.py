@@ -1,13 +1,14 @@
-"""From the sums of a case to its metrics, and what is reported where a number does not exist.
+"""Computes the metrics of a case from its sums.
 
-A metric without a meaning is NaN: Dice if class and segmentation are both empty, distances if
-either is, Brier+ without a voxel of the class, the volume of a 2D image, everything without voxels.
-NaN is left out of means and counted in ``n_undefined``.
+A metric that is undefined is NaN: Dice if both the reference and the segmentation have no voxel of
+the class, surface distances if either has none, Brier+ if the reference has none, volumes in 2D
+images, and everything if there are no voxels. NaN is left out of means and counted in
+``n_undefined``.
 
-``ece_adaptive``, ``ece_l2_debiased``, ``smece`` and ``aurc`` take the voxels of a cell
-(:mod:`nnunet_meep.evaluation.counting.bins`) together, which moves them by less than 1e-4 on images
-of any size; all others are exact. (Where all voxels lie in one cell, their order is lost, and that
-can be more.)
+``ece_adaptive``, ``ece_l2_debiased``, ``smece`` and ``aurc`` do not distinguish the voxels within a
+cell (see :mod:`nnunet_meep.evaluation.counting.bins`), which changes them by less than 1e-4 for
+images of any size; all other metrics are exact. (The change can be larger if all voxels are in one
+cell, because their order is then lost.)
 """
 
 from __future__ import annotations
@@ -27,27 +28,31 @@ from nnunet_meep.evaluation.metrics.risk_coverage import aurc_of_cells
 
 
 def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
-    """The metrics of one class that follow from its sums, by their keys in the catalogue.
+    """The metrics of one class that are computed from its sums, by their keys in the catalogue.
+
+    p is the probability of the class; y is 1 for voxels with the class in the reference, else 0.
 
     - ``dice``: 2 TP / (2 TP + FP + FN).
     - ``brier``: mean of (p - y)^2 over all voxels (binary convention; Brier 1950).
-    - ``brier_plus``, ``brier_minus``: the same over the voxels of the class alone, over all others
-      (stratified Brier score, Wallace & Dahabreh 2014).
-    - ``nll``: mean of -log p where y = 1 and -log(1 - p) where y = 0, p clipped to
+    - ``brier_plus``, ``brier_minus``: the same, over the voxels with y = 1 only, and over those
+      with y = 0 only (stratified Brier score, Wallace & Dahabreh 2014).
+    - ``nll``: mean of -log p where y = 1 and -log(1 - p) where y = 0, with p clipped to
       [``CLIP``, 1 - ``CLIP``].
-    - ``ece``: expected calibration error, sum over bins of n_b / N * |mean p - mean y|
-      (Naeini et al. 2015), of the probability of the class; ``mce`` and ``ace`` the maximum and
-      the plain mean of |mean p - mean y| over bins with voxels.
-    - ``ece_adaptive``: ``ece`` with bins of equal mass (Nixon et al. 2019), equal p in one bin.
-    - ``ece_l2_debiased``: root of the debiased squared calibration error (Kumar et al. 2019), bins
-      of equal mass, negative squares taken as 0.
+    - ``ece``: expected calibration error, the sum over bins of n_b / N * |mean p - mean y| (Naeini
+      et al. 2015). ``mce`` and ``ace`` are the maximum and the unweighted mean of
+      |mean p - mean y| over the bins that have voxels.
+    - ``ece_adaptive``: ``ece`` with bins of equal mass (Nixon et al. 2019); voxels with equal p are
+      in the same bin.
+    - ``ece_l2_debiased``: root of the debiased squared calibration error (Kumar et al. 2019) with
+      bins of equal mass; 0 if the estimate of the square is negative.
     - ``smece``: smooth calibration error (Błasiok & Nakkiran 2023).
-    - ``volume_*_ml``: of the reference, of the segmentation, and expected (sum of p).
+    - ``volume_true_ml``, ``volume_pred_ml``, ``volume_expected_ml``: volume in the reference, in
+      the segmentation, and the expected volume (from the sum of p).
     """
     cells = sums.cells
     n_minus, n_plus = (int(n) for n in cells.count.sum(axis=0))
     n = n_minus + n_plus
-    # p is 0 where y = 1, p is 1 where y = 0: misses of 1.
+    # p = 0 where y = 1 and p = 1 where y = 0 have a squared error of 1 each.
     missed_plus, missed_minus = _saturated(cells, grid, right=False)
     hits = sum(_saturated(cells, grid, right=True))
     plus, minus = sums.squared_plus + missed_plus, sums.squared_minus + missed_minus
@@ -72,12 +77,13 @@ def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
 
 
 def top_label_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
-    """The metrics of confidence = largest p, y = it is the right class.
+    """The top-label metrics: p is a voxel's largest probability, y is 1 if that class is correct.
 
     - ``ece``, ``mce``, ``ace``: as for a class (Guo et al. 2017).
-    - ``aurc``: area under the risk-coverage curve (Geifman & El-Yaniv 2017): mean over n of the
-      error rate among the n most confident voxels; among equally confident ones in random order.
-    - ``accuracy``, and the errors of :func:`error_metrics`.
+    - ``aurc``: area under the risk-coverage curve (Geifman & El-Yaniv 2017), the mean over n of the
+      error rate among the n most confident voxels; equally confident voxels are in random order.
+    - ``accuracy``: share of correct voxels.
+    - ``error_rate``, ``error_rate_expected``, ``error_rate_ratio``: as in :func:`error_metrics`.
     """
     n_wrong, n_right = (int(n) for n in cells.count.sum(axis=0))
     n = n_wrong + n_right
@@ -90,12 +96,12 @@ def top_label_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
 
 
 def error_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
-    """How often a region, cut at p > 1/2, is wrong and how often it expects to be.
+    """Actual and expected errors of one of nnU-Net's regions, thresholded at p > 1/2.
 
     - ``error_rate``: mean of [(p > 1/2) != y].
     - ``error_rate_expected``: mean of 1 - max(p, 1 - p).
-    - ``error_rate_ratio``: expected over actual. 1: as many errors as expected; below 1 the network
-      is overconfident.
+    - ``error_rate_ratio``: expected / actual. 1 if there are as many errors as the probabilities
+      predict; below 1 the network is overconfident.
     """
     below = cells.between(0, grid.first_above_half)
     above = cells.between(grid.first_above_half, grid.n_cells)
@@ -105,14 +111,14 @@ def error_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
 
 
 def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> int:
-    """Whether a class is not segmented at all, over some cases.
+    """Detects a class that is not segmented in any case.
 
     Args:
-        dice: of the class in each case.
-        brier_plus: the same; NaN where the reference does not have the class.
+        dice: Dice of the class in each case.
+        brier_plus: Brier+ of the class in each case; NaN where the reference lacks the class.
 
     Returns:
-        In how many cases the reference has the class, if Dice is 0 in all of them; otherwise 0.
+        The number of cases whose reference has the class, if Dice is 0 in all of these; else 0.
     """
     has_class = ~np.isnan(np.asarray(brier_plus, dtype=np.float64))
     missed = has_class & (np.asarray(dice, dtype=np.float64) == 0)
@@ -132,7 +138,13 @@ def _errors(n_wrong: int, expected: float, n: int) -> dict[str, float]:
 
 
 def _saturated(cells: Cells, grid: Grid, *, right: bool) -> tuple[int, int]:
-    """Voxels of y = 1 and of y = 0 whose p is exactly 1 or 0, rightly or wrongly so."""
+    """Number of voxels with y = 1, and with y = 0, whose p is exactly 0 or 1.
+
+    Args:
+        cells: counts of the class.
+        grid: the grid of the cells.
+        right: count those where p equals y; otherwise, those where it does not.
+    """
     zero, one = cells.between(0, 1), cells.between(grid.n_cells - 1, grid.n_cells)
     of_plus, of_minus = (one, zero) if right else (zero, one)
     return int(of_plus.count[:, 1].sum()), int(of_minus.count[:, 0].sum())

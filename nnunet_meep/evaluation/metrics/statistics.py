@@ -1,4 +1,4 @@
-"""Statistics over cases: means, bootstrap intervals, tests of differences."""
+"""Statistics over cases: means, bootstrap intervals and tests of paired differences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BOOTSTRAP_SEED = 0
 
 
 def over_cases(values: Sequence[float]) -> dict[str, Any]:
-    """One metric over the cases, NaN left out and counted.
+    """Summary of one metric over the cases; NaN is left out.
 
     Returns:
-        ``mean``, ``std`` (of a sample, n - 1), ``median``, ``ci95`` (BCa bootstrap interval of the
-        mean over cases; the mean twice if all cases are equal), ``n``, ``n_undefined``. What needs
-        more cases than there are is NaN.
+        ``mean``, ``std`` (sample standard deviation, n - 1), ``median``, ``ci95`` (95 % BCa
+        bootstrap interval of the mean; the mean twice if all cases are equal), ``n`` (values that
+        are not NaN) and ``n_undefined`` (values that are). Entries that need more cases are NaN.
     """
     array = np.asarray(values, dtype=np.float64)
     defined = array[~np.isnan(array)]
@@ -47,29 +47,29 @@ def bca_interval(
 ) -> NDArray[np.float64]:
     """95 % bootstrap intervals, bias-corrected and accelerated (BCa).
 
-    Efron, "Better bootstrap confidence intervals" (1987). Unlike plain percentiles they allow for a
-    statistic that is biased or skewed, as means over few cases are.
+    Efron, "Better bootstrap confidence intervals" (1987). Unlike plain percentiles, they account
+    for a biased or skewed statistic, such as the mean over few cases.
 
     Args:
-        estimate: K statistics of a sample, (K,).
-        resampled: the same of R resamples, (R, K). NaN, where a resample does not give the
-            statistic, is left out; each has to be there once.
-        jackknife: the same of the sample without each of its members, (n, K). NaN is left out.
+        estimate: K statistics of the sample, (K,).
+        resampled: the same statistics of R resamples, (R, K). NaN (undefined in this resample) is
+            left out; each statistic must be defined in at least one resample.
+        jackknife: the same statistics with one case left out at a time, (n, K). NaN is left out.
 
     Returns:
-        Lower and upper ends, (2, K); ``estimate`` itself where no resample differs from it.
+        Lower and upper ends, (2, K); both equal to ``estimate`` if no resample differs from it.
     """
     from scipy.special import ndtr, ndtri
 
     n = (~np.isnan(resampled)).sum(axis=0)
-    # A tie counts as half below. Sums in another order differ in their last digits, which would
-    # decide the ties, and with few cases many resamples are tied with the estimate.
+    # A resample that equals the estimate counts as half below it. With few cases there are many of
+    # these. The tolerance is needed because sums in a different order differ in their last digits.
     tolerance = 1e-10 * np.nanmax(np.abs(resampled), axis=0)
     excess = resampled - estimate
     tied = np.abs(excess) <= tolerance
     below = (excess < -tolerance).sum(axis=0) + tied.sum(axis=0) / 2
-    # At least half a resample on either side: then z is below 6 and the acceleration, which is at
-    # most 1/6, leaves the denominator positive.
+    # Clipped to at least half a resample on either side. Then |z| is below 6, and because the
+    # acceleration is at most 1/6, the denominator below stays positive.
     bias = ndtri(np.clip(below, 0.5, n - 0.5) / n)
 
     influence = np.nanmean(jackknife, axis=0) - jackknife
@@ -89,18 +89,28 @@ def bca_interval(
 
 @lru_cache(maxsize=2)
 def resamples(n: int) -> NDArray[np.float64]:
-    # How often each case is drawn, rather than the draws: the same, in less memory.
+    # How often each case is drawn in each resample, (resamples, n): needs less memory than the
+    # indices of the drawn cases.
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     times = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_RESAMPLES)
     return times.astype(np.float64)
 
 
 def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
-    """Summary and test of the differences of the cases, NaN left out.
+    """Summary and Wilcoxon signed-rank test of paired differences; NaN is left out.
 
-    Wilcoxon's test leaves out pairs without a difference, too. With scipy 1.17 its p is exact for
-    up to 50 pairs if no two differences are equally large, and for up to 13 if some are; else it is
-    that of the normal approximation, corrected for ties. None is below 2^(1 - n) for n pairs.
+    The test also leaves out pairs without a difference. With scipy 1.17, p is exact for up to 50
+    pairs if no two differences are equally large, and for up to 13 otherwise; else it is from the
+    normal approximation, corrected for ties. With n pairs p cannot be below 2^(1 - n).
+
+    Args:
+        difference: difference of each case, (n,).
+        tested: whether to test; if not, the values of p are NaN.
+
+    Returns:
+        ``mean`` and ``ci95`` of the differences, ``n``, ``p`` and ``p_smallest`` (the smallest p
+        that is possible with n cases). ``p_holm`` and ``p_holm_smallest`` are NaN, to be filled in
+        once all tests of the family are known.
     """
     from scipy.stats import wilcoxon
 
@@ -111,7 +121,7 @@ def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[
         p_smallest = 2.0 ** (1 - n)
     if tested and n > 1:
         unequal = difference[~np.isnan(difference) & (difference != 0)]
-        # Without any difference there is nothing to rank.
+        # The test fails if all differences are 0.
         p = float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
     return {
         "mean": summary["mean"],
@@ -125,7 +135,7 @@ def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p of a family of tests, corrected (Holm 1979), in the same order."""
+    """Corrects the p-values of a family of tests (Holm 1979); returned in the same order."""
     corrected = [math.nan] * len(p)
     highest = 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
