@@ -1,4 +1,4 @@
-"""Apply a calibrator to a folder of nnU-Net predictions: another such folder."""
+"""Applies a calibrator to a folder of nnU-Net predictions; the result is another such folder."""
 
 from __future__ import annotations
 
@@ -43,26 +43,31 @@ def apply(
     any_network: bool = False,
     progress: bool = False,
 ) -> Applied:
-    """Calibrate a folder of predictions with probabilities into another folder.
+    """Calibrates a folder of predictions with probabilities and writes the result to another one.
 
-    For each case ``CASE.npz`` (``probabilities``, float32), the segmentation that nnU-Net's rule
-    makes of them, and ``CASE.pkl`` copied unopened where there is one; ``dataset.json``,
-    ``plans.json``, nnU-Net's record of its arguments if there is one, the calibrator, and a record
-    of which folder this is of, and which network. Each case appears whole, with a note of what it
-    was made of, by which a run that was stopped knows what is done and goes on.
+    For each case it writes ``CASE.npz`` (``probabilities``, float32) and the segmentation that
+    follows from these by nnU-Net's rule, and copies ``CASE.pkl`` unopened if there is one. It also
+    copies ``dataset.json``, ``plans.json``, nnU-Net's record of its arguments (if there is one) and
+    the calibrator, and records the folder and network of the predictions.
+
+    The files of a case appear only when they are complete. Each npz has a note about its source, by
+    which an interrupted run recognises the finished cases when it is started again.
 
     Args:
-        calibrator_json: what ``meep-calib-fit`` wrote.
-        pred_folder: predictions, ``CASE.npz`` beside ``CASE<file_ending>``.
-        output: folder to be made; or empty, or begun by the same call.
-        dataset_json, plans_json: nnU-Net's files; looked for in ``pred_folder`` and two folders up.
-        any_network: apply the calibrator to predictions of another network, too, which is written
-            down; never to those of another data set.
+        calibrator_json: written by ``meep-calib-fit``.
+        pred_folder: predictions, ``CASE.npz`` and ``CASE<file_ending>``.
+        output: a folder that does not exist yet, is empty, or is from an interrupted run of the
+            same call.
+        dataset_json, plans_json: nnU-Net's files; if None they are searched for in ``pred_folder``
+            and two levels up.
+        any_network: also accept predictions of another network on the same data set; the
+            differences are recorded. Those of another data set are never accepted.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: a file or folder cannot be used, or is of another network; the line names it.
-        OSError: something cannot be written.
+        InputError: a file or folder cannot be used, or the predictions are from another network or
+            data set; the message names the file or folder.
+        OSError: a file cannot be written.
     """
     job = _Job.prepare(calibrator_json, pred_folder, dataset_json, plans_json)
     if (pred_folder / RECORD).is_file():
@@ -90,7 +95,7 @@ def calibrate_into(
     *,
     progress: bool = False,
 ) -> Applied:
-    """:func:`apply` to an output folder that :func:`begin` was called for."""
+    """Like :func:`apply`, for an output folder that :func:`begin` has prepared."""
     job = _Job.prepare(calibrator_json, pred_folder)
     not_argmax = job.run(output, progress)
     unknown = job.calibrator.network.unknown_of_either(record.network)
@@ -99,15 +104,15 @@ def calibrate_into(
 
 @dataclass(frozen=True)
 class Applied:
-    """What :func:`apply` did.
+    """The result of :func:`apply`.
 
     Attributes:
-        names: of the cases.
-        not_argmax: of the cases calibrated now, in how many voxels the segmentation was another one
-            than nnU-Net's rule made of the probabilities, where it was.
-        differences: in what the predictions are of another network than the calibrator.
-        unknown: what is not known of the network of the predictions, or of the calibrator, and
-            so was not checked.
+        names: names of all cases.
+        not_argmax: for the cases calibrated in this run whose segmentation was not the one that
+            follows from the probabilities by nnU-Net's rule: in how many voxels they differed.
+        differences: how the network of the predictions differs from that of the calibrator.
+        unknown: attributes of the networks that could not be compared, because they are unknown
+            for the predictions or for the calibrator.
     """
 
     names: list[str]
@@ -118,12 +123,12 @@ class Applied:
 
 @dataclass(frozen=True)
 class Record:
-    """What an output folder is of.
+    """The record in an output folder of what was calibrated.
 
     Attributes:
-        pred_folder: the predictions.
-        network: what made them.
-        any_network: in what that is another network than the calibrator's.
+        pred_folder: folder of the uncalibrated predictions.
+        network: the network that made them.
+        any_network: how it differs from the network of the calibrator.
     """
 
     pred_folder: Path
@@ -131,7 +136,7 @@ class Record:
     any_network: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the folder."""
+        """The content of the file in the output folder."""
         return {
             "pred_folder": str(self.pred_folder.resolve()),
             "network": self.network.to_dict(),
@@ -141,14 +146,14 @@ class Record:
 
 @dataclass(frozen=True)
 class _Job:
-    """A folder to be calibrated; all that can be said before the first case was looked at."""
+    """A folder to calibrate; everything that is known before the first case is read."""
 
     calibrator: Calibrator
-    identity: str  # of the calibrator's file
+    identity: str  # identity of the calibrator's file
     dataset: Dataset
     pred_folder: Path
     names: list[str]
-    copied: dict[str, Path]  # files that are not of a case
+    copied: dict[str, Path]  # {name in the output: file to copy}, for files that belong to no case
 
     @classmethod
     def prepare(
@@ -174,7 +179,7 @@ class _Job:
         return cls(calibrator, identity, dataset, pred_folder, names, copied)
 
     def run(self, output: Path, progress: bool) -> dict[str, int]:
-        """Calibrate what is not done yet; see ``Applied.not_argmax``."""
+        """Calibrates the cases that are not finished yet; returns ``Applied.not_argmax``."""
         for name, source in self.copied.items():
             if source.is_file():
                 with replacing_file(output / name) as temporary:
@@ -186,7 +191,7 @@ class _Job:
         return not_argmax
 
     def _is_done(self, name: str, output: Path) -> bool:
-        """Was a case made of this very prediction, by this calibrator?"""
+        """Whether the output already has this case, from the same prediction and calibrator."""
         if not (output / f"{name}{self.dataset.file_ending}").is_file():
             return False
         try:
@@ -194,14 +199,14 @@ class _Job:
                 open_probabilities(self.pred_folder / f"{name}.npz") as source,
                 open_probabilities(output / f"{name}.npz") as result,
             ):
-                if source.comment:  # a finished one that meep-predict showed to nnU-Net
+                if source.comment:  # a calibrated case that meep-predict put here; see predict.py
                     return (source.comment, source.identity) == (result.comment, result.identity)
                 return result.comment == note(source.identity, self.identity)
         except InputError:
             return False
 
     def _calibrate(self, name: str, output: Path) -> int:
-        """Calibrate a case; in how many voxels its segmentation was not the argmax."""
+        """Calibrates a case; returns in how many voxels its segmentation was not the argmax."""
         source = self.pred_folder / f"{name}.npz"
         labels, ending = self.dataset.labels, self.dataset.file_ending
         probabilities, identity = _read_npz(source, labels)
@@ -217,8 +222,8 @@ class _Job:
         )
         del codes
         self.calibrator(probabilities, out=probabilities)
-        # All files in a folder of their own first; the probabilities come last and say that it is
-        # done.
+        # All files are first written to a temporary folder. The npz is moved last, because it marks
+        # the case as finished.
         with TemporaryDirectory(prefix=".tmp-", dir=output) as temporary:
             folder = Path(temporary)
             write_label_map(
@@ -235,14 +240,15 @@ class _Job:
 
 
 def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:
-    """What nnU-Net makes of probabilities, (C, *shape) to (*shape).
+    """The segmentation (*shape) that nnU-Net derives from probabilities (C, *shape).
 
-    The label of the largest probability, the first of equal ones; for regions the last one of
-    ``regions_class_order`` with p > 1/2.
+    The label with the largest probability, the first one if several are equal. For regions, the
+    label in ``regions_class_order`` of the last region with p > 1/2, or background if there is
+    none.
     """
     small = np.uint8 if max(labels.predicted_label) <= np.iinfo(np.uint8).max else np.uint16
     result = np.zeros(probabilities.shape[1:], small)
-    for i, target in enumerate(result):  # plane by plane: argmax takes eight bytes a voxel
+    for i, target in enumerate(result):  # plane by plane: argmax needs eight bytes per voxel
         plane = probabilities[:, i]
         if not labels.is_region_based:
             target[...] = plane.argmax(axis=0)
@@ -253,8 +259,12 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
 
 
 def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
-    """All probabilities of a case, checked as ``meep-calib-eval`` does it, (C, *shape); and what
-    they are (:mod:`nnunet_meep.nnunet_files.identity`)."""
+    """Reads all probabilities of a case, with the same checks as ``meep-calib-eval``.
+
+    Returns:
+        Probabilities, (C, *shape), and their identity (see
+        :mod:`nnunet_meep.nnunet_files.identity`).
+    """
     with open_probabilities(path) as file:
         expected = (labels.n_channels, *file.shape[1:])
         if read_note(file.comment):
@@ -285,10 +295,10 @@ def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
 
 
 def _cases(folder: Path, ending: str) -> list[str]:
-    """Cases that have both of their files.
+    """Names of the cases, each of which must have probabilities and a segmentation.
 
     Raises:
-        InputError: one has not, or there are none.
+        InputError: a case lacks one of the two, or there are no probabilities.
     """
     probabilities, segmentations = case_names(folder, ".npz"), case_names(folder, ending)
     if not probabilities:
@@ -307,10 +317,11 @@ def _cases(folder: Path, ending: str) -> list[str]:
 
 
 def begin(output: Path, calibrator_json: Path, record: Record) -> None:
-    """Make the output folder, or recognize one that the same call began.
+    """Creates the output folder, or accepts one from an interrupted run of the same call.
 
     Raises:
-        InputError: it is no folder, the one that is read, or holds something else.
+        InputError: ``output`` is not a folder, is the folder of the predictions, or has other
+            content.
     """
     check_output(output, calibrator_json, record)
     output.mkdir(parents=True, exist_ok=True)
@@ -321,7 +332,7 @@ def begin(output: Path, calibrator_json: Path, record: Record) -> None:
 
 
 def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
-    """May calibrated predictions be written there? Raises what :func:`begin` does."""
+    """Checks that calibrated predictions can be written to ``output``; raises as :func:`begin`."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
     if output.resolve() == record.pred_folder.resolve():

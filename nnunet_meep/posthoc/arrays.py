@@ -1,4 +1,4 @@
-"""A calibrator fitted to arrays in memory: the one that ``meep-calib-fit`` fits to files."""
+"""Fits a calibrator to arrays in memory, as ``meep-calib-fit`` does for files."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from nnunet_meep.posthoc.voxels import ArrayVoxels
 def fit_calibrator(
     method: str, probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
 ) -> Calibrator:
-    """Learn a calibrator from probabilities and what is true.
+    """Learns a calibrator from probabilities and reference labels.
 
     Args:
         method: ``platt``, ``isotonic``, ``temperature``, or one of fiducio's scalings:
-            ``vector``, ``matrix``, ``dirichlet``, ``class-conditional``; see
-            :mod:`nnunet_meep.posthoc.maps`.
-        probabilities: (K, *shape), classes first as nnU-Net saves them, background included; a list
-            of arrays is a list of cases. What nnU-Net padded back around an image (background 1
-            and all else 0) is not learnt from.
-        labels: (*shape), integers from 0 to K - 1 or ``ignore_label``.
-        ignore_label: the label whose voxels count nowhere.
+            ``vector``, ``matrix``, ``dirichlet``, ``class-conditional``,
+            ``class-conditional-argmax``, ``class-conditional-order``; see
+            :mod:`nnunet_meep.posthoc.maps` and :mod:`nnunet_meep.posthoc.scalings`.
+        probabilities: (K, *shape), classes first as nnU-Net saves them, including background; or a
+            list of such arrays, one per case. nnU-Net's padding around an image (background 1, all
+            else 0) is left out.
+        labels: (*shape), integers from 0 to K - 1 or ``ignore_label``; or a list of such arrays.
+        ignore_label: voxels with this label are left out.
 
     Returns:
-        A function of (K, *shape). It can be saved and read again, but knows neither the names of
-        the classes nor the cases that it was fitted to; for folders of predictions there is
-        ``meep-calib-fit``, which notes both.
+        A calibrator, to be called with probabilities (K, *shape). It can be saved and read again.
+        Unlike one from ``meep-calib-fit``, which is made for folders of predictions, it stores
+        neither the names of the classes nor the cases it was fitted to.
 
     Raises:
-        ValueError: an argument is not what it should be, or there is nothing to learn.
+        ValueError: an argument is invalid, or there is nothing to learn.
 
     Example:
         >>> import nnunet_meep as nm

@@ -1,8 +1,8 @@
-"""Fits for one class against the rest, from the cells that its voxels were counted in.
+"""Fits a calibration map for one class against the rest, using the evaluator's cells.
 
-A cell of the evaluator's grid (:mod:`nnunet_meep.evaluation.counting.bins`) is 0.003 wide in logit
-p: its voxels with the class, and those without, are taken to have the mean of their p. That is why
-fits need no voxels, however many there are.
+A cell (see :mod:`nnunet_meep.evaluation.counting.bins`) is only 0.003 wide in logit p. All its
+voxels with the class are treated as having their mean p, and likewise those without. The fits thus
+need only the counts and mean p of the cells, not the voxels themselves.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, fit_scaling
 
 
 class NothingToLearn(ValueError):
-    """The voxels say nothing about a map; ``str()`` of it says why."""
+    """The voxels do not determine a map; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class WeightedVoxels:
-    """Voxels of one class against the rest, each standing for several.
+    """Weighted voxels of one class against the rest; each entry represents several voxels.
 
     Attributes:
         p: probabilities, (N,) float64.
-        y: whether they are of the class, (N,), 0 or 1.
-        weight: how many voxels they stand for, (N,).
+        y: 1 if the voxels have the class, else 0, (N,).
+        weight: how many voxels the entry represents, (N,).
     """
 
     p: NDArray[np.float64]
@@ -38,7 +38,7 @@ class WeightedVoxels:
 
     @classmethod
     def from_cells(cls, cells: Cells) -> WeightedVoxels:
-        """Two for each cell: its voxels without the class, and those with it."""
+        """Up to two entries per cell: for its voxels without the class, and for those with it."""
         filled = cells.count.T > 0
         p = np.clip(cells.sum_p.T[filled] / cells.count.T[filled], 0, 1)
         y = np.broadcast_to(np.array([[0.0], [1.0]]), filled.shape)[filled]
@@ -46,15 +46,16 @@ class WeightedVoxels:
 
 
 def fit_binary(method: str, cells: Cells) -> BinaryMap:
-    """The map that makes the log loss smallest; for ``isotonic`` the squared error as well.
+    """Fits the map with the smallest log loss (for ``isotonic`` also the smallest squared error).
 
     Args:
         method: ``platt``, ``isotonic``, ``temperature`` or one of ``SCALINGS``.
         cells: counts and sums of p of the class.
 
     Raises:
-        NothingToLearn: there are no voxels of the class, or none of others, or p is the same
-            everywhere, or the best map would be infinitely steep because p makes no error.
+        NothingToLearn: there are no voxels with the class, or none without. For methods other than
+            ``isotonic`` also if p is the same everywhere, or separates the two without error: the
+            best map would be infinitely steep.
     """
     voxels = WeightedVoxels.from_cells(cells)
     if not (voxels.y == 1).any():
@@ -65,7 +66,7 @@ def fit_binary(method: str, cells: Cells) -> BinaryMap:
         return _fit_isotonic(cells)
     if np.ptp(voxels.p) == 0:
         raise NothingToLearn("its probabilities are all the same")
-    # Any steeper sigmoid is better still.
+    # If a threshold separates the classes perfectly, a steeper sigmoid is always better.
     border = 0.5 if method == "temperature" else float(voxels.p[voxels.y == 1].min())
     if (voxels.p[voxels.y == 0] < border).all() and (voxels.p[voxels.y == 1] >= border).all():
         raise NothingToLearn("its probabilities make no error: there is none to learn from")
@@ -78,7 +79,8 @@ def fit_binary(method: str, cells: Cells) -> BinaryMap:
 def _fit_platt(voxels: WeightedVoxels) -> Platt:
     from sklearn.linear_model import LogisticRegression
 
-    # Without a penalty. The tolerance is of the gradient of the mean, of which most is background.
+    # Without a penalty. The tolerance is small, because it applies to the gradient of the mean over
+    # voxels, most of which are background.
     regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
     regression.fit(logit(voxels.p)[:, None], voxels.y, sample_weight=voxels.weight)
     return Platt(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
@@ -87,16 +89,18 @@ def _fit_platt(voxels: WeightedVoxels) -> Platt:
 def _fit_isotonic(cells: Cells) -> Isotonic:
     from sklearn.isotonic import IsotonicRegression
 
-    # Of a cell as a whole: between its two means there is nothing to be learnt.
+    # One mean p for the whole cell: the means of its voxels with and without the class differ too
+    # little to be informative.
     count = cells.count.sum(axis=1)
     p, cell = np.unique(np.clip(cells.sum_p.sum(axis=1) / count, 0, 1), return_inverse=True)
     n_voxels = np.bincount(cell, weights=count)
     frequency = np.bincount(cell, weights=cells.count[:, 1]) / n_voxels
-    # Only the order of p matters. By rank, because scikit-learn takes p within 1e-15 as equal.
+    # Only the order of p matters. Ranks are used because scikit-learn treats values that differ by
+    # less than 1e-15 as equal.
     rank = np.arange(len(p))
     fitted = IsotonicRegression().fit_transform(rank, frequency, sample_weight=n_voxels)
-    last = np.flatnonzero(np.diff(fitted) > 0)  # of each step but the last one
-    # Half way to the next cell, where in the midst of others the two cells meet.
+    last = np.flatnonzero(np.diff(fitted) > 0)  # where each step ends, without the last step
+    # A border is half way between the p of neighbouring cells, which is about where they meet.
     borders = (p[last] + p[last + 1]) / 2
     return Isotonic(borders, fitted[[*last, len(p) - 1]])
 
@@ -111,7 +115,7 @@ def _fit_temperature(voxels: WeightedVoxels) -> Temperature:
 
 
 def best_temperature(loss: Callable[[float], float]) -> float:
-    """Where a log loss, which is convex in 1 / T, is smallest in the range of temperatures."""
+    """The temperature, within the allowed range, with the smallest log loss (convex in 1 / T)."""
     from scipy.optimize import minimize_scalar
 
     limit = np.log(MAX_TEMPERATURE)

@@ -1,17 +1,19 @@
-"""A calibrator: what was learnt, for which labels, on what; kept as ``calibrator.json``.
+"""A fitted calibrator, and its file ``calibrator.json``.
 
 The file (format 3) is JSON with the keys
 
-- ``format``, ``version``: of the file, and of this package;
+- ``format``, ``version``: version of the file format, and of this package;
 - ``method``: as ``meep-calib-fit`` names it;
-- ``labels``, ``regions_class_order``: of ``dataset.json``, for which alone it is;
-- ``logit_floor``: below it no probability counts in logarithms;
-- ``classes``: for each class or region the ``parameters`` of its map (null where there was nothing
-  to learn, and ``reason``), for methods that take classes one by one; or
-- ``joint``: ``parameters`` of the one map of all classes together;
-- ``network``: whose predictions it is for (:mod:`nnunet_meep.nnunet_files.networks`);
-- ``fitted_on``: folders, cases with what their files hold, region of the images, numbers of
-  voxels, log loss.
+- ``labels``, ``regions_class_order``: as in ``dataset.json``; the calibrator can be applied only to
+  predictions with the same labels;
+- ``logit_floor``: smaller probabilities are raised to this value before a logarithm is taken;
+- ``classes``: if each class or region has its own map, its ``parameters`` (null, with a ``reason``,
+  if there was nothing to learn); otherwise
+- ``joint``: the ``parameters`` of one map for all classes together;
+- ``network``: the network whose predictions it is for
+  (see :mod:`nnunet_meep.nnunet_files.networks`);
+- ``fitted_on``: the folders, the cases with the identities of their files, the ROI, the numbers of
+  voxels and the log loss.
 """
 
 from __future__ import annotations
@@ -54,19 +56,19 @@ _BLOCK = 1 << 18  # voxels calibrated at a time
 
 @dataclass(frozen=True)
 class Calibrator:
-    """A function of the probabilities of a case.
+    """A fitted calibrator; call it with the probabilities of a case.
 
     Attributes:
         method: one of ``METHODS``.
-        labels: the classes that it is for.
+        labels: the classes it was fitted for.
         dataset_labels: ``labels`` and ``regions_class_order`` of ``dataset.json``.
-        binary: by the key of a class or region its map; None where there was nothing to learn and
-            probabilities stay as they are. Of two classes, the foreground's; of more, each one's
-            against the rest. Empty for a joint map.
-        joint: the map of all classes together, or None.
-        reasons: by key, why there was nothing to learn.
-        network: whose predictions it was fitted to.
-        fitted_on: on what it was fitted, as JSON.
+        binary: {key of a class or region: its map against the rest}; with two classes only that of
+            the foreground. None if there was nothing to learn; the probabilities then stay as they
+            are. Empty if there is a joint map.
+        joint: the map for all classes together, or None.
+        reasons: {key: why there was nothing to learn}.
+        network: the network whose predictions it was fitted to.
+        fitted_on: the data it was fitted to, as JSON; see the module's docstring.
     """
 
     method: str
@@ -81,16 +83,17 @@ class Calibrator:
     def __call__(
         self, probabilities: NDArray[np.floating], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Calibrate a case.
+        """Calibrates a case.
 
-        What nnU-Net padded back around its non-zero crop is no prediction and stays as it is.
+        nnU-Net's padding outside the crop that it predicted is not changed.
 
         Args:
-            probabilities: as in ``CASE.npz``, (C, *shape), in [0, 1] and, for labels, of sum 1.
-            out: where to write to; may be ``probabilities``.
+            probabilities: as in ``CASE.npz``, (C, *shape), in [0, 1]; unless there are regions,
+                they must sum to 1 over the classes.
+            out: array for the result; may be ``probabilities`` itself.
 
         Returns:
-            Calibrated probabilities, (C, *shape) float32; for labels their sum is 1.
+            Calibrated probabilities, (C, *shape) float32; unless there are regions, they sum to 1.
         """
         expected = (self.labels.n_channels, *probabilities.shape[1:])
         if probabilities.ndim < 2 or probabilities.shape != expected:
@@ -113,7 +116,7 @@ class Calibrator:
         return out
 
     def of_voxels(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrate voxels that are no padding, (C, N) float64 in [0, 1]."""
+        """Calibrates voxels, (C, N) float64 in [0, 1], all of which are taken as not padding."""
         if self.joint is not None:
             return self.joint(p)
         if not self.labels.is_region_based and len(p) == 2:
@@ -124,7 +127,7 @@ class Calibrator:
         if not self.labels.is_region_based:
             sums = result.sum(axis=0)
             np.divide(result, sums, out=result, where=sums > 0)
-            result = np.where(sums > 0, result, p)  # no class is left: nothing is known better
+            result = np.where(sums > 0, result, p)  # all calibrated to 0: keep what they were
         return result
 
     def _mapped(self, key: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,7 +135,8 @@ class Calibrator:
         return p if function is None else function(p)
 
     def _not_padding(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
-        # Without a background channel padding is 0 in all channels.
+        # Padding has p = 1 in the background channel and p = 0 elsewhere; regions have no
+        # background channel.
         background = 0 if self.labels.is_region_based else 1
         result = probabilities[0] != background
         for channel in probabilities[1:]:
@@ -140,10 +144,10 @@ class Calibrator:
         return result
 
     def check_labels(self, labels: Labels, where: Path) -> None:
-        """Is it for these labels?
+        """Checks that the calibrator was fitted for these labels (the ignore label may differ).
 
         Raises:
-            InputError: it is not; ``where`` is named.
+            InputError: it was not; the message names ``where``.
         """
         mine, theirs = _describe(self.labels), _describe(labels)
         if mine != theirs:
@@ -155,18 +159,18 @@ class Calibrator:
     def check_network(
         self, network: Network, where: Path, *, any_network: bool = False
     ) -> list[str]:
-        """Is it for the predictions of this network?
+        """Checks that the calibrator was fitted to predictions of this network.
 
         Args:
-            network: what made the predictions; what is not known of it is not checked.
+            network: the network that made the predictions; unknown attributes are not checked.
             where: named in errors.
-            any_network: take another network of the same data set all the same.
+            any_network: accept another network on the same data set.
 
         Returns:
-            In what it is another network.
+            The differences between the two networks, one phrase each.
 
         Raises:
-            InputError: it is of another data set, or another network.
+            InputError: the network is on another data set, or, without ``any_network``, differs.
         """
         if self.network.other_dataset(network):
             raise InputError(
@@ -183,10 +187,10 @@ class Calibrator:
         return differences
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``calibrator.json``.
+        """Writes ``calibrator.json``.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -208,41 +212,44 @@ class Calibrator:
         content["network"] = self.network.to_dict()
         content["fitted_on"] = dict(self.fitted_on)
         text = json.dumps(content, indent=2)
-        # Lists of numbers on a line each: a thousand lines of steps hide the rest.
+        # One line per list of numbers: with a line per number, isotonic steps would hide the rest.
         text = re.sub(r'\[([^\[\]{}"]*)\]', lambda m: f"[{' '.join(m[1].split())}]", text)
         with replacing_file(Path(path)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def binary_keys(labels: Labels) -> tuple[str, ...]:
-    """Names of what is calibrated one against the rest: regions, one foreground, or all labels."""
+    """Keys of what is calibrated against the rest: regions, the only foreground, or all labels."""
     if labels.is_region_based or labels.n_channels == 2:
         return labels.keys
     return tuple(str(v) for v in labels.values)
 
 
 def binary_channel(labels: Labels, key: str) -> int:
-    """The channel of a name of :func:`binary_keys`."""
+    """The channel of the probabilities for a key of :func:`binary_keys`."""
     index = binary_keys(labels).index(key)
     return 1 if not labels.is_region_based and labels.n_channels == 2 else index
 
 
 def label_entries(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``dataset.json`` says about labels."""
+    """The entries of ``dataset.json`` that define the labels."""
     return {k: v for k, v in dataset_json.items() if k in ("labels", "regions_class_order")}
 
 
 def is_joint(method: str, labels: Labels) -> bool:
-    """Is the method one map of all classes together? For one class against the rest none is."""
+    """Whether the method fits one map for all classes together, for these labels.
+
+    Never for two classes or for regions, which are each calibrated against the rest.
+    """
     several = not labels.is_region_based and labels.n_channels > 2
     return several and method not in ("platt", "isotonic")
 
 
 def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
-    """Read ``calibrator.json``.
+    """Reads ``calibrator.json``.
 
     Raises:
-        InputError: it is no such file, or takes a library that is not installed.
+        InputError: the file is not a calibrator, or needs a package that is not installed.
 
     Example:
         >>> import nnunet_meep as nm
@@ -306,7 +313,7 @@ def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
             binary[key] = None if parameters is None else _binary(method, parameters)
             if "reason" in entry:
                 reasons[key] = str(entry["reason"])
-    fitted_cases(content)  # are there, for whoever evaluates what it is applied to
+    fitted_cases(content)  # raises if they are missing; the evaluation needs them later
     return Calibrator(
         method,
         labels,
@@ -358,7 +365,7 @@ def _finite(value: Any) -> float:
 
 
 def _describe(labels: Labels) -> str:
-    """Labels in words; the ignore label does not matter to predictions."""
+    """Labels as text, without the ignore label, which is never predicted."""
     named = ", ".join(f"{k} {n}" for k, n in zip(labels.keys, labels.names, strict=True))
     if not labels.is_region_based:
         return named
@@ -366,7 +373,7 @@ def _describe(labels: Labels) -> str:
 
 
 def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Parts of an image along its first two axes, of ``_BLOCK`` voxels or one row."""
+    """Splits an image along its first two axes into blocks of about ``_BLOCK`` voxels."""
     rows = shape[1] if len(shape) > 1 else 1
     in_row = int(np.prod(shape[2:]))
     step = max(_BLOCK // max(in_row, 1), 1)

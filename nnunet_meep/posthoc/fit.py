@@ -1,4 +1,4 @@
-"""Fit a calibrator to a folder of predictions and their references."""
+"""Fits a calibrator to folders of predictions and their references."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_cas
 from nnunet_meep.posthoc.scalings import check_installed, fit_scaling
 from nnunet_meep.posthoc.voxels import FileVoxels, Voxels
 
-#: Bins of the reliability before and after.
+#: Number of bins of the reliability diagrams before and after calibration.
 N_BINS = 15
 
 
 @dataclass(frozen=True)
 class ClassFit:
-    """How far the probabilities of a class went with its voxels, before and after.
+    """The calibration of one class on the fitting set, before and after calibrating.
 
     Attributes:
-        name: of the class.
-        n_voxels: of the class in the fitting set.
-        before, after: ``edges``, ``count``, ``mean_p``, ``mean_y`` of bins as in
+        name: name of the class.
+        n_voxels: number of voxels with the class in the fitting set.
+        before, after: ``edges``, ``count``, ``mean_p``, ``mean_y`` of the bins, as in
             ``calibration.json``.
-        log_loss_before, log_loss_after: mean over voxels, of the class against the rest, p not
-            below ``LOGIT_FLOOR``.
+        log_loss_before, log_loss_after: log loss of the class against the rest, mean over voxels,
+            with probabilities raised to at least ``LOGIT_FLOOR``.
     """
 
     name: str
@@ -67,13 +67,14 @@ class ClassFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """What :func:`fit` found.
+    """The result of :func:`fit`.
 
     Attributes:
         calibrator: the calibrator.
-        classes: by key what it did to the fitting set; of several classes calibrated one by one
-            before they are made to sum to 1.
-        incomplete_folds: see :meth:`nnunet_meep.nnunet_files.predictions.Predictions`.
+        classes: {key of a class: its calibration on the fitting set}. If several classes are each
+            calibrated against the rest, this is before they are normalised to sum 1.
+        incomplete_folds: see
+            :meth:`nnunet_meep.nnunet_files.predictions.Predictions.incomplete_folds`.
     """
 
     calibrator: Calibrator
@@ -92,28 +93,28 @@ def fit(
     cases: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Learn a calibrator from predictions with probabilities and their references.
+    """Learns a calibrator from predictions with probabilities and their references.
 
-    One class against the rest (``platt``, ``isotonic``, and every method for two classes and for
-    regions) is fitted to the cells of the evaluator's grid, which hold all voxels. What takes
-    several classes together is fitted to a weighted sample, see :mod:`.sample`.
+    Maps of one class against the rest are fitted to the evaluator's cells, which include all
+    voxels. These are ``platt``, ``isotonic``, and all methods if there are two classes or regions.
+    Maps of several classes together are fitted to a weighted sample, see :mod:`.sample`.
 
     Args:
         method: one of ``METHODS``.
         gt_folder, pred_folders, dataset_json, plans_json: as for
             :func:`nnunet_meep.evaluation.evaluate.evaluate`.
-        roi: which voxels count, see :mod:`nnunet_meep.evaluation.counting.roi`; what nnU-Net
-            padded back never does.
+        roi: the voxels to use, see :mod:`nnunet_meep.evaluation.counting.roi`; nnU-Net's padding is
+            always left out.
         cases: names of the cases to learn from; None: all.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: the folders, an argument or a file cannot be used, or there is nothing to learn.
+        InputError: a folder, file or argument cannot be used, or there is nothing to learn.
     """
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
     check_installed(method)
-    # Padding is no prediction: it is not calibrated, and nothing is to be learnt from it.
+    # Padding is not a prediction: it is neither calibrated nor used for fitting.
     where = replace(parse_roi(roi), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
     predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
@@ -163,12 +164,12 @@ def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What was learnt from voxels.
+    """The result of :func:`learn`.
 
     Attributes:
-        maps: ``binary`` and ``reasons``, or ``joint``, of :class:`.Calibrator`.
+        maps: the arguments ``binary`` and ``reasons``, or ``joint``, for :class:`.Calibrator`.
         classes: see :class:`Fit`.
-        on: from what it was learnt, as JSON.
+        on: entries for ``fitted_on`` of the calibrator: numbers of voxels and log loss.
     """
 
     maps: dict[str, Any]
@@ -177,14 +178,14 @@ class Learnt:
 
 
 def learn(method: str, cases: Iterable[Voxels], n_cases: int, labels: Labels, roi: Roi) -> Learnt:
-    """Learn from voxels, wherever they are.
+    """Fits the maps of a calibrator to voxels, in files or in memory.
 
     Args:
         method: one of ``METHODS``.
-        cases: gone through once.
-        n_cases: how many there are.
+        cases: the cases; iterated over once.
+        n_cases: number of cases.
         labels: the classes.
-        roi: which voxels count.
+        roi: the voxels to use.
 
     Raises:
         InputError: a case cannot be used, or there is nothing to learn.
@@ -282,7 +283,7 @@ def _fit_joint(
 
 def _fit_temperature(sample: Sample) -> JointMap:
     log_p = np.log(np.maximum(sample.p, LOGIT_FLOOR))
-    # Of each class the distance to the right one, so that the loss is log sum exp.
+    # Subtract log p of the correct class, so that the loss of a voxel is log sum exp.
     log_p -= np.take_along_axis(log_p, sample.y[:, None], axis=1)
     share = sample.weight / sample.weight.sum()
 
@@ -296,7 +297,7 @@ def _fit_temperature(sample: Sample) -> JointMap:
 
 
 def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map of (N, K), without as much memory again for all voxels in float64."""
+    """Applies a map to (N, K) in blocks, to avoid a float64 copy of all voxels."""
     result = np.empty_like(p)
     for start in range(0, len(p), PART):
         block = slice(start, start + PART)
@@ -305,7 +306,7 @@ def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _nll(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
-    """-log of the probability of the right class, p (N, K) and y (N,)."""
+    """-log of the probability of the correct class, (N,); p is (N, K) and y is (N,)."""
     right = np.take_along_axis(p, y[:, None], axis=1)[:, 0].astype(np.float64)
     return -np.log(np.maximum(right, LOGIT_FLOOR))
 

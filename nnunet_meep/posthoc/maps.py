@@ -1,9 +1,9 @@
-"""What a calibrator does to the probabilities of voxels.
+"""The maps from probabilities to calibrated probabilities.
 
-A binary map takes the probability of one class, p in [0, 1], to a calibrated one; a joint map takes
-the probabilities of all classes together. nnU-Net saves probabilities and no logits: they are
-recovered as ``log p`` and ``logit p = log p - log(1 - p)``, with p (and 1 - p) not below
-``LOGIT_FLOOR``, where the evaluator's grid ends: logits lie within [-24, 24].
+A binary map calibrates the probability of one class, p in [0, 1]; a joint map calibrates the
+probabilities of all classes together. nnU-Net saves probabilities but not logits, so these are
+computed as ``log p`` and ``logit p = log p - log(1 - p)``. In both, p and 1 - p are raised to at
+least ``LOGIT_FLOOR``, where the evaluator's cells end: ``logit p`` is within [-24, 24].
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from scipy.special import expit, softmax
 
 from nnunet_meep.evaluation.counting.bins import LOGIT_LIMIT
 
-#: Probabilities below count as this much, 3.8e-11, where a logarithm is taken of them.
+#: Before a logarithm is taken, smaller probabilities are raised to this value, 3.8e-11.
 LOGIT_FLOOR = float(expit(-LOGIT_LIMIT))
-#: Temperatures lie between 1 / MAX_TEMPERATURE and MAX_TEMPERATURE.
+#: Temperatures are limited to the range from 1 / MAX_TEMPERATURE to MAX_TEMPERATURE.
 MAX_TEMPERATURE = 100.0
 
 
 def logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``log p - log(1 - p)``, both floored: within [-24, 24]."""
+    """``log p - log(1 - p)``, within [-24, 24] because both are raised to ``LOGIT_FLOOR``."""
     return np.log(np.maximum(p, LOGIT_FLOOR)) - np.log(np.maximum(1 - p, LOGIT_FLOOR))
 
 
 class BinaryMap(Protocol):
-    """Takes probabilities of one class, (N,) float64 in [0, 1], to calibrated ones."""
+    """Calibrates probabilities of one class, (N,) float64 in [0, 1]."""
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     def parameters(self) -> dict[str, Any]:
-        """What was learnt, as JSON."""
+        """The fitted parameters, as JSON."""
         ...
 
 
 class JointMap(Protocol):
-    """Takes probabilities of all K classes, (K, N) float64 that sum to 1, to calibrated ones."""
+    """Calibrates probabilities of all K classes, (K, N) float64 that sum to 1 over the classes."""
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     def parameters(self) -> dict[str, Any]:
-        """What was learnt, as JSON."""
+        """The fitted parameters, as JSON."""
         ...
 
 
@@ -64,12 +64,12 @@ class Platt:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """The best nondecreasing function of p (Zadrozny & Elkan 2002), which has steps.
+    """The best-fitting nondecreasing function of p, a step function (Zadrozny & Elkan 2002).
 
     Attributes:
-        borders: where one step ends and the next one begins, (M - 1,), ascending; p at a border
-            belongs to the step before it.
-        steps: calibrated probabilities, (M,), ascending.
+        borders: values of p between one step and the next, (M - 1,), ascending; p equal to a border
+            belongs to the lower step.
+        steps: calibrated probability of each step, (M,), ascending.
     """
 
     borders: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""nnU-Net's prediction and a calibrator in one go."""
+"""Predicts with nnU-Net and calibrates the result in one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nnunet_meep.posthoc.calibrator import read_calibrator
 
 @dataclass(frozen=True)
 class Prediction:
-    """What ``nnUNetv2_predict`` is asked for, as far as it matters here.
+    """The arguments of ``nnUNetv2_predict`` that are needed here.
 
     Attributes:
         images: -i.
@@ -35,7 +35,7 @@ class Prediction:
         goes_on: --continue_prediction.
         part: -part_id and -num_parts.
         stage_before: -prev_stage_predictions.
-        arguments: all of them for nnU-Net, but for -o and --save_probabilities.
+        arguments: all arguments to pass on to nnU-Net, except -o and --save_probabilities.
     """
 
     images: Path
@@ -57,21 +57,21 @@ def predict(
     any_network: bool = False,
     progress: bool = False,
 ) -> Applied:
-    """Predict with ``nnUNetv2_predict`` and calibrate what it wrote.
+    """Predicts with ``nnUNetv2_predict`` and calibrates the predictions.
 
-    nnU-Net writes into a hidden folder in the output folder, which goes when all is calibrated; a
-    run that was stopped leaves it, and ``--continue_prediction`` goes on from it. Without that, all
-    is predicted again.
+    nnU-Net writes to a hidden folder in the output folder, which is deleted once all cases are
+    calibrated. An interrupted run leaves this folder, and ``--continue_prediction`` continues from
+    it. Without this option, all cases are predicted again.
 
     Args:
-        asked: what nnU-Net is asked for.
-        calibrator_json: what ``meep-calib-fit`` wrote.
-        any_network: take a calibrator of another network, too, which is written down; never one of
-            another data set.
+        asked: arguments for nnU-Net.
+        calibrator_json: written by ``meep-calib-fit``.
+        any_network: also accept a calibrator for another network on the same data set; the
+            differences are recorded. One for another data set is never accepted.
         progress: show a progress bar of the calibration on stderr.
 
     Raises:
-        InputError: something cannot be used, said before anything is predicted.
+        InputError: a file, folder or argument cannot be used; raised before anything is predicted.
     """
     calibrator = read_calibrator(calibrator_json)
     model = _check_model(asked)
@@ -84,7 +84,7 @@ def predict(
     number, of = asked.part
     staging = asked.output / (".uncalibrated" if of == 1 else f".uncalibrated-{number}-of-{of}")
     is_new = not asked.output.exists()
-    # One name for the parts of a prediction, which share the output folder.
+    # The same record for all parts (-part_id) of a prediction, as they share the output folder.
     record = Record(asked.output / ".uncalibrated", network, tuple(differences))
     begin(asked.output, calibrator_json, record)
     if not asked.goes_on:
@@ -96,7 +96,7 @@ def predict(
     try:
         _nnunet([*asked.arguments, "-o", str(staging), "--save_probabilities"])
     except BaseException:
-        if not any(staging.glob("*.npz")):  # nothing to go on from
+        if not any(staging.glob("*.npz")):  # nothing to continue from
             shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
         raise
     applied = calibrate_into(asked.output, calibrator_json, staging, record, progress=progress)
@@ -107,13 +107,13 @@ def predict(
 def _nnunet(arguments: Sequence[str]) -> None:
     from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 
-    # The command itself, so that nothing it does is done in another way here.
+    # The entry point of the command, so that it behaves exactly as on the command line.
     with patch.object(sys, "argv", ["nnUNetv2_predict", *arguments]):
         predict_entry_point()
 
 
 def _check_model(asked: Prediction) -> Path:
-    """The folder of the model, which has all that was asked for."""
+    """The folder of the model, after checking that it has everything that is needed."""
     if not os.environ.get("nnUNet_results"):
         raise InputError("nnUNet_results is not set: the trained models are in it")
     from nnunetv2.utilities.file_path_utilities import get_output_folder
@@ -139,7 +139,7 @@ def _check_model(asked: Prediction) -> Path:
 
 
 def _network(asked: Prediction, model: Path) -> Network:
-    """What predicts."""
+    """The network that will predict."""
     folds = tuple(sorted(map(str, asked.folds)))
     _, trainer, plans, configuration = asked.model
     return Network(
@@ -174,7 +174,7 @@ def _check_images(asked: Prediction, ending: str) -> None:
 
 
 def _forget_damaged(staging: Path) -> None:
-    """A prediction that was cut short is to be made again."""
+    """Deletes damaged npz files, so that nnU-Net predicts these cases again."""
     for npz in staging.glob("*.npz"):
         try:
             with open_probabilities(npz):
@@ -191,7 +191,7 @@ def _check_device(device: str) -> None:
 
 
 def _show_finished(output: Path, staging: Path, ending: str) -> None:
-    """Let nnU-Net find the finished cases, so that it does not predict them again."""
+    """Copies the calibrated cases to ``staging``, so that nnU-Net does not predict them again."""
     for name in case_names(output, ".npz") & case_names(output, ending):
         if not (staging / f"{name}.npz").exists():
             for suffix in (".npz", ending):

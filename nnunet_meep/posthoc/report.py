@@ -1,4 +1,4 @@
-"""What a fit leaves behind: ``calibrator.json``, a picture, a table."""
+"""The output of a fit: ``calibrator.json``, a reliability diagram, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from nnunet_meep.posthoc.scalings import BinaryScaling, JointScaling
 
 
 def check_target(path: Path) -> None:
-    """May a calibrator be written there? Said before all the work.
+    """Checks that a calibrator can be written to ``path``; to be called before any work.
 
     Raises:
-        InputError: something else is there.
+        InputError: ``path`` is not a .json file in a folder, or would replace a file that is not a
+            calibrator or its picture.
     """
     if path.suffix != ".json" or path.is_dir():
         raise InputError(f"{path}: expected the name of a .json file to write (-o)")
@@ -43,13 +44,13 @@ def check_target(path: Path) -> None:
 
 
 def write(fit: Fit, path: Path) -> list[Path]:
-    """Write ``calibrator.json``, and beside it a picture of before and after.
+    """Writes ``calibrator.json`` and a PNG with reliability diagrams before and after calibration.
 
     Returns:
-        The paths.
+        The paths of both files.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = path.with_suffix(".png")
@@ -70,7 +71,7 @@ def write(fit: Fit, path: Path) -> list[Path]:
 
 
 def table(fit: Fit) -> str:
-    """For the terminal: what it did to the voxels that it was fitted on."""
+    """A table for the terminal: the effect of the calibrator on the voxels it was fitted to."""
     calibrator = fit.calibrator
     fitted_on = calibrator.fitted_on
     rows = [["class", "fit", "voxels", "log loss e-3", "after", "ECE e-3", "after"]]
@@ -105,7 +106,7 @@ def table(fit: Fit) -> str:
 
 
 def _doubts(fit: Fit) -> list[str]:
-    """What a fit should not look like, in words."""
+    """Warnings about implausible fits, one line each."""
     calibrator = fit.calibrator
     found = {fit.classes[key].name: f for key, f in calibrator.binary.items()}
     lines = []
@@ -124,7 +125,7 @@ def _doubts(fit: Fit) -> list[str]:
 
 
 def _sums_to_one(fit: Fit) -> bool:
-    """Are classes calibrated one by one before they are made to sum to 1?"""
+    """Whether each class is calibrated against the rest before all are normalised to sum 1."""
     calibrator = fit.calibrator
     return len(calibrator.binary) > 1 and not calibrator.labels.is_region_based
 

@@ -1,8 +1,8 @@
-"""A sample of voxels with the probabilities of all their classes, for fits that need them together.
+"""A random sample of voxels, for fits that need the probabilities of all classes together.
 
-Stratified by case, class of the reference, and whether the largest probability is right, because
-most voxels are background that is. Each voxel of the sample has a weight: how many of its stratum
-it stands for.
+Most voxels are correctly predicted background. The sample is therefore stratified by case, by class
+in the reference, and by whether the predicted label is correct. The weight of a sampled voxel is
+the number of voxels of its stratum that it represents.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.voxels import Voxels
 
-#: Probabilities (voxels times classes) in a sample at most, but for one voxel of each stratum.
+#: Maximum number of probabilities (voxels times classes) in a sample of all cases. It may be
+#: exceeded so that each stratum has at least one voxel.
 MAX_VALUES = 2_000_000
-#: Of the random choice, together with the number of the case.
+#: Seed of the random choice, used together with the number of the case.
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Voxels of several classes.
+    """Sampled voxels with the probabilities of all classes.
 
     Attributes:
         p: probabilities, (N, K) float32.
-        y: index of the right class, (N,).
-        weight: how many voxels each stands for, (N,) float64.
+        y: index of the correct class, (N,).
+        weight: how many voxels each one represents, (N,) float64.
     """
 
     p: NDArray[np.float32]
@@ -40,7 +41,7 @@ class Sample:
 
     @classmethod
     def joined(cls, samples: Sequence[Sample]) -> Sample:
-        """Those of several cases together."""
+        """The samples of several cases in one."""
         return cls(
             np.concatenate([s.p for s in samples]),
             np.concatenate([s.y for s in samples]),
@@ -49,19 +50,19 @@ class Sample:
 
 
 def voxels_per_case(n_cases: int, n_classes: int) -> int:
-    """How many voxels of each case may be sampled."""
+    """Number of voxels to sample from each case."""
     return max(MAX_VALUES // n_classes // n_cases, 1)
 
 
 def sample_case(voxels: Voxels, labels: Labels, roi: Roi, n_voxels: int, number: int) -> Sample:
-    """Sample the voxels of a case of labels; its probabilities are read twice.
+    """Samples voxels of one case; its probabilities are read twice.
 
     Args:
-        voxels: of the case.
-        labels: the classes, no regions.
-        roi: where voxels count.
-        n_voxels: how many at most; more if there are more strata, each of which has one.
-        number: of the case, for the random choice.
+        voxels: the voxels of the case.
+        labels: the classes, which must not be regions.
+        roi: the voxels to sample from.
+        n_voxels: maximum number of voxels, but at least one is taken from each stratum.
+        number: number of the case, part of the random seed.
 
     Raises:
         InputError: the case cannot be used.
@@ -85,7 +86,7 @@ def _choose(
     n_voxels: int,
     number: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Which voxels, ascending, and how many each stands for."""
+    """Indices of the sampled voxels, ascending, and how many voxels each one represents."""
     n_strata = 2 * nowhere + 2
 
     def strata(start: int) -> NDArray[np.uint32]:
@@ -99,7 +100,7 @@ def _choose(
     sizes[2 * nowhere :] = 0
     quotas = shares(sizes, max(n_voxels, int(np.count_nonzero(sizes))))
     random = np.random.default_rng([SEED, number])
-    # Which of each stratum, counted in the order of the voxels.
+    # For each stratum, which of its voxels to take, counted in the order of the image.
     ranks = [
         np.sort(random.choice(n, k, replace=False, shuffle=False))
         for n, k in zip(sizes.tolist(), quotas.tolist(), strict=True)
@@ -124,10 +125,11 @@ def _choose(
 
 
 def shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """How many of each stratum: equal parts, and what small strata leave goes to the others.
+    """How many voxels to take from each stratum: equal shares, or all if a stratum is smaller.
 
-    With a total of at least as many as there are strata, each has one: none may be lost, because
-    nothing else would stand for its voxels.
+    What small strata leave is divided among the others. If ``total`` is at least the number of
+    strata that are not empty, each of these gets at least one voxel; otherwise its voxels would not
+    be represented at all.
     """
     result = np.zeros_like(sizes)
     left = total

@@ -1,6 +1,6 @@
-"""The scalings of fiducio, fitted to weighted voxels and kept as plain numbers.
+"""The calibration methods of the package fiducio, fitted to weighted voxels and saved as numbers.
 
-fiducio (an extra: ``pip install 'nnunet-meep[fiducio]'``) and torch are loaded when one is used.
+fiducio (an extra: ``pip install 'nnunet-meep[fiducio]'``) and torch are loaded only when needed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nnunet_meep.posthoc.maps import LOGIT_FLOOR
 if TYPE_CHECKING:
     from fiducio import Calibrator as FiducioCalibrator
 
-#: Of Dirichlet calibration, which is to be regularized (off-diagonal and intercept, Kull et al.
-#: 2019); without, it is matrix scaling, because the logits are logarithms of probabilities here.
+#: Regularization of Dirichlet calibration, for off-diagonal weights and intercepts (Kull et al.
+#: 2019). Without it, it would be the same as matrix scaling, because logits are log p here.
 DIRICHLET_REGULARIZATION = 1e-3
 
-#: Our name of a method: fiducio's name, and what it is made with.
+#: {our name of a method: (fiducio's name, options for its constructor)}.
 SCALINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "vector": ("vector_scaling", {}),
     "matrix": ("matrix_scaling", {}),
@@ -39,19 +39,19 @@ SCALINGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class JointScaling:
-    """A fitted calibrator of fiducio, as a map of the probabilities of all classes."""
+    """A joint map (see :mod:`.maps`) that uses a fitted calibrator of fiducio."""
 
     fitted: FiducioCalibrator
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(K, N) float64 to (K, N) float64; fiducio computes in float32."""
+        """Calibrates (K, N) float64 to (K, N) float64; fiducio computes in float32."""
         floored = np.maximum(p, LOGIT_FLOOR)
         shares = np.ascontiguousarray((floored / floored.sum(axis=0)).T, np.float32)
         with _one_thread():
             return self.fitted.transform(shares).numpy().T.astype(np.float64)
 
     def parameters(self) -> dict[str, Any]:
-        """fiducio's name of the method, its configuration and what was learnt, as JSON."""
+        """fiducio's name of the method, its configuration and fitted parameters, as JSON."""
         return {
             "fiducio": self.fitted.calibrator_id,
             "configuration": self.fitted.get_config(),
@@ -60,13 +60,13 @@ class JointScaling:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learnt."""
+        """Number of fitted parameters."""
         return sum(v.numel() for v in self.fitted._get_state().values() if v is not None)
 
 
 @dataclass(frozen=True)
 class BinaryScaling:
-    """The same of one class against the rest, whose probabilities are p and 1 - p."""
+    """A binary map: a :class:`JointScaling` of two classes with the probabilities 1 - p and p."""
 
     joint: JointScaling
 
@@ -80,13 +80,13 @@ class BinaryScaling:
 def fit_scaling(
     method: str, p: NDArray[np.float32], y: NDArray[np.integer], weight: NDArray[np.float64]
 ) -> JointScaling:
-    """Fit one of ``SCALINGS`` by L-BFGS to the weighted mean of the log loss.
+    """Fits one of ``SCALINGS`` by minimising the weighted mean of the log loss with L-BFGS.
 
     Args:
         method: a key of ``SCALINGS``.
         p: probabilities that sum to 1 over the classes, (N, K).
-        y: the right class, (N,), below K.
-        weight: how many voxels each of these stands for, (N,).
+        y: index of the correct class, (N,).
+        weight: how many voxels each entry represents, (N,).
 
     Raises:
         InputError: fiducio is not installed.
@@ -98,16 +98,16 @@ def fit_scaling(
 
 
 def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> JointScaling:
-    """What :meth:`JointScaling.parameters` gave.
+    """Restores a map from the result of :meth:`JointScaling.parameters`.
 
     Args:
         method: a key of ``SCALINGS``.
-        parameters: of it.
-        n_classes: of the probabilities that it is for.
+        parameters: the saved parameters.
+        n_classes: number of classes, K.
 
     Raises:
         InputError: fiducio is not installed.
-        LookupError, TypeError, ValueError, RuntimeError: these are no such parameters.
+        LookupError, TypeError, ValueError, RuntimeError: the parameters are invalid.
     """
     calibrator = _new(method)
     state = parameters["state"]
@@ -118,7 +118,8 @@ def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> Joi
             raise ValueError(f"{name} holds values that are no numbers")
     calibrator._set_state(state)
     calibrator._num_classes, calibrator._fitted = n_classes, True
-    # fiducio looks at shapes when it is used; each class once, because each may have a matrix.
+    # fiducio checks shapes only when it is called. Try one voxel predicted as each class, because
+    # each class may have a matrix of its own.
     of_each_class = np.full((n_classes, n_classes), 0.1 / n_classes) + 0.9 * np.eye(n_classes)
     tried = calibrator.transform(of_each_class.astype(np.float32))
     if tried.shape != (n_classes, n_classes) or not bool(tried.isfinite().all()):
@@ -127,17 +128,17 @@ def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> Joi
 
 
 def check_installed(method: str) -> None:
-    """Said before all the work.
+    """Checks that fiducio is installed if the method needs it; to be called before any work.
 
     Raises:
-        InputError: the method is fiducio's, which is not installed.
+        InputError: fiducio is needed, but not installed.
     """
     if method in SCALINGS:
         _new(method)
 
 
 def _new(method: str) -> FiducioCalibrator:
-    """fiducio's calibrator, not fitted yet."""
+    """fiducio's calibrator for a method, not fitted yet."""
     try:
         import fiducio.calibrators  # noqa: F401  fills the registry
         from fiducio.registry import get_calibrator_class
@@ -152,7 +153,7 @@ def _new(method: str) -> FiducioCalibrator:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The same result, to the last bit, wherever it is computed."""
+    """Limits torch to one thread, so that results do not depend on the number of cores."""
     import torch
 
     n = torch.get_num_threads()
@@ -164,9 +165,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _weighted_cross_entropy(weight: NDArray[np.float64]) -> Any:
-    """A context in which torch's cross entropy is the weighted mean over these voxels.
+    """A context manager that makes torch's cross-entropy the weighted mean over these voxels.
 
-    fiducio knows no weights; this is torch's own way to change what a library computes.
+    Needed because fiducio has no weights; ``TorchFunctionMode`` is torch's own mechanism to replace
+    a function inside a library.
     """
     import torch
     from torch.overrides import TorchFunctionMode

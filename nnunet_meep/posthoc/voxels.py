@@ -1,4 +1,4 @@
-"""The voxels of a case that a calibrator is fitted to, from its files or from memory."""
+"""Access to the voxels of a case for fitting a calibrator, from files or from memory."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from nnunet_meep.nnunet_files.probabilities import Part, ProbabilityArray, open_
 
 
 class Voxels(Protocol):
-    """A case; nothing of it stays in memory between the calls."""
+    """The interface to the voxels of one case. It keeps nothing in memory between calls."""
 
     def counts(self, n_bins: int) -> CaseCounts:
-        """All that is counted of it. Raises ``InputError`` where something cannot be used."""
+        """Counts the voxels. Raises ``InputError`` if the case cannot be used."""
         ...
 
     def parts(self) -> Iterator[Part]:
-        """Its probabilities, once more."""
+        """The probabilities, part by part, as :meth:`.ProbabilityFile.parts`."""
         ...
 
 
 @dataclass(frozen=True)
 class FileVoxels:
-    """The files of a case.
+    """A case in files.
 
     Attributes:
-        case: which files.
-        dataset: that they belong to.
-        roi: which voxels count.
+        case: the files.
+        dataset: the data set they belong to.
+        roi: the voxels to use.
     """
 
     case: Case
@@ -59,9 +59,9 @@ class ArrayVoxels:
 
     Attributes:
         probabilities: (K, *shape), float16, float32 or float64.
-        codes: of the reference (``Labels.encode``), (*shape).
+        codes: codes of the reference (``Labels.encode``), (*shape).
         labels: the classes.
-        roi: the image, with or without its padding.
+        roi: the voxels to use: the whole image, with or without nnU-Net's padding.
     """
 
     probabilities: NDArray[np.floating]
