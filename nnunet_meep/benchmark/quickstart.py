@@ -135,7 +135,7 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
 
 
 def _missed(per_case: dict[str, Any]) -> str:
-    """Says that a class is not segmented, so that nobody reads its other values as an advantage.
+    """Say that a class is not segmented, so that nobody reads its other values as an advantage.
 
     In a case without the class Dice is 0 or undefined: a mean of 0 is that of no overlap anywhere.
     """

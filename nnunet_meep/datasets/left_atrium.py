@@ -108,7 +108,7 @@ SOURCES = (
 
 
 def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
-    """Finds the Left Atrium 2018 data below a folder.
+    """Find the Left Atrium 2018 data below a folder.
 
     Args:
         source: a folder with one of the three layouts (see the module's docstring).
@@ -202,7 +202,7 @@ def make_splits(cases: Collection[str]) -> Splits:
 def _find(
     source: Path,
 ) -> tuple[str, dict[str, Path], dict[str, tuple[Path, Path]], dict[str, list[str]]]:
-    """Finds all cases, whatever list they are in.
+    """Find all cases, whatever list they are in.
 
     Returns:
         The name of the layout, and three dicts by case: one of its files; its image and mask, if
@@ -265,7 +265,7 @@ def _strays(source: Path) -> list[str]:
 
 
 def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Image], sitk.Image]:
-    """Reads the image unchanged and the mask as uint8 with 0 and 1, in the image's geometry.
+    """Read the image unchanged and the mask as uint8 with 0 and 1, in the image's geometry.
 
     Raises:
         InputError: one line for each problem with the case.
@@ -299,7 +299,7 @@ def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Imag
 
 
 def _read_itk(path: Path) -> sitk.Image:
-    """Reads a NRRD or NIfTI file and sets its spacing to exactly 0.625 mm."""
+    """Read a NRRD or NIfTI file and set its spacing to exactly 0.625 mm."""
     image = read_volume(path)
     # The challenge's NRRD headers give 1. A NIfTI file with 1 mm would have been resampled.
     known = (1.0, SPACING_MM) if path.suffix == ".nrrd" else (SPACING_MM,)
@@ -312,7 +312,7 @@ def _read_itk(path: Path) -> sitk.Image:
 
 
 def _read_h5(path: Path, part: str) -> sitk.Image:
-    """Reads the ``image`` or the ``mask`` of a pre-processed file, as float32."""
+    """Read the ``image`` or the ``mask`` of a pre-processed file, as float32."""
     key = {"image": "image", "mask": "label"}[part]
     try:
         with h5py.File(path, "r") as file:

@@ -112,7 +112,7 @@ def target(dataset: RawDataset, dataset_id: int, *, overwrite: bool) -> Path:
 
 
 def write(dataset: RawDataset, folder: Path) -> None:
-    """Reads and checks all scans and writes them to a folder, which is replaced if it exists.
+    """Read and check all scans and write them to a folder, which is replaced if it exists.
 
     Raises:
         InputError: one line for each problem with any of the files; nothing is written then.
@@ -151,7 +151,7 @@ def write(dataset: RawDataset, folder: Path) -> None:
 
 
 def read_volume(path: Path) -> sitk.Image:
-    """Reads a NRRD or NIfTI file with a 3D volume of real numbers.
+    """Read a NRRD or NIfTI file with a 3D volume of real numbers.
 
     Raises:
         InputError: the file is truncated or damaged, or has other content.

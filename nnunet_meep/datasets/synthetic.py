@@ -32,7 +32,7 @@ def make_dataset(
     shape: tuple[int, int, int] = SHAPE,
     seed: int = 0,
 ) -> None:
-    """Writes ``folder``, a ``DatasetXXX_NAME`` in nnU-Net's raw format, with labelled test scans.
+    """Write ``folder``, a ``DatasetXXX_NAME`` in nnU-Net's raw format, with labelled test scans.
 
     A scan depends only on ``seed``, its number and whether it is for training or testing (and on
     ``shape``), not on how many others there are.

@@ -80,7 +80,7 @@ def find(
     original: bool = False,
     challenge_test: bool = False,
 ) -> RawDataset:
-    """Finds the challenge's scans below a folder.
+    """Find the challenge's scans below a folder.
 
     Args:
         source: a folder that has the sites at any depth.
@@ -226,7 +226,7 @@ def _warnings(scans: Sequence[Scan], splits: Splits, *, challenge_test: bool) ->
 
 
 def _read_case(scan: Scan, become: tuple[int, ...]) -> tuple[list[sitk.Image], sitk.Image]:
-    """Reads the channels unchanged and the mask as uint8, in the geometry of the first channel.
+    """Read the channels unchanged and the mask as uint8, in the geometry of the first channel.
 
     Raises:
         InputError: one line for each problem with the scan.

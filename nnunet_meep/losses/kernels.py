@@ -259,7 +259,7 @@ def forward_kernel(
     K: tl.constexpr, WIDTH: tl.constexpr, LENGTH: tl.constexpr, VOXELS: tl.constexpr,
     TERM: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Writes one row of sums per program; see ``_Launch._rows``."""
+    """Write one row of sums per program; see ``_Launch._rows``."""
     program, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, WIDTH)
     intersection = tl.zeros((WIDTH,), KIND)
@@ -325,7 +325,7 @@ def compose_kernel(
     FIRST: tl.constexpr, BATCH_DICE: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Adds up the sums of all programs; computes the loss and its gradient (``_Launch.compose``).
+    """Add up the sums of all programs; compute the loss and its gradient (``_Launch.compose``).
 
     ``weight`` is lambda with the sign of the term. Dice is computed for the channels from FIRST on.
     """
@@ -383,7 +383,7 @@ def _store_dice(
     of_channels, sample, intersection, union, smooth, share,
     FIRST: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Returns the sum of Dice over channels, and stores the gradient of -``share`` times it."""
+    """Return the sum of Dice over channels, and store the gradient of -``share`` times it."""
     channels = tl.arange(0, WIDTH)
     taken = (channels >= FIRST) & (channels < K)
     below = tl.maximum(union + smooth, 1e-8)
@@ -402,7 +402,7 @@ def backward_kernel(
     K: tl.constexpr, WIDTH: tl.constexpr, LENGTH: tl.constexpr, VOXELS: tl.constexpr,
     TERM: tl.constexpr, IGNORE: tl.constexpr, REGIONS: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Writes the gradient with respect to the logits, given that with respect to the sums."""
+    """Write the gradient with respect to the logits, given that with respect to the sums."""
     program, sample = tl.program_id(0), tl.program_id(1)
     channels = tl.arange(0, WIDTH)
     scale = tl.load(of_loss).to(KIND)
@@ -505,7 +505,7 @@ def _region_tile(
     logits, target, sample, voxels, n_voxels,
     K: tl.constexpr, WIDTH: tl.constexpr, IGNORE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Reads a tile of regions.
+    """Read a tile of regions.
 
     Returns the logit against the reference x (WIDTH, LENGTH), the reference y (WIDTH, LENGTH), the
     valid voxels (LENGTH,), and masks of the valid pairs of voxel and region and of the errors, both

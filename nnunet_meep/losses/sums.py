@@ -114,7 +114,7 @@ class VoxelSums(torch.autograd.Function):
 
 
 def _without_autocast(logits: Tensor) -> torch.autocast:
-    """Switches autocast off: it would compute matrix products in half precision."""
+    """Switch autocast off: it would compute matrix products in half precision."""
     return torch.autocast(logits.device.type, enabled=False)
 
 
@@ -331,7 +331,7 @@ class _Multiclass(_Problem):
 
     @staticmethod
     def _ties(z: Tensor, y: Tensor, largest: Tensor, total: Tensor, is_wrong: Tensor) -> None:
-        """Sets ``is_wrong`` where the label ties with an earlier class, which wins."""
+        """Set ``is_wrong`` where the label ties with an earlier class, which wins."""
         # A tie for the largest logit adds exp(0) = 1 twice, so ``total`` is at least 2. Few voxels
         # get there, and only those are looked at.
         unsure = ((total >= 2) & ~is_wrong).nonzero()[:, 0]

@@ -129,7 +129,7 @@ def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regio
 
 
 def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
-    """Raises ValueError if ``logits`` and ``target`` do not fit together."""
+    """Raise ValueError if ``logits`` and ``target`` do not fit together."""
     channels = logits.shape[1] + (ignore_label is not None) if regions else 1
     expected = (logits.shape[0], channels, *logits.shape[2:])
     if tuple(target.shape) != expected:
@@ -141,7 +141,7 @@ def check_shapes(logits: Tensor, target: Tensor, ignore_label: int | None, regio
 
 
 def check_labels(target: Tensor, n_classes: int, ignore_label: int | None) -> None:
-    """Refuses a label that is neither one of the classes nor the ignore label.
+    """Refuse a label that is neither one of the classes nor the ignore label.
 
     Exact for every dtype: a float target with NaN, an infinity or a fraction is refused, too. The
     check reads only the target, once or twice; its time is below the variation of the loss's own.

@@ -76,7 +76,7 @@ class PairedCases:
 
 
 def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folders:
-    """Finds the folders of references and predictions.
+    """Find the folders of references and predictions.
 
     Args:
         gt_folder: folder of reference segmentations. None for
@@ -144,7 +144,7 @@ def read_dataset(
 
 
 def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
-    """Pairs references and predictions by name.
+    """Pair references and predictions by name.
 
     Raises:
         InputError: there are no probabilities at all.
@@ -188,7 +188,7 @@ def pair_cases(folders: Folders, file_ending: str) -> PairedCases:
 
 
 def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> None:
-    """Refuses missing or surplus files, so that no case is left out silently.
+    """Refuse missing or surplus files, so that no case is left out silently.
 
     Args:
         folders: the folders.

@@ -18,7 +18,7 @@ from nnunet_meep.nnunet_files.images import read_label_map
 def geometry(
     case: Case, dataset: Dataset, spacing_mm: tuple[float, ...]
 ) -> Callable[[NDArray[np.float32]], sitk.Image]:
-    """Returns a function that converts an array to an image in the geometry of the reference.
+    """Return a function that converts an array to an image in the geometry of the reference.
 
     The array has the axes of nnU-Net's reader, which may permute and flip those of the file. To
     find out how, a small image with the direction of the reference and a different number in each
@@ -62,7 +62,7 @@ def geometry(
 def turn(
     before: NDArray[np.float32], after: NDArray[np.float32]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Finds ``axes`` and ``mirrored`` so that ``flip(transpose(before, axes), mirrored) == after``.
+    """Find ``axes`` and ``mirrored`` so that ``flip(transpose(before, axes), mirrored) == after``.
 
     Args:
         before, after: the same consecutive numbers, arranged differently. No two axes may have the

@@ -78,7 +78,7 @@ class VoxelGrid:
 def refuse_other_grid(
     path: Path, found: VoxelGrid | None, reference: Path, expected: VoxelGrid | None
 ) -> None:
-    """Refuses a file whose voxel grid differs from that of its case's reference segmentation.
+    """Refuse a file whose voxel grid differs from that of its case's reference segmentation.
 
     Args:
         path: the file.
@@ -180,7 +180,7 @@ def _turned(grid: VoxelGrid) -> VoxelGrid:
 
 
 def refuse_short(path: Path) -> None:
-    """Refuses a file that is shorter than its header requires.
+    """Refuse a file that is shorter than its header requires.
 
     A ``.gz`` file is decompressed for this and its checksum is verified. ``.nrrd`` and ``.mha``
     files are not checked here, because ITK itself refuses those with too few voxels.
@@ -216,7 +216,7 @@ def _voxel_bytes_by_itk(path: Path) -> int:
 
 
 def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
-    """Refuses a label map with values that are no labels: NaN, infinite, complex, or colours.
+    """Refuse a label map with values that are no labels: NaN, infinite, complex, or colours.
 
     Args:
         path: the file. NIfTI files are read here with nibabel, because ITK reads NaN as 0.

@@ -42,7 +42,7 @@ class LabelMap:
 
 
 def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
-    """Reads a segmentation as nnU-Net's reader for the data set does.
+    """Read a segmentation as nnU-Net's reader for the data set does.
 
     Raises:
         InputError: the file cannot be read, is shorter than its header requires, or has values
@@ -76,7 +76,7 @@ def _read_by_itk(path: Path) -> LabelMap | None:
 
 
 def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Dataset) -> None:
-    """Writes a segmentation as nnU-Net does, in the geometry of another segmentation.
+    """Write a segmentation as nnU-Net does, in the geometry of another segmentation.
 
     Args:
         label_map: labels, with the axes of nnU-Net's probabilities.
@@ -106,7 +106,7 @@ def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[st
 
 
 def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
-    """Reads an image (its first channel), with the axes of nnU-Net's probabilities.
+    """Read an image (its first channel), with the axes of nnU-Net's probabilities.
 
     Raises:
         InputError: the image cannot be read.
@@ -126,7 +126,7 @@ def _read(
 
 @contextmanager
 def _said_of(path: Path, what: str) -> Iterator[None]:
-    """Turns any exception of a library into an :class:`InputError` of one line."""
+    """Turn any exception of a library into an :class:`InputError` of one line."""
     try:
         yield
     except InputError:
@@ -167,7 +167,7 @@ def _first_line(text: str) -> str:
 def read_codes(
     path: Path, dataset: Dataset
 ) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...], VoxelGrid | None]:
-    """Reads a segmentation as codes.
+    """Read a segmentation as codes.
 
     Returns:
         Codes of the labels (see ``Labels.encode``), (*shape); voxel size in mm along each axis;

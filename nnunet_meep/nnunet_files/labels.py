@@ -64,7 +64,7 @@ class Labels:
         return len(self.values)
 
     def encode(self, segmentation: NDArray[Any]) -> NDArray[np.unsignedinteger]:
-        """Converts a label map to codes: index into ``values``, or ``nowhere`` where ignored.
+        """Convert a label map to codes: index into ``values``, or ``nowhere`` where ignored.
 
         Args:
             segmentation: labels of any dtype, (*shape).

@@ -46,7 +46,7 @@ class Predictions:
         plans_json: Path | None = None,
         cases: Sequence[str] | None = None,
     ) -> Predictions:
-        """Finds and pairs the files; does not read any voxels.
+        """Find and pair the files; no voxels are read.
 
         Args:
             gt_folder, pred_folders: as for :func:`.find_folders`.

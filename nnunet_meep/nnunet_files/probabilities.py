@@ -159,7 +159,7 @@ class ProbabilityArray:
 
 @contextmanager
 def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
-    """Opens an npz as nnU-Net writes it. Nothing is ever unpickled.
+    """Open an npz as nnU-Net writes it. Nothing is ever unpickled.
 
     Raises:
         InputError: the file is not an npz, has other arrays, or a dtype that is not in
@@ -228,7 +228,7 @@ class _Member:
         return bytes(result)
 
     def fill(self, target: memoryview) -> None:
-        """Reads the next ``len(target)`` bytes into ``target``."""
+        """Read the next ``len(target)`` bytes into ``target``."""
         done = 0
         while done < len(target):
             piece = self._next(len(target) - done)
@@ -238,7 +238,7 @@ class _Member:
         self.left -= len(target)
 
     def finish(self) -> None:
-        """Verifies the checksum; to be called after the last byte."""
+        """Verify the checksum; to be called after the last byte."""
         if self._crc != self._expected_crc:
             raise ValueError("its checksum is wrong: the file is damaged")
 
@@ -266,7 +266,7 @@ def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) -> None:
-    """Refuses values that cannot be probabilities.
+    """Refuse values that cannot be probabilities.
 
     Args:
         path: named in the error.
@@ -285,7 +285,7 @@ def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) 
 
 
 def refuse_sums(path: Path | str, worst: float, dtype: np.dtype) -> None:
-    """Refuses probabilities that do not sum to 1 over the classes.
+    """Refuse probabilities that do not sum to 1 over the classes.
 
     Args:
         path: named in the error.
@@ -339,7 +339,7 @@ def read_channels(
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.float32], comment: bytes) -> None:
-    """Writes an npz like ``numpy.savez_compressed``, but faster and with a comment.
+    """Write an npz like ``numpy.savez_compressed``, but faster and with a comment.
 
     Args:
         path: the new file.

@@ -43,7 +43,7 @@ def apply(
     any_network: bool = False,
     progress: bool = False,
 ) -> Applied:
-    """Calibrates a folder of predictions with probabilities and writes the result to another one.
+    """Calibrate a folder of predictions with probabilities and write the result to another one.
 
     For each case it writes ``CASE.npz`` (``probabilities``, float32) and the segmentation that
     follows from these by nnU-Net's rule, and copies ``CASE.pkl`` unopened if there is one. It also
@@ -179,7 +179,7 @@ class _Job:
         return cls(calibrator, identity, dataset, pred_folder, names, copied)
 
     def run(self, output: Path, progress: bool) -> dict[str, int]:
-        """Calibrates the cases that are not finished yet; returns ``Applied.not_argmax``."""
+        """Calibrate the cases that are not finished yet; return ``Applied.not_argmax``."""
         for name, source in self.copied.items():
             if source.is_file():
                 with replacing_file(output / name) as temporary:
@@ -206,7 +206,7 @@ class _Job:
             return False
 
     def _calibrate(self, name: str, output: Path) -> int:
-        """Calibrates a case; returns in how many voxels its segmentation was not the argmax."""
+        """Calibrate a case; return in how many voxels its segmentation was not the argmax."""
         source = self.pred_folder / f"{name}.npz"
         labels, ending = self.dataset.labels, self.dataset.file_ending
         probabilities, identity = _read_npz(source, labels)
@@ -259,7 +259,7 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
 
 
 def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
-    """Reads all probabilities of a case, with the same checks as ``meep-calib-eval``.
+    """Read all probabilities of a case, with the same checks as ``meep-calib-eval``.
 
     Returns:
         Probabilities, (C, *shape), and their identity (see
@@ -317,7 +317,7 @@ def _cases(folder: Path, ending: str) -> list[str]:
 
 
 def begin(output: Path, calibrator_json: Path, record: Record) -> None:
-    """Creates the output folder, or accepts one from an interrupted run of the same call.
+    """Create the output folder, or accept one from an interrupted run of the same call.
 
     Raises:
         InputError: ``output`` is not a folder, is the folder of the predictions, or has other
@@ -332,7 +332,7 @@ def begin(output: Path, calibrator_json: Path, record: Record) -> None:
 
 
 def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
-    """Checks that calibrated predictions can be written to ``output``; raises as :func:`begin`."""
+    """Check that calibrated predictions can be written to ``output``; raise as :func:`begin`."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
     if output.resolve() == record.pred_folder.resolve():

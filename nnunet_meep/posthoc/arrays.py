@@ -16,7 +16,7 @@ from nnunet_meep.posthoc.voxels import ArrayVoxels
 def fit_calibrator(
     method: str, probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
 ) -> Calibrator:
-    """Learns a calibrator from probabilities and reference labels.
+    """Learn a calibrator from probabilities and reference labels.
 
     Args:
         method: ``platt``, ``isotonic``, ``temperature``, or one of fiducio's scalings:

@@ -46,7 +46,7 @@ class WeightedVoxels:
 
 
 def fit_binary(method: str, cells: Cells) -> BinaryMap:
-    """Fits the map with the smallest log loss (for ``isotonic`` also the smallest squared error).
+    """Fit the map with the smallest log loss (for ``isotonic`` also the smallest squared error).
 
     Args:
         method: ``platt``, ``isotonic``, ``temperature`` or one of ``SCALINGS``.

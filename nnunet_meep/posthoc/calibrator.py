@@ -83,7 +83,7 @@ class Calibrator:
     def __call__(
         self, probabilities: NDArray[np.floating], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Calibrates a case.
+        """Calibrate a case.
 
         nnU-Net's padding outside the crop that it predicted is not changed.
 
@@ -116,7 +116,7 @@ class Calibrator:
         return out
 
     def of_voxels(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrates voxels, (C, N) float64 in [0, 1], all of which are taken as not padding."""
+        """Calibrate voxels, (C, N) float64 in [0, 1], all of which are taken as not padding."""
         if self.joint is not None:
             return self.joint(p)
         if not self.labels.is_region_based and len(p) == 2:
@@ -144,7 +144,7 @@ class Calibrator:
         return result
 
     def check_labels(self, labels: Labels, where: Path) -> None:
-        """Checks that the calibrator was fitted for these labels (the ignore label may differ).
+        """Check that the calibrator was fitted for these labels (the ignore label may differ).
 
         Raises:
             InputError: it was not; the message names ``where``.
@@ -159,7 +159,7 @@ class Calibrator:
     def check_network(
         self, network: Network, where: Path, *, any_network: bool = False
     ) -> list[str]:
-        """Checks that the calibrator was fitted to predictions of this network.
+        """Check that the calibrator was fitted to predictions of this network.
 
         Args:
             network: the network that made the predictions; unknown attributes are not checked.
@@ -187,7 +187,7 @@ class Calibrator:
         return differences
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes ``calibrator.json``.
+        """Write ``calibrator.json``.
 
         Raises:
             OSError: the file cannot be written.
@@ -246,7 +246,7 @@ def is_joint(method: str, labels: Labels) -> bool:
 
 
 def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
-    """Reads ``calibrator.json``.
+    """Read ``calibrator.json``.
 
     Raises:
         InputError: the file is not a calibrator, or needs a package that is not installed.
@@ -373,7 +373,7 @@ def _describe(labels: Labels) -> str:
 
 
 def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Splits an image along its first two axes into blocks of about ``_BLOCK`` voxels."""
+    """Split an image along its first two axes into blocks of about ``_BLOCK`` voxels."""
     rows = shape[1] if len(shape) > 1 else 1
     in_row = int(np.prod(shape[2:]))
     step = max(_BLOCK // max(in_row, 1), 1)

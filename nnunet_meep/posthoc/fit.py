@@ -93,7 +93,7 @@ def fit(
     cases: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Learns a calibrator from predictions with probabilities and their references.
+    """Learn a calibrator from predictions with probabilities and their references.
 
     Maps of one class against the rest are fitted to the evaluator's cells, which include all
     voxels. These are ``platt``, ``isotonic``, and all methods if there are two classes or regions.
@@ -178,7 +178,7 @@ class Learnt:
 
 
 def learn(method: str, cases: Iterable[Voxels], n_cases: int, labels: Labels, roi: Roi) -> Learnt:
-    """Fits the maps of a calibrator to voxels, in files or in memory.
+    """Fit the maps of a calibrator to voxels, in files or in memory.
 
     Args:
         method: one of ``METHODS``.
@@ -297,7 +297,7 @@ def _fit_temperature(sample: Sample) -> JointMap:
 
 
 def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Applies a map to (N, K) in blocks, to avoid a float64 copy of all voxels."""
+    """Apply a map to (N, K) in blocks, to avoid a float64 copy of all voxels."""
     result = np.empty_like(p)
     for start in range(0, len(p), PART):
         block = slice(start, start + PART)

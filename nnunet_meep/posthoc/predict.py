@@ -57,7 +57,7 @@ def predict(
     any_network: bool = False,
     progress: bool = False,
 ) -> Applied:
-    """Predicts with ``nnUNetv2_predict`` and calibrates the predictions.
+    """Predict with ``nnUNetv2_predict`` and calibrate the predictions.
 
     nnU-Net writes to a hidden folder in the output folder, which is deleted once all cases are
     calibrated. An interrupted run leaves this folder, and ``--continue_prediction`` continues from
@@ -174,7 +174,7 @@ def _check_images(asked: Prediction, ending: str) -> None:
 
 
 def _forget_damaged(staging: Path) -> None:
-    """Deletes damaged npz files, so that nnU-Net predicts these cases again."""
+    """Delete damaged npz files, so that nnU-Net predicts these cases again."""
     for npz in staging.glob("*.npz"):
         try:
             with open_probabilities(npz):
@@ -191,7 +191,7 @@ def _check_device(device: str) -> None:
 
 
 def _show_finished(output: Path, staging: Path, ending: str) -> None:
-    """Copies the calibrated cases to ``staging``, so that nnU-Net does not predict them again."""
+    """Copy the calibrated cases to ``staging``, so that nnU-Net does not predict them again."""
     for name in case_names(output, ".npz") & case_names(output, ending):
         if not (staging / f"{name}.npz").exists():
             for suffix in (".npz", ending):

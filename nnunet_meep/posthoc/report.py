@@ -20,7 +20,7 @@ from nnunet_meep.posthoc.scalings import BinaryScaling, JointScaling
 
 
 def check_target(path: Path) -> None:
-    """Checks that a calibrator can be written to ``path``; to be called before any work.
+    """Check that a calibrator can be written to ``path``; to be called before any work.
 
     Raises:
         InputError: ``path`` is not a .json file in a folder, or would replace a file that is not a
@@ -44,7 +44,7 @@ def check_target(path: Path) -> None:
 
 
 def write(fit: Fit, path: Path) -> list[Path]:
-    """Writes ``calibrator.json`` and a PNG with reliability diagrams before and after calibration.
+    """Write ``calibrator.json`` and a PNG with reliability diagrams before and after calibration.
 
     Returns:
         The paths of both files.

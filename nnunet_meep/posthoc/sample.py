@@ -55,7 +55,7 @@ def voxels_per_case(n_cases: int, n_classes: int) -> int:
 
 
 def sample_case(voxels: Voxels, labels: Labels, roi: Roi, n_voxels: int, number: int) -> Sample:
-    """Samples voxels of one case; its probabilities are read twice.
+    """Sample voxels of one case; its probabilities are read twice.
 
     Args:
         voxels: the voxels of the case.

@@ -44,7 +44,7 @@ class JointScaling:
     fitted: FiducioCalibrator
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrates (K, N) float64 to (K, N) float64; fiducio computes in float32."""
+        """Calibrate (K, N) float64 to (K, N) float64; fiducio computes in float32."""
         floored = np.maximum(p, LOGIT_FLOOR)
         shares = np.ascontiguousarray((floored / floored.sum(axis=0)).T, np.float32)
         with _one_thread():
@@ -80,7 +80,7 @@ class BinaryScaling:
 def fit_scaling(
     method: str, p: NDArray[np.float32], y: NDArray[np.integer], weight: NDArray[np.float64]
 ) -> JointScaling:
-    """Fits one of ``SCALINGS`` by minimising the weighted mean of the log loss with L-BFGS.
+    """Fit one of ``SCALINGS`` by minimising the weighted mean of the log loss with L-BFGS.
 
     Args:
         method: a key of ``SCALINGS``.
@@ -98,7 +98,7 @@ def fit_scaling(
 
 
 def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> JointScaling:
-    """Restores a map from the result of :meth:`JointScaling.parameters`.
+    """Restore a map from the result of :meth:`JointScaling.parameters`.
 
     Args:
         method: a key of ``SCALINGS``.
@@ -128,7 +128,7 @@ def scaling_from(method: str, parameters: dict[str, Any], n_classes: int) -> Joi
 
 
 def check_installed(method: str) -> None:
-    """Checks that fiducio is installed if the method needs it; to be called before any work.
+    """Check that fiducio is installed if the method needs it; to be called before any work.
 
     Raises:
         InputError: fiducio is needed, but not installed.
@@ -153,7 +153,7 @@ def _new(method: str) -> FiducioCalibrator:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Limits torch to one thread, so that results do not depend on the number of cores."""
+    """Limit torch to one thread, so that results do not depend on the number of cores."""
     import torch
 
     n = torch.get_num_threads()

@@ -22,7 +22,7 @@ class Voxels(Protocol):
     """The interface to the voxels of one case. It keeps nothing in memory between calls."""
 
     def counts(self, n_bins: int) -> CaseCounts:
-        """Counts the voxels. Raises ``InputError`` if the case cannot be used."""
+        """Count the voxels. Raises ``InputError`` if the case cannot be used."""
         ...
 
     def parts(self) -> Iterator[Part]:

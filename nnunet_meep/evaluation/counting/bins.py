@@ -149,7 +149,7 @@ class Cells:
     def from_voxels(
         cls, p: NDArray[np.floating], y: NDArray[np.unsignedinteger], n_bins: int
     ) -> Cells:
-        """Sorts voxels into divided cells.
+        """Sort voxels into divided cells.
 
         Args:
             p: probabilities in [0, 1], (N,).
@@ -174,7 +174,7 @@ class Cells:
 def _grouped(
     index: NDArray[np.integer], count: NDArray[np.int64], sum_p: NDArray[np.float64]
 ) -> Cells:
-    """Adds up the entries that have the same index; the result is sorted by index."""
+    """Add up the entries that have the same index; the result is sorted by index."""
     unique, inverse = np.unique(index, return_inverse=True)
     counts = np.zeros((len(unique), 2), np.int64)
     sums = np.zeros((len(unique), 2))
@@ -261,7 +261,7 @@ class CellTotals:
         self._lost = np.zeros((n_cells, 2))
 
     def add(self, cells: Cells) -> None:
-        """Adds the cells of one more case."""
+        """Add the cells of one more case."""
         self._few.append(cells)
         self._n_voxels += int(np.abs(cells.count).sum())
         if self._n_voxels > FEW_VOXELS:
@@ -270,7 +270,7 @@ class CellTotals:
             self._few.clear()
 
     def _add(self, cells: Cells) -> None:
-        """Adds undivided cells; here ``cells.index`` is the plain index of a cell."""
+        """Add undivided cells; here ``cells.index`` is the plain index of a cell."""
         self._count[cells.index] += cells.count
         # Knuth's two-sum gives the exact rounding error of each addition.
         old, new = self._sum_p[cells.index], cells.sum_p
@@ -302,7 +302,7 @@ class ClassTotals:
         }
 
     def add(self, sums: ClassSums) -> None:
-        """Adds the sums of one more case."""
+        """Add the sums of one more case."""
         self._cells.add(sums.cells)
         for name, values in self._scalars.items():
             values.append(getattr(sums, name))

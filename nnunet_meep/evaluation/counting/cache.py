@@ -82,7 +82,7 @@ def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str
 
 
 def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
-    """Saves the sums of a case.
+    """Save the sums of a case.
 
     Raises:
         OSError: the file cannot be written.

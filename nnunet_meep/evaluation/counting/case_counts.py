@@ -101,7 +101,7 @@ class CaseCounts:
         return sum(lane.n_clipped for lane in self._lanes)
 
     def add(self, part: Part, lane: int) -> None:
-        """Counts a part. The same voxels of all previous channels must have been counted before."""
+        """Count a part. The same voxels of all previous channels must have been counted before."""
         try:
             self._add(part, self._lanes[lane])
         finally:
@@ -167,7 +167,7 @@ class CaseCounts:
             counters[name].add(p, right.astype(np.uint8))
 
     def check(self) -> None:
-        """Refuses values that cannot be probabilities; call this after the last part.
+        """Refuse values that cannot be probabilities; call this after the last part.
 
         Raises:
             InputError: values are not finite, outside [0, 1], or do not sum to 1 over the classes.
@@ -198,7 +198,7 @@ class CaseCounts:
         return n
 
     def take_segmentation(self, codes: NDArray[np.unsignedinteger]) -> None:
-        """Replaces the segmentation that follows from the probabilities by ``codes``, (*shape)."""
+        """Replace the segmentation that follows from the probabilities by ``codes``, (*shape)."""
         self.winner = np.array(codes.ravel(self._file.order))
         self.segmented_label, self._is_argmax = self.labels.values, False
 
@@ -332,7 +332,7 @@ class _LaneCounts:
         return ClassCounter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
 
     def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Counts a part in an ROI; see :meth:`ClassCounter.add`."""
+        """Count a part in an ROI; see :meth:`ClassCounter.add`."""
         key = part.channel, roi
         if key not in self._counters:
             self._counters[key] = self._counter(
@@ -344,7 +344,7 @@ class _LaneCounts:
         return result
 
     def note_bad(self, p: NDArray) -> None:
-        """Records the range, and how many values are not finite, for the error message."""
+        """Record the range, and how many values are not finite, for the error message."""
         finite = p[np.isfinite(p)]
         self.n_not_finite += len(p) - len(finite)
         self.low = min(self.low, float(finite.min(initial=0)))

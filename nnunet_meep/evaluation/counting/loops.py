@@ -53,7 +53,7 @@ _ONE = np.float32(1)
 
 @_compiled
 def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ignore[no-untyped-def]
-    """Adds voxels to ``count`` and ``sum_p`` (flat, index 2 * cell + y) and to ``sums``.
+    """Add voxels to ``count`` and ``sum_p`` (flat, index 2 * cell + y) and to ``sums``.
 
     After the cells there is one more for ignored voxels, and ``_SPREAD`` each for p = 0 and p = 1.
     ``sums`` are the squared errors where y = 0, those where y = 1, and the log likelihood; they are
@@ -176,7 +176,7 @@ def compare_with_largest(
     total: NDArray[np.floating],
     tolerance: float,
 ) -> tuple[int, int]:
-    """Compares one more channel with those before it; call this before :func:`take_larger`.
+    """Compare one more channel with those before it; call this before :func:`take_larger`.
 
     Args:
         p: probabilities of the channel, (N,).
@@ -198,7 +198,7 @@ def take_larger(
     largest: NDArray[np.floating],
     winner: NDArray[np.unsignedinteger],
 ) -> int:
-    """Updates ``largest`` and ``winner`` with one more channel, in place.
+    """Update ``largest`` and ``winner`` with one more channel, in place.
 
     Args:
         p: probabilities of the channel, (N,).
@@ -215,7 +215,7 @@ def take_larger(
 def count_pairs(
     a: NDArray[np.unsignedinteger], b: NDArray[np.unsignedinteger], table: NDArray[np.int64]
 ) -> None:
-    """Adds 1 to ``table[a[i], b[i]]`` for each i.
+    """Add 1 to ``table[a[i], b[i]]`` for each i.
 
     Args:
         a, b: indices into the rows and the columns of the table, (N,).
@@ -240,7 +240,7 @@ class ClassCounter:
     def __init__(
         self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool, n_voxels: int
     ) -> None:
-        """Starts with no voxels counted.
+        """Start with no voxels counted.
 
         Args:
             grid: the cells.
@@ -258,7 +258,7 @@ class ClassCounter:
         self._sums = np.zeros(3)
 
     def add(self, p: NDArray[np.floating], codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Counts more voxels.
+        """Count more voxels.
 
         Args:
             p: float32 or float64 probabilities of the class, (N,), contiguous. Values outside
@@ -329,7 +329,7 @@ def count_voxels(
 
 
 def class_sums(counted: ClassCounts, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
-    """Combines the counts of a class's probabilities and of its segmentation."""
+    """Combine the counts of a class's probabilities and of its segmentation."""
     return ClassSums(
         tp=tp,
         fp=fp,

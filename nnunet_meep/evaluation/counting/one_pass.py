@@ -38,7 +38,7 @@ def sum_case(
     surface: bool,
     segmentation: str = FILE,
 ) -> CaseSums:
-    """Reads the probabilities of a case once and reduces them to sums.
+    """Read the probabilities of a case once and reduces them to sums.
 
     Args:
         case: its files.
@@ -73,7 +73,7 @@ def sum_case(
 def count_case(
     case: Case, labels: Labels, reference: Reference, n_bins: int, rois: Sequence[Roi]
 ) -> CaseCounts:
-    """Reads and counts the probabilities for :func:`sum_case`; raises the same errors."""
+    """Read and count the probabilities for :func:`sum_case`; raise the same errors."""
     codes = reference.codes
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)

@@ -52,7 +52,7 @@ class Reference:
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
 
     def save(self, path: Path) -> None:
-        """Writes the label maps for :meth:`load_and_remove`, which may run in another process."""
+        """Write the label maps for :meth:`load_and_remove`, which may run in another process."""
         arrays: dict[str, Any] = {f"roi:{name}": c for name, c in self.restricted.items()}
         np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
         if self.segmentation is not None:
@@ -60,7 +60,7 @@ class Reference:
 
     @classmethod
     def load_and_remove(cls, path: Path) -> Reference:
-        """Reads what :meth:`save` wrote and deletes the files."""
+        """Read what :meth:`save` wrote and delete the files."""
         with np.load(path, allow_pickle=False) as archive:
             restricted = {
                 name.removeprefix("roi:"): archive[name]
@@ -82,7 +82,7 @@ def _beside(path: Path) -> Path:
 
 
 def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:
-    """Reads the reference of a case, its predicted segmentation, and the masks of the ROIs.
+    """Read the reference of a case, its predicted segmentation, and the masks of the ROIs.
 
     Raises:
         InputError: a file cannot be read, has invalid content, or does not match the reference.
@@ -117,7 +117,7 @@ def _refuse_segmentation(
     dataset: Dataset,
     shape: tuple[int, ...],
 ) -> None:
-    """Refuses a segmentation that cannot be a prediction of the case."""
+    """Refuse a segmentation that cannot be a prediction of the case."""
     if codes.shape != shape:
         raise InputError(
             f"{path}: expected a segmentation of shape {shape} like {case.reference}, got "

@@ -177,7 +177,7 @@ def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
 
 
 def merged_bins(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Merges several results of :func:`reliability_bins` that have the same edges."""
+    """Merge several results of :func:`reliability_bins` that have the same edges."""
     count = np.array([part["count"] for part in parts], np.float64)
     total = count.sum(axis=0)
     merged: dict[str, list[float]] = {**parts[0], "count": total.tolist()}

@@ -111,7 +111,7 @@ def error_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
 
 
 def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> int:
-    """Detects a class that is not segmented in any case.
+    """Detect a class that is not segmented in any case.
 
     Args:
         dice: Dice of the class in each case.

@@ -135,7 +135,7 @@ def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Corrects the p-values of a family of tests (Holm 1979); returned in the same order."""
+    """Correct the p-values of a family of tests (Holm 1979); returned in the same order."""
     corrected = [math.nan] * len(p)
     highest = 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
