@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,13 @@ FIRST = ("DiceCE", "MEEP_H_lambdaauto", "MEEP_KL_lambdaauto")
 DICE = ("DiceMEEP_H_lambdaauto", "DiceMEEP_KL_lambdaauto")
 
 
+#: Other terms with the same control (own_trainers/term_variants.py).
+VARIANTS = (
+    *("MEEP_H_lambdaauto_over_N", "MEEP_KL_lambdaauto_over_N"),
+    *("MEEP_H_lambdaauto_mean", "MEEP_KL_lambdaauto_floor"),
+)
+
+
 def trainers(losses: Sequence[str], n_seeds: int) -> list[str]:
     seeds = ("", *(f"_seed{i}" for i in range(1, n_seeds)))
     return [f"nnUNetTrainer{loss}{LENGTH}{seed}" for seed in seeds for loss in losses]
@@ -49,7 +57,11 @@ def trainers(losses: Sequence[str], n_seeds: int) -> list[str]:
 
 ASKED = {
     "hippocampus": Comparison(
-        replace(RUNS["hippocampus"], trainers=trainers(FIRST, 5) + trainers(DICE, 5)), n_folds=1
+        replace(
+            RUNS["hippocampus"],
+            trainers=trainers(FIRST, 5) + trainers(DICE, 5) + trainers(VARIANTS, 3),
+        ),
+        n_folds=1,
     ),
     "wmh": replace(
         COMPARISONS["wmh"], run=replace(COMPARISONS["wmh"].run, trainers=trainers(FIRST, 1))
@@ -68,6 +80,9 @@ def main() -> None:
     arguments = parser.parse_args()
     asked, work = ASKED[arguments.run], arguments.work.absolute()
     work_in(work)
+    own = str(Path(__file__).resolve().parent / "own_trainers")
+    theirs = os.environ.get("nnUNet_extTrainer", "")
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [own, theirs]))
     # Its training and prediction; what is made of them, and where it is kept, is ours.
     lambda_auto.OUTPUT, lambda_auto.evaluate = OUTPUT, evaluate
     jobs = [

@@ -51,6 +51,15 @@ DEFAULT = "DiceCE"
 COMPARED = (("test", "test_T"), ("test", "test_PS"), ("test", "test_IR"), ("test_IR", "test_IR"))
 
 
+#: What stands behind ``_lambdaauto`` in the names of own_trainers/term_variants.py.
+VARIANTS = {
+    "": "",
+    "_over_N": ", over N",
+    "_mean": " (mean with MEEP-KL)",
+    "_floor": ", p of the label above 0.05",
+}
+
+
 class Training(NamedTuple):
     """One training of a loss: its results in the parts, and what its log says.
 
@@ -156,10 +165,13 @@ def by_loss(trainings: list[Training]) -> dict[str, list[Training]]:
 
 
 def in_words(loss: str) -> str:
-    """``MEEP_H_lambdaauto`` as ``Dice + CE + MEEP-H``."""
-    own, _, term = loss.removesuffix("_lambdaauto").partition("MEEP_")
+    """``MEEP_H_lambdaauto_over_N`` as ``Dice + CE + MEEP-H, over N``."""
+    name, _, variant = loss.partition("_lambdaauto")
+    own, _, term = name.partition("MEEP_")
     segmentation = {"": "Dice + CE", "DiceCE": "Dice + CE"}.get(own, own)
-    return f"{segmentation} + MEEP-{term}" if term else segmentation
+    if not term:
+        return segmentation
+    return f"{segmentation} + MEEP-{term}{VARIANTS[variant]}"
 
 
 # Tables

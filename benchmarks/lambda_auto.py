@@ -67,7 +67,7 @@ COMPARISONS = {
                 f"nnUNetTrainer{name}_Adam1en3_50epochs_50iters"
                 for name in ("CE", "CEMEEP_KL_lambdaauto", "CEMEEP_KL")
             ]
-            # Other signals and another term (own_trainers/lambda_variants.py).
+            # Other signals and another term: own_trainers/lambda_variants.py at commit 2850b87.
             + [
                 f"nnUNetTrainer{loss}_lambdaauto_{variant}_50epochs_50iters"
                 for variant in ("boundary", "confidence", "overN")
