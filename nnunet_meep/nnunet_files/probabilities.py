@@ -265,6 +265,29 @@ def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
 
 
+def refuse_shape(
+    path: Path | str, shape: tuple[int, ...], expected: tuple[int, ...], axes: str = "the image"
+) -> None:
+    """Refuse an array that is not classes or regions times the voxels of an image.
+
+    Args:
+        path: named in the error.
+        shape: of the array.
+        expected: (C, *shape of the image).
+        axes: names the image whose axes are expected.
+
+    Raises:
+        InputError: the shape is another one, or without voxels.
+    """
+    if shape != expected or len(expected) < 2:
+        raise InputError(
+            f"{path}: expected probabilities of shape {expected} (classes or regions of "
+            f"dataset.json, then the axes of {axes}), got {shape}"
+        )
+    if not math.prod(expected):
+        raise InputError(f"{path}: expected voxels, got an empty array of shape {expected}")
+
+
 def refuse_values(path: Path | str, n_not_finite: int, low: float, high: float) -> None:
     """Refuse values that cannot be probabilities.
 
@@ -320,10 +343,7 @@ def read_channels(
         InputError: the file cannot be read, or its shape is not ``expected``.
     """
     with open_probabilities(path) as file:
-        if file.shape != expected:
-            raise InputError(
-                f"{path}: expected probabilities of shape {expected}, got {file.shape}"
-            )
+        refuse_shape(path, file.shape, expected)
         n_voxels = math.prod(expected[1:])
         # In Fortran order the channels are interleaved and have to be read together.
         together = expected[0] if file.fortran_order else 1

@@ -26,6 +26,7 @@ from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
 from nnunet_meep.nnunet_files.probabilities import (
     PART,
     open_probabilities,
+    refuse_shape,
     refuse_sums,
     refuse_values,
     write_probabilities,
@@ -271,11 +272,7 @@ def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
             raise InputError(
                 f"{path}: expected a prediction as nnU-Net wrote it, found a calibrated one"
             )
-        if file.shape != expected or len(expected) < 2 or not math.prod(expected):
-            raise InputError(
-                f"{path}: expected probabilities of shape {expected} (classes or regions first), "
-                f"got {file.shape}"
-            )
+        refuse_shape(path, file.shape, expected)
         flat = np.empty((expected[0], math.prod(expected[1:])), np.float32)
         n_not_finite, low, high = 0, 0.0, 1.0
         for part in file.parts():

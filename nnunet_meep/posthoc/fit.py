@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.bins import CellTotals, bin_index, grid
+from nnunet_meep.evaluation.counting.bins import CellTotals, grid
 from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
-from nnunet_meep.evaluation.metrics.calibration import bins_of_sums
+from nnunet_meep.evaluation.metrics.calibration import bins_of_voxels
+from nnunet_meep.evaluation.metrics.scores import log_loss
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import network_of
@@ -265,9 +266,9 @@ def _fit_joint(
         classes[str(value)] = _class_fit(
             _name(labels, str(value)), voxels, after[:, channel].astype(np.float64)
         )
-    log_loss = {
-        f"log_loss_{when}": float(np.average(_nll(p, sample.y), weights=sample.weight))
-        for when, p in (("before", sample.p), ("after", after))
+    losses = {
+        "log_loss_before": _joint_log_loss(sample.p, sample),
+        "log_loss_after": _joint_log_loss(after, sample),
     }
     learnt_on = {
         "n_voxels": round(sample.weight.sum()),
@@ -276,7 +277,7 @@ def _fit_joint(
             "n_voxels": len(sample.y),
             "strata": "case, class of the reference, whether the predicted label is right",
         },
-        **log_loss,
+        **losses,
     }
     return {"joint": joint}, classes, learnt_on
 
@@ -305,37 +306,26 @@ def _in_blocks(joint: JointMap, p: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def _nll(p: NDArray[np.float32], y: NDArray[np.intp]) -> NDArray[np.float64]:
-    """-log of the probability of the correct class, (N,); p is (N, K) and y is (N,)."""
-    right = np.take_along_axis(p, y[:, None], axis=1)[:, 0].astype(np.float64)
-    return -np.log(np.maximum(right, LOGIT_FLOOR))
+def _joint_log_loss(p: NDArray[np.float32], sample: Sample) -> float:
+    """Of probabilities (N, K) of the voxels of a sample."""
+    likelihood = np.take_along_axis(p, sample.y[:, None], axis=1)[:, 0]
+    return log_loss(likelihood, sample.weight, LOGIT_FLOOR)
 
 
 def _class_fit(name: str, voxels: WeightedVoxels, after: NDArray[np.float64]) -> ClassFit:
     weight, y = voxels.weight, voxels.y
+
+    def loss(p: NDArray[np.float64]) -> float:
+        return log_loss(np.where(y == 1, p, 1 - p), weight, LOGIT_FLOOR)
+
     return ClassFit(
         name=name,
         n_voxels=round(float(weight @ y)),
-        before=_bins(voxels.p, y, weight),
-        after=_bins(after, y, weight),
-        log_loss_before=_log_loss(voxels.p, y, weight),
-        log_loss_after=_log_loss(after, y, weight),
+        before=bins_of_voxels(voxels.p, y, weight, N_BINS),
+        after=bins_of_voxels(after, y, weight, N_BINS),
+        log_loss_before=loss(voxels.p),
+        log_loss_after=loss(after),
     )
-
-
-def _log_loss(p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
-    likelihood = np.where(y == 1, p, 1 - p)
-    return float(np.average(-np.log(np.maximum(likelihood, LOGIT_FLOOR)), weights=weight))
-
-
-def _bins(
-    p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64]
-) -> dict[str, list[float]]:
-    index = bin_index(p, N_BINS)
-    count, sum_p, sum_y = (
-        np.bincount(index, weights=w, minlength=N_BINS) for w in (weight, weight * p, weight * y)
-    )
-    return bins_of_sums(count, sum_p, sum_y)
 
 
 def _name(labels: Labels, key: str) -> str:

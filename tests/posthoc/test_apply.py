@@ -371,7 +371,7 @@ BAD = {
     ),
     "channels": (
         save("case_1.npz", probabilities=np.zeros((3, 6, 9, 10), np.float32)),
-        "case_1.npz: expected probabilities of shape (2, 6, 9, 10) (classes or regions first), got",
+        "case_1.npz: expected probabilities of shape (2, 6, 9, 10) (classes or regions of ",
     ),
     "shape": (
         save("case_1.npz", probabilities=np.full((2, 6, 9, 11), 0.5, np.float32)),

@@ -6,7 +6,6 @@ parts of the image, so the sums do not depend on which thread is faster.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import CaseSums, RoiSums, grid
 from nnunet_meep.evaluation.counting.case_counts import N_LANES, CaseCounts
 from nnunet_meep.evaluation.counting.reference import FILE, Reference
@@ -26,6 +24,7 @@ from nnunet_meep.nnunet_files.probabilities import (
     ProbabilityArray,
     ProbabilityFile,
     open_probabilities,
+    refuse_shape,
 )
 
 
@@ -77,16 +76,7 @@ def count_case(
     codes = reference.codes
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)
-        if file.shape != expected:
-            raise InputError(
-                f"{case.probabilities}: expected probabilities of shape {expected} (classes or "
-                f"regions of dataset.json, then the axes of {case.reference.name}), got "
-                f"{file.shape}"
-            )
-        if not math.prod(expected):
-            raise InputError(
-                f"{case.probabilities}: expected voxels, got an empty array of shape {expected}"
-            )
+        refuse_shape(case.probabilities, file.shape, expected, case.reference.name)
         return _count(file, labels, reference, n_bins, rois)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges
+from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges, bin_index
 from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 
 
@@ -55,6 +55,24 @@ def bins_of_sums(
         "mean_p": mean_p.tolist(),
         "mean_y": mean_y.tolist(),
     }
+
+
+def bins_of_voxels(
+    p: NDArray[np.float64], y: NDArray[np.float64], weight: NDArray[np.float64], n_bins: int
+) -> dict[str, list[float]]:
+    """:func:`reliability_bins` of weighted voxels.
+
+    Args:
+        p: probabilities, (N,).
+        y: 1 where the class is there, otherwise 0, (N,).
+        weight: how many voxels each stands for, (N,).
+        n_bins: number of bins.
+    """
+    index = bin_index(p, n_bins)
+    count, sum_p, sum_y = (
+        np.bincount(index, weights=w, minlength=n_bins) for w in (weight, weight * p, weight * y)
+    )
+    return bins_of_sums(count, sum_p, sum_y)
 
 
 def ece_of_bins(bins: Mapping[str, Sequence[float]]) -> float:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import CLIP, Cells, ClassSums, Grid
 from nnunet_meep.evaluation.metrics.calibration import (
@@ -108,6 +109,18 @@ def error_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
     n_wrong = int(below.count[:, 1].sum() + above.count[:, 0].sum())
     expected = math.fsum([*below.sum_p.flat, int(above.count.sum()), *-above.sum_p.ravel()])
     return _errors(n_wrong, expected, int(cells.count.sum()))
+
+
+def log_loss(likelihood: NDArray[np.floating], weight: NDArray[np.float64], floor: float) -> float:
+    """Weighted mean of -log of the probability of what is true, in nats.
+
+    Args:
+        likelihood: that probability for each voxel, (N,).
+        weight: how many voxels each stands for, (N,).
+        floor: smaller probabilities count as this much.
+    """
+    exact = np.maximum(likelihood.astype(np.float64), floor)
+    return float(np.average(-np.log(exact), weights=weight))
 
 
 def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> int:
