@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from nnunet_meep.nnunet_files.labels import read_labels
+from nnunet_meep.posthoc.calibrator import Calibrator
 from nnunet_meep.posthoc.maps import (
     LOGIT_FLOOR,
     Isotonic,
@@ -65,3 +68,13 @@ def test_a_temperature_keeps_the_largest_class(p, temperature):
 def test_an_isotonic_map_has_steps_that_end_at_their_borders():
     map_ = Isotonic(np.array([0.2, 0.6]), np.array([0.1, 0.5, 0.9]))
     assert map_(np.array([0, 0.2, 0.21, 0.6, 0.61, 1])).tolist() == [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
+
+
+def test_a_voxel_of_which_no_class_is_left_stays_as_it_is():
+    """Steps may be 0: then there is nothing to make a sum of 1 of."""
+    content = {"labels": {"background": 0, "a": 1, "b": 2}}
+    step = Isotonic(np.array([0.5]), np.array([0.0, 0.8]))
+    labels = read_labels(content, Path("dataset.json"))
+    calibrator = Calibrator("isotonic", labels, content, dict.fromkeys("012", step))
+    p = np.array([[0.4, 0.6], [0.35, 0.3], [0.25, 0.1]])
+    assert calibrator.of_voxels(p).T.tolist() == [[0.4, 0.35, 0.25], [1.0, 0.0, 0.0]]
