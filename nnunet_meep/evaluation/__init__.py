@@ -1,5 +1,5 @@
-"""Folders into an evaluation, evaluations into a comparison. Imports without torch.
+"""Evaluate folders of predictions, and compare evaluations. Imports without torch.
 
-``counting`` makes sums of the voxels of a case, ``metrics`` makes numbers of sums, ``report`` shows
-them; ``evaluate`` does it for folders and ``compare`` for several models.
+``counting`` sums over the voxels of a case, ``metrics`` computes metrics from the sums, ``report``
+presents them. ``evaluate`` does all this for folders, ``compare`` for several models.
 """

@@ -1,11 +1,10 @@
-"""The metrics of arrays in memory: what the evaluator gives for files, to the last bit.
+"""The evaluator's metrics for arrays in memory; the same as for files, to the last bit.
 
-Everywhere ``probabilities`` are (K, *shape), classes first as nnU-Net saves them, background
-included, K at least 2, with any number of spatial axes, and sum to 1 over the classes; ``labels``
-are the reference, (*shape), integers from 0 to K - 1 or ``ignore_label``. Lists of arrays are lists
-of cases, for which results get a first axis. nnU-Net's overlapping regions are K - 1 calls of two
-classes each.
-
+In all functions, ``probabilities`` have the shape (K, *shape): classes first, as nnU-Net saves
+them, background included, K at least 2, any number of spatial axes; they sum to 1 over the classes.
+``labels`` are the reference segmentation, (*shape), with integers from 0 to K - 1 or
+``ignore_label``. A list of arrays is a list of cases; results then have a first axis for the cases.
+For nnU-Net's overlapping regions, call the function once per region, with two classes each.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.nnunet_files.labels import Labels, UnknownLabels
 
 Arrays: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
-#: Of :func:`calibration_error`; the first three also of the predicted label.
+#: Kinds of :func:`calibration_error`; only the first three work with ``top_label``.
 KINDS = ("ece", "mce", "ace", "ece_adaptive", "ece_l2_debiased")
 
 
@@ -43,26 +42,26 @@ def calibration_error(
     n_bins: int = 15,
     ignore_label: int | None = None,
 ) -> NDArray[np.float64]:
-    """How far mean probability and observed frequency are apart.
+    """The difference between mean predicted probability and observed frequency.
 
     Args:
-        probabilities, labels: see the module.
-        kind: a key of the catalogue: ``ece`` (Naeini et al. 2015), ``mce``, ``ace``,
+        probabilities, labels: see the module docstring.
+        kind: a metric of the catalogue: ``ece`` (Naeini et al. 2015), ``mce``, ``ace``,
             ``ece_adaptive`` (Nixon et al. 2019) or ``ece_l2_debiased`` (Kumar et al. 2019).
-        top_label: of the largest probability against being right (Guo et al. 2017; ``ece``, ``mce``
-            and ``ace``), instead of each class against the rest.
-        n_bins: of equal width, or of equal mass.
-        ignore_label: the label whose voxels count nowhere.
+        top_label: compare the largest probability with whether its label is correct (Guo et al.
+            2017; ``ece``, ``mce`` and ``ace`` only), instead of each class against the rest.
+        n_bins: number of bins; of equal width for ``ece``, ``mce`` and ``ace``, else of equal mass.
+        ignore_label: label of the voxels to leave out.
 
     Returns:
-        (K - 1,) of the foreground classes, or a scalar array of the predicted label; in [0, 1].
+        (K - 1,), one value per foreground class; with ``top_label`` a scalar array. In [0, 1].
 
     Raises:
-        ValueError: an argument is not what it should be.
+        ValueError: an argument is invalid.
 
     Example:
         >>> p = np.array([[0.9, 0.9, 0.9, 0.9], [0.1, 0.1, 0.1, 0.1]])
-        >>> calibration_error(p, np.array([0, 0, 1, 0])).round(2)  # 0.1 said, 0.25 seen
+        >>> calibration_error(p, np.array([0, 0, 1, 0])).round(2)  # predicted 0.1, observed 0.25
         array([0.15])
     """
     if kind not in KINDS[: 3 if top_label else None]:
@@ -83,7 +82,7 @@ def smooth_calibration_error(
 ) -> NDArray[np.float64]:
     """Smooth calibration error, without bins (Błasiok & Nakkiran 2023).
 
-    Args, Returns, Raises: as :func:`calibration_error`, of the foreground classes.
+    Args, Returns, Raises: as for :func:`calibration_error` without ``top_label``.
 
     Example:
         >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
@@ -100,9 +99,9 @@ def smooth_calibration_error(
 def brier_score(
     probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
 ) -> NDArray[np.float64]:
-    """Mean of (p - y)^2 of each foreground class against the rest (Brier 1950).
+    """Mean of (p - y)^2 for each foreground class against the rest (Brier 1950).
 
-    Args, Raises: as :func:`calibration_error`.
+    Args, Raises: as for :func:`calibration_error`.
 
     Returns:
         (K - 1,), in [0, 1].
@@ -118,11 +117,11 @@ def brier_score(
 def negative_log_likelihood(
     probabilities: Arrays, labels: Arrays, *, ignore_label: int | None = None
 ) -> NDArray[np.float64]:
-    """Mean of -log p of the truth, for each foreground class against the rest, in nats.
+    """Mean of -log(probability of the truth), for each foreground class against the rest, in nats.
 
     Probabilities are clipped to [1e-12, 1 - 1e-12].
 
-    Args, Raises: as :func:`calibration_error`.
+    Args, Raises: as for :func:`calibration_error`.
 
     Returns:
         (K - 1,), at least 0.
@@ -140,7 +139,7 @@ def aurc(
 ) -> NDArray[np.float64]:
     """Area under the risk-coverage curve of the predicted label (Geifman & El-Yaniv 2017).
 
-    Args, Raises: as :func:`calibration_error`.
+    Args, Raises: as for :func:`calibration_error`.
 
     Returns:
         A scalar array, in [0, 1].
@@ -161,13 +160,13 @@ def aurc(
 def risk_coverage(
     probabilities: ArrayLike, labels: ArrayLike, *, ignore_label: int | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """The risk-coverage curve of the predicted label, of one case.
+    """The risk-coverage curve of the predicted label, for one case.
 
-    Args, Raises: as :func:`calibration_error`.
+    Args, Raises: as for :func:`calibration_error`.
 
     Returns:
-        ``coverage``: shares of the voxels, ascending; ``risk``: the error rate among that share,
-        the most confident ones.
+        ``coverage``: fractions of the voxels, ascending; ``risk``: the error rate among the most
+        confident voxels that make up this fraction.
 
     Example:
         >>> p, y = np.array([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4]]), np.array([0, 1, 1])
@@ -183,16 +182,16 @@ def risk_coverage(
 def reliability_of_arrays(
     probabilities: Arrays, labels: Arrays, key: str, n_bins: int, ignore_label: int | None
 ) -> list[dict[str, list[float]]]:
-    """Of each case ``edges``, ``count``, ``mean_p``, ``mean_y`` of bins.
+    """The reliability bins of each case: ``edges``, ``count``, ``mean_p``, ``mean_y``.
 
     Args:
-        probabilities, labels: see the module.
-        key: of a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
-        n_bins: of equal width.
-        ignore_label: the label whose voxels count nowhere.
+        probabilities, labels: see the module docstring.
+        key: a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
+        n_bins: number of bins, of equal width.
+        ignore_label: label of the voxels to leave out.
 
     Raises:
-        ValueError: an argument is not what it should be.
+        ValueError: an argument is invalid.
     """
 
     def of(sums: RoiSums) -> dict[str, list[float]]:
@@ -237,7 +236,7 @@ def _cases(
 
 
 def pairs_of(probabilities: Arrays, labels: Arrays) -> list[tuple[Any, Any]]:
-    """Probabilities and labels of each case."""
+    """Pair the probabilities of each case with its labels."""
     if not isinstance(probabilities, list | tuple):
         return [(probabilities, labels)]
     cases = list(labels) if isinstance(labels, list | tuple) else None
@@ -259,7 +258,7 @@ def _sums(probabilities: Any, labels: Any, n_bins: int, ignore_label: int | None
 def checked(
     probabilities: Any, labels: Any, ignore_label: int | None
 ) -> tuple[NDArray[np.floating], NDArray[np.unsignedinteger], Labels]:
-    """The arrays of a case, if they are what they should be: p, codes of its labels, the labels."""
+    """Check the arrays of a case; return the probabilities, label codes and labels."""
     p, y = np.asarray(probabilities), np.asarray(labels)
     if p.dtype not in (np.float16, np.float32, np.float64) or p.ndim < 2 or len(p) < 2:
         raise InputError(

@@ -1,22 +1,21 @@
-"""Several models on the same cases: tables, differences and whether they could be chance.
+"""Compare models on the same cases: tables, differences, and whether they could be due to chance.
 
-Task: from an evaluation of each model, the metrics of each model over the cases that all of them
-have, and the difference of every other model to the first.
+Input: evaluations of each model. Output: the metrics of each model over the cases that all models
+have, and the difference between every other model and the first.
 
-Conventions: a model may have been trained several times (seeds). Its value of a case is the mean
-over the trainings, as the paper averages its three, those in which it is undefined left out; the
-spread over trainings is the standard deviation of their means over cases. Differences are paired by
-case: mean, BCa bootstrap interval over cases, Wilcoxon's signed-rank test. Metrics of which no
-value is better than another are not tested. With many tests some difference is always there by
-chance, so that p is corrected by Holm; the family is the tests that tables show, of all classes and
-models.
+Conventions: a model may have been trained several times (seeds). Its value for a case is then the
+mean over the trainings in which the metric is defined, as the paper averages over three. The spread
+over trainings is the standard deviation of their means over cases. Differences are paired by case:
+mean, BCa bootstrap interval over cases, Wilcoxon signed-rank test. Metrics without a best value are
+not tested. Among many tests some are significant by chance, so p is corrected with Holm's method;
+the family is all tests that the tables show, over all classes and models.
 
-With n pairs the test cannot give a p below 2^(1 - n), and Holm multiplies it by the number of
-tests. Where that is above 0.05 a large p says that n is small, not that there is no difference.
+With n pairs, p cannot be below 2^(1 - n), and Holm's method multiplies the smallest p by the number
+of tests. If that exceeds 0.05, a large p means that n is small, not that the models are equal.
 
-A network that segments nothing of a class may well have the lowest ECE and Brier score of it. A
-class with Dice 0 in every case whose reference has it, in any training of a model, is not
-segmented: the model is no candidate for the best of that class or of the top label.
+A network that never segments a class can still have the lowest ECE and Brier score for it. A class
+counts as not segmented if, in any training of the model, Dice is 0 in every case whose reference
+has the class. The model then cannot be the best for that class or for the top label.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
 
-#: Settings without which numbers are not about the same thing.
+#: Settings that should be the same for all models; a warning names those that differ.
 _SETTINGS = ("bins", "surface", "segmentation", "version")
-#: The trainings of each model by its name.
+#: Model name: the evaluations of its trainings.
 _Models: TypeAlias = "dict[str, tuple[Evaluation, ...]]"
-#: All trainings with the names of their models.
+#: The evaluations of all trainings, each with the name of its model.
 _Trainings: TypeAlias = "list[tuple[str, Evaluation]]"
 
 
@@ -61,11 +60,11 @@ def compare(
     """Compare models over the cases that all of them have.
 
     Args:
-        models: for each name the evaluation of a model, or those of its trainings, which are
-            averaged per case. The first model is what the others are compared with.
+        models: by name, the evaluation of each model, or the evaluations of its trainings, which
+            are averaged per case. The others are compared with the first model.
         roi: name of the ROI; None: the first one of each evaluation.
         cases: names of the cases to compare; None: all that the models have in common.
-        notes: what else has to be known of the models: (name, line).
+        notes: further warnings about the models: (name, line).
 
     Raises:
         InputError: there is no model, or the models have no ROI, class or case in common.
@@ -160,7 +159,7 @@ def _compare(
 
 
 def _compared(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What is compared case by case: the value, or its distance to 1 where that is best."""
+    """The values to compare case by case; their distance to 1 if 1 is the metric's best value."""
     return np.abs(values - 1) if CATALOGUE[metric].better is Better.NEAR_ONE else values
 
 
@@ -205,7 +204,7 @@ def _training_std(values: NDArray[np.float64]) -> float:
 def _not_segmented(
     trainings: Sequence[Evaluation], cases: Sequence[str], keys: Sequence[str]
 ) -> dict[str, int]:
-    """Class key: number of trainings that do not segment it, of those of which there is one."""
+    """Class key: number of trainings that do not segment it, without classes where it is 0."""
     found = {}
     for key in keys:
         dice, brier_plus = (
@@ -221,7 +220,7 @@ _Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
 def _correct(differences: dict[str, Any]) -> None:
     """Fill in ``p_holm`` and ``p_holm_smallest`` of the tests that tables show."""
     family = [test for test in shown_tests(differences) if not math.isnan(test["p"])]
-    # No corrected p grows where one of the family falls, so that the smallest p give the smallest.
+    # Lowering a p never raises a corrected one: the smallest possible p give the smallest p_holm.
     for name, corrected in (("p", "p_holm"), ("p_smallest", "p_holm_smallest")):
         for test, value in zip(family, holm([t[name] for t in family]), strict=True):
             test[corrected] = value
@@ -254,7 +253,7 @@ def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
 
 
 def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
-    """Also where they are undefined."""
+    """Whether two evaluations have equal numbers; undefined ones count as equal."""
 
     def numbers(evaluation: Evaluation) -> Any:
         rois = [(case.case, case.rois[evaluation.roi]) for case in evaluation.cases]
@@ -264,7 +263,7 @@ def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
 
 
 def _other_files(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
-    """Who was evaluated against other references, or inside other masks, than the first one."""
+    """Warnings about models evaluated with other references or masks than the first one."""
     (first, of_first), *others = trainings
     roles = {"reference": "against other references"}
     if (roi := of_first.roi).startswith("mask:"):
@@ -282,7 +281,7 @@ def _other_files(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
 
 
 def _optimistic(models: _Models, cases: Sequence[str]) -> dict[str, str]:
-    """Models with a calibrator that was fitted to compared cases, and what has to be said of it."""
+    """Warnings by model, for those with a calibrator that was fitted to compared cases."""
     found = {}
     for name, trainings in models.items():
         used = {

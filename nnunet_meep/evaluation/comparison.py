@@ -1,4 +1,4 @@
-"""What a comparison of models gives: summaries, differences, tests, and the content of its JSON."""
+"""The result of a comparison of models: summaries, differences, tests, and its JSON content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNIFICANT = 0.05
 NOT_SEGMENTED = "not segmented"
 _SUMMARY = ("mean", "std", "median", "low", "high", "n", "n_undefined", "training_std")
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p", "p_holm")
-#: Of :meth:`Comparison.rows`.
+#: Column names of :meth:`Comparison.rows`.
 COLUMNS = ("model", "roi", "class", "name", "metric", *_SUMMARY, *_DIFFERENCE)
 _NUMBER = (int, float, type(None))
 _SUMMARY_KINDS = {
@@ -47,25 +47,25 @@ class Comparison:
     """Models compared over the cases that all of them have.
 
     Attributes:
-        roi: which voxels count, as ``meep-calib-eval`` names it.
-        models: names, in the order given; the first one is what the others are compared with.
-        n_trainings: of each model.
-        classes: class key (``top_label`` too): name.
+        roi: the region of interest, as ``meep-calib-eval`` names it.
+        models: names, in the order given; the others are compared with the first one.
+        n_trainings: number of trainings by model.
+        classes: class names by class key, with ``top_label`` unless the classes are regions.
         cases: names of the common cases.
-        summary: model, class key, metric: what :func:`.over_cases` gives, and
+        summary: by model, class key and metric: the result of :func:`.over_cases`, and
             ``training_std``, the standard deviation over trainings (NaN for a single one).
-        differences: other model, class key, metric: ``mean``, ``ci95``, ``n`` of the difference to
-            the first model over the cases where both are defined (of metrics of which 1 is best,
-            the difference of their distances to 1), ``p`` (Wilcoxon; NaN where not tested),
-            ``p_holm`` (corrected for the ``n_tests`` of the tables; NaN where these do not show
-            it), and the smallest values that these two could have with so many pairs,
-            ``p_smallest`` and ``p_holm_smallest``.
-        not_segmented: model, class key: in how many of its trainings Dice is 0 in every case whose
-            reference has the class; without models and classes of which there is none.
+        differences: by other model, class key and metric: ``mean``, ``ci95`` and ``n`` of the
+            difference to the first model over the cases where both are defined (for metrics whose
+            best value is 1, the difference between their distances to 1); ``p`` (Wilcoxon; NaN if
+            not tested); ``p_holm`` (corrected for the ``n_tests`` tests in the tables; NaN if the
+            tables do not show it); ``p_smallest`` and ``p_holm_smallest``, the smallest values
+            that these two could have with this number of pairs.
+        not_segmented: by model and class key: in how many trainings Dice is 0 in every case whose
+            reference has the class. Models and classes without such a training are left out.
         optimistic: models with a calibrator that was fitted to some of the compared cases.
         warnings: what makes the models less comparable, one line each.
-        evaluations: of each training of each model, over ``roi`` alone, for pictures and single
-            cases; empty where the comparison was read from its JSON, which does not hold them.
+        evaluations: by model, the evaluation of each training over ``roi`` alone, for pictures and
+            single cases; empty if the comparison was read from JSON, which does not hold them.
     """
 
     roi: str
@@ -83,24 +83,24 @@ class Comparison:
     )
 
     def values(self, model: str, key: str, metric: str) -> NDArray[np.float64]:
-        """A metric of the cases, its mean over the trainings in which it is defined, (cases,)."""
+        """A metric of each case, averaged over the trainings in which it is defined, (cases,)."""
         trainings = self.evaluations[model]
         return mean_of_defined(values_of_trainings(trainings, self.cases, key, metric))
 
     @property
     def n_tests(self) -> int:
-        """How many tests p was corrected for."""
+        """The number of tests that p was corrected for."""
         return sum(not math.isnan(test["p_holm"]) for test in shown_tests(self.differences))
 
     def segments(self, model: str, key: str) -> bool:
-        """Whether all trainings of a model segment a class, or all classes for the top label."""
+        """Whether all trainings of a model segment a class; for the top label, all classes."""
         missing = self.not_segmented.get(model, {})
         return not missing if key == TOP_LABEL else key not in missing
 
     def best(self, key: str, metric: str) -> set[str]:
         """The models with the best mean of a metric, among those that segment the class.
 
-        None if no value is better than another.
+        Empty if the metric has no best value, or if none of these models has a mean.
         """
         if CATALOGUE[metric].better is Better.NEITHER:
             return set()
@@ -110,10 +110,10 @@ class Comparison:
         return {m for m, value in loss.items() if value == min(loss.values())}
 
     def verdict(self, model: str, key: str, metric: str) -> str:
-        """``better`` or ``worse`` than the first model, ``""`` if p >= 0.05 after correction.
+        """``better`` or ``worse`` than the first model, ``""`` unless p < 0.05 after correction.
 
-        By the sign of the mean difference, where Wilcoxon's test, which is one of ranks, sees one.
-        ``not segmented`` where one of the two models does not segment the class.
+        The test compares ranks; the sign of the mean difference decides between the two words.
+        ``not segmented`` if one of the two models does not segment the class.
         """
         if not (self.segments(model, key) and self.segments(self.models[0], key)):
             return NOT_SEGMENTED
@@ -142,10 +142,10 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, content: Any) -> Comparison:
-        """What :meth:`to_dict` gave, also as JSON has it, with None where a number does not exist.
+        """The inverse of :meth:`to_dict`; also takes None for NaN, as JSON stores it.
 
         Raises:
-            InputError: it is something else.
+            InputError: the content is not that of a ``comparison.json``, or is damaged.
         """
         if problem := _damage(content):
             raise InputError(
@@ -176,7 +176,7 @@ class Comparison:
         return pandas.DataFrame(list(self.rows()), columns=list(COLUMNS))
 
     def rows(self) -> Iterator[list[Any]]:
-        """What ``COLUMNS`` names; NaN where there is no number."""
+        """Rows with the columns ``COLUMNS``; NaN where a number does not exist."""
         for model, keys in self.summary.items():
             for key, metrics in keys.items():
                 for metric, entry in metrics.items():
@@ -191,7 +191,7 @@ class Comparison:
 
 
 def shown(key: str, metrics: Iterable[str]) -> list[str]:
-    """The metrics that tables show of a class, or of the top label, of those that there are."""
+    """Those of the given metrics that tables show for a class or the top label, in table order."""
     there = set(metrics)
     return [m for m in (TOP_LABEL_TABLE if key == TOP_LABEL else CLASS_TABLE) if m in there]
 
@@ -199,7 +199,7 @@ def shown(key: str, metrics: Iterable[str]) -> list[str]:
 def values_of_trainings(
     trainings: Sequence[Evaluation], cases: Sequence[str], key: str, metric: str
 ) -> NDArray[np.float64]:
-    """A metric of some cases, NaN where undefined, (trainings, cases)."""
+    """A metric of each training and case, NaN where undefined, (trainings, cases)."""
     rows = []
     for training in trainings:
         by_case = {case.case: case.rois[training.roi] for case in training.cases}
@@ -208,7 +208,7 @@ def values_of_trainings(
 
 
 def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis, NaN left out; NaN where all are."""
+    """Mean over the first axis, ignoring NaN; NaN if all values are."""
     defined = ~np.isnan(values)
     n = defined.sum(axis=0)
     total = np.where(defined, values, 0).sum(axis=0)
@@ -219,14 +219,14 @@ _Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
 
 
 def shown_tests(differences: _Differences) -> Iterator[dict[str, Any]]:
-    """All that tables show."""
+    """The differences, with their tests, that the tables show."""
     for keys in differences.values():
         for key, metrics in keys.items():
             yield from (metrics[metric] for metric in shown(key, metrics))
 
 
 def _damage(content: Any) -> str:
-    """What is wrong with a comparison of this format, if anything is."""
+    """What is wrong with the content of a ``comparison.json``; empty if nothing is."""
     problem = malformed(content, {"schema": int}, "it")
     if problem or content["schema"] != SCHEMA:
         return problem or f"its schema is not {SCHEMA}"

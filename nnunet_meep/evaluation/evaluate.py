@@ -1,4 +1,4 @@
-"""Folders of nnU-Net predictions with probabilities, evaluated."""
+"""Evaluate folders of nnU-Net predictions with probabilities."""
 
 from __future__ import annotations
 
@@ -64,28 +64,29 @@ def evaluate(
     """Evaluate the probabilities of folders of nnU-Net predictions.
 
     Args:
-        gt_folder: reference segmentations; None: those of nnU-Net's preprocessing, for a model.
+        gt_folder: reference segmentations; None: those that nnU-Net's preprocessing stored, if
+            ``pred_folders`` belong to a trained model.
         pred_folders: predictions, ``CASE.npz`` beside ``CASE<file_ending>``; one folder or
             several, or a model folder (``TRAINER__PLANS__CONFIG``) for all its
             ``fold_*/validation``.
-        dataset_json, plans_json: nnU-Net's files; looked for in each folder of predictions and two
-            folders up if None.
+        dataset_json, plans_json: nnU-Net's files; None: look for them in each folder of predictions
+            and two folders up.
         bins: number of bins of the reliability diagram and of the ECE.
         rois: names of ROIs, see :mod:`nnunet_meep.evaluation.counting.roi`.
         surface: compute surface distances, too.
-        segmentation: of what Dice, distances and volumes are: ``"file"``, ``CASE<file_ending>``
-            beside the probabilities where it is there; or ``"argmax"``, what nnU-Net's rule makes
-            of the probabilities.
+        segmentation: which segmentation Dice, distances and volumes use: ``"file"``, that of
+            ``CASE<file_ending>`` beside the probabilities, if it exists; or ``"argmax"``, the one
+            that nnU-Net's rule derives from the probabilities.
         cases: names of the cases to evaluate; None: all.
-        processes: how many count; 1: this one; None: as many as there are cores. Others than this
-            one are started by Python's multiprocessing, so that a script has to call from below
+        processes: number of processes; 1: only this one; None: one per CPU core. The others are
+            started with Python's multiprocessing, so a script must make the call below
             ``if __name__ == "__main__":``.
-        chill: go on without cases that cannot be evaluated, and list them.
-        partial: go on where predictions or references are missing, and list them; files that
-            cannot be used are errors all the same.
+        chill: skip cases that cannot be evaluated, and list them.
+        partial: continue if predictions or references are missing, and list them; files that
+            cannot be used are still errors.
         progress: show a progress bar on stderr.
-        keep: folder for the sums of finished cases, which another call with the same arguments
-            takes from there; None keeps nothing.
+        keep: folder for the sums of finished cases, which later calls with the same arguments
+            reuse; None keeps nothing.
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
@@ -144,7 +145,7 @@ def evaluate(
         job = Job(dataset, bins, tuple(asked_rois), surface, segmentation, keep)
         n_processes = processes or os.cpu_count() or 1
         outcomes = job.in_this_process if n_processes == 1 else job.in_processes
-        # Closed here and not when Python ends, which is too late for the pool's pipes.
+        # Close it here: when Python exits it is too late for the pool's pipes.
         results_in_order = stack.enter_context(closing(outcomes(paired.cases, n_processes)))
         bar = stack.enter_context(
             closing(
@@ -192,7 +193,7 @@ def _path(path: StrPath | None) -> Path | None:
 
 
 def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Roi]) -> None:
-    """The sums of finished cases are called as their probabilities: never write over these."""
+    """Refuse a folder that is read: sums are named like probabilities and would replace them."""
     masks = [roi.mask_folder for roi in rois if roi.mask_folder is not None]
     for folder in (folders.references, *folders.predictions, *masks):
         if keep is not None and keep.resolve() == folder.resolve():
@@ -209,7 +210,7 @@ def _calibrators(
     files: dict[str, dict[str, str]],
     network: Network,
 ) -> list[dict[str, Any]]:
-    """Of each folder that was calibrated, with what, and which cases that was fitted to."""
+    """The calibrator of each calibrated folder, and which of these cases it was fitted to."""
     folder_of = {case.name: case.probabilities.parent for case in cases}
     found = []
     for folder in pred_folders:
@@ -241,7 +242,7 @@ def _calibrators(
 
 
 class _Totals:
-    """The sums of an ROI over the cases."""
+    """The sums over an ROI, accumulated over the cases."""
 
     def __init__(self, labels: Labels, grid: Grid) -> None:
         self._labels, self._grid = labels, grid

@@ -1,4 +1,4 @@
-"""What a reader has to know before the numbers of an evaluation: what is missing or odd."""
+"""What to know before reading the numbers of an evaluation: what is missing or unusual."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
 
-#: Names of so many cases are listed; the rest is counted.
+#: At most this many cases are named; the rest are counted.
 _MOST = 20
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """One line for each thing that makes the numbers of an evaluation less than they seem."""
+    """One line for each reason to trust the numbers of an evaluation less."""
     return [*file_notes(evaluation), *_fitted_to_these(evaluation)]
 
 
 def file_notes(evaluation: Evaluation) -> list[str]:
-    """:func:`notes`, but for calibrators that were fitted to the cases of the evaluation."""
+    """:func:`notes` without those on calibrators that were fitted to the evaluated cases."""
     lines = fold_notes(evaluation.incomplete_folds)
     of_folds = {case for fold in evaluation.incomplete_folds for case in fold["missing"]}
     if missing := [case for case in evaluation.not_predicted if case not in of_folds]:
@@ -45,7 +45,7 @@ def file_notes(evaluation: Evaluation) -> list[str]:
 
 
 def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
-    """Lines of several models, those that are the same said once, with the names of the models."""
+    """Each distinct line once, preceded by the names of its models."""
     models: dict[str, list[str]] = {}
     for model, line in lines:
         if model not in (of_line := models.setdefault(line, [])):
@@ -54,7 +54,7 @@ def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def fold_notes(incomplete_folds: Sequence[dict[str, Any]]) -> list[str]:
-    """One line for each of :meth:`.Predictions.incomplete_folds`."""
+    """One line for each fold in :meth:`.Predictions.incomplete_folds`."""
     return [
         f"fold {fold['fold']} is {'not complete' if fold['evaluated'] else 'missing'}: "
         f"{len(fold['missing'])} of its {fold['n_cases']} validation cases have no prediction: "
@@ -72,12 +72,12 @@ def _fitted_to_these(evaluation: Evaluation) -> list[str]:
 
 
 def used_to_fit(calibrators: Sequence[dict[str, Any]]) -> bool:
-    """Was one of the ``calibrators`` of an evaluation fitted to cases that it is evaluated on?"""
+    """Whether any calibrator of an evaluation was fitted to cases that it is evaluated on."""
     return any(calibrator["used_to_fit"] for calibrator in calibrators)
 
 
 def _not_argmax(evaluation: Evaluation) -> list[str]:
-    """Where segmentation files are not what was made of the probabilities, or are missing."""
+    """Lines on segmentation files that are missing or not the argmax of the probabilities."""
     lines = []
     cases = evaluation.cases
     differ = {c.case: c.n_not_argmax for c in cases if c.n_not_argmax}
@@ -106,6 +106,6 @@ def counted(n: int, what: str) -> str:
 
 
 def named(cases: Sequence[str]) -> str:
-    """Names, but for those that are too many."""
+    """The first names, and the number of the others."""
     more = len(cases) - _MOST
     return ", ".join(cases[:_MOST]) + f" and {more} more" * (more > 0)

@@ -1,4 +1,4 @@
-"""Each case counted, in this process or in several, and its sums kept for another run."""
+"""Count the voxels of each case, in one process or several, and keep the sums for later runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from nnunet_meep.nnunet_files.cases import Case, Dataset
 
 @dataclass(frozen=True)
 class Finished:
-    """A case that was counted, now or before: its metrics, its sums, what its files hold."""
+    """A counted case, from this run or an earlier one: metrics, sums, identities of its files."""
 
     result: CaseResult
     sums: CaseSums
@@ -48,10 +48,10 @@ Outcomes: TypeAlias = "Generator[Finished | InputError, None, None]"
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with each case, and where.
+    """What to do with each case, and in which process.
 
-    This process reads references, which takes SimpleITK, and adds up; others count, which takes a
-    compiler. Neither fits twice into the memory that one large case should need.
+    This process reads references, which needs SimpleITK, and adds up; the others count voxels,
+    which needs Numba. Loading either one twice would exceed the memory budget of one large case.
     """
 
     dataset: Dataset
@@ -62,7 +62,7 @@ class Job:
     keep: Path | None
 
     def in_this_process(self, cases: list[Case], n: int) -> Outcomes:
-        """One case after the other; ``n`` is 1."""
+        """Evaluate one case after the other; ``n`` is 1."""
         for case in cases:
             try:
                 key = self._key(case)
@@ -72,7 +72,7 @@ class Job:
                 yield error
 
     def in_processes(self, cases: list[Case], n: int) -> Outcomes:
-        """Several cases at once, results in the order of the cases."""
+        """Evaluate several cases at once; results come in the order of the cases."""
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
@@ -86,15 +86,14 @@ class Job:
                     key = self._key(case)
                     if sums := self._kept(case, key):
                         return pool.submit(self.finish, case, key, sums)
-                    if not warm:  # while this process loads what reads references
+                    if not warm:  # workers load Numba while this process loads SimpleITK
                         for _ in range(n):
                             pool.submit(_warm_up)
                         warm = True
                     reference = self._read(case)
                 except InputError as error:
                     return error
-                # Through a file, because a pipe would hold it in memory until somebody is there
-                # for it.
+                # Passed in a file: a pipe would hold it in memory until a worker is free.
                 path = Path(folder) / f"{i}.npz"
                 reference.save(path)
                 return pool.submit(self.count_and_finish, case, key, path)
@@ -102,7 +101,7 @@ class Job:
             try:
                 for i, case in enumerate(cases):
                     waiting.append(submit(i, case))
-                    # One more than there are processes, so that none waits for a reference.
+                    # Queue one case more than there are workers, so none waits for a reference.
                     while len(waiting) > n:
                         yield _outcome(waiting.popleft())
                 while waiting:
@@ -113,7 +112,7 @@ class Job:
                     f"start; try fewer (-np {max(n // 2, 1)})"
                 ) from None
             finally:
-                # Those that have nothing left to do may end while results are written.
+                # If no work is left, let the workers exit while the results are written.
                 pool.shutdown(wait=bool(waiting), cancel_futures=True)
 
     def _read(self, case: Case) -> Reference:
@@ -128,10 +127,10 @@ class Job:
         return None if self.keep is None else cache.find(_kept_path(self.keep, case), key)
 
     def count(self, case: Case, key: dict[str, Any], reference: Reference) -> CaseSums:
-        """The sums of a case, which are kept if that is asked for.
+        """The sums of a case; also written to a file if ``keep`` is a folder.
 
         Raises:
-            InputError: a file cannot be used, or was changed meanwhile.
+            InputError: a file cannot be used, or was changed in the meantime.
             OSError: the sums cannot be written.
         """
         from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
@@ -159,25 +158,25 @@ class Job:
         return Finished(result, sums, key["files"])
 
     def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
-        """Both, of a reference that lies in a file (``Reference.save``)."""
+        """Both, with the reference in a file (``Reference.save``), which is removed."""
         counted = self.count(case, key, Reference.load_and_remove(reference))
         return self.finish(case, key, counted)
 
 
 def _follow_parent() -> None:
-    """A process of the pool leaves it to its parent to be interrupted, and ends with it."""
+    """Make a worker ignore Ctrl-C, which its parent handles, and exit when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
         if (parent := multiprocessing.parent_process()) is not None:
             parent.join()
-            os._exit(1)  # killed: nobody is there who would say that there is no more to do
+            os._exit(1)  # the parent was killed and cannot tell the worker to stop
 
     Thread(target=end_with_parent, daemon=True).start()
 
 
 def _warm_up() -> None:
-    """Load the compiled loops and what else evaluating a case takes, before there is one."""
+    """Load the compiled loops, and all else that a case needs, before the first case arrives."""
     from nnunet_meep.evaluation.counting.loops import count_voxels
 
     none = np.zeros(1, np.bool_)

@@ -1,7 +1,7 @@
-"""The format of ``calibration.json``, and whether what stands in one is of it.
+"""The format of ``calibration.json``, and checks that a file has this format.
 
-A result is read before its numbers are compared; what somebody or something has changed in it is to
-be one clear line, not a failure later.
+A result is checked before its numbers are compared: a file that was edited or damaged should give
+one clear message, not a failure later.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
-#: The format of ``calibration.json``; to be raised whenever something in it changes its meaning.
+#: Version of the format of ``calibration.json``; raise it whenever the meaning of an entry changes.
 SCHEMA = 3
-#: The key that stands for the predicted label where others are of classes.
+#: The key of the predicted label, beside the keys of the classes.
 TOP_LABEL = "top_label"
 
 _LARGEST = sys.float_info.max
 _TEXT_OR_NONE = (str, type(None))
-#: By name the type, the types, ``[kind]`` for a list of such, or a dictionary of the same form.
+#: Expected kinds by name: a type, a tuple of types, ``[kind]`` for a list, or a nested dictionary.
 _SETTINGS: dict[str, Any] = {
     "gt_folder": str,
     "pred_folder": (str, list),
@@ -40,7 +40,7 @@ _CALIBRATOR = {
     **{"identity": str, "any_network": [str], "used_to_fit": [str]},
     **{"n_cases": int, "n_fitted_on": int},
 }
-#: Where a result and its files are, as seen from its folder.
+#: When a result was written, and the paths of its files relative to its folder.
 _ORIGIN: dict[str, Any] = {
     "written": str,
     "gt_folder": _TEXT_OR_NONE,
@@ -65,7 +65,7 @@ _RESULT: dict[str, Any] = {
 
 
 def nan_to_none(value: Any) -> Any:
-    """JSON has no NaN: null says that a number does not exist."""
+    """Replace NaN by None: JSON has no NaN, so null means that a number does not exist."""
     if isinstance(value, dict):
         return {k: nan_to_none(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -74,7 +74,7 @@ def nan_to_none(value: Any) -> Any:
 
 
 def none_to_nan(value: Any) -> Any:
-    """The way back."""
+    """The inverse of :func:`nan_to_none`."""
     if isinstance(value, dict):
         return {k: none_to_nan(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -83,11 +83,11 @@ def none_to_nan(value: Any) -> Any:
 
 
 def malformed_settings(settings: Any, *, complete: bool) -> str:
-    """What is not of its kind in the settings of a result, if anything is.
+    """The first malformed entry in the settings of a result; empty if there is none.
 
     Args:
-        settings: as they were read.
-        complete: are they of this format? Older ones have less.
+        settings: as read from JSON.
+        complete: whether they have the current format; older ones have fewer entries.
     """
     kinds = {**_SETTINGS, **_NEW_SETTINGS} if complete else _SETTINGS
     if problem := malformed(settings, kinds, "settings"):
@@ -104,7 +104,7 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
 
 
 def damage(content: Any) -> str:
-    """What is wrong with a result of this format, if anything is."""
+    """What is wrong with a result of this format; empty if nothing is."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         return f"its schema is not {SCHEMA}"
     if missing := [name for name in ("settings", *_RESULT) if name not in content]:
@@ -143,7 +143,7 @@ def _malformed_origin(origin: Any) -> str:
 
 
 def _malformed_part(part: Any) -> str:
-    """What is not of its kind in what stands of an ROI, if anything is."""
+    """The first malformed entry in the part of a result for one ROI; empty if there is none."""
     if problem := malformed(part, _PART, "an ROI"):
         return problem
     for key, entry in part["classes"].items():
@@ -165,7 +165,7 @@ def _damaged_files(of_cases: dict[str, Any], names: list[str]) -> str:
 
 
 def _damaged_numbers(part: dict[str, Any]) -> str:
-    """What is wrong with the numbers of an ROI, if anything is."""
+    """What is wrong with the numbers of an ROI; empty if nothing is."""
     names = [case["case"] for case in part["cases"]]
     if not names or len(set(names)) < len(names):
         return "no case, or a case twice"
@@ -201,13 +201,13 @@ def _damaged_numbers(part: dict[str, Any]) -> str:
 
 
 def _metrics(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Those of each class, and of the top label if there is one."""
+    """The metrics of each class, and of the top label if there is one."""
     top_label = {} if case["top_label"] is None else {TOP_LABEL: case["top_label"]}
     return {**case["classes"], **top_label}
 
 
 def _is_number(value: Any) -> bool:
-    """A number that float64 can hold, or None for one that does not exist."""
+    """Whether it is a number that float64 can hold, or None or NaN for one that does not exist."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     known = isinstance(value, int | float) and not isinstance(value, bool)
@@ -215,12 +215,12 @@ def _is_number(value: Any) -> bool:
 
 
 def malformed(value: Any, kind: Any, where: str) -> str:
-    """What is not of its kind in a value, if anything is.
+    """The first entry of a value that is not of the expected kind; empty if there is none.
 
     Args:
-        value: as it was read from JSON.
-        kind: a type, several, ``[kind]`` for a list of such, or a dictionary of kinds by name.
-        where: what the value is, for the message.
+        value: as read from JSON.
+        kind: a type, a tuple of types, ``[kind]`` for a list, or a dictionary of kinds by name.
+        where: how the message calls the value.
     """
     if isinstance(kind, dict):
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What an evaluation gives: metrics of cases and of all voxels, and the content of its JSON."""
+"""The result of an evaluation: metrics per case and over all voxels, and its JSON content."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RoiResult:
     """The metrics over the voxels of an ROI.
 
     Attributes:
-        classes: for each class (keys as in ``Labels.keys``) its metrics.
-        top_label: metrics of the top label and ``classwise_ece``; None for regions of labels.
-        bins: of each class, and of ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
-        risk_coverage: of all voxels, not of single cases, and of ``top_label``, or of each class
-            where there is none: ``coverage``, ``risk``.
+        classes: the metrics of each class, by its key (as in ``Labels.keys``).
+        top_label: the metrics of the top label and ``classwise_ece``; None for nnU-Net's regions.
+        bins: for each class and ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
+        risk_coverage: ``coverage`` and ``risk`` for ``top_label``, or for each region; empty for
+            single cases.
     """
 
     classes: dict[str, dict[str, float]]
@@ -36,7 +36,7 @@ class RoiResult:
     risk_coverage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def metrics(self, key: str) -> dict[str, float]:
-        """Of a class, or of ``top_label``; a ``KeyError`` where there is none."""
+        """The metrics of a class or of ``top_label``; raises ``KeyError`` if there is none."""
         if key != TOP_LABEL:
             return self.classes[key]
         if self.top_label is None:
@@ -46,13 +46,13 @@ class RoiResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case.
+    """The metrics of one case.
 
     Attributes:
         case: its name.
-        n_clipped: probabilities that left [0, 1] by rounding and were clipped.
-        n_not_argmax: voxels in which the segmentation file is not what the probabilities make by
-            nnU-Net's rule; None without a file.
+        n_clipped: number of probabilities that were outside [0, 1] by rounding and were clipped.
+        n_not_argmax: number of voxels where the segmentation file differs from what nnU-Net's rule
+            derives from the probabilities; None if there is no file.
         rois: its metrics in each ROI, by the ROI's name.
     """
 
@@ -63,31 +63,31 @@ class CaseResult:
 
     @property
     def has_class(self) -> bool:
-        """Does its reference hold any class?"""
+        """Whether its reference contains any class inside the evaluated ROIs."""
         of_classes = (c for r in self.rois.values() for c in r.classes.values())
         return any(not math.isnan(metrics["brier_plus"]) for metrics in of_classes)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`.evaluate` found.
+    """The result of :func:`.evaluate`.
 
     Attributes:
-        classes: the names of the classes, or of nnU-Net's regions, by their keys: the label as
-            text, for a region its labels as ``dataset.json`` has them.
+        classes: names of the classes or of nnU-Net's regions, by key: ``str(label)``, or for a
+            region its labels, as in nnU-Net's ``summary.json``.
         cases: results in the order of the case names.
-        pooled: over the voxels of all cases, without distances; by the name of the ROI, in the
-            order asked for.
+        pooled: metrics over the voxels of all cases, without surface distances, by ROI name, in the
+            order of ``rois``.
         settings: what the numbers depend on.
-        not_predicted: references without a prediction.
-        skipped: (case, reason) of what ``chill`` or ``partial`` left out.
+        not_predicted: names of the references without a prediction.
+        skipped: (case, reason) for each case that ``chill`` or ``partial`` left out.
         incomplete_folds: see :meth:`.Predictions.incomplete_folds`.
         sources: the folders and files that were given.
-        files: what the files of each case hold, see :func:`.cache.case_identity`.
-        dataset_identity: what ``dataset.json`` holds (:mod:`.identity`).
-        network: what made the predictions.
-        calibrators: with which they were calibrated, and which cases they were fitted to.
-        written: when it was written into its file (ISO 8601); "" if it was not read from one.
+        files: by case, hashes of the contents of its files, see :func:`.cache.case_identity`.
+        dataset_identity: hash of the content of ``dataset.json``, see :mod:`.identity`.
+        network: the network that made the predictions.
+        calibrators: those applied to the predictions, and which of the cases they were fitted to.
+        written: when its file was written (ISO 8601); "" if it was not read from a file.
     """
 
     classes: dict[str, str]
@@ -111,11 +111,11 @@ class Evaluation:
 
     @property
     def is_region_based(self) -> bool:
-        """Are the classes nnU-Net's regions, which overlap? Then there is no top label."""
+        """Whether the classes are nnU-Net's regions, which overlap and so have no top label."""
         return self.pooled[self.roi].top_label is None
 
     def over(self, roi: str | None) -> Evaluation:
-        """The same over one of its ROIs alone; None: the first one.
+        """The evaluation of one of its ROIs alone; None: the first one.
 
         Raises:
             InputError: there is no such ROI.
@@ -132,26 +132,26 @@ class Evaluation:
 
     @property
     def class_metrics(self) -> tuple[str, ...]:
-        """The metrics of a class that there are, in the order of tables."""
+        """The metrics that each class has, in the order of tables."""
         there = next(iter(self.cases[0].rois[self.roi].classes.values()))
         return tuple(metric for metric in CATALOGUE if metric in there)
 
     @property
     def top_label_metrics(self) -> tuple[str, ...]:
-        """Those of the top label; none for regions."""
+        """The metrics that the top label has, in the order of tables; empty for regions."""
         there = self.cases[0].rois[self.roi].top_label or {}
         return tuple(metric for metric in CATALOGUE if metric in there)
 
     @property
     def columns(self) -> list[str]:
-        """Names of what :meth:`rows` gives."""
+        """Column names of :meth:`rows`."""
         more = [m for m in self.top_label_metrics if m not in self.class_metrics]
         return ["case", "roi", "class", "name", *self.class_metrics, *more]
 
     def rows(self) -> Iterator[list[Any]]:
-        """One row for each case, ROI and class, and for the top label where there is one.
+        """One row for each case, ROI and class, and for the top label if there is one.
 
-        What a class or the top label does not have, and what is undefined, is NaN.
+        Metrics that a class or the top label does not have, or that are undefined, are NaN.
         """
         metrics = self.columns[4:]
         for case in self.cases:
@@ -164,7 +164,7 @@ class Evaluation:
                     yield [case.case, roi, key, name, *numbers]
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """:meth:`rows` with their names, as in ``calibration.csv``."""
+        """:meth:`rows` with :attr:`columns`, as in ``calibration.csv``."""
         import pandas
 
         return pandas.DataFrame(list(self.rows()), columns=self.columns)
@@ -187,14 +187,14 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, content: Any, sources: Sources | None = None) -> Evaluation:
-        """What :meth:`to_dict` gave, also as JSON has it, with None where a number does not exist.
+        """The inverse of :meth:`to_dict`; also takes None for NaN, as JSON stores it.
 
         Args:
-            content: to be read.
-            sources: where its files are; None: where its settings name them.
+            content: the content of a ``calibration.json``.
+            sources: the folders and files evaluated; None: as the settings name them.
 
         Raises:
-            InputError: it is something else.
+            InputError: the content is something else, or is damaged.
         """
         if problem := damage(content):
             raise InputError(
@@ -276,10 +276,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders and files that an evaluation was given; see :func:`.evaluate`.
+    """The folders and files given to :func:`.evaluate`.
 
     Attributes:
-        masks: folders of masks by the name of the ROI.
+        masks: folders of masks, by ROI name.
     """
 
     gt_folder: Path | None
@@ -290,7 +290,7 @@ class Sources:
 
     @classmethod
     def named_in(cls, settings: Mapping[str, Any]) -> Sources:
-        """As the settings of an evaluation name them."""
+        """The paths in the settings of an evaluation, without masks."""
 
         def path(name: str) -> Path | None:
             return None if settings.get(name) is None else Path(settings[name])
@@ -307,7 +307,7 @@ def _without_edges(bins: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def _curves(result: RoiResult, key: str) -> dict[str, Any]:
-    """What is more than one number."""
+    """What does not fit in one number: the bins and, if there is one, the risk-coverage curve."""
     curves = {"bins": result.bins[key]}
     if key in result.risk_coverage:
         curves["risk_coverage"] = result.risk_coverage[key]
@@ -315,7 +315,7 @@ def _curves(result: RoiResult, key: str) -> dict[str, Any]:
 
 
 def _pooled_from_dict(part: dict[str, Any]) -> RoiResult:
-    """The content of :meth:`Evaluation.roi_to_dict` for all voxels."""
+    """The result over all voxels, from the content of :meth:`Evaluation.roi_to_dict`."""
     pooled = {key: entry["pooled"] for key, entry in part["classes"].items()}
     top_label = None
     if part["top_label"] is not None:
@@ -344,7 +344,7 @@ def _case_from_dict(part: dict[str, Any], case: dict[str, Any]) -> RoiResult:
 
 
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:
-    """The metrics among what an entry holds; None becomes NaN."""
+    """The metrics of an entry, without its curves; None becomes NaN."""
     return {
         name: math.nan if value is None else value
         for name, value in entry.items()

@@ -1,4 +1,4 @@
-"""The numbers of an ROI, from the sums of a case or of several."""
+"""Compute the metrics of an ROI from the sums of one case or several."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def roi_result(
     sums: RoiSums,
     distances_mm: tuple[dict[str, float], ...] | None,
 ) -> RoiResult:
-    """The numbers of sums.
+    """Compute metrics from sums.
 
     Args:
         labels: the classes.
-        grid: of the cells.
-        sums: of a case or of several.
-        distances_mm: for each class the surface distances of the case; None: without.
+        grid: the grid of the sums' cells.
+        sums: of one case or several.
+        distances_mm: surface distances of the case for each class; None: leave them out.
     """
     classes, bins = {}, {}
     for i, key in enumerate(labels.keys):
@@ -48,7 +48,7 @@ def roi_result(
 
 
 def risk_coverages(labels: Labels, grid: Grid, sums: RoiSums) -> dict[str, dict[str, list[float]]]:
-    """``RoiResult.risk_coverage`` of sums."""
+    """Compute ``RoiResult.risk_coverage`` from sums."""
     if sums.top_label is not None:
         return {TOP_LABEL: risk_coverage(sums.top_label, grid, top_label=True)}
     return {

@@ -1,4 +1,4 @@
-"""``calibration.json`` on disk: written, found, read, refused if damaged or of another format."""
+"""Write, find and read ``calibration.json``; damaged files and other formats are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_meep.evaluation.results import Evaluation, Sources
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
-#: What ``meep-calib-eval`` writes.
+#: The file that ``meep-calib-eval`` writes.
 RESULT = "calibration.json"
 
 
@@ -28,8 +28,8 @@ class OtherFormat(InputError):
     """A result in a format that this version does not read.
 
     Attributes:
-        settings: with which it was evaluated.
-        sources: where its files are.
+        settings: those it was evaluated with.
+        sources: its files, as the settings name them.
     """
 
     def __init__(self, message: str, settings: dict[str, Any], sources: Sources) -> None:
@@ -38,7 +38,7 @@ class OtherFormat(InputError):
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write an evaluation as JSON, with where its files are from the folder of the path."""
+    """Write an evaluation as JSON, with the paths of its files relative to the output folder."""
     origin = {
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **_as_seen_from(path.parent, evaluation.sources),
@@ -48,7 +48,7 @@ def write_evaluation(evaluation: Evaluation, path: Path) -> None:
 
 
 def find_result(folder: Path) -> Path | None:
-    """The ``calibration.json`` in a folder, or in ``calibration`` in it, if there is one."""
+    """The ``calibration.json`` in a folder or in its folder ``calibration``, if there is one."""
     candidates = [folder / RESULT, folder / "calibration" / RESULT]
     return next((p for p in candidates if p.is_file()), None)
 
@@ -57,15 +57,16 @@ def read_evaluation(path: StrPath) -> Evaluation:
     """Read what ``meep-calib-eval`` wrote.
 
     Args:
-        path: a ``calibration.json``, its folder, or predictions with their ``calibration`` in it.
+        path: a ``calibration.json``, its folder, or a folder of predictions that contains its
+            folder ``calibration``.
 
     Returns:
-        The evaluation. Its sources are the files as they are seen from its folder, if the
-        predictions are there: then all was moved or copied together. Otherwise they are the files
-        as they were named.
+        The evaluation. Its sources are resolved relative to its folder if the predictions are
+        found there, because then all was moved or copied together. Otherwise they are the paths
+        that were given when it was evaluated.
 
     Raises:
-        InputError: there is none, or it is not one that this version reads.
+        InputError: there is no result, or this version cannot read it.
 
     Example:
         >>> import nnunet_meep as nm
@@ -119,12 +120,12 @@ def read_evaluation(path: StrPath) -> Evaluation:
 
 
 def holds_predictions(folder: Path) -> bool:
-    """Are there probabilities in a folder, or in the folds of a model folder?"""
+    """Whether a folder, or the folds of a model folder, contain probabilities."""
     return any(any(folder.glob(names)) for names in ("*.npz", "fold_*/validation/*.npz"))
 
 
 def _as_seen_from(folder: Path, sources: Sources) -> dict[str, Any]:
-    """Where the files are from the folder of results, so that both may be moved together."""
+    """Paths of the files relative to the result's folder, so that both can be moved together."""
 
     def from_here(path: Path | None) -> str | None:
         return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
@@ -139,7 +140,7 @@ def _as_seen_from(folder: Path, sources: Sources) -> dict[str, Any]:
 
 
 def _seen_from(folder: Path, content: dict[str, Any], named: Sources) -> Sources:
-    """The files of a result as they are seen from its folder, or else as they were named."""
+    """The files of a result, relative to its folder if they are there, else as ``named``."""
     origin = content.get("origin", {})
 
     def seen(relative: str) -> Path:
@@ -164,7 +165,7 @@ def _seen_from(folder: Path, content: dict[str, Any], named: Sources) -> Sources
 
 
 def _command(settings: dict[str, Any], output: Path) -> str:
-    """The command that made a result, or one much like it."""
+    """The command that made a result, or a similar one."""
     folders = settings["pred_folder"]
     words = ["meep-calib-eval", settings["gt_folder"]]
     words += [folders] if isinstance(folders, str) else folders

@@ -1,7 +1,7 @@
-"""Folders that people name on a command line, as results that can be compared.
+"""Turn folders named on a command line into results that can be compared.
 
-A result is always of the files that are there now: what each case was evaluated from is compared
-with what is in its files, and evaluated again where it differs.
+A result must match the files that are there now: the recorded hashes of each case's files are
+compared with the current ones, and cases that differ are evaluated again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nnunet_meep.nnunet_files.calibrated import applied_calibrator
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.predictions import Predictions
 
-#: Settings of a result with which it is evaluated again.
+#: Settings of a result that are kept when it is evaluated again.
 _OPTIONS = ("bins", "rois", "surface", "segmentation", "chill", "cases")
 
 
@@ -40,9 +40,9 @@ class Training:
     """One training of a model.
 
     Attributes:
-        evaluation: of the asked ROI alone.
-        notes: what was done for it, and of what it is where its files were not looked at; one line
-            each.
+        evaluation: over the requested ROI alone.
+        notes: why it was evaluated again; or, if used as stored, when and on which files it was
+            evaluated, and what has changed since. One line each.
     """
 
     evaluation: Evaluation
@@ -59,20 +59,22 @@ def open_training(
     processes: int | None = None,
     as_stored: bool = False,
 ) -> Training:
-    """The result of a folder, evaluated as far as it is not that of its files, with a progress bar.
+    """The result of a folder, evaluated again if it does not match its files, with a progress bar.
 
     Args:
-        folder: one that ``meep-calib-eval`` wrote, or predictions, or a model folder, with a
-            result in ``folder / "calibration"`` or without one yet, which then is written there.
-        write: writes an evaluation into a folder, ``calibration.json`` at least.
-        gt_folder: references; None: those of the result, or as in :func:`.evaluate`.
+        folder: a folder that ``meep-calib-eval`` wrote, a folder of predictions, or a model folder;
+            the result of the latter two is in ``folder / "calibration"``, or is written there.
+        write: writes an evaluation into a folder, at least as ``calibration.json``.
+        gt_folder: references; None: those of the stored result, or as in :func:`.evaluate`.
         roi: name of an ROI; None: the first one of the result.
-        options: of :func:`.evaluate`, in place of those of the result (``bins``, ``surface``).
-        processes: how many count; None: as many as there are cores.
-        as_stored: take the result as it was written, whatever has become of its files.
+        options: arguments of :func:`.evaluate` that replace the result's settings (``bins``,
+            ``surface``).
+        processes: number of processes; None: one per CPU core.
+        as_stored: use the result as written, whatever has happened to its files.
 
     Raises:
-        InputError: it is neither, its predictions are gone, or something in it cannot be used.
+        InputError: the folder has neither a result nor predictions, its predictions are gone, or
+            something in it cannot be used.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of predictions or results, found none")
@@ -98,7 +100,7 @@ def _of_now(
     asked: Mapping[str, Any],
     evaluate_again: Callable[[Sources, Mapping[str, Any]], Evaluation],
 ) -> tuple[Evaluation, list[str]]:
-    """The result of the files that are there, and what was done for it."""
+    """The result for the files that are there now, and why it was evaluated again."""
     stored, other_format = None, None
     try:
         stored = read_evaluation(folder)
@@ -112,7 +114,7 @@ def _of_now(
         return evaluate_again(sources, {"rois": [roi or "image"], **asked}), []
     if holds_predictions(folder) and [folder.resolve()] != [
         path.resolve() for path in sources.pred_folders
-    ]:  # the result that lies in it is of others, or of more
+    ]:  # the stored result covers other folders, or more of them
         sources = replace(sources, pred_folders=(folder,))
     if not any(map(holds_predictions, sources.pred_folders)):
         if other_format is not None:
@@ -147,7 +149,7 @@ def _of_now(
 
 
 def _refuse_other_masks(sources: Sources, where: Path) -> None:
-    """An ROI ``mask:FOLDER`` has the name that was given, which may mean another folder here."""
+    """Refuse ``mask:FOLDER`` if FOLDER now means another folder than when it was evaluated."""
     for name, there in sources.masks.items():
         here = parse_roi(name).mask_folder
         if here is not None and there.is_dir() and here.resolve() != there.resolve():
@@ -185,7 +187,7 @@ def _evaluate(
 
 
 def _changes(stored: Evaluation, sources: Sources) -> list[str]:
-    """In what a result is not that of the files which are there now: one phrase each."""
+    """How the files that are there now differ from those of a result; one phrase each."""
     predictions = Predictions.open(
         sources.gt_folder,
         sources.pred_folders,
@@ -201,7 +203,7 @@ def _changes(stored: Evaluation, sources: Sources) -> list[str]:
     for case in predictions.paired.cases:
         try:
             now = cache.case_identity(case, dataset.file_ending, rois)
-        except InputError:  # what is wrong with it is said when it is evaluated
+        except InputError:  # evaluating the case reports what is wrong with it
             now = {}
         if case.name in left_out:
             again.append(case.name)
@@ -245,7 +247,7 @@ def _changes(stored: Evaluation, sources: Sources) -> list[str]:
 
 
 def _as_stored(evaluation: Evaluation) -> list[str]:
-    """From when and of what a result is, and whether its files are still those."""
+    """When and on which files a result was evaluated, and whether these have changed since."""
     settings = evaluation.settings
     folders = settings["pred_folder"]
     folders = folders if isinstance(folders, str) else ", ".join(folders)
