@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, maps, a page. Imports without torch."""
+"""The output for readers: tables, figures, maps, an HTML page. Imports without torch."""

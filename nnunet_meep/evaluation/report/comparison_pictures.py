@@ -1,4 +1,4 @@
-"""The pictures of a comparison: models laid over each other."""
+"""The pictures of a comparison, with the models overlaid."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonPicture:
-    """Models laid over each other, to be drawn for all classes together or for each alone.
+    """A picture with the models overlaid, drawn for all classes together or for each alone.
 
     Attributes:
-        panels: class key: title of its panel.
-        draw: takes some of these keys and a title of the whole, and gives a figure.
+        panels: panel titles by class key.
+        draw: takes some of these keys and a title for the whole figure; returns the figure.
     """
 
     panels: dict[str, str]
@@ -45,13 +45,14 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
     """The pictures of a comparison, by name.
 
     Args:
-        comparison: with its evaluations.
+        comparison: one that holds its evaluations.
 
     Returns:
         ``reliability``: pooled over the compared cases and the trainings of a model, with
-        a BCa bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model;
-        ``volumes``: expected against true volume of each case; ``errors``: expected against
-        actual error rate of each case. ``volumes`` is left out for 2D images, which have none.
+        a BCa bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model,
+        averaged over its trainings; ``volumes``: expected against true volume of each case, left
+        out for 2D images; ``errors``: expected against actual error rate of each case, left out
+        if undefined in all cases.
     """
     titles = {
         key: "all classes (top label)" if key == TOP_LABEL else plain(f"{name} (label {key})")

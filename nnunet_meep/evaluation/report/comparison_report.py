@@ -1,4 +1,4 @@
-"""All that a comparison leaves behind in a folder: tables, pictures, slices, ``report.html``."""
+"""Write the output folder of a comparison: tables, pictures, slices, ``report.html``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import archive_identity, label_map_identity
 from nnunet_meep.nnunet_files.predictions import Predictions
 
-#: So many of the worst cases are shown as slices.
+#: Number of worst cases that are shown as slices.
 N_WORST = 5
 _SLICES = "slices"
 
@@ -43,19 +43,19 @@ def write_comparison_report(
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
 
     Args:
-        comparison: with its evaluations.
-        folder: made if it is not there.
+        comparison: one that holds its evaluations.
+        folder: created if missing.
         gt_folder: references for the slices; None: those of each evaluation.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
         progress: show progress bars on stderr.
 
     Returns:
-        The paths, and all warnings, with what could not be drawn and why.
+        The paths, and all warnings, including the reason if slices could not be drawn.
 
     Raises:
-        InputError: the comparison is without its evaluations, or ``images`` are given and slices
+        InputError: the comparison does not hold its evaluations, or ``images`` are given and slices
             cannot be cut.
-        OSError: the folder cannot be written; old results are as they were.
+        OSError: the folder cannot be written; old results are unchanged.
     """
     if not comparison.evaluations:
         raise InputError(
@@ -66,7 +66,7 @@ def write_comparison_report(
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # In the folder itself, which may be a file system of its own.
+        # Inside the folder: it may be a mount point, and files are moved within one file system.
         with TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
             tables.write(comparison, Path(new))
             pictures = comparison_pictures(comparison)
@@ -99,10 +99,10 @@ def _write_slices(
     folder: Path,
     bar: Callable[..., Any],
 ) -> dict[str, tuple[str, Path]]:
-    """Pictures of the worst cases, of the first training of each model.
+    """Write pictures of the worst cases, with the first training of each model.
 
     Returns:
-        For each case what is shown, and the PNG.
+        For each case, what its picture shows and the path of the PNG.
     """
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
@@ -131,7 +131,7 @@ def _write_slices(
 
 
 def _refuse_changed(case: Case, evaluation: Evaluation) -> None:
-    """Is a case still the one whose numbers stand beside its slice?"""
+    """Refuse a case whose files have changed: its slice would not match the reported numbers."""
     evaluated = evaluation.files[case.name]
     now = {
         "probabilities": archive_identity(case.probabilities),
@@ -167,8 +167,8 @@ def _cases(
 
 
 def _replace(new: Path, folder: Path) -> list[Path]:
-    """Move the files of a complete folder into another one, in place of older ones."""
-    if (folder / "comparison.json").is_file():  # written by us, and so are its slices
+    """Move the files of a complete folder into another one, replacing older ones."""
+    if (folder / "comparison.json").is_file():  # we wrote this folder, so its slices are ours too
         shutil.rmtree(folder / _SLICES, ignore_errors=True)
     paths = []
     for path in sorted(p for p in new.rglob("*") if p.is_file()):

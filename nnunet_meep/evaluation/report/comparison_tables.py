@@ -1,8 +1,8 @@
 """A comparison as tables: terminal, Markdown, LaTeX, CSV, JSON.
 
-Rows are models, columns metrics, cells mean (std) over cases with the best mean marked, as in the
-MEEP paper's Table 1. Above them stands what they come to, in sentences; below them the differences
-to the first model.
+Rows are models, columns are metrics, cells are mean (std) over cases with the best mean marked, as
+in Table 1 of the MEEP paper. The conclusions stand above the tables, in sentences; the differences
+to the first model stand below.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 def write(comparison: Comparison, folder: Path) -> list[Path]:
     """Write ``comparison.json``, ``.csv``, ``.md`` and ``.tex`` into a folder.
 
-    All are complete before the first one replaces an old one.
+    All are complete before the first one replaces an old file.
 
     Returns:
         The paths.
 
     Raises:
-        OSError: the folder cannot be made or written; old results are as they were.
+        OSError: the folder cannot be created or written; old results are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"comparison.{ending}" for ending in ("json", "csv", "md", "tex")]
@@ -124,12 +124,12 @@ DIFFERENCE_HEAD = [
     "p (Holm)",
     "p (Holm) < 0.05",
 ]
-#: In place of a p that could not be below 0.05, whatever the difference.
+#: Shown instead of a p that could not be below 0.05, whatever the difference.
 TOO_SMALL = "n too small"
 
 
 def about_differences(comparison: Comparison) -> str:
-    """What the rows of ``DIFFERENCE_HEAD`` are, and how many tests p is corrected for."""
+    """The caption of the table of differences, with the number of tests p is corrected for."""
     text = (
         "Differences to the first model, paired by case: mean, 95 % interval over cases (BCa "
         "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
@@ -144,9 +144,10 @@ def about_differences(comparison: Comparison) -> str:
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
-    """Mean (std) over cases as text, and whether the mean is the best, also after rounding.
+    """Mean (std) over cases as text, and whether the mean is the best.
 
-    A model that does not segment the class is never the best.
+    Means that are equal after rounding are equally good; if all are equal, none is the best. A
+    model that does not segment the class is never the best.
     """
     entry, heading = comparison.summary[model][key][metric], CATALOGUE[metric]
     if math.isnan(entry["mean"]):
@@ -165,9 +166,10 @@ def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str
 
 
 def note(comparison: Comparison, model: str, key: str) -> str:
-    """What has to stand at a model's name in the table of a class.
+    """The remark beside a model's name in the table of a class.
 
-    What it does not segment, and whether its calibrator makes it look better than it is.
+    It says whether the class is not segmented, and whether the numbers are optimistic because the
+    calibrator was fitted to compared cases.
     """
     notes = [OPTIMISTIC] if model in comparison.optimistic else []
     if not comparison.segments(model, key):
@@ -200,7 +202,7 @@ def _with_note(comparison: Comparison, model: str, key: str) -> str:
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
-    """What ``DIFFERENCE_HEAD`` names, of each test, as text."""
+    """One row of text for each test, with the columns ``DIFFERENCE_HEAD``."""
     rows = []
     for key, name in comparison.classes.items():
         for metric in columns(comparison, key):
@@ -224,7 +226,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _interval(heading: Metric, ends: Sequence[float]) -> str:
-    """Both ends with their signs, or one number where they are the same at the shown digits."""
+    """Both ends with their signs, or one number if they are equal after rounding."""
     if any(map(math.isnan, ends)):
         return "-"
     return " to ".join(dict.fromkeys(heading.number(end, "+") for end in ends))

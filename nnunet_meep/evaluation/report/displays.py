@@ -1,6 +1,6 @@
-"""Diagrams as objects: they hold the numbers, and draw them on axes of your own.
+"""Diagrams as objects that hold the numbers and draw them on your own axes.
 
-As scikit-learn's display objects: ``ReliabilityDisplay.from_evaluation(evaluation).plot(ax=ax)``.
+Used like scikit-learn's displays: ``ReliabilityDisplay.from_evaluation(evaluation).plot(ax=ax)``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class ReliabilityDisplay:
     """A reliability diagram of one class, or of the predicted label.
 
     Attributes:
-        bins: of all voxels: ``edges``, ``count``, ``mean_p``, ``mean_y`` as in
+        bins: ``edges``, ``count``, ``mean_p``, ``mean_y`` over all voxels, as in
             ``calibration.json``.
-        per_case: the same of each case.
+        per_case: the same for each case.
     """
 
     bins: dict[str, list[float]]
@@ -42,11 +42,11 @@ class ReliabilityDisplay:
     def from_evaluation(
         cls, evaluation: Evaluation, key: str | None = None, *, roi: str | None = None
     ) -> ReliabilityDisplay:
-        """Of what :func:`.evaluate` or :func:`.read_evaluation` gives.
+        """From the result of :func:`.evaluate` or :func:`.read_evaluation`.
 
         Args:
-            evaluation: of some cases.
-            key: of the class as in ``Evaluation.classes``, or ``"top_label"``; None: the first one.
+            evaluation: the result.
+            key: class key as in ``Evaluation.classes``, or ``"top_label"``; None: the first class.
             roi: name of the ROI; None: the first one.
 
         Raises:
@@ -73,16 +73,16 @@ class ReliabilityDisplay:
         n_bins: int = 15,
         ignore_label: int | None = None,
     ) -> ReliabilityDisplay:
-        """Of arrays, see :mod:`nnunet_meep.evaluation.arrays`; a list of arrays is several cases.
+        """From arrays, see :mod:`nnunet_meep.evaluation.arrays`; a list of arrays is several cases.
 
         Args:
             probabilities, labels: (K, *shape) and (*shape), or lists of them.
-            key: of a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
-            n_bins: of equal width.
-            ignore_label: the label whose voxels count nowhere.
+            key: a foreground class, ``"1"`` to ``"K - 1"``, or ``"top_label"``.
+            n_bins: number of bins, of equal width.
+            ignore_label: label of the voxels to leave out.
 
         Raises:
-            ValueError: an argument is not what it should be.
+            ValueError: an argument is invalid.
 
         Example:
             >>> import nnunet_meep as nm
@@ -98,12 +98,12 @@ class ReliabilityDisplay:
     def plot(
         self, ax: Axes | None = None, *, label: str = "all cases", color: str | None = None
     ) -> Axes:
-        """Draw it, with single cases and a 95 % BCa bootstrap band over them.
+        """Draw the diagram, with single cases and a 95 % BCa bootstrap band over the cases.
 
         Args:
             ax: where to draw, for example over another model; None: new axes.
-            label: of the line in the legend.
-            color: of all but the diagonal, as matplotlib names it; None: blue.
+            label: legend entry of the line.
+            color: matplotlib colour of everything but the diagonal; None: blue.
 
         Returns:
             The axes.
@@ -118,11 +118,11 @@ class ReliabilityDisplay:
 
 @dataclass(frozen=True)
 class RiskCoverageDisplay:
-    """A risk-coverage curve: the error rate that is left if the least sure voxels are set aside.
+    """A risk-coverage curve: the error rate that remains without the least confident voxels.
 
     Attributes:
-        coverage: shares of the voxels, ascending.
-        risk: the error rate among that share, the most confident ones.
+        coverage: fractions of the voxels, ascending.
+        risk: the error rate among the most confident voxels that make up this fraction.
     """
 
     coverage: Sequence[float]
@@ -132,11 +132,11 @@ class RiskCoverageDisplay:
     def from_evaluation(
         cls, evaluation: Evaluation, key: str | None = None, *, roi: str | None = None
     ) -> RiskCoverageDisplay:
-        """Of the voxels of all cases of an evaluation.
+        """From an evaluation, over the voxels of all its cases.
 
         Args:
-            evaluation: of some cases.
-            key: ``"top_label"``, or for regions the key of one; None: the first that there is.
+            evaluation: the result of :func:`.evaluate` or :func:`.read_evaluation`.
+            key: ``"top_label"``, or for nnU-Net's regions the key of one; None: the first curve.
             roi: name of the ROI; None: the first one.
 
         Raises:
@@ -154,14 +154,14 @@ class RiskCoverageDisplay:
     def from_predictions(
         cls, probabilities: ArrayLike, labels: ArrayLike, *, ignore_label: int | None = None
     ) -> RiskCoverageDisplay:
-        """Of arrays of one case, see :func:`nnunet_meep.risk_coverage`.
+        """From the arrays of one case, see :func:`nnunet_meep.risk_coverage`.
 
         Args:
             probabilities, labels: (K, *shape) and (*shape).
-            ignore_label: the label whose voxels count nowhere.
+            ignore_label: label of the voxels to leave out.
 
         Raises:
-            ValueError: an argument is not what it should be.
+            ValueError: an argument is invalid.
         """
         curve = risk_coverage(probabilities, labels, ignore_label=ignore_label)
         return cls(**{name: values.tolist() for name, values in curve.items()})
@@ -169,9 +169,9 @@ class RiskCoverageDisplay:
     def plot(
         self, ax: Axes | None = None, *, label: str = "all cases", color: str | None = None
     ) -> Axes:
-        """Draw it over the share of voxels that are set aside, on a log scale.
+        """Draw the curve against the fraction of voxels left out, on a log scale.
 
-        Args, Returns: as :meth:`ReliabilityDisplay.plot`.
+        Args, Returns: as for :meth:`ReliabilityDisplay.plot`.
         """
         ax = new_axes() if ax is None else ax
         curve = {"coverage": list(self.coverage), "risk": list(self.risk)}

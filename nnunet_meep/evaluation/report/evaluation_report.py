@@ -1,4 +1,4 @@
-"""All that an evaluation leaves behind in a folder: its JSON, a CSV, a reliability diagram."""
+"""Write the output folder of an evaluation: JSON, CSV, reliability diagram."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from nnunet_meep.evaluation.stored_results import write_evaluation
 def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write ``calibration.json``, ``.csv``, ``reliability.png`` and ``.svg`` into a folder.
 
-    All are complete before the first one replaces an old result.
+    All are complete before the first one replaces an old file.
 
     Returns:
         The paths.
 
     Raises:
-        OSError: the folder cannot be made or written; old results are as they were.
+        OSError: the folder cannot be created or written; old results are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")

@@ -1,4 +1,4 @@
-"""Figures of several panels, one for each class, with one legend below, where it hides nothing."""
+"""Figures with one panel for each class, and one legend below, where it hides nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches, and no layout engine: those take a minute for a hundred classes.
+# In inches. Positions are computed here because layout engines take a minute for 100 classes.
 _PANEL_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 4.1, 0.75, 0.2, 0.1, 0.55
 _DIAGRAM, _HISTOGRAM, _GAP = 3.15, 1.1, 0.15
 _TITLE, _TITLE_LINE, _LEGEND_LINE, _LETTER = 0.35, 0.2, 0.2, 0.085
@@ -31,7 +31,7 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class Layer:
-    """One model in a reliability diagram: its pooled bins and those of its single cases."""
+    """One model in a reliability diagram: its pooled bins and those of each case."""
 
     label: str
     bins: dict[str, list[float]]
@@ -45,9 +45,9 @@ def reliability_figure(
     """Reliability diagrams, each with its histogram below.
 
     Args:
-        panels: for the title of each panel the models in it, one or several.
-        title: which voxels these are.
-        top_label: title of the panel that is about the largest probability and being right.
+        panels: by panel title, the models in the panel, one or several.
+        title: of the figure: the ROI and the number of cases.
+        top_label: title of the panel for the predicted label, whose axes are named differently.
     """
     figure, axes = panels_of(list(panels), title, histograms=True)
     for (diagram, histogram), (name, layers) in zip(axes, panels.items(), strict=True):
@@ -68,7 +68,7 @@ def reliability_figure(
             histogram.set_xlabel("largest probability")
         diagram.set_xlabel("")
         diagram.tick_params(labelbottom=False)
-    # One scale, so that heights can be compared; axes that share it would be slow if many.
+    # The same scale for all, so that heights can be compared; many shared axes would be slow.
     with_voxels = [histogram for _, histogram in axes if histogram.get_yscale() == "log"]
     for histogram in with_voxels:
         histogram.set_ylim(min(h.get_ylim()[0] for h in with_voxels), 1.5)
@@ -77,7 +77,7 @@ def reliability_figure(
 
 
 def save_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
-    """Write a figure as ``kind``, ``"png"`` or ``"svg"``; the same bytes every time."""
+    """Write a figure as ``"png"`` or ``"svg"``; the same figure gives the same bytes every time."""
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": "nnunet-meep"}):
@@ -88,10 +88,7 @@ def save_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
 def panels_of(
     titles: Sequence[str], title: str, *, histograms: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure and, for each panel, its square axes, and those of a histogram below if asked for.
-
-    Below the panels there is room for the legend of :func:`label_left_and_legend`.
-    """
+    """A figure and, for each panel, its axes: a square one, and one below if ``histograms``."""
     from matplotlib.figure import Figure
 
     columns = min(_COLUMNS, len(titles))
@@ -126,7 +123,7 @@ def panels_of(
 
 
 def label_left_and_legend(figure: Figure, axes: Sequence[Sequence[Axes]]) -> None:
-    """Name y axes where they differ from those to their left; one legend below the panels."""
+    """Label a y axis only if its label differs from the one to its left; add a legend below."""
     names = [[ax.get_ylabel() for ax in panel] for panel in axes]
     for i, panel in enumerate(axes):
         for ax, name, left in zip(panel, names[i], names[i - 1], strict=True):
@@ -136,7 +133,7 @@ def label_left_and_legend(figure: Figure, axes: Sequence[Sequence[Axes]]) -> Non
     entry = 0.6 + _LETTER * max(map(len, labels))
     columns = max(1, min(len(labels), int(width / entry)))
     strip = 0.15 + _LEGEND_LINE * math.ceil(len(labels) / columns)
-    # Make the figure taller by the strip and leave what is there where it is, in inches.
+    # Make the figure taller by the strip of the legend; the panels keep their places in inches.
     taller = height + strip
     for panel in axes:
         for ax in panel:

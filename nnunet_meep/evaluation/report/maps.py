@@ -1,10 +1,9 @@
-"""Probabilities as images that a viewer shows over the scan.
+"""Probability and entropy maps as images that a viewer can overlay on the scan.
 
-For each case ``CASE/probability_CLASS.nii.gz`` for each class or region, and
-``CASE/entropy.nii.gz`` (for regions ``CASE/entropy_REGION.nii.gz``, one each, because they
-overlap): float32, in the geometry of the reference, whatever axes nnU-Net's reader had turned them
-into. Entropy is in shares of the most there can be, log K: 0 is sure, 1 says that all K classes
-are equally likely.
+For each case: ``CASE/probability_CLASS.nii.gz`` for each class or region, and
+``CASE/entropy.nii.gz`` (for regions, which overlap, ``CASE/entropy_REGION.nii.gz`` each). They are
+float32 in the geometry of the reference, even if nnU-Net's reader permutes the axes. Entropy is
+divided by its maximum, log K: 0 is certain, 1 means that all K classes are equally likely.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from nnunet_meep.nnunet_files.probabilities import read_channels
 
 
 def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
-    """Write the maps of a case into ``folder / case.name``, in place of older ones.
+    """Write the maps of a case into ``folder / case.name``, replacing older ones.
 
     Returns:
         That folder.
 
     Raises:
-        InputError: a file cannot be read, or the two have different shapes.
+        InputError: a file cannot be read, or probabilities and reference differ in shape.
         OSError: the maps cannot be written.
     """
     labels = dataset.labels
@@ -61,7 +60,7 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
 
 
 def minus_p_log_p(p: NDArray[np.float32]) -> NDArray[np.float32]:
-    """-p log p, 0 where p is 0."""
+    """-p log p; 0 where p is 0."""
     return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
 
 
@@ -70,5 +69,5 @@ def _write(image: sitk.Image, path: Path) -> None:
 
 
 def _file_name(name: str) -> str:
-    """A class name without what file systems do not like."""
+    """A class name without characters that are unsafe in file names."""
     return re.sub(r"[^\w.+-]+", "_", name)

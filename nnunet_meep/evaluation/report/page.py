@@ -1,4 +1,4 @@
-"""``report.html``: a comparison as one file that a browser opens without network access."""
+"""``report.html``: a comparison in a single file that works without network access."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What each picture shows; those of slices are with the cases.
+#: Heading and explanation of each picture; slices are shown with the cases instead.
 PICTURES = {
     "reliability": (
         "Reliability",
@@ -71,12 +71,12 @@ def render(
     warnings: Sequence[str],
     progress: bool = False,
 ) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
-        comparison: with its evaluations.
-        pictures: of :func:`.comparison_pictures`.
-        slices: for each case with a picture of a slice what it shows, and a PNG of it.
+        comparison: one that holds its evaluations.
+        pictures: the result of :func:`.comparison_pictures`.
+        slices: by case, what the picture of its slice shows and the path of the PNG.
         warnings: one line each.
         progress: show a progress bar on stderr.
     """
@@ -113,7 +113,7 @@ def render(
 
 
 def _read(name: str) -> str:
-    """The template, or the style or script that it includes; they lie beside this file."""
+    """The template, or a style or script that it includes; they are stored beside this file."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -154,7 +154,7 @@ def _class_title(comparison: Comparison, key: str) -> str:
 
 
 def _sortable(row: list[str]) -> list[tuple[str, str]]:
-    """Each text with what it is sorted by: the first number in it, or itself; "" comes last."""
+    """Each text with its sort key: the number it starts with, or the text; "" sorts last."""
     words = [*row[:3], *(text.split(" ")[0] for text in row[3:])]
     return [
         (text, "" if text in ("-", TOO_SMALL) else word)
@@ -163,7 +163,7 @@ def _sortable(row: list[str]) -> list[tuple[str, str]]:
 
 
 def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list[dict[str, Any]]:
-    """Each picture class by class, so that they stand side by side or below each other."""
+    """Each picture as one panel per class, so that the page can arrange them to fit its width."""
     rendered: dict[str, dict[str, Any]] = {
         name: {"name": name, "heading": PICTURES[name][0], "about": PICTURES[name][1], "panels": []}
         for name in pictures
@@ -186,7 +186,7 @@ def _uri(content: bytes, kind: str) -> str:
 
 
 def _settings(comparison: Comparison) -> dict[str, Any]:
-    """A column for each training, a row for each setting."""
+    """The table of settings: a column for each training, a row for each setting."""
     columns = [
         (model if len(trainings) == 1 else f"{model} ({i} of {len(trainings)})", training)
         for model, trainings in comparison.evaluations.items()
@@ -201,7 +201,7 @@ def _settings(comparison: Comparison) -> dict[str, Any]:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    """What the page's script shows on demand: summaries, and the values of each case."""
+    """The data that the page's script shows on demand: summaries and values of each case."""
     values = {
         model: {
             key: {
@@ -237,13 +237,13 @@ def _data(comparison: Comparison) -> dict[str, Any]:
 
 
 def _value(value: float) -> float | None:
-    """Six digits are enough for a page."""
+    """Round to six digits, which are enough for a page; NaN becomes None."""
     return (
         None if math.isnan(value) else float(np.format_float_positional(value, 6, fractional=False))
     )
 
 
 def _json(content: Any) -> str:
-    """JSON that may stand inside of a script element."""
+    """JSON that is safe inside a script element."""
     text = json.dumps(nan_to_none(content), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

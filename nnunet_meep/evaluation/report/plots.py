@@ -1,6 +1,6 @@
-"""Diagrams on axes that are given, with labels and without a legend.
+"""Draw diagrams on given axes, with labels and without a legend.
 
-Called again on the same axes, in another colour, they lay models over each other.
+Call a function again on the same axes, with another colour, to overlay models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nnunet_meep.evaluation.metrics.calibration import reliability_band
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, and three of Paul Tol's: told apart by colour-blind people as well.
+# Colours by Okabe and Ito, and three by Paul Tol: colour-blind people can tell them apart.
 BLUE, GREY = "#0072B2", "#7F7F7F"
 COLORS = (
     *(BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
@@ -30,13 +30,13 @@ def color_of(i: int) -> str:
 
 
 def plain(text: str) -> str:
-    """A name as matplotlib shows it as it is: no formula, and not hidden from legends."""
+    """A name that matplotlib shows literally: not as a formula, and not hidden in legends."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def new_axes(*, square: bool = False) -> Axes:
-    """Axes of a figure of their own, which belongs to no window."""
+    """Axes in a new figure that opens no window."""
     from matplotlib.figure import Figure
 
     aspect = "equal" if square else "auto"
@@ -52,16 +52,16 @@ def plot_reliability(
     label: str = "all cases",
     color: str = BLUE,
 ) -> None:
-    """Observed frequency against mean predicted probability of each bin that holds voxels.
+    """Plot observed frequency against mean predicted probability for each bin that holds voxels.
 
     Args:
-        ax: where to draw; call it again with other colours to lay models over each other.
+        ax: where to draw; call again with another colour to overlay models.
         bins: ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
-        per_case: the same of the single cases, for a band: the 95 % BCa bootstrap interval over
-            cases of each bin's observed frequency.
-        single_cases: draw them, too, as thin lines behind.
-        label: of the pooled line.
-        color: of all but the diagonal.
+        per_case: the same for each case; if there are several, a band shows the 95 % BCa bootstrap
+            interval over cases of each bin's observed frequency.
+        single_cases: also draw each case as a thin line behind.
+        label: legend entry of the pooled line.
+        color: of everything but the diagonal.
     """
     _diagonal(ax, "perfectly calibrated")
     several = len(per_case) > 1
@@ -90,13 +90,13 @@ def plot_histogram(
     color: str = GREY,
     fill: bool = True,
 ) -> None:
-    """Share of the voxels in each bin, on a log scale because background swamps the rest.
+    """Plot the fraction of voxels in each bin; on a log scale, as most voxels are background.
 
     Args:
-        ax: where to draw; call it again with ``fill=False`` to lay models over each other.
+        ax: where to draw; call again with ``fill=False`` to overlay models.
         bins: ``edges``, ``count`` as in ``calibration.json``.
-        label, color: of the steps.
-        fill: filled bars instead of their outline.
+        label, color: of the histogram.
+        fill: draw filled bars instead of their outline.
     """
     edges, count = bins["edges"], bins["count"]
     total = sum(count)
@@ -109,7 +109,7 @@ def plot_histogram(
         lowest = min(lowest, ax.get_ylim()[0])
     ax.set_yscale("log")
     style: dict[str, Any] = {"edgecolor": "w"} if fill else {"linewidth": 1.4}
-    # Below every limit, so that bars stand on the axis whatever is drawn after them.
+    # The baseline is below every axis limit, so that bars reach the axis whatever is drawn later.
     share = np.maximum(np.array(count) / total, 1e-12)
     ax.stairs(share, edges, baseline=1e-12, fill=fill, color=color, label=label, **style)
     ax.set_ylim(lowest, 1.5)
@@ -118,10 +118,10 @@ def plot_histogram(
 def plot_risk_coverage(
     ax: Axes, curve: dict[str, list[float]], *, label: str = "all cases", color: str = BLUE
 ) -> None:
-    """The error rate of the voxels that are kept if the least sure ones are set aside.
+    """Plot the error rate of the remaining voxels if the least confident ones are left out.
 
     Args:
-        ax: where to draw; call it again with other colours to lay models over each other.
+        ax: where to draw; call again with another colour to overlay models.
         curve: ``coverage``, ``risk`` as in ``calibration.json``.
         label, color: of the line.
     """
@@ -140,10 +140,10 @@ def plot_risk_coverage(
 def plot_agreement(
     ax: Axes, actual: ArrayLike, expected: ArrayLike, *, label: str, color: str = BLUE
 ) -> None:
-    """What the probabilities expect of each case against what is true, with the diagonal.
+    """Plot what the probabilities predict for each case against the true value, with the diagonal.
 
     Args:
-        ax: where to draw; call it again with other colours to lay models over each other.
+        ax: where to draw; call again with another colour to overlay models.
         actual, expected: one value >= 0 for each case; NaN is left out.
         label, color: of the points.
     """
@@ -171,5 +171,5 @@ def _diagonal(ax: Axes, label: str) -> None:
 
 
 def _once(ax: Axes, label: str) -> str | None:
-    """The label, unless something on these axes has it already."""
+    """The label, or None if these axes have it already: the legend shows it once."""
     return None if label in ax.get_legend_handles_labels()[1] else label

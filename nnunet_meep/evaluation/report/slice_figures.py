@@ -1,5 +1,7 @@
-"""Slices of a case as pictures: image, probability, errors and entropy of each model (the MEEP
-paper's Fig. 1 and 2)."""
+"""Draw a slice of a case: image, probability, errors and entropy of each model.
+
+As in Fig. 1 and 2 of the MEEP paper.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-#: Colours of Okabe and Ito.
+#: Colours by Okabe and Ito.
 _REFERENCE, _SEGMENTED = "#E69F00", "#56B4E9"
 _MISSED, _ADDED, _OTHER = "#0072B2", "#D55E00", "#999999"
-#: Around what is shown, in mm.
+#: Margin around the class.
 _MARGIN_MM = 15.0
-#: Inches. No layout engine, which would move columns with a colour bar against the others.
+#: In inches. A layout engine would shift the columns with a colour bar against the others.
 _CELL, _GAP, _LEFT, _RIGHT, _TOP, _BAR, _LEGEND = 2.6, 0.1, 0.75, 0.15, 0.6, 0.5, 0.35
 _LETTER = 0.085
 
@@ -44,7 +46,7 @@ def plot_probability(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> AxesImag
 
 
 def plot_errors(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> None:
-    """Voxels that miss the class, that wrongly have it, and that mistake other classes."""
+    """Voxels where the class was missed, wrongly predicted, or other classes were confused."""
     from matplotlib.colors import ListedColormap
 
     missed = of_model.wrong & cut.reference & ~of_model.segmented
@@ -56,7 +58,7 @@ def plot_errors(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> None:
 
 
 def plot_entropy(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> AxesImage:
-    """The entropy in shares of the most there can be, with the outline of the reference."""
+    """The entropy divided by its maximum, with the outline of the reference."""
     shown = ax.imshow(of_model.entropy, cmap="magma", vmin=0, vmax=1, **_placed(cut))
     _outline(ax, cut, cut.reference, color=_REFERENCE)
     return shown
@@ -67,7 +69,7 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
 
     Args:
         cut: the slice.
-        dice: of the shown class in the whole case, by model; NaN is not shown.
+        dice: by model, Dice of the shown class in the whole case; NaN is not shown.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -128,7 +130,7 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
 
 
 def _placed(cut: CaseSlice) -> dict[str, Any]:
-    """Axes in mm from the upper left corner."""
+    """Image options that put the axes in mm from the upper left corner."""
     height, width = cut.reference.shape
     extent = (0, width * cut.voxel_mm[1], height * cut.voxel_mm[0], 0)
     return {"extent": extent, "interpolation": "nearest"}
@@ -136,8 +138,8 @@ def _placed(cut: CaseSlice) -> dict[str, Any]:
 
 def _outline(ax: Axes, cut: CaseSlice, mask: NDArray[np.bool_], **style: Any) -> None:
     if not mask.any():
-        return  # has none, and matplotlib would warn
-    # Through the middles of the voxels, with a border so that outlines close at the image's end.
+        return  # matplotlib would warn that there is no outline
+    # Voxel centres are the grid; the padding lets outlines close at the image border.
     padded = np.pad(mask, 1).astype(np.float32)
     height_mm, width_mm = cut.voxel_mm
     y = (np.arange(padded.shape[0]) - 0.5) * height_mm
@@ -146,7 +148,7 @@ def _outline(ax: Axes, cut: CaseSlice, mask: NDArray[np.bool_], **style: Any) ->
 
 
 def _shown(cut: CaseSlice) -> tuple[float, float, float, float]:
-    """The part with the class: left, right, bottom, top in mm from the upper left corner."""
+    """The part to show, around the class: left, right, bottom, top in mm from the upper left."""
     anywhere = cut.reference | np.any([m.segmented for m in cut.models], axis=0)
     ends = []
     for axis, mm in enumerate(cut.voxel_mm):

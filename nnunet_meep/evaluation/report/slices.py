@@ -1,8 +1,9 @@
-"""One slice of a case, cut through all that is known of it: where models are wrong, and how sure.
+"""Extract a slice of a case that shows where models are wrong and how confident they are.
 
-Which cases: those with the lowest Dice. Which slice: across the axis of the thickest voxels (axial
-if they are cubes), where the models together have most errors. As radiologists look at it: axial
-with the front on top and the patient's right on the left, others with the head on top.
+Cases: those with the lowest Dice. Slice: perpendicular to the axis with the largest spacing (axial
+if voxels are nearly isotropic), at the position where the models together have most errors.
+Orientation: radiological; axial slices have anterior at the top and the patient's right on the
+left, other slices have the head at the top.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ _PLANES = ("axial", "coronal", "sagittal")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model says of a case.
+    """The prediction of one model for a case.
 
     Attributes:
         model: its name.
-        case: its files.
+        case: the files of the case.
         dataset: the data set that they belong to.
-        segmentation: what its Dice is of, see :func:`.evaluate`.
+        segmentation: which segmentation to show, as for :func:`.evaluate`.
     """
 
     model: str
@@ -50,15 +51,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ModelSlice:
-    """What one model says in a slice; arrays are (H, W).
+    """The prediction of one model in a slice; arrays are (H, W).
 
     Attributes:
         model: its name.
         probability: of the shown class, in [0, 1].
-        segmented: whether nnU-Net's segmentation has the class there.
-        wrong: whether its label there is wrong; for regions, which overlap, whether the region is.
-        entropy: of all classes, or of the region against the rest, in shares of the most there can
-            be.
+        segmented: whether the segmentation has the class in each voxel.
+        wrong: whether the label of each voxel is wrong; for regions, which overlap, whether the
+            shown region is.
+        entropy: over all classes, or of the region against the rest, divided by its maximum; in
+            [0, 1].
     """
 
     model: str
@@ -76,11 +78,11 @@ class CaseSlice:
         case: its name.
         class_name: the class that is shown.
         plane: which slice this is, in words.
-        voxel_mm: height and width of a voxel.
-        image: intensities, if there is an image.
-        image_name: the channel that it is, as ``dataset.json`` names it.
-        reference: whether the reference has the class there.
-        models: what each model says.
+        voxel_mm: height and width of a voxel, in mm.
+        image: intensities; None without an image.
+        image_name: name of its channel in ``dataset.json``.
+        reference: whether the reference has the class in each voxel.
+        models: the prediction of each model.
     """
 
     case: str
@@ -94,11 +96,11 @@ class CaseSlice:
 
 
 def worst_cases(comparison: Comparison, n: int) -> Iterator[tuple[str, str]]:
-    """The cases with the lowest Dice, mean over classes and models, the worst first.
+    """Up to ``n`` cases with the lowest mean Dice over classes and models, the worst first.
 
     Yields:
-        Name of the case and key of the class whose Dice is lowest in it, at most ``n`` times;
-        cases without any Dice are left out.
+        The name of the case and the key of its class with the lowest Dice. Cases in which Dice is
+        undefined for all classes are left out.
     """
     keys = [key for key in comparison.classes if key != TOP_LABEL]
     # (models, classes, cases)
@@ -114,11 +116,11 @@ def worst_cases(comparison: Comparison, n: int) -> Iterator[tuple[str, str]]:
 
 
 def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> CaseSlice:
-    """Cut the slice of a case in which the models have most errors of a class.
+    """Extract the slice of a case where the models make most errors in a class.
 
     Args:
-        key: of the class that is shown.
-        predictions: of the same case by each of the models.
+        key: key of the class to show.
+        predictions: those of each model for the same case.
         images: folder with ``CASE_0000<file_ending>``; None: no image.
 
     Raises:
@@ -140,11 +142,11 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> Cas
         wrong.append(differs & counts)
     of_class = sum(
         ((s != reference) & counts).astype(np.uint8) for s in segmented
-    )  # (*shape), in how many models
+    )  # (*shape), the number of models that are wrong
 
     turned_mm = [spacing_mm[axis] for axis in axes]
     turned_shape = [codes.shape[axis] for axis in axes]
-    across = 0  # the axial slices, unless others are thicker, or there is only one slice
+    across = 0  # axial, unless the spacing along another axis is larger, or there is one slice
     if 1 in turned_shape:
         across = turned_shape.index(1)
     elif max(turned_mm) > 1.2 * turned_mm[0]:
@@ -158,7 +160,7 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> Cas
 
     def slice_of(array: NDArray[Any]) -> NDArray[Any]:
         taken = turned(array).take(index, axis=across)
-        return taken if across == 0 else taken[::-1]  # from feet to head, so the head goes on top
+        return taken if across == 0 else taken[::-1]  # rows run from feet to head: head on top
 
     image, image_name = None, ""
     if images is not None:
@@ -206,7 +208,7 @@ def _segmentation(
 
 
 def _argmax(case: Case, labels: Labels, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger[Any]]:
-    """Codes of what nnU-Net's rule makes of the probabilities, (*shape)."""
+    """Codes of the segmentation that nnU-Net's rule derives from the probabilities, (*shape)."""
     label_map: NDArray[np.uint16] = np.zeros(shape, np.uint16)
     largest = np.full(shape, -1, np.float32)
     for channel, p in read_channels(case.probabilities, (labels.n_channels, *shape)):
@@ -233,7 +235,7 @@ def _image(folder: Path, case: Case, dataset: Dataset, shape: tuple[int, ...]) -
 def _anatomical(
     case: Case, dataset: Dataset, spacing_mm: tuple[float, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How an array comes to run along (z, y, x) to the head, back and left: axes, mirrored."""
+    """The axis order, then the axes to flip, for (z, y, x) to run to the head, back and left."""
     numbers: NDArray[np.float32] = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     image = geometry(case, dataset, spacing_mm)(numbers)
     if image.GetDimension() < 3:
@@ -244,7 +246,7 @@ def _anatomical(
 def _probability_and_entropy(
     prediction: Prediction, class_index: int, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of the class and of all classes, or of the region against the rest; (*shape)."""
+    """Probability of a class, and entropy over all classes, or of the region alone; (*shape)."""
     labels = prediction.dataset.labels
     n, shown = labels.n_channels, labels.channel(class_index)
     probability, entropy = np.zeros(shape, np.float32), np.zeros(shape, np.float32)

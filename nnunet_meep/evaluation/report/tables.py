@@ -1,4 +1,4 @@
-"""Rows of text as tables: for the terminal, as Markdown, as CSV."""
+"""Format rows of text as tables for the terminal, Markdown or CSV."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tabulate import tabulate
 
 
 def text_table(rows: Sequence[Sequence[str]], n_left: int = 2) -> str:
-    """For the terminal: a heading with a line below it; all columns but the first to the right.
+    """A table for the terminal, with a line below the heading.
 
     Args:
         rows: the first one is the heading.
-        n_left: so many columns stand to the left.
+        n_left: number of columns that are aligned left; the others are aligned right.
     """
     head, *body = rows
     return tabulate(body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left))
@@ -33,7 +33,7 @@ def _sides(head: Sequence[str], n_left: int) -> list[str]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Numbers with all their digits; NaN is left empty."""
+    """Write a CSV file, numbers with all their digits and NaN as an empty cell."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

@@ -16,9 +16,11 @@ from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 
 def table(evaluation: Evaluation) -> str:
-    """Tables for the terminal, one for each ROI: per class the mean (std) over cases, and the
-    pooled voxels; below it classes that are not segmented at all, and how many errors there are and
-    how many were expected."""
+    """A table for each ROI, with lines on classes that are not segmented and on errors below it.
+
+    For each class it has mean and std over cases, and the metrics of the pooled voxels. The lines
+    on errors give the actual and the expected error rate.
+    """
     parts = []
     mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
     for roi in evaluation.pooled:
@@ -44,7 +46,7 @@ def _class_table(classes: dict[str, Any], computed: Sequence[str], mark: str) ->
 
 
 def _not_segmented(result: dict[str, Any]) -> list[str]:
-    """A line for each class with Dice 0 in every case whose reference has it."""
+    """A line for each class whose Dice is 0 in every case whose reference has it."""
     lines = []
     for key, entry in result["classes"].items():
         of_class = [case["classes"][key] for case in result["cases"]]
@@ -59,7 +61,7 @@ def _not_segmented(result: dict[str, Any]) -> list[str]:
 
 
 def _errors(evaluation: Evaluation, result: dict[str, Any]) -> list[str]:
-    """How wrong the voxels are, and how wrong they expect to be: one line, or one per region."""
+    """The actual and the expected error rate: one line, or one per region."""
     if result["top_label"] is not None:
         return [_error_line("all classes", result["top_label"]["pooled"])]
     return [
@@ -81,7 +83,7 @@ def _error_line(name: str, pooled: dict[str, float]) -> str:
 
 
 def _cell(metric: str, value: float | None) -> str:
-    if value is None:  # not defined for pooled voxels
+    if value is None:  # a metric that pooled voxels do not have, such as a surface distance
         return ""
     if math.isnan(value):
         return "-"

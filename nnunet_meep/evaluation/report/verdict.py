@@ -1,4 +1,4 @@
-"""What a comparison comes to, in plain sentences."""
+"""The conclusions of a comparison, in plain sentences."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL
 
 
 def verdict_sentences(comparison: Comparison) -> list[str]:
-    """What the tables come to, in plain sentences.
+    """The conclusions of the tables, in plain sentences.
 
-    First which classes a model does not segment. Then, of each other model, in which metrics of the
-    tables it is better and worse than the first one (p < 0.05 after correction), or that no
+    First the classes that a model does not segment. Then, for each model but the first, the metrics
+    in which it is better or worse than the first one (p < 0.05 after correction); or that no
     difference is shown, or that n is too small to show one.
     """
     return [
@@ -92,7 +92,7 @@ def _against_first(comparison: Comparison, model: str) -> str:
 
 
 def _metrics_and_classes(comparison: Comparison, tests: Sequence[tuple[str, str]]) -> str:
-    """``Dice and ECE (1 Anterior, 2 Posterior), AURC (top label)`` of pairs of class and metric."""
+    """``Dice and ECE (1 Anterior, 2 Posterior), AURC (top label)``, from (class, metric) pairs."""
     classes: dict[str, list[str]] = {}
     for key, metric in tests:
         name = "top label" if key == TOP_LABEL else title(key, comparison.classes[key])
@@ -110,7 +110,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def about(comparison: Comparison) -> str:
-    """What was compared over what."""
+    """The compared ROI and the number of cases."""
     return f"{describe(comparison.roi)}, {counted(len(comparison.cases), 'case')}"
 
 
@@ -119,10 +119,10 @@ def title(key: str, name: str) -> str:
 
 
 def columns(comparison: Comparison, key: str) -> list[str]:
-    """The metrics that tables show of a class, of those that all models have."""
+    """The metrics that tables show for a class, as far as all models have them."""
     return shown(key, comparison.summary[comparison.models[0]][key])
 
 
 def too_small(*smallest: float) -> bool:
-    """Whether n is too small: one of the smallest possible p is not below 0.05."""
+    """Whether n is too small for significance: one of the smallest possible p exceeds 0.05."""
     return any(value > SIGNIFICANT for value in smallest)

@@ -1,4 +1,4 @@
-"""What an evaluation or a comparison leaves behind in a folder, whichever it is."""
+"""Write the output folder of an evaluation or a comparison."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def write_report(
     images: StrPath | None = None,
     progress: bool = False,
 ) -> list[Path]:
-    """Write what ``meep-calib-eval`` or ``meep-calib-compare`` writes.
+    """Write the same files as ``meep-calib-eval`` or ``meep-calib-compare``.
 
     Args:
         result: an evaluation or a comparison.
-        folder: made if it is not there; files of the same names in it are replaced, once all is
-            complete.
+        folder: created if missing; files with the same names in it are replaced once all new ones
+            are complete.
         images: folder with ``CASE_0000<file_ending>`` for the slices of a comparison; None: slices
             without images.
         progress: show progress bars on stderr.
@@ -34,7 +34,7 @@ def write_report(
 
     Raises:
         InputError: an argument cannot be used.
-        OSError: the folder cannot be written; old results are as they were.
+        OSError: the folder cannot be written; old results are unchanged.
 
     Example:
         >>> import nnunet_meep as nm
