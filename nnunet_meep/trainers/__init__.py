@@ -1,9 +1,9 @@
-"""The trainers that nnU-Net finds by name; each is made when it is asked for.
+"""The trainers that nnU-Net finds by name; each class is created on first use.
 
 ``nnunet_meep.trainers.nnUNetTrainerMEEP_KL`` and every other name of the grammar in
 :mod:`nnunet_meep.trainers.grammar` is an attribute of this module, and so is
 :class:`~nnunet_meep.trainers.mixin.MEEPMixin`, for trainers of your own. Importing the module
-needs neither torch nor nnU-Net; taking one of these from it does.
+needs neither torch nor nnU-Net; accessing one of these classes does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def trainer_class(name: str) -> type:
 
     Raises:
         AttributeError: the name is not one of ours.
-        TrainerNameError: it is one of ours and wrong.
+        TrainerNameError: the name is one of ours, but wrong.
     """
     experiment = parse(name)
     if experiment is None:

@@ -1,34 +1,35 @@
-"""A lambda that finds itself: raised while the network makes errors that it does not expect.
+"""Automatic lambda: it rises while the network makes more errors than it expects.
 
-Cross-entropy plus the mean of a MEEP term over the misclassified voxels W does not have its minimum
-where the probabilities are right: the term mends a network as far as it is overconfident, and
-harms it from there on. How far that is differs between losses and data sets, and changes while the
-network learns.
+Calibrated probabilities do not minimize cross-entropy plus the mean of a MEEP term over the
+misclassified voxels W: the term helps as long as the network is overconfident, and harms beyond
+that. The lambda at which this happens depends on the loss and the data set, and changes during
+training.
 
-**The signal** is the share of errors that the network does not expect, ``r = 1 - E / A`` with
-``E`` = mean of 1 - max p and ``A`` = mean of [argmax p != y], over the voxels (with regions, voxels
-and regions) of validation patches that nnU-Net does not force onto foreground: 1 where none of the
-errors is expected, 0 where as many are expected as are made, negative where the network is
-underconfident. It has no unit, so it serves organs and sparse lesions. (The slope of the log-loss
-over a temperature, which weighs an error by how little its label was expected, was tried instead:
-a few lesions that a network does not see then ask for ever more lambda.)
+**The signal** is the fraction of errors that the network does not expect, ``r = 1 - E / A``, with
+the expected error rate ``E`` = mean of 1 - max p and the actual error rate ``A`` = mean of
+[argmax p != y]. Both are means over the voxels (with regions, pairs of voxel and region) of the
+validation patches that nnU-Net does not force onto foreground. r is 1 if none of the errors is
+expected, 0 if as many are expected as are made, negative if the network is underconfident. It has
+no unit, so it suits organs as well as sparse lesions. (The slope of the log-loss over a
+temperature was tried instead. It weighs an error the more, the less its label was expected, so a
+few lesions that the network does not see demand ever more lambda.)
 
-**The aim** is :data:`AIM`, not 0: patches are predicted once, images by averaging overlapping and
-mirrored patches, which makes them less sure.
+**The target** is :data:`AIM`, not 0: the patches are predicted once, whereas images are predicted
+by averaging overlapping and mirrored patches, which lowers confidence.
 
-**First learn to segment, then learn to be unsure.** While a network finds its classes r says
-nothing worth following: errors change at once, and the expected ones later. Lambda is 0 until
-:data:`BEGINS_AT` of the training, and then :data:`STARTS`, until the network has answered.
+**First learn to segment, then to be unsure.** Until the network has found its classes, r is not
+worth following: the actual errors change at once, the expected ones later. Lambda is 0 up to
+:data:`BEGINS_AT` of the training, and then :data:`STARTS` until the network has responded.
 
-**The control** multiplies: once per epoch ``lambda <- lambda exp(g (r - aim))``, r within -1 and 1.
-Where r falls from r0 to 0 as lambda rises to what is needed, its slope over log lambda is about -r0
-there, which is 0.6 to 0.9 for overconfident networks, whatever the term, the loss and the data set:
-one gain serves all of them, though their lambdas differ eightfold. E and A are those of the epoch,
-because an average would be a delay; only what their difference is divided by is an average, so that
-an epoch with few errors is no jump. The gain falls with the learning rate, because the network
-answers ever more slowly.
+**The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
+clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
+log lambda there is about -r0. r0 is 0.6 to 0.9 for overconfident networks, whatever the term, the
+loss and the data set: one gain serves all of them, though their lambdas differ eightfold. E and A
+are those of the current epoch, because averages would lag behind; only the denominator of r is an
+average, so that an epoch with few errors causes no jump. The gain falls with the learning rate,
+because the network responds ever more slowly.
 
-All constants are per share of the training, so that a short and a long one go the same way.
+All constants are relative to the length of the training, so short and long trainings behave alike.
 """
 
 from __future__ import annotations
@@ -37,34 +38,35 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: The share of the training from which on there is a term.
+#: Fraction of the training after which the term begins.
 BEGINS_AT = 0.4
-#: term: its first lambda, about what hippocampus needs.
+#: First lambda of each term, about the value that hippocampus needs.
 STARTS = {"MEEP_H": 0.4, "MEEP_KL": 0.15}
-#: How long the first lambda stays, as a share of the training. In trainings of 2500 iterations a
-#: network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to answer.
+#: How long the first lambda is kept, as a fraction of the training. In trainings of 2500 iterations
+#: a network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to respond.
 WAIT = 0.1
-#: g of a whole training, at the first step. With r0 = 0.6 to 0.9 an error in log lambda has fallen
-#: to 1 / e after a tenth of the training or less.
+#: g over a whole training, at the first step. With r0 = 0.6 to 0.9, an error in log lambda falls to
+#: 1 / e within a tenth of the training.
 GAIN = 18.0
-#: r of whole images is lower than that of patches, by 0.05 on hippocampus, by more on lesions.
+#: Target of r on patches. r of whole images is lower, by 0.05 on hippocampus, by more on lesions.
 AIM = 0.05
-#: From this share of the training on lambda is held.
+#: Fraction of the training after which lambda no longer changes.
 HELD_FROM = 0.97
 #: Lambda is at most this many times its first value.
 LARGEST_FACTOR = 8.0
-#: The averages' memory: the share of the training after which an epoch counts 1 / e. r of
-#: single epochs scatters by 0.1 (hippocampus) to 0.4 (sparse lesions, a few hundred errors each).
+#: Time constant of the averages: the fraction of the training after which the weight of an epoch is
+#: 1 / e. r of single epochs varies by 0.1 (hippocampus) to 0.4 (sparse lesions, a few hundred
+#: errors each).
 MEMORY = 0.06
 
 
 class ErrorSums(NamedTuple):
-    """Sums over the validation patches of an epoch, of all ranks.
+    """Sums over the validation patches of an epoch, over all ranks.
 
     Attributes:
-        voxels: how many (with regions, pairs of voxel and region) count.
-        errors: how many of them are misclassified.
-        expected_errors: the sum of 1 - max p.
+        voxels: number of voxels that are not ignored (with regions, pairs of voxel and region).
+        errors: number of these that are misclassified.
+        expected_errors: the sum of 1 - max p over these.
     """
 
     voxels: float
@@ -73,18 +75,20 @@ class ErrorSums(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Neither without a voxel (all ignored) nor with sums that are not finite (of a log
-        without them, or of an image or network that gave NaN)."""
+        """Whether there are voxels (not all ignored) and all sums are finite.
+
+        They are not if the log lacks them, or if an image or the network gave NaN.
+        """
         return self.voxels > 0 and all(map(math.isfinite, self))
 
 
 class Signal(NamedTuple):
-    """What the averages say; NaN before the first voxel.
+    """The averaged signal; NaN before the first voxel.
 
     Attributes:
         expected: the mean of 1 - max p.
         errors: the mean of [argmax p != y].
-        unexpected: r = 1 - expected / errors, NaN as long as no error has been made.
+        unexpected: r = 1 - expected / errors; NaN until an error has been made.
     """
 
     expected: float
@@ -93,7 +97,7 @@ class Signal(NamedTuple):
 
 
 def signal(epochs: Sequence[ErrorSums], n_epochs: int) -> Signal:
-    """Averages after the given epochs of a training of ``n_epochs``."""
+    """The averages after the given epochs of a training of ``n_epochs``."""
     voxels, errors, expected = _averaged(epochs, n_epochs)
     if not voxels:
         return Signal(*[math.nan] * len(Signal._fields))
@@ -102,9 +106,9 @@ def signal(epochs: Sequence[ErrorSums], n_epochs: int) -> Signal:
 
 
 def _averaged(epochs: Sequence[ErrorSums], n_epochs: int) -> ErrorSums:
-    """Exponential averages, of sums and not of ratios, so that an epoch counts by what it saw.
+    """Exponentially weighted sums, not ratios, so that each epoch counts by its number of voxels.
 
-    With the first epoch of the term they begin anew: those before were another network's.
+    They restart when the term begins, because earlier epochs describe training without it.
     """
     keep = math.exp(-1 / (MEMORY * n_epochs))
     first = math.ceil(BEGINS_AT * n_epochs)
@@ -121,9 +125,9 @@ def next_lambda(
     """Lambda of the next epoch.
 
     Args:
-        weight: of the epoch that has ended; 0 or NaN if there was none.
-        epochs: the sums of all epochs that have ended.
-        n_epochs: of the whole training.
+        weight: lambda of the last epoch; 0 or NaN if there was none.
+        epochs: the sums of all epochs so far.
+        n_epochs: number of epochs of the whole training.
         start: the term's entry in :data:`STARTS`.
     """
     over = len(epochs) / n_epochs

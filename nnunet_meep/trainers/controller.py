@@ -1,4 +1,4 @@
-"""Lambda of each epoch of a training, from its log; and what is said of it at the end."""
+"""Compute lambda of each epoch from the training log, and describe it at the end."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from nnunet_meep.trainers.grammar import Experiment
 
 
 class LambdaController:
-    """Keeps nothing: all it needs is in nnU-Net's log, which is in every checkpoint.
+    """Computes lambda; stateless, because nnU-Net's log, which every checkpoint holds, is enough.
 
     Args:
-        experiment: says whether lambda is given or found.
-        logger: nnU-Net's, with the keys of :mod:`.progress`.
+        experiment: whether lambda is fixed or automatic.
+        logger: nnU-Net's logger, with the keys of :mod:`.progress`.
     """
 
     def __init__(self, experiment: Experiment, logger: Any) -> None:
         self._experiment, self._logger = experiment, logger
 
     def weight(self, epoch: int, n_epochs: int) -> float:
-        """Lambda of an epoch, of which all before it are in the log.
+        """Lambda of an epoch; all earlier epochs must be in the log.
 
         Args:
             epoch: from 0.
-            n_epochs: of the whole training.
+            n_epochs: number of epochs of the whole training.
         """
         experiment = self._experiment
         if not experiment.auto or not experiment.term:
             return experiment.weight
-        # NaN in the log of a training that was begun without this package.
+        # NaN if the training was begun without this package.
         last = self._logger.get_value("lambda", step=epoch - 1) if epoch else 0.0
         sums = self._error_sums()[:epoch]
         return next_lambda(last, sums, n_epochs, start=STARTS[experiment.term])
 
     def averages(self, n_epochs: int) -> Signal:
-        """Of the validation patches of all epochs in the log."""
+        """The averaged signal over the validation patches of all epochs in the log."""
         return signal(self._error_sums(), n_epochs)
 
     def _error_sums(self) -> list[ErrorSums]:
@@ -48,7 +48,7 @@ class LambdaController:
         return list(map(ErrorSums, *values))
 
     def of_checkpoints(self) -> str:
-        """What tells apart the checkpoints of a training whose lambda has changed."""
+        """A sentence on the lambda that each checkpoint was trained with."""
         weights: Sequence[float] = self._logger.get_value("lambda", step=None)
         best = int(np.argmax(self._logger.get_value("ema_fg_dice", step=None)))
         if not weights[-1]:

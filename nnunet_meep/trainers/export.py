@@ -1,13 +1,13 @@
-"""A trained model for people without this package: the same weights under nnU-Net's own trainer.
+"""Export a trained model for people without this package: same weights, nnU-Net's own trainer.
 
-A checkpoint names its trainer, and nnU-Net looks for that class before it predicts, only to let it
-build the network. MEEP changes what a network learns and nothing of the network: the trainer that
-:class:`~nnunet_meep.trainers.mixin.MEEPMixin` was mixed into builds the same one. So a copy that
-names that trainer predicts the same, voxel by voxel, wherever nnU-Net is. It is for predicting:
-trained further, it would go on with nnU-Net's own loss.
+A checkpoint names its trainer, and nnU-Net looks up that class before it predicts, only to build
+the network. MEEP changes what a network learns, not its architecture: the trainer that
+:class:`~nnunet_meep.trainers.mixin.MEEPMixin` was mixed into builds the same network. So a copy
+that names that trainer gives the same predictions, voxel by voxel, in any installation of nnU-Net.
+It is for prediction only: further training would use nnU-Net's own loss.
 
-Checkpoints are pickles, which may run anything; these may hold no more than tensors, numbers,
-texts, and lists and dictionaries of them.
+Checkpoints are pickles, which can run any code. They are refused if they hold anything but tensors,
+numbers, strings, and lists and dictionaries of these.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.trainers.names import TrainerNameError, parse
 from nnunet_meep.trainers.progress import KEYS
 
-# What nnUNetv2_export_model_to_zip takes beside the checkpoints, but for debug.json, which names
-# the machine and its GPU. Pickles are copied as they are and never opened.
+# The files that nnUNetv2_export_model_to_zip takes beside the checkpoints, except debug.json, which
+# names the machine and its GPU. Pickles are copied as they are and never opened.
 _OF_A_FOLD = ("progress.png", "network_architecture.pdf", "validation/summary.json")
 _OF_THE_MODEL = (
     *("plans.json", "dataset.json", "dataset_fingerprint.json"),
@@ -49,8 +49,8 @@ _EXPECTED = (
     "expected the folder of a trained model, $nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
     " with plans.json, dataset.json and fold_X/checkpoint_*.pth"
 )
-#: What nnU-Net's checkpoints hold beyond what torch takes for safe: numpy's numbers, in its log.
-#: The function that makes them is in one module of numpy 1 and in another of numpy 2.
+#: What nnU-Net's checkpoints hold beyond what torch considers safe: numpy scalars, in the log.
+#: The function that creates them is in different modules in numpy 1 and numpy 2.
 _scalar = np.float64(0).__reduce__()[0]
 SAFE_GLOBALS: list[Any] = [
     (_scalar, "numpy._core.multiarray.scalar"),
@@ -63,7 +63,7 @@ SAFE_GLOBALS: list[Any] = [
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: all that a command to predict with it has to say."""
+    """What was written: all that a prediction command has to name."""
 
     trainer: str
     dataset: str
@@ -71,23 +71,24 @@ class Export:
     configuration: str
     n_checkpoints: int
     checkpoint: str  # the one to predict with
-    folds: list[str]  # those that have it
+    folds: list[str]  # those that have this checkpoint
 
 
 def export_model(model_folder: Path, out: Path) -> Export:
-    """Copy a trained model, so that its checkpoints name nnU-Net's own trainer.
+    """Copy a trained model so that its checkpoints name nnU-Net's own trainer.
 
-    Taken are all folds with all of their checkpoints. In these change ``trainer_name``, and
-    ``logging``, which loses what this package logs: nnU-Net expects a value of each entry for
-    every epoch. Weights and all else are the same to the last bit.
+    All folds are copied with all their checkpoints. Two entries of these change: ``trainer_name``,
+    and ``logging``, which loses what this package logs, because nnU-Net expects a value of each
+    entry for every epoch. Weights and all else are the same to the last bit.
 
     Args:
         model_folder: ``TRAINER__PLANS__CONFIGURATION`` in nnU-Net's results.
-        out: must not exist; appears when it is whole.
+        out: must not exist; appears only once it is complete.
 
     Raises:
-        InputError: ``model_folder`` is none, or the trainer of nnU-Net's own already; its network
-            is a user's own; a checkpoint cannot be read or holds something else; ``out`` exists.
+        InputError: ``model_folder`` is not a model; its trainer is nnU-Net's own already, or builds
+            a network of its own; a checkpoint cannot be read or holds something else; ``out``
+            exists.
     """
     names = _check(model_folder)
     folds = [f for f in model_folder.glob("fold_*") if re.fullmatch("fold_([0-9]+|all)", f.name)]
@@ -103,12 +104,12 @@ def export_model(model_folder: Path, out: Path) -> Export:
     with creating_folder(out) as temporary:
         for file in others:
             shutil.copyfile(file, _below(temporary, file.relative_to(model_folder)))
-        # A bar only where someone looks at it.
+        # disable=None shows the progress bar only on a terminal.
         for file in tqdm(checkpoints, unit="checkpoint", disable=None):
             checkpoint = _read(file)
             trainer = nnunets_trainer(checkpoint["trainer_name"])
             trainers.add(trainer)
-            if len(trainers) > 1:  # nnU-Net builds the network of the first fold for all
+            if len(trainers) > 1:  # nnU-Net takes the first fold's trainer for all folds
                 raise InputError(
                     f"{file}: expected one trainer for all checkpoints of a model, got some based "
                     f"on {' and some on '.join(sorted(trainers))}"
@@ -116,11 +117,11 @@ def export_model(model_folder: Path, out: Path) -> Export:
             checkpoint["trainer_name"] = trainer
             for key in KEYS:
                 checkpoint["logging"].pop(key, None)
-            # Through a file of Python's: of a full disk, torch's own says nothing that helps.
+            # Python opens the file: torch's own error for a full disk does not say so.
             with _below(temporary, file.relative_to(model_folder)).open("wb") as copy:
                 torch.save(checkpoint, copy)
 
-    # The final one, where a training has ended; nnU-Net predicts with the same one in all folds.
+    # The final one if training has ended; nnU-Net uses the same checkpoint name for all folds.
     chosen = min({f.name for f in checkpoints}, key=lambda n: (n != "checkpoint_final.pth", n))
     return Export(
         trainer=trainer,
@@ -139,7 +140,7 @@ def _below(folder: Path, path: Path) -> Path:
 
 
 def _check(model_folder: Path) -> dict[str, str]:
-    """Names in its plans; raises where it is no model, and says which folder nearby is one."""
+    """The names in its plans; if it is not a model, raise and suggest a folder nearby that is."""
     if not model_folder.is_dir():
         what = "a file" if model_folder.exists() else "nothing"
         raise InputError(f"{model_folder}: {_EXPECTED}, got {what}")
@@ -163,18 +164,18 @@ def _read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint of nnU-Net; nothing that is in the file is run."""
+    """Read a checkpoint of nnU-Net without running any code in it."""
     try:
         with (
             path.open("rb") as file,
             warnings.catch_warnings(),
             torch.serialization.safe_globals(SAFE_GLOBALS),
         ):
-            warnings.simplefilter("ignore")  # torch's, of a format that is refused right after
+            warnings.simplefilter("ignore")  # torch warns of a format that is then refused
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # torch raises whatever a broken file leads to, OSError too
+    except Exception as error:  # a broken file can raise anything in torch, even OSError
         other = re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error))
         problem = f"not a checkpoint of nnU-Net, or cut short ({type(error).__name__})"
         if other:
@@ -193,10 +194,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 @functools.cache
 def nnunets_trainer(name: str) -> str:
-    """The trainer of nnU-Net's own that builds the same network as the trainer of that name.
+    """The trainer of nnU-Net's own that builds the same network as the trainer ``name``.
 
     Raises:
-        InputError: there is none, or ``name`` is it.
+        InputError: there is none, or ``name`` itself is nnU-Net's own.
     """
     if _in_the_grammar(name):
         return nnUNetTrainer.__name__
@@ -224,18 +225,18 @@ def nnunets_trainer(name: str) -> str:
 def _in_the_grammar(name: str) -> bool:
     try:
         return parse(name) is not None
-    except TrainerNameError:  # a user's own may be called nnUNetTrainerDA5_MEEP
+    except TrainerNameError:  # a user's own trainer may be called nnUNetTrainerDA5_MEEP
         return False
 
 
 def _find(name: str) -> Any:
-    """The class as nnU-Net finds it, in its own folders and those of ``nnUNet_extTrainer``."""
+    """The class that nnU-Net finds, in its own folders and those of ``nnUNet_extTrainer``."""
     try:
-        # It imports one trainer after the other, names them, and some of them warn of others.
+        # The search imports one trainer after another and prints their names; some give warnings.
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return recursive_find_trainer_class_by_name(name)
-    # Files of the user's are among them, and our own extension ends the search at a wrong name.
+    # Our own extension exits at a wrong name; the user's files, also imported, can raise anything.
     except SystemExit:
         raise InputError(
             f"{name}: nnU-Net does not find this trainer, whose class says what it is based on; is "

@@ -1,20 +1,20 @@
-"""What a trainer name means: one grammar, here and nowhere else. Standard library only.
+"""The grammar of trainer names, defined only here. Standard library only.
 
 ``nnUNetTrainer`` + segmentation loss + term + options::
 
     nnUNetTrainerMEEP_KL                          nnU-Net's Dice + CE, MEEP-KL with lambda 0.3
     nnUNetTrainerDiceMEEP_H_lambda0p5_50epochs    Dice alone, MEEP-H with lambda 0.5, 50 epochs
-    nnUNetTrainerMEEP_KL_lambdaauto               nnU-Net's Dice + CE, MEEP-KL, lambda finds itself
+    nnUNetTrainerMEEP_KL_lambdaauto               nnU-Net's Dice + CE, MEEP-KL, automatic lambda
     nnUNetTrainerFocal_gamma3_seed1               focal loss alone, a seeded initialisation
 
 - segmentation loss (:data:`SEGMENTATION_LOSSES`): nothing = nnU-Net's default Dice + CE, or
-  ``Dice``, ``CE``, ``Focal``; spelt out as ``DiceCE`` where there is no term, so that every
-  baseline takes the same options;
+  ``Dice``, ``CE``, ``Focal``; the default is spelt out as ``DiceCE`` if there is no term, so that
+  every baseline takes the same options;
 - term (:data:`TERMS`): ``MEEP_KL``, ``MEEP_H``, ``CP``, or nothing;
 - options (:data:`OPTIONS`), in that order, each at most once.
 
-An experiment has one spelling, but for a default value, which may be written out: the name is
-nnU-Net's results folder, and one experiment in two folders would be trained twice.
+Each experiment has one spelling, except that default values may be written out: nnU-Net's results
+folder has this name, and one experiment in two folders would be trained twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PREFIX = "nnUNetTrainer"
-#: name in the grammar: what it is. ``DiceCE`` is left out in front of a term.
+#: Name in the grammar: its meaning. ``DiceCE`` is left out before a term.
 SEGMENTATION_LOSSES = {
     "DiceCE": "nnU-Net's Dice + CE",
     "Dice": "Dice alone",
@@ -36,8 +36,8 @@ TERMS = {
     "MEEP_H": "mean entropy over misclassified voxels, subtracted (MEEP paper, Eq. 1)",
     "CP": "confidence penalty: mean entropy over all voxels, subtracted (Pereyra et al. 2017)",
 }
-#: lambda of the MEEP terms where the name gives none: the smaller of the paper's two best values
-#: for Dice and for CE; Dice + CE and focal are not in the paper.
+#: Default lambda of the MEEP terms: for Dice and for CE, the smaller of the paper's two best
+#: values; Dice + CE and focal loss are not in the paper.
 DEFAULT_LAMBDA = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1, "Focal": 0.1}
 DEFAULT_LAMBDA_CP = 0.2
 DEFAULT_GAMMA = 2.0
@@ -47,7 +47,7 @@ PAPER_LEARNING_RATE, PAPER_DECAY, PAPER_DECAY_EVERY = 1e-4, 0.85, 10
 
 EXAMPLE = f"{PREFIX}MEEP_KL_lambda0p3_50epochs_100iters"
 
-#: The value of ``_lambda`` that is none: it is found while training.
+#: The value of ``_lambda`` that is not a number: lambda is found during training.
 AUTO = "auto"
 _NUMERAL = "(?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?"
 _NUMBER = f"({_NUMERAL})"
@@ -58,7 +58,7 @@ _A_COUNT = "a whole number from 1, of up to nine digits without leading zeros"
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the grammar: how it is spelt and what it means."""
+    """One option of the grammar: its spelling and its meaning."""
 
     example: str
     pattern: re.Pattern[str]
@@ -66,7 +66,7 @@ class Option:
     meaning: str
 
 
-#: In the order in which a name has them.
+#: In the order in which they follow in a name.
 OPTIONS = {
     "lambda": Option(
         "_lambda0p3",
@@ -120,13 +120,13 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a trainer name asks for. None stands for nnU-Net's own value."""
+    """What a trainer name specifies. None stands for nnU-Net's own value."""
 
     name: str
     segmentation_loss: str  # a key of SEGMENTATION_LOSSES
     term: str | None  # a key of TERMS
-    weight: float  # lambda; 0 without a term, and where it starts if the training finds it
-    auto: bool = False  # does the training find lambda?
+    weight: float  # lambda; 0 without a term, and if the training finds lambda
+    auto: bool = False  # whether the training finds lambda
     gamma: float = DEFAULT_GAMMA  # of the focal loss
     epochs: int | None = None
     iterations: int | None = None  # per epoch
@@ -136,14 +136,14 @@ class Experiment:
 
     @property
     def active_term(self) -> str | None:
-        """The term that is computed: none with a fixed lambda of 0."""
+        """The term that is computed; None if lambda is fixed at 0."""
         return self.term if self.weight or self.auto else None
 
     @property
     def validation_iterations(self) -> int | None:
-        """A fifth of the training iterations, as nnU-Net has 50 for 250; at least 5.
+        """A fifth of the training iterations, at least 5; nnU-Net has 50 for 250.
 
-        At least 25 where lambda is found on them: in fewer the errors are too few.
+        At least 25 if lambda is found on them, because fewer contain too few errors.
         """
         return (
             None if self.iterations is None else max(25 if self.auto else 5, self.iterations // 5)
@@ -151,7 +151,7 @@ class Experiment:
 
 
 def default_lambda(segmentation_loss: str, term: str) -> float:
-    """The weight of a term where the name gives none."""
+    """The weight of a term if the name gives none."""
     return DEFAULT_LAMBDA_CP if term == "CP" else DEFAULT_LAMBDA[segmentation_loss]
 
 

@@ -1,7 +1,7 @@
-"""What nnU-Net's training and validation steps give to the loss, and what the loss makes of it.
+"""Observe what the loss is called with in training and validation steps, and what it returns.
 
-nnU-Net's steps are not ours to change, and other trainers have steps of their own: forward hooks of
-the loss see logits and targets whoever calls it.
+nnU-Net's steps are not ours to change, and other trainers have their own steps: forward hooks on
+the loss see logits and targets, whoever calls it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
 
 
 class LossListener:
-    """Hands what the loss is called with to a monitor.
+    """Passes on what the loss is called with to a monitor.
 
     Args:
-        monitor: sums it up.
+        monitor: adds it up.
 
     Attributes:
-        unforced: the patches of a validation batch that are handed on; those centred on foreground
-            say nothing of whole images.
-        parts: of the last training batch, also of one that stops the training; None before.
+        unforced: indices of the patches of a validation batch that are passed on; those centred on
+            foreground do not represent whole images.
+        parts: the parts of the loss for the last training batch, even if this batch stops the
+            training; None before the first.
     """
 
     def __init__(self, monitor: TrainingMonitor) -> None:
@@ -42,10 +43,10 @@ class LossListener:
         self._last: tuple[Tensor, Tensor, LossParts] | None = None
 
     def listen_to(self, loss: nn.Module) -> None:
-        """Leave the former loss, which may be part of this one, and listen to this one.
+        """Listen to this loss, and no longer to the previous one, which may be part of it.
 
         Args:
-            loss: a trainer's, with nnU-Net's deep supervision around it or not.
+            loss: a trainer's loss, with or without nnU-Net's deep supervision around it.
         """
         for hook in self._hooks:
             hook.remove()
@@ -58,8 +59,10 @@ class LossListener:
 
     @contextmanager
     def training_step(self) -> Iterator[None]:
-        """Around a training step: the monitor adds the batch when the step is over and the memory
-        of its backward pass is free again."""
+        """Context of a training step; the monitor adds the batch at its end.
+
+        By then the memory of the backward pass is free again.
+        """
         self._is_training = True
         try:
             yield
@@ -72,11 +75,11 @@ class LossListener:
         if isinstance(logits, list | tuple):  # the full resolution comes first
             logits, target = logits[0], target[0]
         if self._is_training:
-            self._add_last()  # of a step with several losses one batch at a time is kept
+            self._add_last()  # if a step calls the loss several times, keep one batch at a time
             self.parts = self._parts(module, loss.detach())
             self._last = logits.detach(), target, self.parts
         else:
-            # At once, because nnU-Net's validation step changes the target after the loss.
+            # Immediately, because nnU-Net's validation step changes the target after the loss.
             self._monitor.add_validation(logits[self.unforced], target[self.unforced])
         self._parts_of_resolutions.clear()
 
@@ -93,10 +96,10 @@ class LossListener:
 
 
 def at_one_resolution(loss: nn.Module) -> nn.Module:
-    """The loss inside of nnU-Net's deep supervision, or itself."""
+    """The loss inside nnU-Net's deep supervision; the loss itself if there is none."""
     return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
 
 
 def losses_with_term(loss: nn.Module) -> list[RegularizedLoss]:
-    """All losses with a term inside of a trainer's loss."""
+    """All losses with a term inside a trainer's loss."""
     return [m for m in loss.modules() if isinstance(m, RegularizedLoss) and m.term]

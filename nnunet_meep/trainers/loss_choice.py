@@ -1,10 +1,10 @@
-"""Which loss an experiment asks for, and which code computes it.
+"""Choose the loss that an experiment asks for, and the code that computes it.
 
-The only place where that is decided. With a term the closed form computes it where it can: it is of
-nnU-Net's Dice + cross-entropy as its trainers set it. Whatever else a trainer brings (other Dice
-losses, class weights, label smoothing, top-k, focal loss) is composed with the term as it is. On an
-NVIDIA GPU Triton kernels compute it, where Triton is there and works (it needs a C compiler), and
-plain torch otherwise.
+This is the only place where that is decided. With a term, the closed form is used if possible: it
+covers nnU-Net's Dice + cross-entropy as its trainers configure it. Any other loss of a trainer
+(other Dice losses, class weights, label smoothing, top-k, focal loss) is kept, and the term is
+added to it. On an NVIDIA GPU the closed form runs in Triton kernels if Triton is installed and
+works (it needs a C compiler), otherwise in plain torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nnunet_meep.losses import FocalLoss, RegularizedLoss
 from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
 from nnunet_meep.trainers.grammar import Experiment
 
-#: weight_ce, weight_dice of nnU-Net's loss where one of its parts is asked for alone.
+#: Factors of weight_ce and weight_dice that keep only one part of nnU-Net's loss.
 _PARTS = {"Dice": (0, 1), "CE": (1, 0)}
 
 
@@ -41,12 +41,12 @@ def choose_loss(
     Args:
         own_loss: the trainer's own loss at one resolution; it is not changed.
         experiment: which segmentation loss and which term.
-        ignore_label, regions: as of ``RegularizedLoss``.
-        n_channels: of the logits.
-        device: where they will be.
+        ignore_label, regions: as for ``RegularizedLoss``.
+        n_channels: number of channels of the logits.
+        device: device of the logits.
 
     Raises:
-        TypeError: Dice or cross-entropy alone is asked for, and the trainer's own loss is not
+        TypeError: Dice or cross-entropy alone is asked for, but the trainer's own loss is not
             nnU-Net's Dice + cross-entropy.
     """
     labels: dict[str, Any] = {"ignore_label": ignore_label, "regions": regions}
@@ -65,8 +65,8 @@ def choose_loss(
     term = experiment.active_term
     if term is not None:
         return _with_term(own_loss, settings, term, experiment.weight, n_channels, device, labels)
-    # Without a term nnU-Net's own object stays. CE alone returns a Python 0 for a batch that is
-    # ignored altogether, which has no backward().
+    # Without a term, nnU-Net's own object is used. But its CE alone returns a Python 0, which has
+    # no backward(), for a batch in which every voxel is ignored.
     if asked == "CE" and ignore_label is not None:
         return RegularizedLoss(own_loss, **labels)
     return own_loss
@@ -75,7 +75,7 @@ def choose_loss(
 def _one_part(
     own_loss: Any, settings: DiceCE | None, of_ce: int, of_dice: int
 ) -> tuple[nn.Module, DiceCE | None]:
-    """nnU-Net's loss with one of its parts alone; the trainer's own object stays as it is."""
+    """nnU-Net's loss with only one of its parts; the trainer's own object is not changed."""
     part = copy(own_loss)
     part.weight_ce, part.weight_dice = of_ce * own_loss.weight_ce, of_dice * own_loss.weight_dice
     if settings is None:
@@ -107,14 +107,14 @@ def _with_term(
             raise ValueError(f"{n_channels} channels, its kernels are for {MAX_CLASSES} at most")
         in_kernels = TritonLoss(own_loss, settings, term, weight, **labels)
         _try_out(in_kernels, n_channels, device)
-    except Exception as error:  # no Triton, no compiler, an old GPU: whatever Triton raises then
+    except Exception as error:  # no Triton, no compiler, an old GPU: Triton can raise anything
         closed_form.how += f"; no Triton: {type(error).__name__}: {str(error).strip()[:200]}"
         return closed_form
     return in_kernels
 
 
 def _try_out(loss: RegularizedLoss, n_channels: int, device: torch.device) -> None:
-    """Forward and backward on a few voxels, as nnU-Net runs it. Compiles the kernels."""
+    """Run forward and backward on a few voxels, as nnU-Net does. Compiles the kernels."""
     logits = torch.zeros((1, n_channels, 4, 4, 4), device=device, requires_grad=True)
     n_masks = n_channels + (loss.ignore_label is not None) if loss.regions else 1
     target = torch.zeros((1, n_masks, 4, 4, 4), device=device)
@@ -123,7 +123,7 @@ def _try_out(loss: RegularizedLoss, n_channels: int, device: torch.device) -> No
 
 
 def settings_of(own_loss: Any, *, ignore_label: int | None, regions: bool) -> DiceCE | None:
-    """How nnU-Net's loss is set, or None if it is not one that the closed form is of."""
+    """The settings of nnU-Net's loss; None if the closed form does not cover the loss."""
     ignores = ignore_label is not None
     if regions:
         if type(own_loss) is not DC_and_BCE_loss or own_loss.use_ignore_label != ignores:

@@ -1,4 +1,4 @@
-"""MEEP for any nnU-Net trainer: the class to mix in, and what it adds to a training.
+"""MEEP for any nnU-Net trainer: a mixin class, and what it adds to a training.
 
 A trainer of your own, in a file in a folder of ``nnUNet_extTrainer``::
 
@@ -10,8 +10,8 @@ A trainer of your own, in a file in a folder of ``nnUNet_extTrainer``::
     class nnUNetTrainerDA5_MEEP(MEEPMixin, nnUNetTrainerDA5):
         experiment = parse("nnUNetTrainerMEEP_KL_lambda0p3")
 
-``experiment`` says in the grammar of :mod:`nnunet_meep.trainers.grammar` what is to be added;
-everything that it does not name stays as the other base class has it.
+``experiment`` specifies what to add, in the grammar of :mod:`nnunet_meep.trainers.grammar`.
+Everything that it does not name stays as in the other base class.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from nnunet_meep.trainers.schedule import paper_optimizer
 class MEEPMixin(nnUNetTrainer):
     """Gives the trainer that it is mixed into the loss and the options of an experiment.
 
-    It has to stand in front: ``class Mine(MEEPMixin, nnUNetTrainerDA5)``.
+    It must be the first base class: ``class Mine(MEEPMixin, nnUNetTrainerDA5)``.
 
     - segmentation loss: nothing (or ``DiceCE``) keeps the other trainer's own loss, whatever it
-      is; ``Dice`` and ``CE`` need one that is nnU-Net's Dice + CE; ``Focal`` replaces it;
-    - the term is added to what nnU-Net's deep supervision wraps, so it acts at each resolution;
-    - options replace what the other trainer sets; without one its own value stays;
+      is; ``Dice`` and ``CE`` require that it is nnU-Net's Dice + CE; ``Focal`` replaces it;
+    - the term is added inside nnU-Net's deep supervision, so it acts at each resolution;
+    - options replace the other trainer's settings; without an option its own value stays;
     - every epoch logs the calibration (:mod:`nnunet_meep.trainers.monitor`).
 
-    What cannot be trained is an ``InputError`` in one line, before or in ``initialize()`` and
-    ``run_training()``; a loss that is not finite is a ``FloatingPointError``.
+    An experiment that cannot be trained raises an ``InputError`` of one line, in ``__init__()``,
+    ``initialize()`` or ``run_training()``; a loss that is not finite, a ``FloatingPointError``.
 
     Attributes:
         experiment: what :func:`nnunet_meep.trainers.names.parse` returns for a name.
-        monitor: the sums of the present epoch, from ``initialize()`` on.
-        listener: gives the monitor what the loss is called with, from ``initialize()`` on.
+        monitor: the sums of the current epoch; exists after ``initialize()``.
+        listener: passes the inputs of the loss to the monitor; exists after ``initialize()``.
     """
 
     experiment: ClassVar[Experiment]
@@ -75,7 +75,7 @@ class MEEPMixin(nnUNetTrainer):
                     "methods would take the place of its own"
                 )
 
-    # nnU-Net inspects this signature to store what rebuilds the trainer from a checkpoint.
+    # nnU-Net inspects this signature to store the arguments that rebuild the trainer.
     def __init__(
         self,
         plans: dict[str, Any],
@@ -85,21 +85,21 @@ class MEEPMixin(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net's own default)
     ) -> None:
         experiment = self.experiment
-        if experiment.auto and str(fold) == "all":  # before nnU-Net makes folder and log
+        if experiment.auto and str(fold) == "all":  # before nnU-Net creates a folder and a log
             raise self._no_unseen_cases(fold, "its")
         super().__init__(plans, configuration, fold, dataset_json, device)
         if experiment.epochs is not None:
-            # nnU-Net's 1000 epochs leave 20 chances to resume from; so do shorter trainings.
+            # Save 20 checkpoints to resume from, as nnU-Net does in 1000 epochs.
             self.num_epochs = experiment.epochs
             self.save_every = max(1, experiment.epochs // 20)
         if experiment.iterations is not None:
             self.num_iterations_per_epoch = experiment.iterations
             self.num_val_iterations_per_epoch = experiment.validation_iterations
-        if experiment.paper:  # what nnU-Net writes down of it, for wandb and debug.json
+        if experiment.paper:  # only what nnU-Net reports to wandb and debug.json
             self.initial_lr, self.weight_decay = PAPER_LEARNING_RATE, 0.0
         own = self.logger.local_logger
         self.logger.local_logger = CalibrationLogger(own.verbose)
-        self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # what a trainer adds to it
+        self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # keeps a trainer's own keys
 
     # What is trained: loss, optimiser, batches, initialisation
 
@@ -128,7 +128,7 @@ class MEEPMixin(nnUNetTrainer):
         if self.experiment.paper:
             if self.optimizer is None:
                 return paper_optimizer(self.network)
-            return self.optimizer, self.lr_scheduler  # asked again, where a warm-up ends
+            return self.optimizer, self.lr_scheduler  # called again when a warm-up ends
         return super().configure_optimizers(*args, **kwargs)
 
     def initialize(self) -> None:
@@ -145,7 +145,7 @@ class MEEPMixin(nnUNetTrainer):
         self._follow_loss()
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """nnU-Net's training and validation cases of the fold."""
+        """nnU-Net's training and validation cases of the fold; disjoint if lambda is automatic."""
         training, validation = super().do_split()
         trained_on = set(training).intersection(validation)
         if self.experiment.auto and trained_on:
@@ -160,12 +160,12 @@ class MEEPMixin(nnUNetTrainer):
         )
 
     def get_dataloaders(self) -> Any:
-        self._seed(0)  # after initialize() each rank has its own; background loaders inherit them
+        self._seed(0)  # now a different seed on each rank, which background loaders inherit
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             oversample_with_probability(loaders[0], self.experiment.foreground)
         if self.experiment.auto:
-            # A rank may have none of its own: nnU-Net forces the last patches of the whole batch.
+            # A single rank may have none: nnU-Net forces the last patches of the global batch.
             unforced = torch.tensor(len(unforced_patches(loaders[1])), device=self.device)
             if not over_ranks(unforced):
                 raise InputError(
@@ -176,20 +176,20 @@ class MEEPMixin(nnUNetTrainer):
         return loaders
 
     def _seed(self, epoch: int) -> None:
-        """Start the random numbers of an epoch, the same whether it is resumed or not."""
+        """Seed the random numbers of an epoch, in the same way whether it is resumed or not."""
         if self.experiment.seed is None:
             return
-        # Ranks start from the same weights and draw different batches.
+        # Ranks start from the same weights but draw different batches.
         entropy = [self.experiment.seed, epoch, self.local_rank if self.was_initialized else 0]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (nnU-Net's loaders draw from it)
         torch.manual_seed(seed)
 
-    # What is measured and logged while it trains
+    # What is measured and logged during training
 
     def _follow_loss(self) -> None:
-        """Set lambda and listen; in each epoch, as a trainer may replace its loss."""
+        """Set lambda and listen to the loss; in every epoch, as a trainer may replace its loss."""
         with_terms = losses_with_term(self.loss)
         if self.experiment.auto and not with_terms:
             raise InputError(
@@ -203,7 +203,7 @@ class MEEPMixin(nnUNetTrainer):
 
     @property
     def controller(self) -> LambdaController:
-        """Says lambda of each epoch."""
+        """Computes lambda of each epoch."""
         return LambdaController(self.experiment, self.logger)
 
     def _weight(self) -> float:
@@ -244,7 +244,7 @@ class MEEPMixin(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         self._seed(self.current_epoch + 1)
         super().on_train_epoch_start()
-        if self.experiment.paper:  # nnU-Net rounds to 1e-5
+        if self.experiment.paper:  # nnU-Net's own line is rounded to 1e-5
             self.print_to_log_file(f"that is {self.optimizer.param_groups[0]['lr']:.4g}")
         self._follow_loss()
         self._iteration = 0

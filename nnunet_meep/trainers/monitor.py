@@ -1,13 +1,13 @@
-"""What a training says about its probabilities: sums over the batches of an epoch.
+"""Monitor calibration during training, by sums over the batches of an epoch.
 
-Training patches give the segmentation loss and the term apart, the share of misclassified voxels
-and their mean entropy. Validation patches give the expected calibration error, the Brier score
-and the share of errors that the network does not expect. All of it comes from the output of the
-full resolution and, like nnU-Net's pseudo Dice, from patches rather than whole images.
+Training patches give the segmentation loss and the term separately, the fraction of misclassified
+voxels and their mean entropy. Validation patches give the expected calibration error, the Brier
+score and the fraction of errors that the network does not expect. All are computed from the output
+at full resolution and, like nnU-Net's pseudo Dice, on patches rather than whole images.
 
-nnU-Net centres part of the validation patches on foreground, which has many errors around it, so
-that a calibrated network would look overconfident on them: they are left out. What remains
-approximates the whole image; patches cover its border less, and reach over it where the image is
+nnU-Net centres some of the validation patches on foreground. Errors are frequent there, so that
+even a calibrated network would look overconfident: these patches are left out. The others
+approximate the whole image; they cover its border less, and extend beyond it if the image is
 smaller than the patch.
 """
 
@@ -24,7 +24,7 @@ from nnunet_meep.evaluation.counting.bins import bin_edges
 from nnunet_meep.losses.regularized import LossParts
 from nnunet_meep.losses.voxels import Voxels, entropy, voxels
 
-#: As ``meep-calib-eval``.
+#: As in ``meep-calib-eval``.
 N_BINS = 15
 
 
@@ -50,13 +50,13 @@ class TrainingMonitor:
         self.start_validation()
 
     def start_training(self) -> None:
-        """Forget the training batches seen."""
+        """Discard the sums over training batches."""
         self.n_batches = 0
         self._parts = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._errors = torch.zeros(3, dtype=torch.float64, device=self.device)
 
     def start_validation(self) -> None:
-        """Forget the validation batches seen."""
+        """Discard the sums over validation batches."""
         self._error_sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._bins = torch.zeros(
             (self.n_classes, 3, N_BINS), dtype=torch.float64, device=self.device
@@ -65,16 +65,16 @@ class TrainingMonitor:
 
     @torch.no_grad()
     def add_training(self, logits: Tensor, target: Tensor, parts: LossParts) -> None:
-        """Add a training batch: the full resolution, and the loss over all resolutions."""
+        """Add a training batch: logits and target at full resolution, loss over all resolutions."""
         if parts.errors is None:
             v = self._voxels(logits, target)
-            # An entropy of 0 log 0 is NaN; where() keeps it out of the sum.
+            # 0 log 0 makes the entropy NaN; where() keeps it out of the sum.
             of_errors = torch.where(v.wrong, entropy(v.log_p), 0).sum(dtype=torch.float64)
             self._errors += torch.stack((v.valid.sum(), v.wrong.sum(), of_errors))
         else:
             self._errors += parts.errors.to(self.device)
         self._log_k = math.log(2 if self.regions else logits.shape[1])
-        # Moved, then converted: in one step Apple's device would have to convert.
+        # Move before converting: Apple's devices cannot convert to float64.
         self._parts += torch.stack([part.to(self.device).double() for part in parts[:2]])
         self.n_batches += 1
 
@@ -94,20 +94,20 @@ class TrainingMonitor:
             else:  # class 0 is the background
                 p, y, valid = v.log_p[:, c + 1], v.label == c + 1, v.valid
             p, y = p[valid].double().exp(), y[valid].double()
-            # The first edge that is not below p ends its bin (l, u], as in evaluation.bins. By
-            # rounding p may exceed 1, and of NaN comes NaN.
+            # The first edge >= p is the upper end of its bin (l, u], as in evaluation.counting.
+            # Rounding may put p above 1, hence the clamp; a NaN makes the sums NaN.
             index = torch.bucketize(p, self._edges).clamp(max=N_BINS - 1)
             for row, weights in enumerate((torch.ones_like(p), p, y)):
                 self._bins[c, row] += torch.bincount(index, weights, minlength=N_BINS)
             self._squared[c] += (p - y).square().sum()
 
     def training_values(self) -> dict[str, float]:
-        """Means over the training batches of all ranks; NaN where there is nothing to divide by.
+        """Means over the training batches of all ranks; NaN if there is nothing to average.
 
         - ``segmentation_loss``, ``term_value``: the parts of the loss, the term without lambda;
-        - ``misclassified``: share of misclassified voxels (with regions, of pairs of voxel and
+        - ``misclassified``: fraction of misclassified voxels (with regions, pairs of voxel and
           region);
-        - ``misclassified_entropy``: their mean entropy / log K: 0 certain, 1 uniform.
+        - ``misclassified_entropy``: their mean entropy / log K; 0 is certain, 1 is uniform.
         """
         n = torch.tensor([float(self.n_batches)], dtype=torch.float64, device=self.device)
         n_batches, segmentation, term, valid, wrong, of_errors = over_ranks(
@@ -124,11 +124,11 @@ class TrainingMonitor:
         """Calibration over the validation patches of all ranks; NaN without a voxel.
 
         - ``ece_per_class_or_region``, ``brier_per_class_or_region``: as in ``meep-calib-eval``,
-          of each foreground class or region, over all patches at once;
+          for each foreground class or region, over all patches together;
         - ``mean_fg_ece``, ``mean_fg_brier``: their means;
         - ``unexpected_errors``: 1 - mean(1 - max p) / mean(argmax != y);
-        - ``validation_voxels`` and the other fields of
-          :class:`nnunet_meep.trainers.control.ErrorSums`, of which it is made.
+        - ``validation_voxels``, ``validation_errors``, ``validation_expected_errors``: the sums it
+          is computed from, see :class:`nnunet_meep.trainers.control.ErrorSums`.
         """
         bins = over_ranks(self._bins)
         squared = over_ranks(self._squared)
@@ -171,7 +171,7 @@ def weighted_parts(parts: Sequence[LossParts], weights: Sequence[float]) -> Loss
 
 
 def over_ranks(sums: Tensor) -> Tensor:
-    """The sums of all ranks. Every rank has to ask."""
+    """The sums over all ranks. Every rank must call it."""
     if dist.is_available() and dist.is_initialized():
         sums = sums.clone()
         dist.all_reduce(sums)

@@ -1,4 +1,4 @@
-"""From a trainer's name to its experiment, and from an experiment to words. No torch."""
+"""Parse trainer names into experiments, and explain experiments in words. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ALL_BASES = (
     "Dice, CE or Focal alone"
 )
 
-# What is meant as an option of ours, right or wrong; a user's own nnUNetTrainerDice_v2 is not.
+# Parts meant as our options, valid or not; not the v2 of a user's own nnUNetTrainerDice_v2.
 _OPTION_SHAPE = re.compile(
     r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda([Aa]uto.*)?|(seed|fg)[0-9.,+-].*"
     r"|[0-9.p-]+(epoch|iter)s?|paper"
@@ -38,18 +38,18 @@ _OPTION_SHAPE = re.compile(
 
 
 class TrainerNameError(ValueError):
-    """A name that is ours and wrong. One line: the name, the wrong part, the nearest right one."""
+    """A name of ours that is wrong. One line: the name, the wrong part, the nearest valid name."""
 
 
 def parse(name: str) -> Experiment | None:
     """The experiment that ``name`` stands for; None if the name is not ours.
 
-    Ours are all names of trainers that contain ``MEEP``, and those of one of the grammar's losses,
-    with ``CP`` or without, that go on with nothing, or with ``_`` and parts shaped like options.
+    Trainer names are ours if they contain ``MEEP``, or if they consist of one of the grammar's
+    losses, with or without ``CP``, followed by nothing or by ``_`` and parts shaped like options.
 
     Raises:
-        TrainerNameError: the name is ours and wrong; the message says which part, and the
-            nearest right name.
+        TrainerNameError: the name is ours but wrong; the message gives the wrong part and the
+            nearest valid name.
     """
     if not name.startswith(PREFIX):
         return None
@@ -71,7 +71,7 @@ def parse(name: str) -> Experiment | None:
 
 def _error(name: str, problem: str) -> TrainerNameError:
     message = f"{name}: {problem}; the nearest right name is {nearest(name)}"
-    # A name from a script with Windows line ends has a \r, which would hide what precedes it.
+    # A name from a script with Windows line endings has a \r, which would hide the text before it.
     return TrainerNameError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
@@ -131,7 +131,7 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
 
 
 def _what_is_wrong(part: str) -> str:
-    """Why a part does not stand where it stands."""
+    """Why a part of a name is not accepted."""
     key = next((key for key, option in OPTIONS.items() if option.pattern.fullmatch(part)), None)
     if key:
         return f"stands twice or in the wrong place (the order is {_ALL_OPTIONS})"
@@ -143,12 +143,12 @@ def _what_is_wrong(part: str) -> str:
 
 
 def _shown(value: float) -> str:
-    """With all of its digits: a rounded one would be another experiment."""
+    """A number with all its digits: a rounded one would be another experiment."""
     return repr(value).removesuffix(".0")
 
 
 def explain(experiment: Experiment) -> dict[str, str]:
-    """What an experiment is, in words: {aspect: explanation}, in a fixed order."""
+    """An experiment in words: {aspect: explanation}, in a fixed order."""
     e = experiment
     loss = SEGMENTATION_LOSSES[e.segmentation_loss]
     if e.segmentation_loss == "Focal":

@@ -1,4 +1,4 @@
-"""The right name nearest to a wrong one, for the message that says what is wrong."""
+"""Find the valid name nearest to a wrong one, for the error message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunet_meep.trainers.grammar import (
     starts_with,
 )
 
-# Options as people write them, right or wrong: lambda0.30, Lambda_0p3, lamda0p3, auto, 50epoch.
+# Options as people write them, valid or not: lambda0.30, Lambda_0p3, lamda0p3, auto, 50epoch.
 _MEANT = re.compile(
     r"(?P<auto>auto(?:_?lamb?da)?)|(?P<key>lamb?da|gamma|seed|fg)"
     r"(?:(?!_?[0-9]+_?(?:epoch|iter))[_=]?(?P<value>auto|[0-9.,p+-]*[a-z]?))?"
@@ -25,7 +25,7 @@ _MEANT = re.compile(
 
 
 def nearest(name: str) -> str:
-    """The right name nearest to a wrong one: what is meant, in the right spelling and order."""
+    """The valid name nearest to a wrong one: what is meant, in the right spelling and order."""
     loss, term = _meant_base(_beside_options(name))
     values: dict[str, str] = {}
     for match in _MEANT.finditer(name):
@@ -51,9 +51,9 @@ def nearest(name: str) -> str:
 
 
 def meant(name: str) -> str | None:
-    """The right name that a name which is not ours resembles; None if it is like none of them.
+    """The valid name that a name which is not ours resembles; None if it resembles none.
 
-    Compared is what stands in front of the options, which are alike in names of all kinds.
+    Only the part before the options is compared, because options look alike in all names.
     """
     first = _MEANT.search(name)
     own, options = (name[: first.start()], name[first.start() :]) if first else (name, "")
@@ -62,7 +62,7 @@ def meant(name: str) -> str | None:
     if right and right != own:
         return None  # a user's own nnUNetTrainerDice_something
     letters = _letters(_without_prefix(own))
-    # A misspelt prefix is still there; being long, it makes everything alike.
+    # A misspelt prefix was not removed; being long, it makes all names similar: a higher cutoff.
     for prefix, cutoff in (("", 0.8), (PREFIX, 0.9)):
         spellings = {_letters(prefix + base.removeprefix(PREFIX)): base for base in BASES}
         close = difflib.get_close_matches(letters, spellings, n=1, cutoff=cutoff)
@@ -80,7 +80,7 @@ def _letters(text: str) -> str:
 
 
 def _beside_options(name: str) -> str:
-    """What a wrong name has in front of its options, and behind them if that is where MEEP is."""
+    """The text before the options of a wrong name, and that after them if MEEP is there."""
     before, *after = _MEANT.sub("\n", _without_prefix(name)).split("\n")
     return "_".join([before, *after]) if any("meep" in text.lower() for text in after) else before
 
@@ -103,7 +103,7 @@ def _meant_base(text: str) -> tuple[str, str | None]:
 
 
 def _respelt(key: str, value: str) -> str:
-    """An option in the one spelling of its value; its example where that is no value of it."""
+    """An option with its value in the valid spelling; the option's example if it is invalid."""
     if key == "lambda" and value == AUTO:
         return f"_lambda{AUTO}"
     match = re.fullmatch(r"\+?([0-9]*)(?:[.,p]([0-9]*))?", value, re.ASCII)

@@ -1,4 +1,4 @@
-"""nnU-Net's log of a training with what the monitor adds, also in ``progress.png``."""
+"""nnU-Net's training log with the monitor's values, which ``progress.png`` shows as well."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.trainers.control import ErrorSums, Signal
 
-#: One value per epoch each, beside nnU-Net's own.
+#: Keys added to nnU-Net's own, with one value per epoch each.
 KEYS = (
     "segmentation_loss",
     "term_value",
@@ -32,9 +32,9 @@ KEYS = (
     "lambda",
 )
 
-# Okabe and Ito's colours, told apart by colour-blind people as well.
+# Colours by Okabe and Ito, which colour-blind people can tell apart.
 _BLUE, _VERMILLION, _GREEN, _PURPLE, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
-#: Each panel: (label of the axis, {key: (name, colour, line style)}) for its left and right side.
+#: Each panel: (axis label, {key: (name, colour, line style)}) for its left and right axes.
 PANELS = (
     (
         ("loss (training)", {"segmentation_loss": ("segmentation loss", _BLUE, "-")}),
@@ -74,19 +74,19 @@ PANELS = (
         ),
     ),
 )
-#: Early in a training the share of unexpected errors may be far below 0.
+#: Lower limit of the axis: early in training, the share of unexpected errors may be far below 0.
 _LOWEST_SHARE = -3.0
 
 
 class CalibrationLogger(LocalLogger):
-    """nnU-Net's logger with :data:`KEYS`, and a panel of its own in ``progress.png``."""
+    """nnU-Net's logger with :data:`KEYS`, and with :data:`PANELS` in ``progress.png``."""
 
     def __init__(self, verbose: bool = False) -> None:
         super().__init__(verbose)
         self._add_missing()
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a log, also one that was written without this package (NaN, then)."""
+        """Restore a log; one that was written without this package gets NaN for :data:`KEYS`."""
         super().load_checkpoint(checkpoint)
         self._add_missing()
 
@@ -96,12 +96,12 @@ class CalibrationLogger(LocalLogger):
             self.my_fantastic_logging.setdefault(key, [math.nan] * n_epochs)
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """nnU-Net's figure with the panel below it."""
+        """Draw nnU-Net's figure with our panels below it."""
         super().plot_progress_png(output_folder)
         _append_below(Path(output_folder) / "progress.png", self._panel())
 
     def _panel(self) -> NDArray[np.uint8]:
-        """The panel as an image as wide as nnU-Net's figure, (height, width, 4)."""
+        """The panels as an image as wide as nnU-Net's figure, (height, width, 4)."""
         figure = Figure(figsize=(30, 13 * len(PANELS)))
         canvas = FigureCanvasAgg(figure)
         for left, sides in zip(np.ravel(figure.subplots(len(PANELS), 1)), PANELS, strict=True):
@@ -117,7 +117,7 @@ class CalibrationLogger(LocalLogger):
                 axes.legend(loc=(legend_at, 1))
         calibration, misclassified, weight, _, shares, entropy, errors = figure.axes[1:]
         for axes in (calibration, misclassified, errors):
-            # Decades of them in a training; without an error or a number there is nothing to scale.
+            # Values span decades in a training; a log scale needs at least one that is positive.
             if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
                 axes.set_yscale("log")
         entropy.set_ylim(0, 1.05)
@@ -131,7 +131,7 @@ class CalibrationLogger(LocalLogger):
 
 
 def _append_below(path: Path, panel: NDArray[np.uint8]) -> None:
-    """Put an image below that of a PNG file."""
+    """Append an image below the one in a PNG file."""
     with Image.open(path) as image:
         above = image.convert("RGB")
     below = Image.fromarray(panel).convert("RGB")

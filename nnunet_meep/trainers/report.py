@@ -1,4 +1,4 @@
-"""What a training says of each epoch, and of a loss that stops it, in lines of nnU-Net's log."""
+"""Lines for nnU-Net's log: on each epoch, and on a loss that stops the training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nnunet_meep.trainers.grammar import Experiment
 def epoch_lines(
     experiment: Experiment, values: Mapping[str, Any], *, has_free_patches: bool
 ) -> list[str]:
-    """The lines of an epoch.
+    """The log lines of an epoch.
 
     Args:
-        experiment: of the training.
-        values: what was logged of the epoch, by the keys of :mod:`.progress`.
-        has_free_patches: does nnU-Net leave validation patches uncentred on foreground?
+        experiment: the one that is trained.
+        values: the values logged for the epoch, with the keys of :mod:`.progress`.
+        has_free_patches: whether some validation patches are not centred on foreground.
     """
     lines = [f"segmentation_loss {values['segmentation_loss']:.4f}"]
     if term := experiment.active_term:
@@ -63,13 +63,13 @@ def not_finite(
     epoch: int,
     iteration: int,
 ) -> str:
-    """Where a training stops because its loss is not finite, and what is known of the batch.
+    """The message for a training that stops because its loss is not finite.
 
     Args:
-        loss: of the batch.
-        parts: of the batch, if they are known.
-        term, weight: of the experiment, and lambda.
-        batch: nnU-Net's: ``data`` and, from its own loaders, ``keys``.
+        loss: the loss of the batch.
+        parts: the parts of this loss, if known.
+        term, weight: the experiment's term, and lambda.
+        batch: nnU-Net's batch: ``data`` and, from its own loaders, ``keys``.
         epoch, iteration: from 0.
     """
     said = ""

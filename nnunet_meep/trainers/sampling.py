@@ -1,4 +1,4 @@
-"""How nnU-Net's data loaders choose patches, and which of them are centred on foreground."""
+"""Control and query which patches nnU-Net's data loaders centre on foreground."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 
 def oversample_with_probability(augmenter: Any, probability: float) -> None:
-    """Let each patch be centred on foreground with a probability, instead of some in each batch.
+    """Centre each patch on foreground with a given probability, not a fixed number per batch.
 
     Args:
-        augmenter: what nnU-Net draws training batches from.
+        augmenter: the object that nnU-Net draws training batches from.
         probability: in [0, 1].
 
     Raises:
-        TypeError: it does not draw from nnU-Net's own data loader.
+        TypeError: the augmenter does not use nnU-Net's own data loader.
     """
     loader = _loader(augmenter)
     if loader is None:
@@ -30,7 +30,10 @@ def oversample_with_probability(augmenter: Any, probability: float) -> None:
 
 
 def unforced_patches(augmenter: Any) -> list[int]:
-    """The patches of each batch that nnU-Net does not centre on foreground; none if unknown."""
+    """Indices of the patches in a batch that nnU-Net does not centre on foreground.
+
+    Empty if that is unknown, or random for each patch.
+    """
     loader = _loader(augmenter)
     if loader is None or loader.get_do_oversample != loader._oversample_last_XX_percent:
         return []
@@ -38,6 +41,6 @@ def unforced_patches(augmenter: Any) -> list[int]:
 
 
 def _loader(augmenter: Any) -> nnUNetDataLoader | None:
-    """nnU-Net's loader inside of what draws from it in the background, or not; None if other."""
+    """nnU-Net's loader inside an augmenter with or without workers; None if it is another one."""
     loader = getattr(augmenter, "generator", getattr(augmenter, "data_loader", None))
     return loader if isinstance(loader, nnUNetDataLoader) else None

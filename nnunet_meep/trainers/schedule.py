@@ -11,9 +11,9 @@ from nnunet_meep.trainers.grammar import PAPER_DECAY, PAPER_DECAY_EVERY, PAPER_L
 class StepDecay(LRScheduler):
     """Learning rate ``initial_lr * decay ** (epoch // every)``, in closed form.
 
-    nnU-Net calls ``step(epoch)``, which torch's own schedulers deprecate; like nnU-Net's
-    ``PolyLRScheduler`` this one takes the epoch and depends on nothing else, so a resumed training
-    has the same rates.
+    nnU-Net calls ``step(epoch)``, which is deprecated in torch's own schedulers. Like nnU-Net's
+    ``PolyLRScheduler``, this one depends on the epoch alone, so a resumed training has the same
+    rates.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class StepDecay(LRScheduler):
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the learning rate of an epoch (from 0); without one that of the next."""
+        """Set the learning rate of an epoch (from 0); None: of the next epoch."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         lr = self.initial_lr * self.decay ** (self.last_epoch // self.every)
         for group in self.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""One trainer, built from what its name says, for nnU-Net's commands."""
+"""Build a trainer class from an experiment, for nnU-Net's commands."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from nnunet_meep.trainers.mixin import MEEPMixin
 
 @functools.cache
 def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
-    """The trainer class of an experiment; its name is nnU-Net's results folder.
+    """The trainer class of an experiment; nnU-Net names its results folder after the class.
 
-    The same class for the same experiment, so that ``isinstance`` and pickling by name work. It is
-    the edge to nnU-Net's commands: what cannot be trained ends them with one line and exit code 1.
+    The same experiment gives the same class, so that ``isinstance`` and pickling by name work.
+    nnU-Net's commands call this class directly: an experiment that cannot be trained ends them with
+    one line and exit code 1.
     """
     weight = "found in training" if experiment.auto else f"{experiment.weight:g}"
     term = f" and {experiment.term} with lambda {weight}" if experiment.term else ""
@@ -33,7 +34,7 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
 
 
 def _one_line(name: str) -> Callable[..., Any]:
-    """A method of ``MEEPMixin`` that nnU-Net's commands call, whose error is their last line."""
+    """A method of ``MEEPMixin`` that ends nnU-Net's commands with one line on an ``InputError``."""
     method = getattr(MEEPMixin, name)
 
     @functools.wraps(method)  # nnU-Net inspects the signature of __init__
