@@ -45,7 +45,7 @@ TERM_CODES = {None: 0, "MEEP_KL": 1, "MEEP_H": 2, "CP": 3}
 
 @dataclass(frozen=True)
 class Problem:
-    """What is summed; see the arguments of :func:`nnunet_meep.losses.sums.voxel_sums`."""
+    """What to sum; see the arguments of :func:`nnunet_meep.losses.sums.voxel_sums`."""
 
     term: str | None
     ignore_label: int | None

@@ -175,6 +175,7 @@ def _grouped(
 
 
 def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
+    """``ece_adaptive`` and ``ece_l2_debiased``, as defined in :func:`.scores.class_metrics`."""
     n_cell = cells.count.sum(axis=1)
     n = int(n_cell.sum())
     if not n:

@@ -49,6 +49,7 @@ def risk_coverage(cells: Cells, grid: Grid, *, top_label: bool) -> dict[str, lis
 
 
 def aurc_of_cells(cells: Cells) -> float:
+    """``aurc``, as defined in :func:`.scores.top_label_metrics`; NaN without voxels."""
     from scipy.special import digamma
 
     if not len(cells.index):

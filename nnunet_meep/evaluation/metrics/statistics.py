@@ -89,8 +89,8 @@ def bca_interval(
 
 @lru_cache(maxsize=2)
 def resamples(n: int) -> NDArray[np.float64]:
-    # How often each case is drawn in each resample, (resamples, n): needs less memory than the
-    # indices of the drawn cases.
+    """How often each of n cases is drawn in each bootstrap resample, (R, n) float64."""
+    # The counts need less memory than the indices of the drawn cases.
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     times = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_RESAMPLES)
     return times.astype(np.float64)
