@@ -274,7 +274,7 @@ def test_parts_are_those_of_the_composition(implementation):
     ours, plain = both(implementation, term="MEEP_KL", n_classes=3, ignore=True, regions=False)
     for loss in (ours, plain):
         loss(logits, target)
-    torch.testing.assert_close(ours.parts, plain.parts)
+    torch.testing.assert_close(ours.parts[:2], plain.parts[:2])
     assert not ours.parts.term.requires_grad
 
 
