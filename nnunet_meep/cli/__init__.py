@@ -1,1 +1,1 @@
-"""The commands: each parses, makes one library call, prints."""
+"""The commands: each parses its arguments, makes one library call and prints the result."""

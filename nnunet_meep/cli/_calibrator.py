@@ -1,4 +1,4 @@
-"""What the commands that apply a calibrator have in common."""
+"""Shared code of the commands that apply a calibrator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_any_network(parser: argparse.ArgumentParser) -> None:
-    """The option to apply a calibrator to another network."""
+    """Add the option to apply a calibrator to another network."""
     parser.add_argument(
         "--any-network",
         action="store_true",
@@ -22,7 +22,7 @@ def add_any_network(parser: argparse.ArgumentParser) -> None:
 
 
 def say_network(applied: Applied) -> None:
-    """Print what there is to say of the network that predicted."""
+    """Print notes if the predictions are, or may be, of another network than the calibrator's."""
     if applied.differences:
         print(
             f"Note: the calibrator was fitted to another network: {'; '.join(applied.differences)}"

@@ -1,4 +1,4 @@
-"""What the commands that convert data sets share: flags, and what they print."""
+"""Shared code of the commands that convert data sets: arguments and printed lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The source, the data set's number, and flags about what is written."""
+    """Add the source, the data set's number, and flags on what is written."""
     parser.add_argument("source", metavar="SRC", type=Path, help="folder with the data")
     parser.add_argument(
         "-d",

@@ -1,11 +1,11 @@
-"""Which predictions and references a command reads, said the same way everywhere."""
+"""Arguments for predictions and references, the same in all commands."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-#: For the epilog of commands with :func:`add_folders`.
+#: Help text on folders, for the epilog of commands that use :func:`add_folders`.
 FOLDERS = """\
 folders:
   GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
@@ -18,7 +18,7 @@ folders:
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """References and predictions, nnU-Net's two files, and a choice of cases."""
+    """Add arguments for references and predictions, nnU-Net's two files, and cases."""
     parser.add_argument(
         "folders",
         type=Path,
@@ -50,7 +50,7 @@ def add_cases(parser: argparse.ArgumentParser) -> None:
 
 
 def references_and_predictions(options: argparse.Namespace) -> tuple[Path | None, list[Path]]:
-    """What ``add_folders`` took: references (None for those of a model) and predictions."""
+    """The references (None: those of a model) and predictions given to :func:`add_folders`."""
     if options.gt is not None or len(options.folders) == 1:
         return options.gt, options.folders
     gt_folder, *pred_folders = options.folders
@@ -58,11 +58,11 @@ def references_and_predictions(options: argparse.Namespace) -> tuple[Path | None
 
 
 def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
-    """How predictions are counted.
+    """Add options on how predictions are evaluated.
 
     Args:
-        parser: of the command.
-        bins: the default number of bins; None: as each result has them.
+        parser: the command's parser.
+        bins: the default number of bins; None: that of each result.
     """
     parser.add_argument(
         "-np",

@@ -1,4 +1,4 @@
-"""What the parsers of all commands share."""
+"""The argument parser that all commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nnunet_meep import __version__
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its epilog may be a function, for text that takes time to make and is seldom asked for."""
+    """A parser whose epilog may be a function, for text that is slow to make and rarely shown."""
 
     def format_help(self) -> str:
         if callable(self.epilog):
@@ -18,12 +18,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def command_parser(prog: str, **options: Any) -> argparse.ArgumentParser:
-    """A parser with ``--version``, whose description and epilog are printed as they are.
+    """A parser with ``--version``, whose description and epilog are printed unchanged.
 
     Args:
         prog: name of the command.
-        options: others of ``argparse.ArgumentParser``; ``epilog`` may be a function without
-            arguments.
+        options: other arguments of ``argparse.ArgumentParser``; ``epilog`` may be a function
+            without arguments.
     """
     parser = _Parser(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
     version = f"{prog} {__version__}"

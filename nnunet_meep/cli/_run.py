@@ -1,4 +1,4 @@
-"""What all commands do with errors: one line on stderr, exit code 1, no traceback."""
+"""Error handling of all commands: one line on stderr, exit code 1, no traceback."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from nnunet_meep.errors import InputError
 
 
 def run(action: Callable[[], None]) -> int:
-    """Run ``action``: 0 if it returns, 1 after one line on stderr if the input was bad.
+    """Run ``action`` and return the exit code.
 
-    130 if it was interrupted, 141 if whoever read its output has gone.
+    0 if it returns; 1, after one line on stderr, if the input was bad or the system reported an
+    error; 130 if it was interrupted; 141 if the reader of its output has closed the pipe.
     """
     try:
         action()
-        sys.stdout.flush()  # here, not at exit, where Python prints a traceback if nobody reads
+        sys.stdout.flush()  # here, because at exit Python prints a traceback if the pipe is closed
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `meep-trainers | head`: the end that one wanted, as with cat
+    except BrokenPipeError:  # not an error, for example in `meep-trainers | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # what a shell reports for SIGPIPE
-    except OSError as error:  # disk full, no permission: the system's words, and which file
+    except OSError as error:  # disk full, no permission: the system's message and the file
         where = f"{error.filename}: " if error.filename else ""
         print(f"Error: {where}{error.strerror or error}", file=sys.stderr)
         return 1

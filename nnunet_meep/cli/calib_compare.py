@@ -117,7 +117,7 @@ def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
     from nnunet_meep.evaluation.trainings import open_training
 
-    # Said now, not after all the work.
+    # Check the arguments before all the work.
     names = [name for name, _ in options.models]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(

@@ -140,9 +140,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.o is None and len(pred_folders) > 1:
         raise InputError("-o: expected an output folder, because there are several PRED_FOLDER")
     output = options.o or pred_folders[0] / "calibration"
-    if output.exists() and not output.is_dir():  # said now, not after all the work
+    if output.exists() and not output.is_dir():  # checked before all the work
         raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
-    # What draws takes a while to load: meanwhile others count.
+    # matplotlib takes a while to load; meanwhile other processes count voxels.
     preload = Thread(target=import_module, args=("matplotlib.backends.backend_agg",))
     preload.start()
     evaluation = evaluate(

@@ -69,7 +69,7 @@ def _get_parser() -> argparse.ArgumentParser:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Convert the WMH data; 0, or 1 after one line for each thing that is wrong."""
+    """Convert the WMH data; returns 0, or 1 after one line for each problem."""
     options = _get_parser().parse_args(args)
     return run(lambda: _convert(options))
 

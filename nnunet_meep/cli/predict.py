@@ -121,7 +121,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _for_nnunet(options: argparse.Namespace) -> list[str]:
-    """The arguments again, without what is not nnU-Net's and what it is told otherwise."""
+    """The arguments for nnU-Net, without our own and those that :func:`.predict` sets."""
     flags = {"disable_tta", "verbose", "continue_prediction", "disable_progress_bar"}
     flags |= {"not_on_device"}
     result = []

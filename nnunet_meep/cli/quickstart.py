@@ -62,8 +62,8 @@ def main(args: list[str] | None = None) -> int:
 def _quickstart(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.quickstart import quickstart
 
-    # A quickstart that is terminated, or whose terminal is closed, ends its commands too, as it
-    # does with Ctrl-C. With nohup the second is ignored and stays so.
+    # If it is terminated (SIGTERM) or its terminal is closed (SIGHUP), it must end its commands
+    # too, as with Ctrl-C. Under nohup, SIGHUP is ignored and must stay so.
     signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
     changed = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
     for s in changed:

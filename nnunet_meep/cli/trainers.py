@@ -16,11 +16,11 @@ _WIDTH = 88
 
 
 def main(args: list[str] | None = None) -> int:
-    """List or explain trainer names; 1 if one that was given is wrong, or looks like it."""
+    """List or explain trainer names; returns 1 if a given name is wrong or seems misspelt."""
     given = _get_parser().parse_args(args).names
     if not given:
         return run(lambda: print(_overview()))
-    # One by one: what is wrong with one name keeps no other from being explained.
+    # One by one, so that a wrong name does not keep the others from being explained.
     return max([run(partial(_explain, name)) for name in given])
 
 
@@ -43,7 +43,7 @@ def _overview() -> str:
 
 
 def _row(loss: str) -> tuple[str, ...]:
-    """Of a segmentation loss: what stands behind the prefix, alone and with each term."""
+    """A table row for a segmentation loss: its names without prefix, alone and with each term."""
     with_terms = (
         f"{grammar.base_name(loss, term).removeprefix(grammar.PREFIX)} "
         f"({grammar.default_lambda(loss, term):g})"
@@ -75,7 +75,7 @@ def _explanation(name: str) -> str:
 
 
 def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Lines of columns; the last column is wrapped."""
+    """Align rows in columns, as lines of text; the last column is wrapped."""
     rows = list(rows)
     *widths, _ = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
