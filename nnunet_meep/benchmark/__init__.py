@@ -1,1 +1,1 @@
-"""Trainers side by side on one data set."""
+"""Compare trainers on one data set."""

@@ -1,6 +1,6 @@
-"""nnU-Net's commands and ours, each in a process of its own: run, followed, ended.
+"""Run nnU-Net's commands and ours, each in its own process, and follow their progress.
 
-A command is shown as a user would type it; what it says goes into a log file, from which its
+A command is shown as a user would type it; its output goes into a log file, from which its
 progress is read.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nnunet_meep.errors import InputError
 
-#: For a small machine, where the user has not said otherwise.
+#: Environment variables for a small machine, unless the user has set them.
 SMALL_MACHINE = {
     "nnUNet_n_proc_DA": "1",
     "nnUNet_def_n_proc": "2",
@@ -31,7 +31,7 @@ SMALL_MACHINE = {
 
 
 class Runner:
-    """Runs commands one after the other: a line for each, its chatter in a log file."""
+    """Runs commands one after the other; prints a line for each, with its output in a log file."""
 
     def __init__(self, folder: Path, n_commands: int) -> None:
         self.logs = folder / "logs"
@@ -48,10 +48,10 @@ class Runner:
         }
 
     def run(self, command: list[str], progress: Callable[[str], str]) -> None:
-        """Run ``command`` to its end; ``progress`` says from its log how far it is.
+        """Run ``command`` to its end; ``progress`` turns its log into a text on its progress.
 
         Raises:
-            InputError: it is not installed, or it failed.
+            InputError: the command is not installed, or it failed.
         """
         self.n_started += 1
         log = self.logs / f"{self.n_started}_{command[0]}.log"
@@ -85,7 +85,7 @@ class Runner:
 
 
 class Status:
-    """What a command is doing: one line that changes, or on no terminal one line per change."""
+    """Shows what a command is doing: one line that is updated; without a terminal, new lines."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -106,7 +106,7 @@ class Status:
 
 
 def training_progress(n_epochs: int) -> Callable[[str], str]:
-    """How far nnUNetv2_train is by its log, for a training of so many epochs."""
+    """A function that tells from the log of nnUNetv2_train how far it is."""
 
     def progress(log: str) -> str:
         validated = re.findall(r": predicting \S", log)
@@ -120,14 +120,14 @@ def training_progress(n_epochs: int) -> Callable[[str], str]:
 
 
 def prediction_progress(log: str) -> str:
-    """How far nnUNetv2_predict is by its log."""
+    """How far nnUNetv2_predict is, according to its log."""
     predicted = re.findall(r"^Predicting \S+:\s*$", log, re.MULTILINE)
     n_cases = re.findall(r"^There are (\d+) cases that I would like to predict", log, re.MULTILINE)
     return f"case {len(predicted)} of {n_cases[-1]}" if predicted and n_cases else "starting"
 
 
 def progress_bars(log: str) -> str:
-    """How far a command is whose log has tqdm's bars."""
+    """How far a command is, according to the tqdm progress bars in its log."""
     bars = re.findall(r"([A-Za-z][\w ]*): +\d+%\|[^|]*\| (\d+)/(\d+)", log)
     return "{}, {} of {}".format(*bars[-1]) if bars else "starting"
 
@@ -135,7 +135,7 @@ def progress_bars(log: str) -> str:
 def _reason(log: str) -> str:
     """The last line that names an error, else the last line.
 
-    What nnU-Net's workers still say while they are being ended comes after the error.
+    nnU-Net's workers may still print lines after the error, while they are being ended.
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)(:|$)", line)]
@@ -149,19 +149,19 @@ def _how(returncode: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and the workers it has started, which may outlive it."""
+    """End a command and the workers that it started, which may outlive it."""
     if os.name != "posix":
         process.kill()
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left; on macOS
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all ended (Linux, macOS)
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
 
 
 def _find(command: str) -> str:
-    """Beside Python first: a virtual environment works without being activated."""
+    """Find a command, first beside Python: a virtual environment need not be activated."""
     found = shutil.which(command, path=str(Path(sys.executable).parent)) or shutil.which(command)
     if found is None:
         raise InputError(

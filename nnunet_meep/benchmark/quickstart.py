@@ -1,13 +1,13 @@
-"""nnU-Net's default loss beside MEEP-KL, from the images to the reliability diagrams.
+"""Compare nnU-Net's default loss with MEEP-KL, from the images to the reliability diagrams.
 
-Runs the public commands that a user would type, each in a process of its own, and shows them.
+Runs the public commands that a user would type, each in its own process, and shows them.
 Everything happens inside one working folder::
 
     FOLDER/nnUNet_raw, nnUNet_preprocessed, nnUNet_results    nnU-Net's folders
     FOLDER/predictions/TRAINER                                probabilities of the test scans
     FOLDER/calibration/TRAINER                                what meep-calib-eval writes
-    FOLDER/logs                                               what each command said
-    FOLDER/.meep-quickstart                                   names of all of these files
+    FOLDER/logs                                               the output of each command
+    FOLDER/.meep-quickstart                                   the names of all these files
 
 The trainings are far too short to judge a method by.
 """
@@ -37,16 +37,16 @@ from nnunet_meep.evaluation.report.tables import text_table
 
 EPOCHS = 2
 ITERATIONS = 20
-#: Heading in the table: trainer.
+#: Column heading in the table: trainer.
 TRAINERS = {
     "nnU-Net": f"nnUNetTrainerDiceCE_{EPOCHS}epochs_{ITERATIONS}iters",
     "MEEP-KL": f"nnUNetTrainerMEEP_KL_{EPOCHS}epochs_{ITERATIONS}iters",
 }
 CONFIGURATION = "3d_fullres"
 SYNTHETIC_DATASET = "Dataset001_SyntheticLA"
-#: What the table shows, by the keys of the catalogue.
+#: The metrics in the table, by their keys in the catalogue.
 METRICS = ("dice", "hd", "hd95", "brier", "brier_plus", "ece")
-#: Lists what a run left in its folder, one name a line: all that the next run may delete.
+#: Lists what a run left in its folder, one name per line: all that the next run may delete.
 MARKER = ".meep-quickstart"
 CAVEAT = (
     f"So short a training ({EPOCHS} epochs of {ITERATIONS} iterations; nnU-Net trains 1000 of "
@@ -55,18 +55,18 @@ CAVEAT = (
 
 
 def quickstart(folder: Path, *, data: Path | None = None, device: str | None = None) -> None:
-    """Train, predict, evaluate and compare inside ``folder``, saying on stdout what happens.
+    """Train, predict, evaluate and compare inside ``folder``, with progress on stdout.
 
     Args:
-        folder: new, empty, or left by an earlier quickstart, which is deleted first.
+        folder: new, empty, or left by an earlier quickstart, whose files are deleted first.
         data: a ``DatasetXXX_NAME`` folder in nnU-Net's raw format, which is only read; None makes
-            a synthetic data set. Evaluated are the test scans if they have labels, otherwise the
+            a synthetic data set. The test scans are evaluated if they have labels, otherwise the
             validation cases of fold 0.
-        device: ``cpu``, ``cuda`` or ``mps``; None takes ``cuda`` if there is one, else ``cpu``.
+        device: ``cpu``, ``cuda`` or ``mps``; None: ``cuda`` if available, else ``cpu``.
 
     Raises:
         InputError: ``folder`` holds something else, ``data`` is not nnU-Net raw data, or a
-            command failed; the line names its log file.
+            command failed; the message then names its log file.
     """
     started = time.monotonic()
     if data is not None:
@@ -114,10 +114,10 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
 
 
 def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
-    """Means over cases per class and metric.
+    """A table with the mean over cases of each class and metric.
 
     Args:
-        calibrations: heading of a column: content of a ``calibration.json``.
+        calibrations: column heading: content of a ``calibration.json``.
     """
     first = next(iter(calibrations.values()))
     rows = [["mean over cases", "", *calibrations, "better is"]]
@@ -135,9 +135,9 @@ def comparison_table(calibrations: dict[str, dict[str, Any]]) -> str:
 
 
 def _missed(per_case: dict[str, Any]) -> str:
-    """Say that a class is not segmented, so that nobody reads its other values as an advantage.
+    """A remark if a class is not segmented, so that its other values are not taken as an advantage.
 
-    In a case without the class Dice is 0 or undefined: a mean of 0 is that of no overlap anywhere.
+    In a case without the class, Dice is 0 or undefined: a mean of 0 means no overlap in any case.
     """
     is_missed = per_case["brier_plus"]["n"] and per_case["dice"]["mean"] == 0
     return " (not segmented)" if is_missed else ""
@@ -146,7 +146,7 @@ def _missed(per_case: dict[str, Any]) -> str:
 def _cell(metric: Metric, statistics: dict[str, Any]) -> str:
     if statistics["mean"] is None:
         return "undefined"
-    # A case without prediction has no surface distance: the mean is over fewer, then.
+    # Without a predicted voxel there is no surface distance: the mean is then over fewer cases.
     fewer = f" (n={statistics['n']})" if statistics["n_undefined"] else ""
     return f"{metric.number(statistics['mean'])}{fewer}"
 
@@ -154,7 +154,7 @@ def _cell(metric: Metric, statistics: dict[str, Any]) -> str:
 def _run_commands(
     folder: Path, dataset: str, device: str, on_test_scans: bool, *, check: bool
 ) -> dict[str, dict[str, Any]]:
-    """From raw data to the content of ``calibration.json`` of each trainer."""
+    """Run the commands; returns the content of each trainer's ``calibration.json``."""
     raw = folder / "nnUNet_raw" / dataset
     runner = Runner(folder, n_commands=1 + len(TRAINERS) * (3 if on_test_scans else 2))
     plan = ["nnUNetv2_plan_and_preprocess", "-d", str(int(dataset[7:10])), "-c", CONFIGURATION]
@@ -195,7 +195,7 @@ def _default_device() -> str:
 
 
 def _check_raw_data(data: Path, folder: Path) -> bool:
-    """Refuse what nnU-Net would refuse minutes later. Returns whether test scans have labels."""
+    """Refuse now what nnU-Net would refuse later. Returns whether the test scans have labels."""
     if not data.is_dir():
         raise InputError(f"{data}: expected a folder with nnU-Net raw data, found none")
     inside, outside = data.resolve(), folder.resolve()
@@ -234,12 +234,12 @@ def _link(data: Path, destination: Path) -> None:
     destination.parent.mkdir()
     try:
         destination.symlink_to(data, target_is_directory=True)
-    except OSError:  # Windows without the right to, some network drives
+    except OSError:  # no permission for links on Windows; some network drives
         shutil.copytree(data, destination)
 
 
 def _make_empty(folder: Path) -> None:
-    """Delete what the marker lists, if there is nothing else."""
+    """Delete what the marker lists; refuse a folder that holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder or nothing, found a file")
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,6 +268,6 @@ def _leave_marker(folder: Path) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """All that is in a folder, links not followed, without the marker."""
+    """The names of all that is in a folder, except the marker; links are not followed."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     return {name for name in paths if name != MARKER}
