@@ -6,13 +6,13 @@
     >>> nm.brier_score(np.array([[0.9, 0.3], [0.1, 0.7]]), np.array([0, 1])).round(2)
     array([0.05])
 
-Names are imported when they are asked for: every Python start of an environment with this package
-imports it (see ``nnunet_meep._autoload``), so that it must cost nothing.
+Names are imported on first use: Python imports this package at every start (see
+``nnunet_meep._autoload``), so importing it must cost nothing.
 """
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # as typing has it; to import that takes milliseconds at each start
+TYPE_CHECKING = False  # as in typing, whose import would take milliseconds at every start
 
 if TYPE_CHECKING:
     from nnunet_meep.errors import InputError

@@ -1,4 +1,4 @@
-"""``python -m nnunet_meep``: the commands of this package, one line each."""
+"""``python -m nnunet_meep``: list the commands of this package, one line each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Print each command with the first line of its module."""
+    """Print each command with the first line of its module's docstring."""
     commands = {}
     for path in sorted((Path(__file__).parent / "cli").glob("[a-z]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

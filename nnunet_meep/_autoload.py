@@ -1,10 +1,10 @@
-"""Tells nnU-Net where the MEEP trainers are, at every start of Python.
+"""Tell nnU-Net where the MEEP trainers are, at every start of Python.
 
 ``nnunet_meep_trainers.pth`` in site-packages imports this module when Python starts. It appends
-the directory that nnU-Net scans to ``nnUNet_extTrainer``, behind whatever the user has put
-there, so that the stock ``nnUNetv2_*`` commands find the trainers right after ``pip install``.
+our directory of trainers to ``nnUNet_extTrainer``, after whatever the user has put there, so
+that the stock ``nnUNetv2_*`` commands find the trainers right after ``pip install``.
 
-``NNUNET_MEEP_AUTOLOAD=0`` switches it off. Standard library only, under a millisecond.
+``NNUNET_MEEP_AUTOLOAD=0`` switches it off. Standard library only; takes less than a millisecond.
 """
 
 import os
@@ -13,14 +13,14 @@ import sys
 #: Set to ``0`` in the environment to leave ``nnUNet_extTrainer`` alone.
 SWITCH = "NNUNET_MEEP_AUTOLOAD"
 
-#: The directory that nnU-Net scans; what to put into ``nnUNet_extTrainer`` by hand.
+#: The directory that nnU-Net scans; without autoload, add it to ``nnUNet_extTrainer`` by hand.
 EXTENSION_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trainers", "extension")
 
 
 def register(directory: str = EXTENSION_DIR) -> None:
-    """Append ``directory`` to ``nnUNet_extTrainer`` unless it is there or switched off.
+    """Append ``directory`` to ``nnUNet_extTrainer`` unless it is there or this is switched off.
 
-    Says one line on stderr, and changes nothing, where nnU-Net could not use the directory.
+    If nnU-Net could not use the directory, changes nothing and prints one line on stderr.
     """
     if os.environ.get(SWITCH, "1").strip().lower() in ("0", "false", "no", "off"):
         return

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: written under a temporary name, then renamed."""
+"""Write outputs completely or not at all: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds.
 
-    The name keeps its ending, for writers that look at it. An old file stays until the rename,
-    and stays for good if the block raises.
+    The temporary name keeps the file ending, for writers that depend on it. An old file is kept
+    until the rename, and for good if the block raises.
     """
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
@@ -29,7 +29,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
 
     Raises:
-        FileExistsError: ``path`` exists, before the block and still afterwards.
+        FileExistsError: ``path`` exists already; it is not changed.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists")
@@ -47,7 +47,7 @@ def creating_folder(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
 
-    An old folder stays until then, and stays for good if the block raises.
+    An old folder is kept until then, and for good if the block raises.
     """
     new, old = path.with_name(f".new-{path.name}"), path.with_name(f".old-{path.name}")
     if old.exists() and not path.exists():
