@@ -4,11 +4,11 @@
     python benchmarks/against_default.py wmh SRC WORK
     python benchmarks/against_default.py la SRC WORK
 
-Trainings of 2500 iterations with several seeds, or folds; each as it is and after a temperature,
-Platt scaling and isotonic regression that are fitted to its validation scans. Data, folds and
-networks are those of ``lambda_auto.py`` (``la``: of ``first_runs.py``); distances are measured,
-too. Results are kept in ``against_default/`` beside this file, and what is there is not run again;
-``against_default_tables.py`` makes the tables and pictures of them.
+Trains for 2500 iterations with several seeds or folds. Each training is evaluated as it is, and
+after temperature scaling, Platt scaling and isotonic regression fitted to its validation scans.
+Data, folds and networks are those of ``lambda_auto.py`` (``la``: of ``first_runs.py``); surface
+distances are measured as well. Results are kept in ``against_default/`` beside this file, and runs
+with a result are not repeated. ``against_default_tables.py`` makes tables and pictures of them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from lambda_auto import (
 )
 
 LENGTH = "_50epochs_50iters"
-#: The default, what is recommended, and the paper's better term with Dice + CE.
+#: The default, the recommended term, and the paper's better term; all with Dice + CE.
 FIRST = ("DiceCE", "MEEP_H_lambdaauto", "MEEP_KL_lambdaauto")
-#: The same control with Dice alone.
+#: The same automatic lambda with Dice alone.
 DICE = ("DiceMEEP_H_lambdaauto", "DiceMEEP_KL_lambdaauto")
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     own = str(Path(__file__).resolve().parent / "own_trainers")
     theirs = os.environ.get("nnUNet_extTrainer", "")
     os.environ["nnUNet_extTrainer"] = os.pathsep.join(filter(None, [own, theirs]))
-    # Its training and prediction; what is made of them, and where it is kept, is ours.
+    # Take its training and prediction, but our evaluation and output folder.
     lambda_auto.OUTPUT, lambda_auto.evaluate = OUTPUT, evaluate
     jobs = [
         (trainer, fold)
@@ -99,7 +99,7 @@ def main() -> None:
 def run_all(
     arguments: argparse.Namespace, asked: Comparison, jobs: Sequence[tuple[str, int]]
 ) -> None:
-    """Make the data if need be, and train, predict and evaluate what is missing."""
+    """Make the data if necessary; train, predict and evaluate what is missing."""
     work = arguments.work.absolute()
     raw = work / "nnUNet_raw" / asked.run.dataset
     if not raw.exists() and arguments.run == "la":
@@ -120,9 +120,9 @@ def run_all(
 
 
 def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
-    """Validation scans; test scans as they are, and after each calibrator.
+    """Evaluate the validation scans, and the test scans as they are and after each calibrator.
 
-    Paths relative to WORK, so that results name no machine.
+    Paths are relative to WORK, so that results do not reveal the machine.
     """
     raw, labels, references, validation = folders_of(run, work, trainer, fold)
     where = Path(run.dataset) / trainer / f"fold_{fold}"
@@ -145,11 +145,11 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
         folders = [str(truth), str(predictions), "-o", str(output), "-np", "1"]
         folders += ["-djfile", str(raw / "dataset.json")]
         if part != "validation":
-            folders.append("--chill")  # a fold's test scans are some of labelsTr
+            folders.append("--chill")  # labelsTr also holds other scans than the fold's test scans
         command("meep-calib-eval", *folders, cwd=work)
         n_images = len(list(test_images(run, work, fold).glob("*.nii.gz")))
         cases = json.loads((work / output / "calibration.json").read_text())["cases"]
-        if part != "validation" and len(cases) != n_images:  # --chill leaves out what is missing
+        if part != "validation" and len(cases) != n_images:  # --chill skips missing cases
             sys.exit(f"{output}: expected {n_images} cases, found {len(cases)}")
         (target / part).mkdir(exist_ok=True)
         shutil.copyfile(work / output / "calibration.json", target / part / "calibration.json")

@@ -1,8 +1,8 @@
-"""The tables and pictures of ``lambda_auto.md``, of all results in ``against_default/``.
+"""Make the tables and pictures of ``lambda_auto.md`` from all results in ``against_default/``.
 
     python benchmarks/against_default_tables.py
 
-Trainings of one name that differ in the seed, or in the fold, are repetitions of one loss.
+Trainings that differ only in the seed or in the fold are repetitions of one loss.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 OUTPUT = Path(__file__).resolve().parent / "against_default"
-#: Method of meep-calib-fit, and what stands behind the name of the part.
+#: Method of meep-calib-fit: suffix of the part's name.
 METHODS = {"temperature": "T", "platt": "PS", "isotonic": "IR"}
 PARTS = {"test": "as it is", **{f"test_{short}": name for name, short in METHODS.items()}}
 
@@ -32,7 +32,7 @@ class Metric(NamedTuple):
     higher_is_better: bool = False
 
 
-#: ``top_`` is of the top label, all others are means over foreground classes.
+#: ``top_`` marks metrics of the top label; all others are means over the foreground classes.
 METRICS = {
     "dice": Metric("Dice", 1, 3, higher_is_better=True),
     "hd": Metric("HD mm", 1, 2),
@@ -47,7 +47,7 @@ METRICS = {
 HEADINGS = [metric.heading for metric in METRICS.values()]
 TRAINER = re.compile(r"nnUNetTrainer(.+)_(\d+)epochs_(\d+)iters(?:_seed(\d+))?")
 DEFAULT = "DiceCE"
-#: What is compared with what of the default.
+#: Which part of a loss is compared with which part of the default.
 COMPARED = (("test", "test_T"), ("test", "test_PS"), ("test", "test_IR"), ("test_IR", "test_IR"))
 
 
@@ -61,13 +61,15 @@ VARIANTS = {
 
 
 class Training(NamedTuple):
-    """One training of a loss: its results in the parts, and what its log says.
+    """One training of a loss: its results for each part, and its log.
 
     Attributes:
         loss: the trainer's name without prefix, length and seed.
-        scores: {part: (cases, metrics)}, in the units of the tables; NaN without a value.
-        volume: expected over true volume of the test scans as they are, mean over classes.
-        r: share of unexpected errors of the test scans as they are.
+        scores: {part: (cases, metrics)}, in the units of the tables; NaN if undefined.
+        volume: expected / true volume of the uncalibrated test scans, mean over classes.
+        r: fraction of unexpected errors on the uncalibrated test scans.
+        r_validation: the same on the validation scans.
+        temperature: the one fitted to the validation scans.
     """
 
     loss: str
@@ -99,11 +101,11 @@ def main() -> None:
         draw_bins(trainings, OUTPUT / f"{folder.name}_bins.png")
 
 
-# What is there
+# Reading results
 
 
 def read(folder: Path) -> list[Training]:
-    """Of a data set: by loss, the default first, then by seed and fold."""
+    """The trainings of a data set, sorted by loss (the default first), seed and fold."""
     trainings = [training(path.parent) for path in folder.glob("*/fold_*/training.json")]
     return sorted(trainings, key=lambda x: (x.loss != DEFAULT, x.loss, x.seed, x.fold))
 
@@ -143,7 +145,7 @@ def training(path: Path) -> Training:
 
 
 def value(case: dict[str, Any], metric: str) -> float:
-    """In the unit of the tables."""
+    """A metric of a case, in the unit of the tables; NaN if undefined."""
     if metric.startswith("top_"):
         found = [case["top_label"][metric.removeprefix("top_")]]
     else:
@@ -153,7 +155,7 @@ def value(case: dict[str, Any], metric: str) -> float:
 
 
 def unexpected(cases: list[dict[str, Any]]) -> float:
-    """r of whole images: each counts with its share of errors."""
+    """r of whole images, from the sums of their expected and actual error rates."""
     tops = [case["top_label"] for case in cases]
     expected = sum(top["error_rate_expected"] for top in tops)
     return 1 - expected / sum(top["error_rate"] for top in tops)
@@ -183,7 +185,7 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def scores_table(trainings: list[Training]) -> str:
-    """Means over trainings of means over cases; the lowest and the highest training."""
+    """Mean over trainings of the means over cases, with the lowest and the highest training."""
     rows = []
     for loss, repetitions in by_loss(trainings).items():
         for part, how in PARTS.items():
@@ -198,7 +200,7 @@ def scores_table(trainings: list[Training]) -> str:
 
 
 def differences_table(trainings: list[Training]) -> str:
-    """Loss minus default, with an interval over trainings and cases."""
+    """Each loss minus the default, with an interval over trainings and cases."""
     groups = by_loss(trainings)
     default = groups.pop(DEFAULT, [])
     rows = []
@@ -224,11 +226,11 @@ def difference(
 ) -> tuple[float, float]:
     """Mean difference and half the width of its 95 % interval.
 
-    With folds, each with cases of its own, a t interval over the folds' differences. With seeds,
-    whose trainings all have the same cases, trainings and cases are both drawn at random: the
-    variance is the sum of that over our trainings, that over theirs, and that over the cases'
-    differences, each divided by their number, with Satterthwaite's degrees of freedom. That counts
-    what a training does to a case of its own twice, and so is rather too wide.
+    With folds, which have different cases, it is a t interval over the folds' differences. With
+    seeds, where all trainings have the same cases, trainings and cases are both random: the
+    variance is the sum of the variances of our trainings, of their trainings, and of the cases'
+    differences, each divided by its number, with Satterthwaite's degrees of freedom. That counts
+    the interaction of training and case twice, so the interval is rather too wide.
     """
     folds = sorted({x.fold for x in ours} & {x.fold for x in theirs})
     if len({x.fold for x in [*ours, *theirs]}) > 1:
@@ -262,7 +264,7 @@ def difference(
 
 
 def trainings_table(trainings: list[Training]) -> str:
-    """A row for each training: what the control came to, and the test scans as they are."""
+    """A row for each training: final lambda and r, and scores of the uncalibrated test scans."""
     headings = ["trained with", "seed", "fold", "lambda", "T"]
     headings += ["r, patches", "r, validation", "r, test", "volume, expected / true"]
     rows = []
@@ -278,7 +280,7 @@ def trainings_table(trainings: list[Training]) -> str:
 
 # Pictures
 
-#: Okabe and Ito's colours.
+#: Colours by Okabe and Ito.
 COLOURS = {
     DEFAULT: "#000000",
     "MEEP_H_lambdaauto": "#D55E00",
@@ -289,7 +291,7 @@ COLOURS = {
 
 
 def draw_curves(trainings: list[Training], path: Path) -> None:
-    """Lambda and r over the training, a line for each training."""
+    """Plot lambda and r over the course of the training, one line for each training."""
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for loss, repetitions in by_loss(trainings).items():
@@ -310,7 +312,7 @@ def draw_curves(trainings: list[Training], path: Path) -> None:
 
 
 def draw_bins(trainings: list[Training], path: Path) -> None:
-    """Where the foreground ECE comes from: each bin's part of it, with the sign of the error."""
+    """Plot each bin's contribution to the foreground ECE, with the sign of the error."""
     shown = {DEFAULT: "test_T", "MEEP_H_lambdaauto": "test", "MEEP_KL_lambdaauto": "test"}
     groups = {loss: x for loss, x in by_loss(trainings).items() if loss in shown}
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -334,7 +336,7 @@ def draw_bins(trainings: list[Training], path: Path) -> None:
 
 
 def bins_of(path: Path) -> NDArray[np.float64]:
-    """Of the pooled voxels of a part: signed parts of the ECE e-3, means over classes."""
+    """Signed contributions of the bins to the pooled ECE in e-3, means over classes, (bins,)."""
     classes = json.loads((path / "calibration.json").read_text())["classes"].values()
     parts = []
     for of_class in classes:

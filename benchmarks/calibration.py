@@ -36,7 +36,7 @@ from tqdm import tqdm
 SHAPE = (88, 576, 576)
 GT = "gt/case_{:02d}.nii.gz"
 LOAD = "import numpy; p = numpy.load({npz!r})['probabilities']"
-#: One metric of other libraries, as their documentation computes it, on probabilities in memory.
+#: One metric of each other library, computed as in its documentation, on arrays in memory.
 PEERS = {
     "scikit-learn": "from sklearn.calibration import calibration_curve\n"
     "calibration_curve(y, p[1].ravel(), n_bins=15)",
@@ -56,7 +56,7 @@ REFERENCE = (
 
 
 def make_case(folder: Path, name: str, shape: tuple[int, ...], n_classes: int) -> None:
-    """An ellipsoid (nested ones for more classes), a network that is mostly sure, padding."""
+    """Write a case: ellipsoid (nested ones for more classes), mostly confident network, padding."""
     rng = np.random.default_rng(0)
     axes = np.ogrid[tuple(slice(-1, 1, complex(0, n)) for n in shape)]
     radii = (0.6, 0.25, 0.3)
@@ -97,7 +97,7 @@ def make_case(folder: Path, name: str, shape: tuple[int, ...], n_classes: int) -
 
 
 def ours(folder: Path, *flags: str) -> list[str]:
-    """The command for a folder, without what a run before may have kept."""
+    """The command for a folder, from which results of earlier runs are removed."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     command = str(Path(sys.executable).with_name("meep-calib-eval"))
     return [
@@ -107,7 +107,7 @@ def ours(folder: Path, *flags: str) -> list[str]:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds, and MB of the largest process."""
+    """Run a command; return seconds, and the peak memory of its largest process in MB."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -137,7 +137,7 @@ def main() -> None:
         folders |= {"16": (SHAPE, 16, 1), "20": (SHAPE, 2, 20)}
     for name, (shape, n_classes, n_cases) in folders.items():
         if not (work / name / "pred" / f"case_{n_cases - 1:02d}.npz").exists():
-            # In a process of its own: those that are measured would begin with its memory.
+            # In its own process, so that its memory is not counted in those that are measured.
             made = multiprocessing.get_context("spawn").Process(
                 target=make_case, args=(work / name, "case_00", shape, n_classes)
             )
@@ -173,7 +173,7 @@ def main() -> None:
         jobs["20 cases, -np 2"] = lambda: ours(work / "20", "-np", "2")
         jobs["20 cases, -np 1"] = lambda: ours(work / "20", "-np", "1")
 
-    for job in ("start-up", "np.load"):  # compiles, fills caches
+    for job in ("start-up", "np.load"):  # warm-up: compiles, fills caches
         measure(jobs[job]())
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
     for _ in tqdm(range(options.repeats), unit="round"):
@@ -188,7 +188,7 @@ def main() -> None:
 
 
 def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
-    """The table; seconds are medians."""
+    """The report in Markdown; seconds are medians."""
     seconds = {name: statistics.median(s for s, _ in runs) for name, runs in results.items()}
     memory = {name: max(m for _, m in runs) for name, runs in results.items()}
 

@@ -4,13 +4,13 @@
     python benchmarks/first_runs.py la SRC WORK
 
 SRC: ``hippocampus`` takes a folder with ``imagesTr/CASE_0000.nii.gz`` and ``labelsTr/CASE.nii.gz``
-(Medical Segmentation Decathlon, task 4; the first 160 of its first 200 cases in name order train,
-the last 20 of them for validation, the other 40 test); ``la`` takes what ``meep-convert-la`` takes.
-WORK holds nnU-Net's folders and grows to about 2 GB.
+(Medical Segmentation Decathlon, task 4; of its first 200 cases in name order, 140 are for training,
+the next 20 for validation and the last 40 for testing); ``la`` takes what ``meep-convert-la``
+takes. WORK holds nnU-Net's folders and grows to about 2 GB.
 
-Two trainings run side by side on one CPU thread each. Started again it goes on where it was: with
-nnU-Net's last checkpoint, or with the next step that has no result. At the end numbers, pictures
-and checkpoints (without what inference does not need) are copied beside this file.
+Two trainings run in parallel, on one CPU thread each. If started again, it resumes from nnU-Net's
+last checkpoint, or at the next step without a result. At the end, numbers, pictures and checkpoints
+(without what inference does not need) are written to folders beside this file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIGURATION = "3d_fullres"
 
 @dataclass(frozen=True)
 class Run:
-    """A data set, a network small enough for a CPU, and the trainers to compare on them."""
+    """A data set, a network small enough for a CPU, and the trainers to compare."""
 
     dataset: str
     patch_size: list[int]  # z, y, x
@@ -100,19 +100,19 @@ def main() -> None:
 
 
 def work_in(work: Path) -> None:
-    """Let nnU-Net's commands have their folders in WORK, and suit a small machine."""
+    """Set nnU-Net's folders to WORK, and its environment variables for a small machine."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (work / name).mkdir(parents=True, exist_ok=True)
         os.environ[name] = str(work / name)
-    # Defaults for a small machine. The last three keep glibc from giving the memory of each
-    # activation back to the system: a fifth off the time of an iteration on a CPU.
+    # The last three keep glibc from returning the memory of each activation to the system, which
+    # makes an iteration on a CPU take a fifth less time.
     small = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": "1"}
     malloc = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
     os.environ.update({**small, **malloc, "MALLOC_ARENA_MAX": "1"})
 
 
 def make_hippocampus(source: Path, raw: Path) -> None:
-    """nnU-Net raw data of the first 200 cases, with the split of this file's docstring."""
+    """Make nnU-Net raw data from the first 200 cases, with the split in this file's docstring."""
     cases = sorted(p.name[: -len(".nii.gz")] for p in (source / "labelsTr").glob("*.nii.gz"))[:200]
     if len(cases) < 200:
         sys.exit(f"{source}: expected 200 hippocampus cases in labelsTr, found {len(cases)}")
@@ -136,7 +136,7 @@ def make_hippocampus(source: Path, raw: Path) -> None:
 
 
 def plan(run: Run, work: Path) -> None:
-    """nnU-Net's plans with a smaller network, batch 2, and the data preprocessed for them."""
+    """Make nnU-Net's plans with a smaller network and batch size 2, and preprocess the data."""
     preprocessed = work / "nnUNet_preprocessed" / run.dataset
     done = preprocessed / ".first_runs_preprocessed"
     if done.exists():
@@ -177,7 +177,7 @@ def train_and_predict(run: Run, work: Path, trainer: str) -> None:
 
 
 def evaluate(run: Run, work: Path, trainer: str) -> None:
-    """Test and validation scans; paths relative to WORK, so that results name no machine."""
+    """Evaluate test and validation scans; relative paths, so that results do not name a machine."""
     validation = model_folder(run, work, trainer) / "fold_0" / "validation"
     for part, references, predictions in (
         ("test", work / "nnUNet_raw" / run.dataset / "labelsTs", None),
@@ -190,7 +190,7 @@ def evaluate(run: Run, work: Path, trainer: str) -> None:
 
 
 def collect_model(run: Run, work: Path, trainer: str) -> None:
-    """The model as nnU-Net predicts with it, without optimizer state and training log."""
+    """Copy what nnU-Net needs to predict, without optimizer state and training log."""
     import torch
 
     source = model_folder(run, work, trainer)
@@ -198,7 +198,7 @@ def collect_model(run: Run, work: Path, trainer: str) -> None:
     (target / "fold_0").mkdir(parents=True, exist_ok=True)
     for name in ("dataset.json", "plans.json"):
         shutil.copyfile(source / name, target / name)
-    # nnU-Net's own file, made a moment ago by this script; it holds more than weights.
+    # It holds more than weights; it is safe to load, because this script has just made it.
     checkpoint = torch.load(
         source / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False
     )
@@ -232,7 +232,7 @@ def command(name: str, *arguments: str, cwd: Path | None = None) -> None:
 
 
 def one_thread(name: str, *arguments: str) -> None:
-    """The same with one torch thread, where nnU-Net would take as many as there are cores."""
+    """:func:`command` with one torch thread, instead of nnU-Net's default of one per core."""
     print("$", name, *arguments, flush=True)
     script = [sys.executable, str(Path(__file__).resolve()), "on-one-thread", name, *arguments]
     subprocess.run(script, check=True)

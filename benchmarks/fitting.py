@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def make_cases(folder: Path, n_classes: int) -> None:
-    """One case under many names."""
+    """Make one case, linked under many names."""
     if (folder / "pred" / f"case_{N_CASES - 1:02d}.npz").exists():
         return
     make_case(folder, "case_00", SHAPE, n_classes)
@@ -67,7 +67,7 @@ def make_cases(folder: Path, n_classes: int) -> None:
 
 
 def report(rows: list[tuple[int, str, float, float, float]]) -> str:
-    """The table."""
+    """The report in Markdown."""
     lines = [
         "# How long fitting a calibrator takes",
         "",

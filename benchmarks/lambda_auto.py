@@ -5,14 +5,14 @@
 
 SRC: ``hippocampus`` as for ``first_runs.py``; ``wmh`` takes a folder of 12 scans of MS3SEG with
 ``imagesTr/CASE_0000.nii.gz`` (FLAIR) and ``labelsTr/CASE.nii.gz`` (1 = white matter lesion, 2 =
-normal periventricular hyperintensity, which is not scored), of which four folds are made: 7 scans
-train, 2 validate (control and temperature), and 3 that neither has seen are the fold's test scans,
-so that each scan is tested once. WORK holds nnU-Net's folders.
+normal periventricular hyperintensity, which is not scored). They form four folds, each with 7 scans
+for training, 2 for validation (control of lambda, temperature) and 3 held-out test scans, so that
+each scan is tested once. WORK holds nnU-Net's folders.
 
-Two trainings run side by side on one CPU thread each, or several on one GPU (``--device cuda --jobs
-12``). Each is evaluated as soon as it is predicted, and what it gave is kept in ``lambda_auto/``
-beside this file; what is there already is not run again. At the end the tables are printed and the
-pictures drawn of all that is there.
+Two trainings run in parallel on one CPU thread each, or several on one GPU (``--device cuda --jobs
+12``). Each is evaluated as soon as its predictions are made. Its results are kept in
+``lambda_auto/`` beside this file; runs with a result are not repeated. At the end, tables and
+pictures of all results are made.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from lambda_auto_tables import OUTPUT
 
 @dataclass(frozen=True)
 class Comparison:
-    """A data set, its folds, and the trainers of each."""
+    """A data set with its trainers, and the number of folds."""
 
     run: Run
     n_folds: int
 
 
-#: The lambda that finds itself and nnU-Net's default: what the verdict is about.
+#: Automatic lambda and nnU-Net's default: the trainers that the conclusions are about.
 FIRST = ("DiceMEEP_KL_lambdaauto", "DiceCE", "MEEP_KL_lambdaauto")
 COMPARISONS = {
     "hippocampus": Comparison(
@@ -78,7 +78,7 @@ COMPARISONS = {
                 for seed in ("", "_seed1", "_seed2")
                 for name in ("Dice", "DiceMEEP_KL", "MEEP_KL")
             ]
-            # About what _lambdaauto came to, as a fixed lambda.
+            # A fixed lambda near the one that _lambdaauto found.
             + [
                 f"nnUNetTrainer{name}_50epochs_50iters"
                 for name in ("DiceMEEP_KL_lambda0p15", "MEEP_KL_lambda0p15")
@@ -92,8 +92,8 @@ COMPARISONS = {
             [14, 96, 96],
             [8, 16, 32, 64, 64, 64],
             ["-gpu_memory_target", "2"],
-            # In 1250 iterations Dice + CE did not find the lesions in every fold: nine of those
-            # runs are kept in lambda_auto/, and no more of them are made.
+            # In 1250 iterations Dice + CE did not find the lesions in every fold: nine of these
+            # runs are kept in lambda_auto/, but no further ones are made.
             [
                 f"nnUNetTrainer{name}_50epochs_25iters"
                 for name in ("Dice", "DiceMEEP_KL_lambda1", "DiceMEEP_KL_lambdaauto")
@@ -135,17 +135,17 @@ def main() -> None:
             make = make_hippocampus if arguments.run == "hippocampus" else make_wmh
             make(arguments.source, raw)
         plan(run, work)
-        for fold in range(comparison.n_folds):  # before two trainings ask for them
+        for fold in range(comparison.n_folds):  # before parallel trainings need them
             make_test_images(run, work, fold)
         with ThreadPoolExecutor(arguments.jobs) as pool:
             runs = [pool.submit(one_run, run, work, *job, arguments.device) for job in jobs]
-        for done in runs:  # after all of them: what failed keeps no other from running
+        for done in runs:  # after all have run, so that a failure does not stop the others
             done.result()
     lambda_auto_tables.main()
 
 
 def make_wmh(source: Path, raw: Path) -> None:
-    """nnU-Net raw data of twelve FLAIR scans, and four folds."""
+    """Make nnU-Net raw data from twelve FLAIR scans, with four folds."""
     cases = sorted(path.name[: -len(".nii.gz")] for path in (source / "labelsTr").glob("*.nii.gz"))
     if len(cases) != 12:
         sys.exit(f"{source}: expected 12 cases in labelsTr, found {len(cases)}")
@@ -173,7 +173,7 @@ def make_wmh(source: Path, raw: Path) -> None:
 
 
 def folder_of(run: Run, trainer: str, fold: int) -> Path:
-    """Where the results of a run are kept."""
+    """The folder where the results of a run are kept."""
     return OUTPUT / run.dataset / trainer / f"fold_{fold}"
 
 
@@ -182,7 +182,7 @@ def is_done(run: Run, trainer: str, fold: int) -> bool:
 
 
 def one_run(run: Run, work: Path, trainer: str, fold: int, device: str) -> None:
-    """Train, predict, fit a temperature to the validation scans, evaluate, keep."""
+    """Train, predict, evaluate, and keep the results."""
     result = model_folder(run, work, trainer) / f"fold_{fold}"
     options = ["-tr", trainer, "-p", PLANS, "-device", device]
     if not (result / "validation" / "summary.json").exists():
@@ -201,7 +201,7 @@ def one_run(run: Run, work: Path, trainer: str, fold: int, device: str) -> None:
 
 
 def test_images(run: Run, work: Path, fold: int) -> Path:
-    """The folder of the images that the fold neither trains on nor validates on."""
+    """The folder of the fold's held-out test images."""
     given = work / "nnUNet_raw" / run.dataset / "imagesTs"
     return given if given.exists() else work / "tests" / run.dataset / f"fold_{fold}"
 
@@ -221,7 +221,10 @@ def make_test_images(run: Run, work: Path, fold: int) -> None:
 
 
 def folders_of(run: Run, work: Path, trainer: str, fold: int) -> tuple[Path, Path, Path, Path]:
-    """Raw data, references of test and of validation scans, validation predictions; from WORK."""
+    """Raw data, references of test and of validation scans, validation predictions.
+
+    Relative to WORK.
+    """
     raw = Path("nnUNet_raw") / run.dataset
     labels = raw / ("labelsTs" if (work / raw / "labelsTs").exists() else "labelsTr")
     references = Path("nnUNet_preprocessed") / run.dataset / "gt_segmentations"
@@ -230,9 +233,10 @@ def folders_of(run: Run, work: Path, trainer: str, fold: int) -> tuple[Path, Pat
 
 
 def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
-    """Validation scans, test scans, test scans after the temperature of the validation scans.
+    """Evaluate the validation scans, and the test scans before and after temperature scaling.
 
-    Paths relative to WORK, so that results name no machine.
+    The temperature is fitted to the validation scans. Paths are relative to WORK, so that results
+    do not reveal the machine.
     """
     raw, labels, references, validation = folders_of(run, work, trainer, fold)
     test = Path("predictions") / run.dataset / trainer / f"fold_{fold}"
@@ -254,12 +258,12 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
         folders = [str(truth), str(predictions), "-o", str(output), "--no-surface"]
         folders += ["-djfile", str(raw / "dataset.json")]
         if part != "validation":
-            folders.append("--chill")  # a fold's test scans are some of labelsTr
+            folders.append("--chill")  # labelsTr also holds other scans than the fold's test scans
         command("meep-calib-eval", *folders, cwd=work)
         if part != "validation":
             cases = json.loads((work / output / "calibration.json").read_text())["cases"]
             n_images = len(list(test_images(run, work, fold).glob("*.nii.gz")))
-            if len(cases) != n_images:  # --chill leaves out what is missing
+            if len(cases) != n_images:  # --chill skips missing cases
                 sys.exit(f"{output}: expected {n_images} cases, found {len(cases)}")
         (target / part).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(work / output / "calibration.json", target / part / "calibration.json")
@@ -267,10 +271,10 @@ def evaluate(run: Run, work: Path, trainer: str, fold: int) -> None:
 
 
 def keep_training(run: Run, trainer: str, fold: int, result: Path, device: str) -> None:
-    """What the log says of lambda and of errors, epoch by epoch; and where it was trained."""
+    """Keep lambda and the errors of each epoch from the log, and the device it was trained on."""
     import torch
 
-    # nnU-Net's own file, made a moment ago by this script; it holds more than weights.
+    # It holds more than weights; it is safe to load, because this script has just made it.
     path = result / "checkpoint_final.pth"
     log = torch.load(path, map_location="cpu", weights_only=False)["logging"]
     keys = ["lambda", "average_expected", "average_errors", "average_unexpected"]

@@ -1,9 +1,9 @@
-"""The tables and curves of ``lambda_auto.md``, of all results that are there.
+"""Make the tables and curves of ``lambda_auto.md`` from all results that exist.
 
     python benchmarks/lambda_auto_tables.py
 
-Reads what ``lambda_auto.py`` keeps in ``lambda_auto/DATASET/TRAINER/fold_k``. Trainings of one name
-that differ in the seed are taken together: each case counts with its mean over them.
+Reads what ``lambda_auto.py`` keeps in ``lambda_auto/DATASET/TRAINER/fold_k``. Trainings that differ
+only in the seed are averaged for each case.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
 OUTPUT = Path(__file__).resolve().parent / "lambda_auto"
-#: nnU-Net's default, of the longest training, after its temperature: what all are measured by.
+#: What all others are compared with: the longest training with nnU-Net's default loss, after
+#: temperature scaling.
 REFERENCE = "DiceCE"
 KEYS = ("name", "iterations", "seed", "fold")
 PARTS = {"test": "", "test_T": ", then T"}
@@ -53,11 +54,11 @@ def main() -> None:
         draw_curves(trainings, folder.with_suffix(".png"))
 
 
-# What is there
+# Reading results
 
 
 def finished(folder: Path) -> list[tuple[dict[str, Any], Path]]:
-    """Name, iterations, seed and fold of each training, and its folder; the long ones last."""
+    """Name, iterations, seed and fold of each training, and its folder; the longest last."""
     found = []
     for path in folder.glob("*/fold_*/training.json"):
         name, epochs, iterations, seed = TRAINER.fullmatch(path.parts[-3]).groups()
@@ -73,7 +74,7 @@ def finished(folder: Path) -> list[tuple[dict[str, Any], Path]]:
 
 
 def order(name: str) -> tuple[int, bool, bool, str]:
-    """Dice, Dice + CE, CE; in each plain, the fixed lambda, the one that is found, variants."""
+    """Sort key: Dice, Dice + CE, CE; within each the plain loss, fixed lambda, automatic lambda."""
     return ["Dice", "DiceCE", "CE"].index(loss_of(name)), "MEEP" in name, "auto" in name, name
 
 
@@ -83,7 +84,7 @@ def loss_of(name: str) -> str:
 
 
 def read_cases(folder: Path) -> pd.DataFrame:
-    """A row for each case of each training, in units of the tables."""
+    """A row for each case of each training, in the units of the tables."""
     rows = []
     for key, path in finished(folder):
         for part in PARTS:
@@ -93,7 +94,7 @@ def read_cases(folder: Path) -> pd.DataFrame:
 
 
 def values_of(case: dict[str, Any]) -> dict[str, float]:
-    """Means over foreground classes; ECE, E and A of the label as well."""
+    """Metrics of a case: means over foreground classes; ECE, E and A of the top label."""
     classes = case["classes"].values()
     means = {
         metric: np.mean([x[metric] for x in classes if x[metric] is not None] or [np.nan])
@@ -107,7 +108,7 @@ def values_of(case: dict[str, Any]) -> dict[str, float]:
 
 
 def read_trainings(folder: Path) -> list[dict[str, Any]]:
-    """Of each training the curves, the temperature, and E and A of whole validation images."""
+    """For each training its curves, temperature, and E and A of whole validation images."""
     trainings = []
     for key, path in finished(folder):
         curves = json.loads((path / "training.json").read_text())
@@ -130,13 +131,13 @@ def markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def with_interval(values: np.ndarray, digits: int) -> str:
-    """Mean over cases and its 95 % BCa bootstrap interval; cases without a value left out.
+    """Mean over cases and its 95 % BCa bootstrap interval; cases without a value are left out.
 
-    A few cases drawn again and again give intervals that are too short: none for less than ten.
+    No interval for fewer than ten cases, for which bootstrap intervals are too short.
     """
     values = values[np.isfinite(values)]
     mean = f"{values.mean():.{digits}f}"
-    # All alike: the same labels, before and after a temperature.
+    # All values can be equal: a temperature does not change the labels, and so not Dice.
     if len(values) < 10 or np.ptp(values) == 0:
         return mean
     result = bootstrap((values,), np.mean, n_resamples=9999, rng=np.random.default_rng(0))
@@ -152,13 +153,13 @@ def of_cases(cases: pd.DataFrame, training: tuple[str, int], part: str) -> pd.Da
 
 
 def names_of(cases: pd.DataFrame) -> list[tuple[tuple[str, int], int]]:
-    """Name and iterations, and the number of seeds."""
+    """For each name and number of iterations, the number of seeds."""
     groups = cases.groupby(["name", "iterations"], sort=False)["seed"].nunique()
     return list(groups.items())
 
 
 def scores_table(cases: pd.DataFrame) -> str:
-    """A row for each name and length, without and with temperature."""
+    """A row for each name and length, without and with temperature scaling."""
     rows = []
     for training, n_seeds in names_of(cases):
         name, iterations = training
@@ -171,7 +172,7 @@ def scores_table(cases: pd.DataFrame) -> str:
 
 
 def differences_table(cases: pd.DataFrame, reference: tuple[str, int]) -> str:
-    """Paired by case: each training, as it is, minus the reference after its temperature."""
+    """Differences paired by case: each loss, uncalibrated, minus the reference after scaling."""
     theirs = of_cases(cases, reference, "test_T")
     rows = []
     for training, n_seeds in names_of(cases):
@@ -184,7 +185,7 @@ def differences_table(cases: pd.DataFrame, reference: tuple[str, int]) -> str:
 
 
 def trainings_table(cases: pd.DataFrame, trainings: list[dict[str, Any]]) -> str:
-    """A row for each training: what the control saw, whole validation images, test scans."""
+    """A row for each training: E, A and r on patches and whole validation images; test scores."""
     headings = ["trained with", "iterations", "seed", "fold", "on", "lambda", "T"]
     headings += [f"{name}, {of}" for of in ("patches", "images") for name in ("E %", "A %", "r")]
     rows = []
@@ -213,11 +214,11 @@ OTHER_SIGNALS = ("_boundary", "_confidence")
 
 
 def has_other_signal(name: str) -> bool:
-    """Is what its control sees not the E, A and r of all voxels?"""
+    """Whether its lambda is controlled by another signal than E, A and r of all voxels."""
     return name.endswith(OTHER_SIGNALS)
 
 
-#: What is added to the segmentation loss: line and marker.
+#: What is added to the segmentation loss: line style and marker.
 LOOKS = {
     "plain": ("--", "s"),
     "fixed lambda": (":", "v"),
@@ -235,8 +236,10 @@ def kind_of(name: str) -> str:
 
 
 def draw_curves(trainings: list[dict[str, Any]], path: Path) -> None:
-    """Lambda and r over the epochs, a column for each segmentation loss and length; r of the last
-    epochs' patches against r of whole images."""
+    """Plot lambda and r over the epochs, in a column for each segmentation loss and length.
+
+    Beside them, r of whole images against r of the last epochs' patches.
+    """
     columns = list(dict.fromkeys((x["iterations"], loss_of(x["name"])) for x in trainings))
     figure = Figure(figsize=(2.9 * len(columns) + 4.5, 6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[2.9 * len(columns), 4.5])

@@ -50,7 +50,7 @@ VERSIONS = ("nnU-Net", "composed", "ours, torch")
 
 
 def make_loss(name: str, n_classes: int, device: str, compiled: bool = True) -> torch.nn.Module:
-    """nnU-Net's Dice + CE, as its trainer sets it, without or with MEEP-KL."""
+    """nnU-Net's Dice + CE with its trainer's settings, without or with MEEP-KL."""
     dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
     own = DC_and_CE_loss(dice, {}, 1, 1, None, MemoryEfficientSoftDiceLoss)
     if device == "cuda" and compiled:
@@ -70,7 +70,7 @@ def make_loss(name: str, n_classes: int, device: str, compiled: bool = True) -> 
 
 
 def make_batch(n_classes: int, device: str) -> tuple[Tensor, Tensor]:
-    """Logits that are right for nine voxels of ten, in blobs as segmentations are."""
+    """Logits that are right for nine voxels out of ten, and a target of blocks of voxels."""
     size = 128 if device == "cuda" else 96
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(0, n_classes, (2, 1, *(size // 8,) * 3), generator=generator)
@@ -84,7 +84,7 @@ def make_batch(n_classes: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def once(loss: torch.nn.Module, logits: Tensor, target: Tensor) -> None:
-    """Forward and backward."""
+    """Run forward and backward once."""
     with torch.autocast(logits.device.type, enabled=logits.is_cuda):
         value = loss(logits, target)
     value.backward()
@@ -92,7 +92,7 @@ def once(loss: torch.nn.Module, logits: Tensor, target: Tensor) -> None:
 
 
 def seconds_of(losses: dict[str, torch.nn.Module], batch: tuple[Tensor, Tensor], n: int) -> dict:
-    """Median seconds of each, all in turn."""
+    """Median seconds of each loss; the losses run in turn."""
     times: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(n + 1):  # the first one warms up
         for name, loss in losses.items():
@@ -110,18 +110,18 @@ def synchronize(tensor: Tensor) -> None:
 
 
 def peak_bytes(name: str, n_classes: int, device: str) -> float:
-    """Most memory beside what was there before, in this fresh process."""
+    """Peak memory beyond what was used before, in bytes; to be called in a fresh process."""
     logits, target = make_batch(n_classes, device)
     loss = make_loss(name, n_classes, device)
     small = logits[:, :, :8, :8, :8].clone().requires_grad_()
-    once(loss, small, target[:, :, :8, :8, :8])  # loads what has to be loaded
+    once(loss, small, target[:, :, :8, :8, :8])  # warm-up: loads libraries, compiles
     logits.requires_grad_()
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         once(loss, logits, target)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak so far
     before = _status("VmRSS")
     once(loss, logits, target)
     return _status("VmHWM") - before
@@ -156,13 +156,13 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             for x in tree_flatten((args, kwargs, result))[0]:
-                if isinstance(x, Tensor):  # of an expanded tensor there is less than it shows
+                if isinstance(x, Tensor):  # an expanded tensor has less storage than nbytes
                     self.n_bytes += min(x.nbytes, x.untyped_storage().nbytes())
         return result
 
 
 def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, float]:
-    """Moved, and kept for the backward pass."""
+    """Bytes moved, and bytes kept for the backward pass, per logit."""
     logits, target = make_batch(n_classes, device)
     logits, target = (x[..., :32, :32, :32].contiguous() for x in (logits, target))
     logits.requires_grad_()
@@ -171,7 +171,7 @@ def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, floa
     else:
         loss = make_loss(name, n_classes, device, compiled=False)
     given = {x.untyped_storage().data_ptr() for x in (logits, target)}
-    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no address comes twice
+    kept: dict[int, Tensor] = {}  # keeps the tensors alive, so that no address is used twice
 
     def pack(x: Tensor) -> Tensor:
         kept.setdefault(x.untyped_storage().data_ptr(), x)
@@ -190,7 +190,7 @@ def bytes_per_logit(name: str, n_classes: int, device: str) -> tuple[float, floa
 
 
 def step_seconds(device: str, n_rounds: int) -> dict[str, float]:
-    """Median seconds of a training step of both trainers, three classes, random images."""
+    """Median seconds of a training step of each trainer; three classes, random images."""
     size, features = (128, [32, 64, 128, 256, 320, 320]) if device == "cuda" else (48, [8, 16, 32])
     dataset = {
         "channel_names": {"0": "MRI"},
@@ -205,8 +205,8 @@ def step_seconds(device: str, n_rounds: int) -> dict[str, float]:
         os.environ.update(nnUNet_results=folder, nnUNet_preprocessed=folder)
         data = Path(folder, "Dataset999_Step", "nnUNetPlans_3d_fullres")
         data.mkdir(parents=True)
-        (data / "case.b2nd").touch()  # nnU-Net looks for the format of the data
-        # nnU-Net reads the names of these folders when it is imported.
+        (data / "case.b2nd").touch()  # nnU-Net infers the data format from the files
+        # Not imported earlier, because nnU-Net reads these environment variables on import.
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
         from nnunet_meep import trainers
@@ -296,7 +296,7 @@ def main() -> None:
         seconds = seconds_of(losses, batch, options.rounds)
         n_bytes = {name: bytes_per_logit(name, n_classes, device) for name in VERSIONS}
         size_of_logit, size_of_label = batch[0].element_size(), batch[1].element_size()
-        # Nothing is kept; a test of the kernels holds that.
+        # Nothing is kept; a test of the kernels checks that.
         n_bytes["ours, Triton"] = (3 * size_of_logit + 2 * size_of_label / n_classes, 0.0)
         rows.append((n_classes, n_bytes, seconds, memory))
     text = report(rows, step_seconds(device, 2 * options.rounds), device)
@@ -306,7 +306,7 @@ def main() -> None:
 
 
 def report(rows: list[tuple[int, dict, dict, dict]], steps: dict[str, float], device: str) -> str:
-    """The tables."""
+    """The report in Markdown."""
     shape = "(2, K, 128, 128, 128), float16" if device == "cuda" else "(2, K, 96, 96, 96), float32"
     lines = [
         "# What the loss costs",

@@ -4,9 +4,9 @@
     python benchmarks/posthoc.py la SRC WORK
 
 SRC and WORK as for ``first_runs.py``, but nothing is trained: the committed models predict the
-validation and the test scans (10 minutes a run on one CPU core), calibrators are fitted to the
-validation scans and applied to the test scans, and all are evaluated there. Predictions that are
-there already are not made again. Comparisons are written into ``posthoc/`` beside this file.
+validation and test scans (10 minutes per run on one CPU core); calibrators are fitted to the
+validation scans and applied to the test scans, on which all results are evaluated. Existing
+predictions are reused. Comparisons are written into ``posthoc/`` beside this file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from first_runs import HERE, RUNS, Run, command, make_hippocampus, work_in
 
 ROIS = ["image", "boundary:5"]
-#: Method, and what stands behind the name of the model. Table 1 has the first two.
+#: Method: suffix of the model's name. The paper's Table 1 has the first two.
 METHODS = {"platt": " + PS", "isotonic": " + IR", "temperature": " + T"}
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def collect_validation(raw: Path) -> None:
-    """Folders of the validation scans, as there are of the test scans."""
+    """Copy the validation scans into folders of their own, like those of the test scans."""
     split = json.loads((raw / "splits_final.json").read_text())[0]
     for case in split["val"]:
         for kind, name in (("images", f"{case}_0000.nii.gz"), ("labels", f"{case}.nii.gz")):
@@ -68,7 +68,7 @@ def short_name(trainer: str) -> str:
 
 
 def predict(run: Run, work: Path, trainer: str, part: str) -> Path:
-    """nnU-Net's prediction of the validation or test scans with a committed model."""
+    """Predict the validation or test scans with a committed model; return the output folder."""
     output = work / f"predictions{part}" / run.dataset / short_name(trainer)
     images = work / "nnUNet_raw" / run.dataset / f"images{part}"
     if len(list(output.glob("*.npz"))) < len(list(images.glob("*_0000.nii.gz"))):
@@ -80,7 +80,7 @@ def predict(run: Run, work: Path, trainer: str, part: str) -> Path:
 
 
 def calibrate(run: Run, work: Path, model: str, method: str, predictions: dict[str, Path]) -> Path:
-    """Fit to the validation scans, apply to the test scans; paths relative to WORK."""
+    """Fit to the validation scans and apply to the test scans, with paths relative to WORK."""
     references = Path("nnUNet_raw") / run.dataset / "labelsVal"
     calibrator = Path("calibrators") / run.dataset / model / f"{method}.json"
     folder = os.path.relpath(predictions["Val"], work)
@@ -93,7 +93,7 @@ def calibrate(run: Run, work: Path, model: str, method: str, predictions: dict[s
 
 
 def evaluate(run: Run, work: Path, name: str, predictions: Path) -> Path:
-    """The test scans; the folder of the result."""
+    """Evaluate the test scans; return the folder of the result."""
     references = Path("nnUNet_raw") / run.dataset / "labelsTs"
     output = Path("evaluated") / run.dataset / name
     folders = [str(references), os.path.relpath(predictions, work)]
@@ -102,7 +102,7 @@ def evaluate(run: Run, work: Path, name: str, predictions: Path) -> Path:
 
 
 def compare(run: Run, work: Path, results: dict[str, Path]) -> None:
-    """Those of one segmentation loss, with the plain network and its temperature first."""
+    """Compare the models of each segmentation loss with its plain, temperature-scaled network."""
     plain = [name for name in results if name in ("Dice", "DiceCE")]
     for loss in plain:
         with_term = ("DiceMEEP",) if loss == "Dice" else ("MEEP",)

@@ -1,10 +1,10 @@
-"""What MEEP-KL and MEEP-H do to a small probability: the picture of ``lambda_auto.md``.
+"""How MEEP-KL and MEEP-H act on a small probability: a picture for ``lambda_auto.md``.
 
     python benchmarks/term_gradients.py
 
 Two classes. Left: how strongly the term pushes a misclassified voxel, by autograd through our own
-losses. Right: cross-entropy plus lambda times the term over a crowd of like voxels of which a share
-pi is foreground: the p at which the sum is least, against pi.
+losses. Right: for many identical voxels, of which a fraction pi is foreground, the p that minimizes
+cross-entropy plus lambda times the term, against pi.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from nnunet_meep.losses.regularized import TERMS
 
 OUTPUT = Path(__file__).resolve().parent / "lambda_auto" / "terms.png"
 LOOKS = {"MEEP_KL": ("MEEP-KL", "#0072B2"), "MEEP_H": ("MEEP-H", "#D55E00")}
-#: lambda N / |W|: about what the control comes to on hippocampus, where 1 % are errors.
+#: lambda N / |W|: N voxels, W misclassified. About what automatic lambda reaches on hippocampus,
+#: where 1 % of the voxels are misclassified.
 STRENGTHS = {"MEEP_KL": 17.0, "MEEP_H": 35.0}
 
 
 def push(term: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much faster the foreground logit rises under the term: minus the gradient.
+    """The push of the term on the foreground logit: minus the gradient, times |W|.
 
-    Each voxel is foreground and is given probability p < 1/2, so all are misclassified.
+    Every voxel is foreground and predicted as such with p < 1/2, so all are misclassified.
     """
     function, sign = TERMS[term]
     logit = torch.tensor(np.log(p / (1 - p)), requires_grad=True)
@@ -38,14 +39,14 @@ def push(term: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def least(term: str, pi: float) -> float:
-    """The p of the minimum: cross-entropy pushes the logit by pi - p."""
+    """The p that minimizes the sum; cross-entropy pushes the logit by pi - p."""
     strength = STRENGTHS[term]
 
     def gradient(logit: float) -> float:
         p = 1 / (1 + np.exp(-logit))
         return p - pi - strength * pi * float(push(term, np.array([p]))[0])
 
-    highest = -1e-9  # beyond p = 1/2 the foreground voxels are no errors
+    highest = -1e-9  # above p = 1/2 the foreground voxels are no longer errors
     logit = brentq(gradient, -25, highest) if gradient(highest) > 0 else highest
     return float(1 / (1 + np.exp(-logit)))
 
