@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import settings
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 if not torch.cuda.is_available():
     # Read when Triton is imported, which nnU-Net does: its interpreter runs kernels on the CPU.
@@ -53,10 +52,11 @@ def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def content(figure: Figure) -> Iterator[Any]:
-    """All that a figure draws, but for its colours."""
-    for artist in figure.findobj():
-        if isinstance(artist, Text):
-            yield artist.get_text()
-        for name in ("get_xydata", "get_paths", "get_path", "get_array"):
-            if hasattr(artist, name):
-                yield getattr(artist, name)()
+    """What a figure draws, but for its colours and ticks."""
+    for axes in figure.axes:
+        yield axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
+        yield [text.get_text() for text in axes.texts]
+        yield [line.get_xydata() for line in axes.lines]
+        yield [patch.get_verts() for patch in axes.patches]
+        yield [collection.get_paths() for collection in axes.collections]
+        yield [image.get_array() for image in axes.images]
