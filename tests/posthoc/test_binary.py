@@ -141,6 +141,14 @@ def test_what_would_get_infinitely_steep_is_not_learnt(method):
         fit_binary(method, cells_of(p, y))
 
 
+def test_a_temperature_learns_of_errors_though_another_border_would_make_none():
+    """It leaves p = 1/2 where it is, on whose wrong side a voxel of the class lies."""
+    p, y = np.array([0.1, 0.2, 0.3, 0.9], np.float32), np.array([False, False, True, True])
+    assert fit_binary("temperature", cells_of(p, y)).temperature > 0
+    with pytest.raises(NothingToLearn, match="make no error"):
+        fit_binary("platt", cells_of(p, y))
+
+
 def test_temperatures_stay_in_their_range():
     p = np.array([0.1, 0.9, 0.1, 0.9], np.float32)
     wrong = np.array([True, False, True, False])

@@ -212,7 +212,8 @@ class TestRois:
         p[:, 0] = rng.integers(0, 3, p[:, 0].shape) / 2  # exactly 0, 1/2 and 1
         reference = rng.integers(0, 4, SHAPE).astype(np.uint8)
         folder.add("a", p, reference, spacing_mm=SPACING_MM)
-        self.check(run(folder, tmp_path), p, reference, order)
+        for flags in ([], ["--segmentation", "argmax"]):  # of nnU-Net's file, and made here
+            self.check(run(folder, tmp_path, *flags), p, reference, order)
 
     def test_with_ignored_voxels(self, make_folder, tmp_path) -> None:
         labels = {**REGIONS, "ignore": 4}
