@@ -34,15 +34,15 @@ written into -o:
 A comparison is always of the files that are there now. Each result is checked against what is in
 them: new and changed cases are evaluated again, and a line says so. A result with other --bins, or
 with surface distances where --no-surface is given, is evaluated again, too.
-What is missing or odd is said first: cases that only some models have, folds that are not complete,
-predictions without references, calibrators that were fitted to the cases they are evaluated on.
+Warnings come first: cases that only some models have, incomplete folds, predictions without
+references, calibrators that were fitted to the cases they are evaluated on.
 
 Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared. The differences are paired by case, with 95 %
 intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and
 Holm-corrected over the tests that the table shows. "n too small": with so few cases p cannot be
 below 0.05, whatever the difference. "not segmented": Dice is 0 in all cases whose reference has
-the class; such a model is no candidate for the best of that class or of the top label.
+the class; such a model cannot be the best for that class or for the top label.
 "optimistic": its calibrator was fitted to cases that it is evaluated on.
 
 examples:

@@ -32,7 +32,7 @@ written into -o:
   cases/            sums of finished cases; a run that was stopped goes on from them, as long as
                     their files hold the same
 
-rois (--roi), which voxels count; the ignore label never does:
+regions of interest (--roi); voxels with the ignore label are always left out:
   image             whole images, as in the MEEP paper
   crop              without what nnU-Net padded back around its non-zero crop
   boundary:MM       within MM millimetres of the reference surface
@@ -94,16 +94,16 @@ def _get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["image"],
         metavar="ROI",
-        help="which voxels count, one or several, after the folders (default: image); see below",
+        help="regions of interest, after the folders (default: image); see below",
     )
     parser.add_argument(
         "--segmentation",
         choices=("file", "argmax"),
         default="file",
         help=(
-            "of what Dice, distances and volumes are: of the file CASE.nii.gz beside CASE.npz "
-            "(default), which postprocessing or a threshold may have changed, or of the argmax of "
-            "the probabilities (for regions p > 1/2)"
+            "the segmentation from which Dice, distances and volumes are computed: the file "
+            "CASE.nii.gz beside CASE.npz (default), which postprocessing or a threshold may have "
+            "changed, or the argmax of the probabilities (for regions p > 1/2)"
         ),
     )
     parser.add_argument(

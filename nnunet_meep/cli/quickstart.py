@@ -22,8 +22,8 @@ def _get_parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             "FOLDER must be new, empty, or hold only what an earlier meep-quickstart left there;\n"
-            "that is deleted first. Anything else in it, and nothing is touched. Your own\n"
-            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used.\n\n"
+            "that is deleted first. If it holds anything else, the command stops and changes\n"
+            "nothing. Your nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used.\n\n"
             "examples:\n"
             "  meep-quickstart\n"
             "  meep-quickstart --data $nnUNet_raw/Dataset004_Hippocampus -o hippocampus"

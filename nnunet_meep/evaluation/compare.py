@@ -102,7 +102,7 @@ def _compare(
     for name, of_model in models.items():
         if len(bins := {t.settings["bins"] for t in of_model}) > 1:
             raise InputError(
-                f"{name}: expected trainings evaluated with as many bins, got "
+                f"{name}: expected trainings evaluated with the same number of bins, got "
                 f"{' and '.join(map(str, sorted(bins)))}"
             )
     roi = _common_roi(trainings)
@@ -232,7 +232,8 @@ def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
         if twins := [other for other, t in trainings[:i] if _same_numbers(t, training)]:
             whose = "another" if twins[0] == name else f"a training of {twins[0]}"
             lines.append(
-                f"{name}: one training has every number of {whose}; is it the same folder twice?"
+                f"{name}: one training has the same numbers as {whose}; was the same folder given "
+                f"twice?"
             )
         if missing := sorted(_cases(training) - set(cases)):
             lines.append(

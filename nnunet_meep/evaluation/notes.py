@@ -34,8 +34,8 @@ def file_notes(evaluation: Evaluation) -> list[str]:
                 else "in a folder without its calibrator"
             )
             lines.append(
-                f"{counted(calibrator['n_cases'], 'case')} calibrated, {whose}: whether that was "
-                f"fitted to them is not known"
+                f"{counted(calibrator['n_cases'], 'case')} calibrated, {whose}; it is unknown "
+                f"whether it was fitted to these cases"
             )
         if differences := calibrator["any_network"]:
             lines.append(

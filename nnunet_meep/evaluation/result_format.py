@@ -99,7 +99,7 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     if isinstance(folders, list) and (not folders or malformed(folders, [str], "pred_folder")):
         return "no pred_folder"
     if settings.get("cases") and malformed(settings["cases"], [str], "cases"):
-        return "cases are no names"
+        return "cases are not names"
     return malformed(settings, optional, "settings")
 
 
@@ -127,7 +127,7 @@ def damage(content: Any) -> str:
             if problem := _malformed_part(part) or _damaged_numbers(part):
                 return problem
             if [case["case"] for case in part["cases"]] != names:
-                return "other cases in another ROI"
+                return "the ROIs have different cases"
         return _damaged_files(content["files"]["cases"], names)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
@@ -177,7 +177,7 @@ def _damaged_numbers(part: dict[str, Any]) -> str:
         numbers = [v for v in entry.values() if not isinstance(v, dict)]
         curves = [*entry["bins"].values(), *entry.get("risk_coverage", {}).values()]
         if not all(map(_is_number, (*numbers, *(v for curve in curves for v in curve)))):
-            return f"the pooled {key} has what is no number"
+            return f"the pooled {key} contains a value that is not a number"
         if len(entry["bins"]["edges"]) != n_bins[key] + 1:
             return f"other bins in the pooled {key}"
     first = _metrics(part["cases"][0])
@@ -190,11 +190,11 @@ def _damaged_numbers(part: dict[str, Any]) -> str:
         if "classwise_ece" not in metrics.get(TOP_LABEL, {"classwise_ece"}):
             return f"no classwise_ece in {case['case']}"
         if any(list(metrics[key]) != list(first[key]) for key in first):
-            return f"other metrics in {case['case']}"
+            return f"{case['case']} has other metrics than the first case"
         lists = [bins[n] for bins in case["bins"].values() for n in ("count", "mean_p", "mean_y")]
         numbers = [v for of_key in metrics.values() for v in of_key.values()]
         if not all(map(_is_number, (*numbers, *(v for values in lists for v in values)))):
-            return f"{case['case']} has what is no number"
+            return f"{case['case']} contains a value that is not a number"
         if {key: len(bins["count"]) for key, bins in case["bins"].items()} != n_bins:
             return f"other bins in {case['case']}"
     return ""

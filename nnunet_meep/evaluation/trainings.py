@@ -180,7 +180,7 @@ def _evaluate(
             keep=target / "cases",
         )
     except InputError as error:
-        hint = "it has options for other cases" if sources.gt_folder else "or give --gt"
+        hint = "which has more options" if sources.gt_folder else "or give --gt"
         raise InputError(f"{error}; evaluate it with meep-calib-eval, {hint}") from None
     write(evaluation, target)
     return evaluation

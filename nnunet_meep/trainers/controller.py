@@ -60,7 +60,5 @@ class LambdaController:
         if best < len(weights) - 1:
             text += f"; {weights[best]:.4g} in epoch {best}, of checkpoint_best"
             if not weights[best]:
-                text += (
-                    ", which is from before the term began: its probabilities are the plain loss's"
-                )
+                text += ", which was trained without the term, because it had not begun yet"
         return text

@@ -245,7 +245,9 @@ class MEEPMixin(nnUNetTrainer):
         self._seed(self.current_epoch + 1)
         super().on_train_epoch_start()
         if self.experiment.paper:  # nnU-Net's own line is rounded to 1e-5
-            self.print_to_log_file(f"that is {self.optimizer.param_groups[0]['lr']:.4g}")
+            self.print_to_log_file(
+                f"learning rate, unrounded: {self.optimizer.param_groups[0]['lr']:.4g}"
+            )
         self._follow_loss()
         self._iteration = 0
         self.monitor.start_training()

@@ -176,7 +176,7 @@ def explain(experiment: Experiment) -> dict[str, str]:
             f"a training patch is centred on foreground with probability {_shown(e.foreground)}; "
             "validation patches are nnU-Net's"
         )
-    seed = "none, every training is another one"
+    seed = "none: no two trainings are the same"
     if e.seed is not None:
         seed = (
             f"{e.seed} for the initialisation; with nnUNet_n_proc_DA=0 for the batches too "

@@ -81,6 +81,6 @@ def not_finite(
     cases = f" (cases {', '.join(map(str, batch['keys']))})" if "keys" in batch else ""
     return (
         f"the loss is {float(loss):g} in epoch {epoch}, iteration {iteration}{said}; the images of "
-        f"the batch are {finite}{cases}. The checkpoints are from before; --c goes on from the "
-        "last one"
+        f"the batch are {finite}{cases}. The checkpoints were saved earlier; resume from the "
+        "last one with --c"
     )

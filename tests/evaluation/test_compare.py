@@ -327,7 +327,7 @@ def test_classes_of_other_names_are_said() -> None:
 
 def test_the_same_result_under_two_names_is_said() -> None:
     (line,) = compared({"a": random_result(0), "b": random_result(0)}).warnings
-    assert line.startswith("b: one training has every number of a training of a")
+    assert line.startswith("b: one training has the same numbers as a training of a")
 
 
 class TestOverAnRoi:
@@ -397,7 +397,7 @@ class TestTrainingsOfOneModel:
 class TestRefused:
     def test_trainings_with_other_bins(self) -> None:
         with pytest.raises(
-            InputError, match=r"^a: expected trainings .* as many bins, got 10 and 15"
+            InputError, match=r"^a: expected trainings .* the same number of bins, got 10 and 15"
         ):
             compared({"a": (random_result(0), random_result(1, bins=10))})
 

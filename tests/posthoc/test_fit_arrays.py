@@ -70,8 +70,8 @@ def test_it_comes_back_from_its_file_and_says_that_it_knows_no_cases(tmp_path) -
     evaluation = nm.evaluate(folder.gt, tmp_path / "calibrated", surface=False)
     (line,) = [line for line in notes(evaluation) if "calibrator" in line]
     assert line == (
-        "1 case calibrated, with a calibrator that was fitted to arrays: whether that was fitted "
-        "to them is not known"
+        "1 case calibrated, with a calibrator that was fitted to arrays; it is unknown whether it "
+        "was fitted to these cases"
     )
 
 

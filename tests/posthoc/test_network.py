@@ -230,8 +230,8 @@ class TestCasesThatItWasFittedTo:
         self.capsys.readouterr()
         assert calib_eval.main([str(self.val.gt), str(copy), "-np", "1", "--no-surface"]) == 0
         assert (
-            "Note: 3 cases calibrated, in a folder without its calibrator: whether that was "
-            "fitted to them is not known"
+            "Note: 3 cases calibrated, in a folder without its calibrator; it is unknown whether "
+            "it was fitted to these cases"
         ) in self.capsys.readouterr().out
         for command in (
             [calib_apply.main, str(self.path), str(copy), "-o", str(tmp_path / "twice")],

@@ -451,7 +451,7 @@ def test_options_replace_the_papers_length_alone(balls):
     trainer = balls().trainer("nnUNetTrainerCE_1epochs_2iters_paper")
     trainer.run_training()
     assert_trained(trainer)
-    assert "that is 0.0001 \n" in Path(trainer.log_file).read_text()
+    assert "learning rate, unrounded: 0.0001 \n" in Path(trainer.log_file).read_text()
     assert type(trainer.optimizer) is torch.optim.Adam
 
 

@@ -148,21 +148,24 @@ CATALOGUE: dict[str, Metric] = {
     "ece": Metric(
         "ECE",
         "Expected calibration error: how far observed frequency and mean probability are apart in "
-        "bins of equal width, weighted by voxels (Naeini et al. 2015); of the predicted label: of "
-        "the largest probability against being right (Guo et al. 2017).",
+        "bins of equal width, weighted by voxels (Naeini et al. 2015). For the predicted label the "
+        "probability is the largest one, and the frequency is how often the label is right (Guo "
+        "et al. 2017).",
         of=_EVERY,
         function=_BINNED,
         unit=_E3,
     ),
     "mce": Metric(
         "MCE",
-        "Maximum calibration error: the largest of the distances of which the ECE is the mean.",
+        "Maximum calibration error: the largest difference between observed frequency and mean "
+        "probability in any bin.",
         of=_EVERY,
         function=_BINNED,
     ),
     "ace": Metric(
         "average calibration error",
-        "The plain mean over bins of the distances of which the ECE is the mean over voxels.",
+        "The mean over the bins of the difference between observed frequency and mean probability, "
+        "without weights.",
         of=_EVERY,
         function=_BINNED,
     ),
@@ -209,7 +212,7 @@ CATALOGUE: dict[str, Metric] = {
     "aurc": Metric(
         "AURC",
         "Area under the risk-coverage curve: mean error rate among the n most confident voxels, "
-        "over all n (Geifman & El-Yaniv 2017). Are the wrong voxels the unsure ones?",
+        "over all n (Geifman & El-Yaniv 2017). Low if the errors are at uncertain voxels.",
         of=(Of.TOP_LABEL,),
         function="evaluation.metrics.risk_coverage.aurc_of_cells",
         unit=_E3,

@@ -79,7 +79,7 @@ def _error_line(name: str, pooled: dict[str, float]) -> str:
         f"expected to be"
     )
     ratio = pooled["error_rate_ratio"]
-    return line if math.isnan(ratio) else f"{line} ({ratio:.2f} times)"
+    return line if math.isnan(ratio) else f"{line} (expected / actual {ratio:.2f})"
 
 
 def _cell(metric: str, value: float | None) -> str:

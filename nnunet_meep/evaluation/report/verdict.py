@@ -41,9 +41,9 @@ def _not_segmented(comparison: Comparison) -> list[str]:
                 f"{them}."
             )
     if sentences and len(comparison.models) > 1:
-        top_label = ", nor of the top label" * (TOP_LABEL in comparison.classes)
+        top_label = ", nor for the top label" * (TOP_LABEL in comparison.classes)
         sentences.append(
-            f"A model is no candidate for the best of a class that it does not segment{top_label}."
+            f"A model cannot be the best for a class that it does not segment{top_label}."
         )
     return sentences
 

@@ -281,7 +281,7 @@ class TestVerdict:
             "collapsed does not segment 2 class2: Dice is 0 wherever the reference has it.",
             "several does not segment 2 class2 in 1 of its 3 trainings: Dice is 0 wherever the "
             "reference has it.",
-            "A model is no candidate for the best of a class that it does not segment.",
+            "A model cannot be the best for a class that it does not segment.",
             "Compared with first in the classes that both segment, collapsed is better in Dice "
             "(1 class1) (p < 0.05 after Holm's correction for 16 tests).",
             "No difference between first and several is shown in the classes that both segment "
@@ -293,7 +293,7 @@ class TestVerdict:
         other = random_model("other", 1, 20, keys=self.KEYS)
         assert verdict_sentences(compare([first, other])) == [
             "first does not segment any class: Dice is 0 wherever the reference has it.",
-            "A model is no candidate for the best of a class that it does not segment.",
+            "A model cannot be the best for a class that it does not segment.",
             "first and other are not compared: no class is segmented by both.",
         ]
 
