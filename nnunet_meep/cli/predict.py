@@ -104,9 +104,9 @@ def _predict(options: argparse.Namespace) -> None:
         folds=options.f,
         checkpoint=options.chk,
         device=options.device,
-        goes_on=options.continue_prediction,
+        continue_prediction=options.continue_prediction,
         part=(options.part_id, options.num_parts),
-        stage_before=options.prev_stage_predictions and Path(options.prev_stage_predictions),
+        previous_stage=options.prev_stage_predictions and Path(options.prev_stage_predictions),
         arguments=_for_nnunet(options),
     )
     applied = predict(

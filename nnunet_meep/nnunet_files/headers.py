@@ -215,7 +215,7 @@ def _voxel_bytes_by_itk(path: Path) -> int:
     return math.prod(header.GetSize()) * one.GetSizeOfPixelComponent()
 
 
-def refuse_odd_numbers(path: Path, array: NDArray[Any] | None = None) -> None:
+def refuse_invalid_labels(path: Path, array: NDArray[Any] | None = None) -> None:
     """Refuse a label map with values that are no labels: NaN, infinite, complex, or colours.
 
     Args:

@@ -19,7 +19,7 @@ from nnunet_meep.nnunet_files.headers import (
     has_grid,
     is_nifti,
     read_grid,
-    refuse_odd_numbers,
+    refuse_invalid_labels,
     refuse_short,
     spacing_of,
 )
@@ -48,17 +48,17 @@ def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
         InputError: the file cannot be read, is shorter than its header requires, or has values
             that are no labels (NaN, infinite, complex, colours).
     """
-    with _said_of(path, "a segmentation"):
+    with _errors_in_one_line(path, "a segmentation"):
         refuse_short(path)
-        refuse_odd_numbers(path)
+        refuse_invalid_labels(path)
     found = _read_by_itk(path) if dataset.reader == "SimpleITKIO" else None
     if found is None:
         array, properties = _read_label_map(path, dataset)
         spacing_mm = tuple(float(mm) for mm in properties["spacing"])
-        with _said_of(path, "a segmentation"):
+        with _errors_in_one_line(path, "a segmentation"):
             found = LabelMap(array, spacing_mm, read_grid(path, dataset.reader))
     if not is_nifti(path):
-        refuse_odd_numbers(path, found.labels)
+        refuse_invalid_labels(path, found.labels)
     return found
 
 
@@ -67,7 +67,7 @@ def _read_by_itk(path: Path) -> LabelMap | None:
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    with _said_of(path, "a segmentation"):
+    with _errors_in_one_line(path, "a segmentation"):
         image = SimpleITK.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         return None
@@ -119,13 +119,13 @@ def _read(
     path: Path, dataset: Dataset, what: str, how: Callable[[Any], Callable[[str], Any]]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     reader = _reader(path, dataset)
-    with _said_of(path, f"{'an' if what == 'image' else 'a'} {what}"):
+    with _errors_in_one_line(path, f"{'an' if what == 'image' else 'a'} {what}"):
         refuse_short(path)
         return how(reader)(str(path))
 
 
 @contextmanager
-def _said_of(path: Path, what: str) -> Iterator[None]:
+def _errors_in_one_line(path: Path, what: str) -> Iterator[None]:
     """Turn any exception of a library into an :class:`InputError` of one line."""
     try:
         yield

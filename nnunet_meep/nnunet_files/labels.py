@@ -59,12 +59,12 @@ class Labels:
         return self.values.index(self.classes[class_index])
 
     @property
-    def nowhere(self) -> int:
+    def ignored_code(self) -> int:
         """The code of ignored voxels. Smaller codes are indices into ``values``."""
         return len(self.values)
 
     def encode(self, segmentation: NDArray[Any]) -> NDArray[np.unsignedinteger]:
-        """Convert a label map to codes: index into ``values``, or ``nowhere`` where ignored.
+        """Convert a label map to codes: index into ``values``, or ``ignored_code`` where ignored.
 
         Args:
             segmentation: labels of any dtype, (*shape).
@@ -96,7 +96,7 @@ class Labels:
         return labels
 
     def y_of_code(self, members: Collection[int]) -> NDArray[np.uint8]:
-        """For each code: 1 if its label is in ``members``, 0 if not, 2 for ``nowhere``."""
+        """For each code: 1 if its label is in ``members``, 0 if not, 2 for ``ignored_code``."""
         return np.array([*(v in members for v in self.values), 2], np.uint8)
 
     def members(self, class_index: int) -> tuple[int, ...]:

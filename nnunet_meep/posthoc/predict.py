@@ -32,9 +32,9 @@ class Prediction:
         folds: -f.
         checkpoint: -chk.
         device: -device.
-        goes_on: --continue_prediction.
+        continue_prediction: --continue_prediction.
         part: -part_id and -num_parts.
-        stage_before: -prev_stage_predictions.
+        previous_stage: -prev_stage_predictions.
         arguments: all arguments to pass on to nnU-Net, except -o and --save_probabilities.
     """
 
@@ -44,9 +44,9 @@ class Prediction:
     folds: Sequence[str]
     checkpoint: str
     device: str
-    goes_on: bool
+    continue_prediction: bool
     part: tuple[int, int]
-    stage_before: Path | None
+    previous_stage: Path | None
     arguments: Sequence[str]
 
 
@@ -87,10 +87,10 @@ def predict(
     # The same record for all parts (-part_id) of a prediction, as they share the output folder.
     record = Record(asked.output / ".uncalibrated", network, tuple(differences))
     begin(asked.output, calibrator_json, record)
-    if not asked.goes_on:
+    if not asked.continue_prediction:
         shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(exist_ok=True)
-    if asked.goes_on:
+    if asked.continue_prediction:
         _forget_damaged(staging)
         _show_finished(asked.output, staging, dataset.file_ending)
     try:
@@ -166,9 +166,9 @@ def _check_images(asked: Prediction, ending: str) -> None:
             f"{asked.images / (unnumbered[0] + ending)}: expected the number of its channel at the "
             f"end of its name, as in CASE_0000{ending} (-i)"
         )
-    if asked.stage_before is not None and not asked.stage_before.is_dir():
+    if asked.previous_stage is not None and not asked.previous_stage.is_dir():
         raise InputError(
-            f"{asked.stage_before}: expected a folder of predictions, found none "
+            f"{asked.previous_stage}: expected a folder of predictions, found none "
             f"(-prev_stage_predictions)"
         )
 

@@ -70,7 +70,7 @@ def sample_case(voxels: Voxels, labels: Labels, roi: Roi, n_voxels: int, number:
     counts = voxels.counts(1)
     codes, winner = counts.codes_in(roi), counts.winner
     del counts
-    chosen, weight = _choose(codes, winner, labels.nowhere, n_voxels, number)
+    chosen, weight = _choose(codes, winner, labels.ignored_code, n_voxels, number)
     p = np.empty((labels.n_channels, len(chosen)), np.float32)
     for part in voxels.parts():
         inside = slice(*np.searchsorted(chosen, [part.start, part.stop]))
@@ -82,12 +82,12 @@ def sample_case(voxels: Voxels, labels: Labels, roi: Roi, n_voxels: int, number:
 def _choose(
     codes: NDArray[np.unsignedinteger],
     winner: NDArray[np.unsignedinteger],
-    nowhere: int,
+    ignored_code: int,
     n_voxels: int,
     number: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Indices of the sampled voxels, ascending, and how many voxels each one represents."""
-    n_strata = 2 * nowhere + 2
+    n_strata = 2 * ignored_code + 2
 
     def strata(start: int) -> NDArray[np.uint32]:
         part = slice(start, start + PART)
@@ -97,7 +97,7 @@ def _choose(
     sizes = np.zeros(n_strata, np.int64)
     for start in starts:
         sizes += np.bincount(strata(start), minlength=n_strata)
-    sizes[2 * nowhere :] = 0
+    sizes[2 * ignored_code :] = 0
     quotas = shares(sizes, max(n_voxels, int(np.count_nonzero(sizes))))
     random = np.random.default_rng([SEED, number])
     # For each stratum, which of its voxels to take, counted in the order of the image.

@@ -39,14 +39,14 @@ def test_codes_are_positions_among_the_labels_and_the_ignore_label_is_nowhere(dt
     gaps = {"background": 0, "all": [7, 100], "core": 100, "ignore": 101}
     labels = read_labels({"labels": gaps, "regions_class_order": [7, 100]}, PATH)
     codes = labels.encode(np.array([[0, 7], [100, 101]], dtype))
-    assert codes.tolist() == [[0, 1], [2, labels.nowhere]]
+    assert codes.tolist() == [[0, 1], [2, labels.ignored_code]]
     assert codes.dtype == np.uint8
 
 
 def test_codes_of_labels_without_gaps_are_the_labels() -> None:
     labels = read_labels({"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}, PATH)
     assert labels.encode(np.arange(4.0)[None]).tolist() == [[0, 1, 2, 3]]
-    assert labels.nowhere == 3
+    assert labels.ignored_code == 3
 
 
 @pytest.mark.parametrize("n", [255, 256, 300])
@@ -55,7 +55,7 @@ def test_many_labels_have_codes_of_their_own(n) -> None:
     labels = read_labels({"labels": names}, PATH)
     every = np.arange(n, dtype=np.float32)[None]
     assert np.array_equal(labels.encode(every), every)
-    assert labels.nowhere == n
+    assert labels.ignored_code == n
 
 
 @pytest.mark.parametrize("value", [3, -1, 0.5, 255, 256, 65536, np.nan, np.inf])

@@ -612,7 +612,7 @@ def test_the_training_log_says_it_beside_nnunets_lines(balls):
         "Pseudo dice",
     ):
         assert line in text
-    assert "that is 0.01" not in text  # only the paper's rates need more digits
+    assert "unrounded: 0.01" not in text  # only the paper's rates need more digits
 
 
 def test_the_training_log_of_another_trainer_does_not_explain_what_that_one_changes(balls):

@@ -163,7 +163,7 @@ class CaseCounts:
     ) -> None:
         for name, all_codes in self.codes.items():
             codes = all_codes[voxels][where]
-            right = np.where(codes == self.labels.nowhere, 2, codes == channel)
+            right = np.where(codes == self.labels.ignored_code, 2, codes == channel)
             counters[name].add(p, right.astype(np.uint8))
 
     def check(self) -> None:
@@ -205,7 +205,7 @@ class CaseCounts:
     def _pairs(self, roi: Roi, padding: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Number of voxels for each code of the reference (row) and each winner (column)."""
         if not self._is_argmax:
-            shape = self.labels.nowhere + 1, len(self.segmented_label)
+            shape = self.labels.ignored_code + 1, len(self.segmented_label)
             pairs = np.zeros(shape, np.int64)
             count_pairs(self.codes_in(roi), self.winner, pairs)
             return pairs
@@ -261,7 +261,7 @@ class CaseCounts:
         return cells.total()
 
     def codes_in(self, roi: Roi) -> NDArray[np.unsignedinteger]:
-        """Codes of the reference, with ``nowhere`` outside of an ROI, (N,)."""
+        """Codes of the reference, with ``ignored_code`` outside of an ROI, (N,)."""
         codes = self.codes[roi.counted_as]
         if not roi.without_padding:
             return codes
@@ -269,7 +269,7 @@ class CaseCounts:
         inside = np.zeros(shape, np.bool_, order=order)
         if (box := self._crop()) is not None:
             inside[box] = True
-        return np.where(inside.ravel(order), codes, codes.dtype.type(self.labels.nowhere))
+        return np.where(inside.ravel(order), codes, codes.dtype.type(self.labels.ignored_code))
 
     def _crop(self) -> tuple[slice, ...] | None:
         shape = self._reference.codes.shape
@@ -279,7 +279,7 @@ class CaseCounts:
         """For each code, how many of the counted voxels are padding, where p is known."""
         shape, order = self._reference.codes.shape, self._file.order
         codes = self.codes[counted_as].reshape(shape, order=order)
-        n_codes = self.labels.nowhere + 1
+        n_codes = self.labels.ignored_code + 1
         padding = np.bincount(codes.ravel(), minlength=n_codes)
         if (box := self._crop()) is not None:
             padding -= np.bincount(codes[box].ravel(), minlength=n_codes)
@@ -321,7 +321,7 @@ class _LaneCounts:
         self.counted: dict[tuple[int, str], ClassCounts] = {}
         self.unsure = {name: self._counter(right, score=False) for name in rois}
         self.losers = {name: self._counter(right, score=False) for name in rois}
-        n_codes, n_winners = labels.nowhere + 1, len(labels.predicted_label)
+        n_codes, n_winners = labels.ignored_code + 1, len(labels.predicted_label)
         self.pairs = {name: np.zeros((n_codes, n_winners), np.int64) for name in rois}
         self.n_clipped = 0
         self.n_not_finite = 0

@@ -35,8 +35,8 @@ class Reference:
 
     Attributes:
         codes: the reference segmentation, (*shape).
-        restricted: {name of an ROI: ``codes`` with ``nowhere`` outside of the ROI}. ``image`` and
-            ``crop`` are not in it; both are counted over the whole image.
+        restricted: {name of an ROI: ``codes``, with ``ignored_code`` outside of the ROI}.
+            ``image`` and ``crop`` are not in it; both are counted over the whole image.
         spacing_mm: size of a voxel along each axis of ``shape``.
         segmentation: the predicted segmentation, (*shape); None if there is no file.
     """
@@ -106,7 +106,9 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
     for roi in rois:
         inside = _inside(roi, case, dataset, codes, spacing_mm, grid)
         if inside is not None:
-            restricted[roi.name] = np.where(inside, codes, codes.dtype.type(dataset.labels.nowhere))
+            restricted[roi.name] = np.where(
+                inside, codes, codes.dtype.type(dataset.labels.ignored_code)
+            )
     return Reference(codes, restricted, spacing_mm, segmentation)
 
 
@@ -123,7 +125,7 @@ def _refuse_segmentation(
             f"{path}: expected a segmentation of shape {shape} like {case.reference}, got "
             f"{codes.shape}"
         )
-    if dataset.labels.ignore_label is not None and (codes == dataset.labels.nowhere).any():
+    if dataset.labels.ignore_label is not None and (codes == dataset.labels.ignored_code).any():
         raise InputError(
             f"{path}: expected a prediction, found the ignore label "
             f"{dataset.labels.ignore_label}, which no network predicts"
@@ -190,10 +192,10 @@ def _surface_of_any_class(codes: NDArray[np.unsignedinteger], labels: Labels) ->
     )
     # on_surface[a, b]: a voxel of code a with a neighbour of code b is on a surface, because it
     # belongs to a class that the neighbour does not belong to. Beyond the edge of the image there
-    # is no class, as with the code ``nowhere``.
+    # is no class, as with the code ``ignored_code``.
     on_surface = (member[:, :, None] & ~member[:, None, :]).any(axis=0)
     surface = np.zeros(codes.shape, np.bool_)
-    beyond = np.full(codes.shape[1:], labels.nowhere, codes.dtype)
+    beyond = np.full(codes.shape[1:], labels.ignored_code, codes.dtype)
     for i, here in enumerate(codes):
         neighbours = []
         if len(codes) > 1:

@@ -131,7 +131,7 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> Cas
     class_index = labels.keys.index(key)
     members = labels.y_of_code(labels.members(class_index))
     codes, spacing_mm, _ = read_codes(case.reference, dataset)
-    reference, counts = members[codes] == 1, codes != labels.nowhere
+    reference, counts = members[codes] == 1, codes != labels.ignored_code
     axes, mirrored = _anatomical(case, dataset, spacing_mm)
 
     segmented, wrong = [], []
