@@ -110,12 +110,9 @@ def main(args: list[str] | None = None) -> int:
 
 def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation.compare import compare
-    from nnunet_meep.evaluation.counting.roi import parse_roi
+    from nnunet_meep.evaluation.report.compare_folders import compare_folders
     from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
     from nnunet_meep.evaluation.report.comparison_tables import terminal
-    from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
-    from nnunet_meep.evaluation.trainings import open_training
 
     # Check the arguments before all the work.
     names = [name for name, _ in options.models]
@@ -127,34 +124,16 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
-    if options.gt and not options.gt.is_dir():
-        raise InputError(f"{options.gt}: expected a folder of references, found none (--gt)")
     asked = {} if options.bins is None else {"bins": options.bins}
-    asked |= {"surface": False} if options.no_surface else {}
-    if options.as_stored and (options.gt or asked):
-        flag = "--gt" if options.gt else "--bins" if options.bins else "--no-surface"
-        raise InputError(
-            f"{flag}: expected none with --as-stored, which takes results as they were written"
-        )
-    if options.roi:
-        parse_roi(options.roi)
-    models, notes = {}, []
-    for name, folders in options.models:
-        trainings = [
-            open_training(
-                folder,
-                write=write_evaluation_report,
-                gt_folder=options.gt,
-                roi=options.roi,
-                options=asked,
-                processes=options.np,
-                as_stored=options.as_stored,
-            )
-            for folder in folders
-        ]
-        models[name] = [training.evaluation for training in trainings]
-        notes += [(name, line) for training in trainings for line in training.notes]
-    comparison = compare(models, cases=options.cases, notes=notes)
+    comparison = compare_folders(
+        dict(options.models),
+        gt_folder=options.gt,
+        roi=options.roi,
+        cases=options.cases,
+        options={**asked, **({"surface": False} if options.no_surface else {})},
+        processes=options.np,
+        as_stored=options.as_stored,
+    )
     paths, warnings = write_comparison_report(
         comparison, options.o, gt_folder=options.gt, images=options.images, progress=True
     )
