@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import reference
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.special import expit
@@ -141,6 +141,7 @@ def test_the_keys_are_those_of_the_tables() -> None:
 
 
 @given(voxels(), st.integers(1, 20))
+@example((np.array([0, 0, 1, 1], np.float32), np.array([False, True, False, True])), 15)
 def test_exact_metrics_are_those_of_the_equations(data, n_bins) -> None:
     p, y = data
     metrics, p64 = of_class(p, y, n_bins), p.astype(np.float64)
