@@ -12,7 +12,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -115,6 +115,12 @@ def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> Non
     assert (gradient.double() - exact_gradient).abs().max() <= tolerance * scale + 1e-12
 
 
+EXAMPLE = {
+    **{"seed": 0, "shape": (2, 5, 6), "ignore": False, "regions": False},
+    **{"batch_dice": False, "weights": (1, 1), "block": 1 << 17},
+}
+
+
 @every_implementation
 @settings(max_examples=60)
 @given(
@@ -130,6 +136,9 @@ def assert_same(loss, reference, logits, target, tolerance: float = 1e-5) -> Non
     weights=st.sampled_from([(1, 1), (0, 1), (1, 0), (0.5, 2)]),
     block=st.sampled_from([1, 7, 1 << 17]),
 )
+# Ties of several classes, and Dice of both of two: whether they are drawn is chance.
+@example(**EXAMPLE, n_classes=3, term="MEEP_KL", ties=True, background=False)
+@example(**EXAMPLE, n_classes=2, term=None, ties=False, background=True)
 def test_value_and_gradient_are_those_of_the_composition(
     implementation,
     seed,
