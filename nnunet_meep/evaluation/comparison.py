@@ -66,6 +66,13 @@ class Comparison:
         warnings: what makes the models less comparable, one line each.
         evaluations: by model, the evaluation of each training over ``roi`` alone, for pictures and
             single cases; empty if the comparison was read from JSON, which does not hold them.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> names = ("predictions", "predictions_meep")
+        >>> comparison = nm.compare({name: nm.read_evaluation(name) for name in names})
+        >>> comparison.verdict("predictions_meep", "1", "ece")  # too few cases to tell
+        ''
     """
 
     roi: str

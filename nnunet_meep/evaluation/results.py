@@ -88,6 +88,13 @@ class Evaluation:
         network: the network that made the predictions.
         calibrators: those applied to the predictions, and which of the cases they were fitted to.
         written: when its file was written (ISO 8601); "" if it was not read from a file.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> evaluation = nm.evaluate("labelsTs", "predictions")
+        >>> of_one_case = evaluation.cases[0].rois["image"].classes["1"]["dice"]
+        >>> list(evaluation.to_dataframe()["class"].unique())
+        ['1', '2', 'top_label']
     """
 
     classes: dict[str, str]

@@ -69,6 +69,13 @@ class Calibrator:
         reasons: {key: why there was nothing to learn}.
         network: the network whose predictions it was fitted to.
         fitted_on: the data it was fitted to, as JSON; see the module's docstring.
+
+    Example:
+        >>> import nnunet_meep as nm
+        >>> import numpy as np
+        >>> calibrator = nm.read_calibrator("calibrator.json")  # of meep-calib-fit
+        >>> calibrator(np.full((3, 4), 1 / 3, np.float32)).sum(axis=0)
+        array([1., 1., 1., 1.], dtype=float32)
     """
 
     method: str
