@@ -241,8 +241,9 @@ def _default_references(pred_folder: Path) -> Path:
     model = pred_folder.resolve().parent.parent
     if pred_folder.resolve().name != "validation" or not (model / "plans.json").is_file():
         raise InputError(
-            f"{pred_folder}: expected the folder of reference segmentations before it; only for a "
-            f"model folder (TRAINER__PLANS__CONFIG) or its fold_X/validation they are nnU-Net's own"
+            f"{pred_folder}: expected the folder of reference segmentations before it, or with "
+            f"--gt; only for a model folder (TRAINER__PLANS__CONFIG) or its fold_X/validation they "
+            f"are nnU-Net's own"
         )
     preprocessed = os.environ.get("nnUNet_preprocessed")
     if not preprocessed:

@@ -52,7 +52,9 @@ AUTO = "auto"
 _NUMERAL = "(?:0|[1-9][0-9]{0,8})(?:p[0-9]{0,8}[1-9])?"
 _NUMBER = f"({_NUMERAL})"
 _FROM_1 = r"([1-9][0-9]{0,8})"
-_A_NUMBER = "a number >= 0 with a p for the decimal point, no zero to spare, up to nine decimals"
+_A_NUMBER = (
+    "a number >= 0 with a p for the decimal point, no superfluous zeros, up to nine decimals"
+)
 _A_COUNT = "a whole number from 1, of up to nine digits without leading zeros"
 
 
@@ -112,7 +114,7 @@ OPTIONS = {
     "fg": Option(
         "_fg0p9",
         re.compile(r"fg(1|0(?:p[0-9]{0,8}[1-9])?)"),
-        "a probability from 0 to 1 with a p for the decimal point and no zero to spare",
+        "a probability from 0 to 1 with a p for the decimal point and no superfluous zeros",
         "each training patch is centred on foreground with this probability",
     ),
 }

@@ -41,25 +41,25 @@ if TYPE_CHECKING:
 PICTURES = {
     "reliability": (
         "Reliability",
-        "How often a class is there where a model says p, over the voxels of all cases. On the "
-        "diagonal probabilities can be taken at their word; below it the model is overconfident. "
-        "A band is the 95 % interval over cases (BCa bootstrap). "
-        "The histogram, on a log scale, says how many voxels a point stands for.",
+        "The observed frequency of a class among the voxels to which a model gives the probability "
+        "p, over all cases. On the diagonal the two agree; below it the model is overconfident. "
+        "The band is the 95 % interval over cases (BCa bootstrap). The histogram, on a log scale, "
+        "shows how many voxels each point stands for.",
     ),
     "risk_coverage": (
         "Risk and coverage",
-        "If the least sure voxels are set aside, for a person to look at, how many of the others "
-        "are wrong? The faster a line falls, the better a model knows where it is wrong.",
+        "The error rate of the remaining voxels, if a person takes over the most uncertain ones. "
+        "The faster a line falls, the better a model knows where it is wrong.",
     ),
     "volumes": (
         "Expected and true volume",
-        "The volume that the probabilities add up to against that of the reference; a point for "
-        "each case.",
+        "The sum of the probabilities as a volume, against the volume of the reference; one point "
+        "for each case.",
     ),
     "errors": (
         "Expected and actual errors",
-        "The share of wrong voxels that a model expects (mean of 1 - largest probability) against "
-        "the actual one; a point for each case. Below the diagonal it is overconfident.",
+        "The error rate that a model expects (mean of 1 - largest probability) against its actual "
+        "error rate; one point for each case. Below the diagonal it is overconfident.",
     ),
 }
 
