@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -22,6 +22,13 @@ def replacing_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """:func:`replacing_file` of several: all are complete before the first one is renamed."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(replacing_file(path)) for path in paths]
 
 
 @contextmanager

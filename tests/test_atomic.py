@@ -1,4 +1,4 @@
-"""Folders that are replaced whole or not at all."""
+"""Folders and files that are replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_meep.atomic import replacing_folder
+from nnunet_meep.atomic import replacing_files, replacing_folder
 
 
 def write(folder: Path, text: str) -> None:
@@ -59,3 +59,22 @@ def test_a_run_that_was_killed_between_the_renames_loses_nothing(tmp_path: Path)
     with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "data"):
         raise ZeroDivisionError
     assert (tmp_path / "data" / "a.txt").read_text() == "old"
+
+
+def test_of_several_files_none_is_replaced_where_one_fails(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for path in paths:
+        path.write_text("old")
+
+    def write(fails: bool) -> None:
+        with replacing_files(paths) as temporary:
+            for path in temporary:
+                path.write_text("new")
+            if fails:
+                raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write(fails=True)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["old", "old"]
+    write(fails=False)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["new", "new"]

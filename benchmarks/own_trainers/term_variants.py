@@ -8,6 +8,7 @@ the variants are scaled so that this is about right.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -24,13 +25,14 @@ LENGTH = "_50epochs_50iters"
 SEEDS = ("", "_seed1", "_seed2")
 
 
-class Variant(RegularizedLoss):
+class Variant(RegularizedLoss, ABC):
     """The segmentation loss plus lambda times a value that is to be minimised."""
 
     how = "the segmentation loss, and a variant of the term computed beside it"
 
+    @abstractmethod
     def value(self, logits: Tensor, target: Tensor, **labels: Any) -> Tensor:
-        raise NotImplementedError
+        """The variant of the term, ()."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         labels = {"ignore_label": self.ignore_label, "regions": self.regions}

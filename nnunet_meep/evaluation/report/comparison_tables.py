@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nnunet_meep.atomic import replacing_file
+from nnunet_meep.atomic import replacing_files
 from nnunet_meep.evaluation.comparison import COLUMNS, NOT_SEGMENTED, SIGNIFICANT, Comparison
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
@@ -41,12 +41,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"comparison.{ending}" for ending in ("json", "csv", "md", "tex")]
-    with (
-        replacing_file(paths[0]) as json_path,
-        replacing_file(paths[1]) as csv_path,
-        replacing_file(paths[2]) as md_path,
-        replacing_file(paths[3]) as tex_path,
-    ):
+    with replacing_files(paths) as (json_path, csv_path, md_path, tex_path):
         content = nan_to_none(comparison.to_dict())
         json_path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_csv(csv_path, COLUMNS, comparison.rows())

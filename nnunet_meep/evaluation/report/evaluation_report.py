@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_meep.atomic import replacing_file
+from nnunet_meep.atomic import replacing_files
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
@@ -27,12 +27,7 @@ def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
     paths = [folder / name for name in names]
-    with (
-        replacing_file(paths[0]) as json_path,
-        replacing_file(paths[1]) as csv_path,
-        replacing_file(paths[2]) as png_path,
-        replacing_file(paths[3]) as svg_path,
-    ):
+    with replacing_files(paths) as (json_path, csv_path, png_path, svg_path):
         write_evaluation(evaluation, json_path)
         write_csv(csv_path, evaluation.columns, evaluation.rows())
         pooled = evaluation.pooled[evaluation.roi]
