@@ -67,9 +67,7 @@ def _explanation(name: str) -> str:
             "nnUNet_extTrainer"
         )
         if meant := nearest.meant(name):
-            raise InputError(
-                f"{others}; if one of ours is meant, the nearest right name is {meant}"
-            )
+            raise InputError(f"{others}; if one of ours is meant, {meant}")
         return others
     return "\n".join([name, *_aligned(names.explain(experiment).items())])
 

@@ -22,7 +22,8 @@ from nnunet_meep.trainers.grammar import (
     default_lambda,
     starts_with,
 )
-from nnunet_meep.trainers.nearest import nearest
+from nnunet_meep.trainers.misspelt import corrected
+from nnunet_meep.trainers.nearest import suggestion
 
 _ALL_OPTIONS = ", ".join(option.example for option in OPTIONS.values())
 _ALL_BASES = (
@@ -45,11 +46,13 @@ def parse(name: str) -> Experiment | None:
     """The experiment that ``name`` stands for; None if the name is not ours.
 
     Trainer names are ours if they contain ``MEEP``, or if they consist of one of the grammar's
-    losses, with or without ``CP``, followed by nothing or by ``_`` and parts shaped like options.
+    losses, with or without ``CP``, followed by nothing or by ``_`` and parts shaped like options,
+    also with a typing error (:mod:`.misspelt`). What somebody may have called a class of their own
+    on purpose, such as ``nnUNetTrainer_seed1`` or ``nnUNetTrainerDice_epochs50``, is not ours.
 
     Raises:
-        TrainerNameError: the name is ours but wrong; the message gives the wrong part and the
-            nearest valid name.
+        TrainerNameError: the name is ours but wrong; the message gives the wrong part, the nearest
+            valid name, and what of the name is not in it.
     """
     if not name.startswith(PREFIX):
         return None
@@ -70,7 +73,7 @@ def parse(name: str) -> Experiment | None:
 
 
 def _error(name: str, problem: str) -> TrainerNameError:
-    message = f"{name}: {problem}; the nearest right name is {nearest(name)}"
+    message = f"{name}: {problem}; {suggestion(name)}"
     # A name from a script with Windows line endings has a \r, which would hide the text before it.
     return TrainerNameError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
@@ -80,7 +83,7 @@ def _parts(name: str, base: str) -> list[str]:
 
 
 def _are_options(parts: list[str]) -> bool:
-    return all(_OPTION_SHAPE.fullmatch(part) for part in parts)
+    return all(_OPTION_SHAPE.fullmatch(corrected(part)) for part in parts)
 
 
 def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
@@ -130,12 +133,16 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
     )
 
 
+def _key(part: str) -> str | None:
+    """The key of the option that a part of a name is; None if it is none."""
+    return next((key for key, option in OPTIONS.items() if option.pattern.fullmatch(part)), None)
+
+
 def _what_is_wrong(part: str) -> str:
     """Why a part of a name is not accepted."""
-    key = next((key for key, option in OPTIONS.items() if option.pattern.fullmatch(part)), None)
-    if key:
+    if _key(part):
         return f"stands twice or in the wrong place (the order is {_ALL_OPTIONS})"
-    key = next((key for key in OPTIONS if key in part.lower()), None)
+    key = next((key for key in OPTIONS if key in corrected(part).lower()), None)
     if key:
         option = OPTIONS[key]
         return f"is not an option; {key} takes {option.allowed}, for example {option.example}"

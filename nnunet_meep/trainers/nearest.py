@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass, field, replace
 
 from nnunet_meep.trainers.grammar import (
     AUTO,
@@ -14,52 +15,82 @@ from nnunet_meep.trainers.grammar import (
     base_name,
     starts_with,
 )
+from nnunet_meep.trainers.misspelt import corrected
 
-# Options as people write them, valid or not: lambda0.30, Lambda_0p3, lamda0p3, auto, 50epoch.
-_MEANT = re.compile(
-    r"(?P<auto>auto(?:_?lamb?da)?)|(?P<key>lamb?da|gamma|seed|fg)"
-    r"(?:(?!_?[0-9]+_?(?:epoch|iter))[_=]?(?P<value>auto|[0-9.,p+-]*[a-z]?))?"
-    r"|(?<![0-9])(?P<count>[0-9]+)_?(?P<unit>epoch|iter)s?|(?P<paper>paper)",
-    re.IGNORECASE | re.ASCII,
+# Options as people write them, valid or not: lambda0.30, Lambda_0p3, auto, 50epoch, epochs50.
+_UNIT = r"epochs?|(?<![a-z])ep(?![a-z])|iter(?:ation)?s?"
+_COUNT = rf"(?<![0-9])(?P<count>[+-]?[0-9][0-9.,pe+-]*)_?(?P<unit>{_UNIT})"
+_NO_VALUE = r"(?P<auto>auto(?:_?lamb?da)?)|(?P<paper>paper)"
+_KEY = (
+    r"(?P<key>lamb?da|lam(?=_?[0-9.,])|(?<![a-z])l(?=_?[0-9]*[.,p][0-9])|gamma|seed|fg"
+    rf"|{_UNIT})"
 )
+_VALUE = r"[_=]?(?P<value>auto|[.,p+-]?[0-9][^_=\s]*?(?=[_=\s]|lamb?da|gamma|seed|fg|paper|$))"
+# A number between two words belongs to the second one in lambda_50epochs, to the first one in
+# lambda_1_epochs_50: the reading that leaves less over is right.
+_READINGS = [
+    re.compile(expression, re.IGNORECASE | re.ASCII)
+    for expression in (
+        rf"{_COUNT}|{_NO_VALUE}|{_KEY}(?:(?!_?[0-9]+_?(?:ep|iter)){_VALUE})?",
+        rf"{_NO_VALUE}|{_KEY}(?:{_VALUE})?",
+    )
+]
+# How nnU-Net names trainers of its own, of which it has some.
+_NNUNETS_OWN = re.compile(f"{PREFIX}(_[0-9]+ep(ochs?)?)+")
+
+
+@dataclass
+class _Reading:
+    """What the options of a text mean.
+
+    Attributes:
+        values: options in the valid spelling, by their keys.
+        beside: the text between the options; the first one precedes all of them.
+        unreadable: options without a valid value, for which ``values`` has an example.
+        left_out: what else stands behind the first option and is not in ``values``.
+    """
+
+    values: dict[str, str] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.unreadable and not self.left_out
 
 
 def nearest(name: str) -> str:
     """The valid name nearest to a wrong one: what is meant, in the right spelling and order."""
-    loss, term = _meant_base(_beside_options(name))
-    values: dict[str, str] = {}
-    for match in _MEANT.finditer(name):
-        if match["paper"]:
-            values.setdefault("paper", "_paper")
-        elif match["auto"]:
-            values.setdefault("lambda", f"_lambda{AUTO}")
-        elif match["unit"]:
-            key = match["unit"].lower() + "s"
-            spelt = match["count"].lstrip("0") + key
-            right = OPTIONS[key].pattern.fullmatch(spelt)
-            values.setdefault(key, f"_{spelt}" if right else OPTIONS[key].example)
-        else:
-            key = "lambda" if match["key"].lower().startswith("l") else match["key"].lower()
-            values.setdefault(key, _respelt(key, (match["value"] or "").lower()))
-    if "gamma" in values:
-        loss = "Focal"
-    if "lambda" in values and term is None:
-        term = "MEEP_KL"
-    if term == "CP" and values.get("lambda") == f"_lambda{AUTO}":
-        del values["lambda"]
-    return base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
+    return _nearest(name)[0]
+
+
+def suggestion(name: str) -> str:
+    """:func:`nearest` as the end of a sentence that also says what of ``name`` is not in it."""
+    right, reading = _nearest(name)
+    but = []
+    if reading.unreadable:
+        but.append(f"with an example in place of {_quoted(reading.unreadable)}")
+    if reading.left_out:
+        but.append(f"without {_quoted(reading.left_out)}")
+    clause = f", {' and '.join(but)}," if but else ""
+    return f"the nearest right name{clause} is {right}"
 
 
 def meant(name: str) -> str | None:
-    """The valid name that a name which is not ours resembles; None if it resembles none.
+    """:func:`suggestion` for a name that is not ours, but resembles one; None if it does not.
 
     Only the part before the options is compared, because options look alike in all names.
     """
-    first = _MEANT.search(name)
-    own, options = (name[: first.start()], name[first.start() :]) if first else (name, "")
-    own = own.rstrip("_")
-    right = starts_with(own, BASES)
-    if right and right != own:
+    if _NNUNETS_OWN.fullmatch(name):
+        return None
+    name = corrected(name)
+    reading = _read(name)
+    own, options = reading.beside[0].rstrip("_"), name[len(reading.beside[0]) :]
+    if own == PREFIX or own in BASES:
+        # Anything unknown makes it a user's own nnUNetTrainerDice_60epochs_something.
+        return suggestion(name) if options and reading.complete else None
+    if starts_with(own, BASES):
         return None  # a user's own nnUNetTrainerDice_something
     letters = _letters(_without_prefix(own))
     # A misspelt prefix was not removed; being long, it makes all names similar: a higher cutoff.
@@ -67,8 +98,89 @@ def meant(name: str) -> str | None:
         spellings = {_letters(prefix + base.removeprefix(PREFIX)): base for base in BASES}
         close = difflib.get_close_matches(letters, spellings, n=1, cutoff=cutoff)
         if close:
-            return nearest((spellings[close[0]] if prefix else own) + options)
+            return suggestion(f"{spellings[close[0]] if prefix else own}_{options}")
     return None
+
+
+def _nearest(name: str) -> tuple[str, _Reading]:
+    reading = _read(_without_prefix(corrected(name)))
+    before, *after = reading.beside
+    base = "_".join([before, *(text for text in after if _has_meep(text))])
+    loss, term = _meant_base(base)
+    values = dict(reading.values)
+    # No base has a digit: the DA5 of nnUNetTrainerDA5_MEEP_KL is not in it.
+    parts = re.split("_|meep", base, flags=re.IGNORECASE)
+    left_out = [part for part in parts if re.search("[0-9]", part)] + reading.left_out
+    if "gamma" in values:
+        loss = "Focal"
+    if "lambda" in values and term is None:
+        term = "MEEP_KL"
+    if term == "CP" and values.get("lambda") == f"_lambda{AUTO}":
+        del values["lambda"]
+        left_out.append(f"lambda{AUTO}")
+    right = base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
+    return right, replace(reading, values=values, left_out=left_out)
+
+
+def _read(text: str) -> _Reading:
+    readings = (_read_as(expression, text) for expression in _READINGS)
+    return min(readings, key=lambda r: len(r.unreadable) + len(r.left_out))
+
+
+def _read_as(expression: re.Pattern[str], text: str) -> _Reading:
+    reading, end = _Reading(), 0
+    found: dict[str, list[tuple[str | None, str]]] = {}
+    for match in expression.finditer(text):
+        groups = match.groupdict()
+        reading.beside.append(text[end : match.start()])
+        end = match.end()
+        spelt: str | None
+        if groups["paper"]:
+            key, spelt = "paper", OPTIONS["paper"].example
+        elif groups["auto"]:
+            key, spelt = "lambda", f"_lambda{AUTO}"
+        else:
+            key = _key(groups.get("unit") or groups["key"])
+            spelt = _respelt(key, groups.get("count") or groups["value"] or "")
+        found.setdefault(key, []).append((spelt, match[0]))
+    reading.beside.append(text[end:])
+    reading.left_out += [
+        rest for t in reading.beside[1:] if (rest := t.strip("_=-")) and not _has_meep(t)
+    ]
+    for key, options in found.items():
+        readable = [spelt for spelt, _ in options if spelt]
+        reading.values[key] = readable[0] if readable else OPTIONS[key].example
+        if not readable:
+            reading.unreadable.append(options[0][1])
+        reading.left_out += [t for spelt, t in options[1:] if spelt != reading.values[key]]
+    return reading
+
+
+def _key(word: str) -> str:
+    """The key of an option that is spelt ``word``: lamda, l; epoch, ep; iteration."""
+    first = word.lower()[0]
+    return next(key for key in OPTIONS if key.startswith(first))
+
+
+def _respelt(key: str, value: str) -> str | None:
+    """An option with its value in the valid spelling; None if it is no valid value."""
+    if key == "lambda" and value.lower() == AUTO:
+        return f"_lambda{AUTO}"
+    match = re.fullmatch(r"\+?([0-9]*)(?:[.,p]([0-9]+))?", value.lower(), re.ASCII)
+    if not value or not match:
+        return None
+    whole, decimals = match[1].lstrip("0") or "0", (match[2] or "").rstrip("0")
+    number = whole + (f"p{decimals}" if decimals else "")
+    spelt = f"{number}{key}" if key in ("epochs", "iters") else f"{key}{number}"
+    return f"_{spelt}" if OPTIONS[key].pattern.fullmatch(spelt) else None
+
+
+def _quoted(texts: list[str]) -> str:
+    return ", ".join(map(repr, texts))
+
+
+def _has_meep(text: str) -> bool:
+    return "meep" in text.lower()
 
 
 def _without_prefix(name: str) -> str:
@@ -77,12 +189,6 @@ def _without_prefix(name: str) -> str:
 
 def _letters(text: str) -> str:
     return re.sub("[^a-z]", "", text.lower())
-
-
-def _beside_options(name: str) -> str:
-    """The text before the options of a wrong name, and that after them if MEEP is there."""
-    before, *after = _MEANT.sub("\n", _without_prefix(name)).split("\n")
-    return "_".join([before, *after]) if any("meep" in text.lower() for text in after) else before
 
 
 def _meant_base(text: str) -> tuple[str, str | None]:
@@ -100,16 +206,3 @@ def _meant_base(text: str) -> tuple[str, str | None]:
         return BASES[known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]]]
     losses = {loss.lower(): loss for loss in SEGMENTATION_LOSSES} | {"cedice": "DiceCE"}
     return losses[difflib.get_close_matches(letters, losses, n=1, cutoff=0.0)[0]], term
-
-
-def _respelt(key: str, value: str) -> str:
-    """An option with its value in the valid spelling; the option's example if it is invalid."""
-    if key == "lambda" and value == AUTO:
-        return f"_lambda{AUTO}"
-    match = re.fullmatch(r"\+?([0-9]*)(?:[.,p]([0-9]*))?", value, re.ASCII)
-    whole, decimals = (match[1] or "", match[2] or "") if match else ("", "")
-    if not whole + decimals:
-        return OPTIONS[key].example
-    whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
-    spelt = f"_{key}{whole}" + (f"p{decimals}" if decimals else "")
-    return spelt if OPTIONS[key].pattern.fullmatch(spelt[1:]) else OPTIONS[key].example

@@ -100,7 +100,13 @@ def test_a_wrong_name_of_ours_is_answered_with_the_words_of_the_grammar(answer):
         ("nnUNetTrainrCE_5epochs", "nnUNetTrainerCE_5epochs"),
         ("nnUNetTrainerFokal_gamma3", "nnUNetTrainerFocal_gamma3"),
         ("nnUNetTrainerDicee_5epochs", "nnUNetTrainerDiceCE_5epochs"),
-        ("nnUNetTrainerDice_lamda0p3", "nnUNetTrainerDiceMEEP_KL_lambda0p3"),
+        ("nnUNetTrainerFokal_gama3_60epohcs", "nnUNetTrainerFocal_gamma3_60epochs"),
+        ("nnUNetTrainerDice_60Epochs_seed_4", "nnUNetTrainerDice_60epochs_seed4"),
+        ("nnUNetTrainerDice_epochs60", "nnUNetTrainerDice_60epochs"),
+        ("nnUNetTrainer_seed4", "nnUNetTrainerDiceCE_seed4"),
+        ("nnUNetTrainer_60epochs_seed4", "nnUNetTrainerDiceCE_60epochs_seed4"),
+        ("nnUNetTrainer_lambdaauto", "nnUNetTrainerMEEP_KL_lambdaauto"),
+        ("nnUNetTrainer_60epohcs", "nnUNetTrainerDiceCE_60epochs"),
     ],
 )
 def test_a_name_like_ours_that_is_not_is_answered_with_the_one_that_is_meant(answer, name, meant):
@@ -122,6 +128,12 @@ def nnunets_own():
 USERS_OWN = [
     "nnUNetTrainerDice_v2",
     "nnUNetTrainerDice_myversion_50epochs",
+    "nnUNetTrainerDice_50epochs_v2",
+    "nnUNetTrainerDice_60epohcs_v2",
+    "nnUNetTrainerDiceMyIdea_50epochs",
+    "nnUNetTrainer_300epochs",
+    "nnUNetTrainer_seed4_v2",
+    "nnUNetTrainer_seed",
     "nnUNetTrainerCE_noMirroring",
     "nnUNetTrainerTversky",
     "nnUNetTrainr_50epochs",

@@ -221,7 +221,6 @@ def test_both_terms_and_all_losses_take_it(loss, term):
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ("nnUNetTrainerCP_lambdaauto", "nnUNetTrainerCP"),
         ("nnUNetTrainerDice_lambdaauto", "nnUNetTrainerDiceMEEP_KL_lambdaauto"),
         ("nnUNetTrainerMEEP_KL_lambda_auto", "nnUNetTrainerMEEP_KL_lambdaauto"),
         ("nnUNetTrainerMEEP_KL_lambdaAuto", "nnUNetTrainerMEEP_KL_lambdaauto"),
@@ -230,7 +229,6 @@ def test_both_terms_and_all_losses_take_it(loss, term):
         ("nnUNetTrainerMEEP_KL_auto_50epochs", "nnUNetTrainerMEEP_KL_lambdaauto_50epochs"),
         ("nnUNetTrainerMEEP_H_autolambda", "nnUNetTrainerMEEP_H_lambdaauto"),
         ("nnUNetTrainerMEEP_H_50epochs_lambdaauto", "nnUNetTrainerMEEP_H_lambdaauto_50epochs"),
-        ("nnUNetTrainerMEEP_KL_lambdaauto0p3", "nnUNetTrainerMEEP_KL_lambdaauto"),
     ],
 )
 def test_wrong_names_are_refused_with_the_right_one(wrong, right):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nnunet_meep import trainers
 from nnunet_meep.trainers.grammar import base_names
 from nnunet_meep.trainers.names import TrainerNameError, explain, parse
-from nnunet_meep.trainers.nearest import nearest
+from nnunet_meep.trainers.nearest import nearest, suggestion
 
 #: name: (segmentation loss, term, lambda without an option)
 BASES = {
@@ -452,6 +452,33 @@ NEAREST = {
     "nnUNetTrainerMEEP_KL_Seed4": "nnUNetTrainerMEEP_KL_seed4",
     "nnUNetTrainerMEEP_KL_Paper": "nnUNetTrainerMEEP_KL_paper",
     "nnUNetTrainerMEEP_KL_FG0p5": "nnUNetTrainerMEEP_KL_fg0p5",
+    "nnUNetTrainerMEEP_KL_epochs60": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_epoch_60": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_epochs=60": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_60ep": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerMEEP_KL_iters60": "nnUNetTrainerMEEP_KL_60iters",
+    "nnUNetTrainerMEEP_KL_iterations_60": "nnUNetTrainerMEEP_KL_60iters",
+    "nnUNetTrainerMEEP_KL_epochs60_40iters": "nnUNetTrainerMEEP_KL_60epochs_40iters",
+    "nnUNetTrainerMEEP_KL_epochs_60_iters_40": "nnUNetTrainerMEEP_KL_60epochs_40iters",
+    "nnUNetTrainerMEEP_KL_60_epochs_40_iters": "nnUNetTrainerMEEP_KL_60epochs_40iters",
+    "nnUNetTrainerMEEP_KL_lambda_1_epochs_60": "nnUNetTrainerMEEP_KL_lambda1_60epochs",
+    "nnUNetTrainerMEEP_KL_lambda_0.50": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_lam0.5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_l0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
+    "nnUNetTrainerMEEP_KL_seed_4": "nnUNetTrainerMEEP_KL_seed4",
+    "nnUNetTrainerMEEP_KL_fg_0.5": "nnUNetTrainerMEEP_KL_fg0p5",
+    # typing errors
+    "nnUNetTrainerMEEP_KL_60epohcs": "nnUNetTrainerMEEP_KL_60epochs",
+    "nnUNetTrainerDiceCE_60epohcs": "nnUNetTrainerDiceCE_60epochs",
+    "nnUNetTrainerCE_60epichs": "nnUNetTrainerCE_60epochs",
+    "nnUNetTrainerCE_60iterss": "nnUNetTrainerCE_60iters",
+    "nnUNetTrainerCE_60itres_seed4": "nnUNetTrainerCE_60iters_seed4",
+    "nnUNetTrainerDice_lamda0p5": "nnUNetTrainerDiceMEEP_KL_lambda0p5",
+    "nnUNetTrainerDice_lamdbaauto": "nnUNetTrainerDiceMEEP_KL_lambdaauto",
+    "nnUNetTrainerCP_lmabda0p5": "nnUNetTrainerCP_lambda0p5",
+    "nnUNetTrainerFocal_gama3": "nnUNetTrainerFocal_gamma3",
+    "nnUNetTrainerDice_sede4": "nnUNetTrainerDice_seed4",
+    "nnUNetTrainerDice_papper": "nnUNetTrainerDice_paper",
     # order and number of options
     "nnUNetTrainerMEEP_KL_60epochs_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5_60epochs",
     "nnUNetTrainerCP_60iters_60epochs": "nnUNetTrainerCP_60epochs_60iters",
@@ -503,8 +530,76 @@ def test_a_wrong_name_is_refused_with_the_one_that_is_meant(wrong, right):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "end"),
+    [
+        (
+            "MEEP_KL_lambda1e3",
+            "name, with an example in place of 'lambda1e3', is {}MEEP_KL_lambda0p3",
+        ),
+        (
+            "MEEP_KL_lambda0p50_0epochs",
+            "name, with an example in place of '0epochs', is {}MEEP_KL_lambda0p5_50epochs",
+        ),
+        ("MEEP_KL_1e3epochs", "with an example in place of '1e3epochs', is {}MEEP_KL_50epochs"),
+        ("MEEP_KL_0p3", "name, without '0p3', is {}MEEP_KL"),
+        ("MEEP_KL_l1", "name, without 'l1', is {}MEEP_KL"),
+        ("MEEP_KL_60epohcs_v2", "name, without 'v2', is {}MEEP_KL_60epochs"),
+        ("DA5MEEP_KL", "name, without 'DA5', is {}DiceMEEP_KL"),
+        ("MEEP_KL_seed1_seed2_seed1", "name, without 'seed2', is {}MEEP_KL_seed1"),
+        ("CP_lambdaauto", "name, without 'lambdaauto', is {}CP"),
+        (
+            "MEEP_KL_lambdanan_7_60epochs_x",
+            "name, with an example in place of 'lambda' and without 'nan_7', 'x', is "
+            "{}MEEP_KL_lambda0p3_60epochs",
+        ),
+    ],
+)
+def test_what_of_a_wrong_name_is_not_in_the_nearest_one_is_said(wrong, end):
+    with pytest.raises(TrainerNameError) as error:
+        parse(f"nnUNetTrainer{wrong}")
+    assert str(error.value).endswith(end.format("nnUNetTrainer"))
+
+
+@given(st.text("_=0123456789pambdel.-+echositrfgKLMEPH"))
+@example("epochs50")
+@example("lambda_1_epochs_50")
+@example("7_MEEP_H_8")
+@example("seed150epochs")
+@example("lambda0p3_lambda0p5")
+def test_no_number_of_a_name_is_dropped_without_a_word(options):
+    answer = suggestion(f"nnUNetTrainerMEEP_KL_{options}")
+    for digits in re.findall("[0-9]+", options):
+        assert digits.strip("0") in answer
+
+
+@given(valid_names(), st.data())
+def test_options_in_other_spellings_are_understood(parts, data):
+    base, options, _ = parts
+    others = []
+    for option in options:
+        word, number = re.sub("[0-9p]", "", option), "".join(re.findall("[0-9]+p?", option))
+        if option == "paper":
+            spellings = ["Paper", "paepr"]
+        elif word in ("epochs", "iters"):
+            spellings = [
+                f"{word}{number}",
+                f"{word}={number}",
+                f"0{option}",
+                f"{number}{word[:-1]}",
+            ]
+        else:
+            decimal = number.replace("p", ".")
+            spellings = [f"{word}=0{number}", f"{word}{decimal}", f"{word.upper()}_{number}"]
+        others.append(data.draw(st.sampled_from(spellings)))
+    assert suggestion("_".join([base, *others])).endswith(f"name is {'_'.join([base, *options])}")
+
+
+@pytest.mark.parametrize(
     ("wrong", "right"),
     [
+        ("nnUNetTrainer_seed4", "nnUNetTrainerDiceCE_seed4"),
+        ("nnUNetTrainer_lambdaauto", "nnUNetTrainerMEEP_KL_lambdaauto"),
+        ("nnUNetTrainer_gamma3", "nnUNetTrainerFocal_gamma3"),
         ("nnUNetTrainermeep_kl", "nnUNetTrainerMEEP_KL"),
         ("nnunettrainermeep_h_60epochs", "nnUNetTrainerMEEP_H_60epochs"),
         ("MEEP_KL", "nnUNetTrainerMEEP_KL"),
@@ -629,6 +724,13 @@ def test_the_error_is_not_one_that_hasattr_swallows():
         "nnUNetTrainerDice_v2_50epochs",
         "nnUNetTrainerDice_lambda0p3_mine",
         "nnUNetTrainerDice_Lambda0p3",
+        "nnUNetTrainerDice_lamda0p3_mine",
+        "nnUNetTrainerDice_50epohcs_v2",
+        "nnUNetTrainerDice_epochs50",
+        "nnUNetTrainerDice_seed_1",
+        "nnUNetTrainerDiceMyIdea_50epochs",
+        "nnUNetTrainer_seed1",
+        "nnUNetTrainer_lambdaauto",
         "nnUNetTrainerDice_",
         "nnUNetTrainerDice__50epochs",
         "nnUNetTrainerDiceFocal",
@@ -677,6 +779,10 @@ def test_a_name_that_is_not_ours_is_nothing_and_no_error(name):
         "50ep",
         "paper2",
         "newspaper",
+        "speed1",
+        "3tiers",
+        "2items",
+        "taper",
         "1٠epochs",
     ],
 )
@@ -797,7 +903,8 @@ def test_the_meaning_of_a_name_needs_neither_torch_nor_nnunet():
         "import sys\n"
         "sys.modules['torch'] = sys.modules['nnunetv2'] = None\n"
         "from nnunet_meep import trainers\n"
-        "from nnunet_meep.trainers.names import explain, nearest, parse\n"
+        "from nnunet_meep.trainers.names import explain, parse\n"
+        "from nnunet_meep.trainers.nearest import nearest\n"
         "assert explain(parse('nnUNetTrainerMEEP_KL'))\n"
         "assert nearest('nnUNetTrainerMEEP') == 'nnUNetTrainerMEEP_KL'\n"
         "assert not hasattr(trainers, 'nnUNetTrainerDiceLoss')\n"
