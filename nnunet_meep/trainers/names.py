@@ -19,6 +19,7 @@ from nnunet_meep.trainers.grammar import (
     SEGMENTATION_LOSSES,
     TERMS,
     Experiment,
+    base_name,
     default_lambda,
     starts_with,
 )
@@ -147,6 +148,54 @@ def _what_is_wrong(part: str) -> str:
         option = OPTIONS[key]
         return f"is not an option; {key} takes {option.allowed}, for example {option.example}"
     return f"is not an option (the options are {_ALL_OPTIONS})"
+
+
+def with_seed(name: str, seed: int) -> str:
+    """The name of the same experiment with a seed, at its place among the options.
+
+    Args:
+        name: a trainer name of ours without a seed.
+        seed: a whole number from 0, of up to nine digits.
+
+    Raises:
+        TrainerNameError: the name is wrong, not ours, or has a seed; or the seed is no such number.
+    """
+    experiment = parse(name)
+    if experiment is None:
+        same = base_name("DiceCE", None)
+        instead = f"{same} has the same loss and takes seeds: {same}_seed{seed}"
+        raise TrainerNameError(
+            f"{name!r} takes no seed, because it is no name of nnunet-meep"
+            + (f"; {instead}" if name == PREFIX else "")
+        )
+    if experiment.seed is not None:
+        raise TrainerNameError(
+            f"{name}: expected a name without a seed, got one with the seed {experiment.seed}"
+        )
+    base = base_name(experiment.segmentation_loss, experiment.term)
+    keys = list(OPTIONS)
+    behind = keys[keys.index("seed") :]
+    before = [part for part in _parts(name, base) if _key(part) not in behind]
+    after = [part for part in _parts(name, base) if _key(part) in behind]
+    seeded = "_".join([base, *before, f"seed{seed}", *after])
+    parse(seeded)
+    return seeded
+
+
+def without_seed(name: str) -> tuple[str, int | None]:
+    """A name without its seed, and the seed; of a name without one, or not ours, itself and None.
+
+    Trainings whose names are the same without seeds are of one experiment.
+
+    Raises:
+        TrainerNameError: the name is ours but wrong.
+    """
+    experiment = parse(name)
+    if experiment is None or experiment.seed is None:
+        return name, None
+    base = base_name(experiment.segmentation_loss, experiment.term)
+    others = [part for part in _parts(name, base) if _key(part) != "seed"]
+    return "_".join([base, *others]), experiment.seed
 
 
 def _shown(value: float) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nnunet_meep import trainers
 from nnunet_meep.trainers.grammar import base_names
-from nnunet_meep.trainers.names import TrainerNameError, explain, parse
+from nnunet_meep.trainers.names import TrainerNameError, explain, parse, with_seed, without_seed
 from nnunet_meep.trainers.nearest import nearest, suggestion
 
 #: name: (segmentation loss, term, lambda without an option)
@@ -838,6 +838,37 @@ def test_no_name_of_nnunet_itself_is_ours():
     }
     assert {"nnUNetTrainer", "nnUNetTrainerDiceCELoss_noSmooth", "nnUNetPredictor"} <= names
     assert not [name for name in names if parse(name) is not None]
+
+
+@given(valid_names(), st.integers(0, BILLION - 1))
+def test_a_seed_is_put_at_its_place_and_taken_out_again(parts, seed):
+    base, options, fields = parts
+    rest = [option for option in options if not option.startswith("seed")]
+    name = "_".join([base, *rest])
+    seeded = with_seed(name, seed)
+    assert asdict(parse(seeded)) == {**fields, "name": seeded, "seed": seed}
+    assert without_seed(seeded) == (name, seed)
+    assert without_seed(name) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "told"),
+    [
+        ("nnUNetTrainerMEEP_KL_seed1_paper", 2, "expected a name without a seed, .* seed 1$"),
+        ("nnUNetTrainer", 2, "'nnUNetTrainer' takes no seed.* nnUNetTrainerDiceCE_seed2$"),
+        ("nnUNetTrainerDA5", 2, "'nnUNetTrainerDA5' .* no name of nnunet-meep$"),
+        ("nnUNetTrainerMEEP_KL_50epoch", 2, "'50epoch' is not an option"),
+        ("nnUNetTrainerDice_paper", -1, "'seed-1' is not an option; seed takes a whole number"),
+        ("nnUNetTrainerDice", BILLION, "'seed1000000000' is not an option"),
+    ],
+)
+def test_a_name_that_takes_no_seed_is_refused(name, seed, told):
+    with pytest.raises(TrainerNameError, match=told):
+        with_seed(name, seed)
+
+
+def test_a_name_that_is_not_ours_has_no_seed_of_ours():
+    assert without_seed("nnUNetTrainer_seed1") == ("nnUNetTrainer_seed1", None)
 
 
 #: segmentation loss or term: words that have to stand in its explanation
