@@ -235,6 +235,24 @@ def test_the_scanned_module_has_no_foreign_name_and_ends_with_one_line_at_a_wron
     assert line.startswith("Error: nnUNetTrainerMEEP_KL_lambda0p30: 'lambda0p30'")
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_name_that_seems_misspelt_is_answered_where_nobody_elses_class_can_have_it(behind):
+    script = (
+        f"import os, sys; sys.path.insert(0, {EXTENSION!r})\n"
+        "os.environ['nnUNet_extTrainer'] += (os.pathsep + '/others') * " + str(behind) + "\n"
+        "import nnunet_meep_trainers as module\n"
+        "print(hasattr(module, 'nnUNetTrainer_seed4'))\n"
+    )
+    result = python(script)
+    if behind:
+        assert (result.stdout, result.stderr) == ("False\n", "")
+    else:
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Error: nnU-Net has no trainer 'nnUNetTrainer_seed4'; ")
+        assert line.endswith(" nnUNetTrainerDiceCE_seed4")
+
+
 @pytest.mark.parametrize("name", ["__path__", "names", "parse", "TrainerNameError", "__all__"])
 def test_the_scanned_module_passes_on_trainers_and_nothing_else(name):
     script = (
