@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nnunet_meep.errors import InputError
 
@@ -32,3 +34,21 @@ def run(action: Callable[[], None]) -> int:
         print("Interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (its terminal is closed) end what runs inside as Ctrl-C does.
+
+    For commands that start others, which have to be ended, too. Under nohup, SIGHUP is ignored and
+    stays so.
+    """
+    signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    changed = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    for s in changed:
+        signal.signal(s, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for s in changed:
+            signal.signal(s, signal.SIG_DFL)

@@ -1,0 +1,1 @@
+"""What a benchmark consists of: a plan in TOML, read and checked."""

@@ -1,0 +1,275 @@
+"""Read a plan from its TOML file, and check it before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nnunet_meep.benchmark.plans.plan import Compare, Data, Model, Network, Plan, Select, plain_of
+from nnunet_meep.benchmark.plans.plan_file import (
+    PlanFile,
+    Table,
+    is_list,
+    is_number,
+    is_text,
+    is_whole,
+)
+from nnunet_meep.benchmark.plans.trainer_names import (
+    WrongTrainer,
+    expand,
+    lambda_of,
+    plain_name,
+    with_seeds,
+)
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.roi import parse_roi
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.posthoc.fit import METHODS, check_installed
+
+FOLDS = "all five"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan; nothing is looked up in nnU-Net's folders.
+
+    Raises:
+        InputError: the file is missing or wrong; the line, the nearest right name.
+    """
+    file = PlanFile(path)
+    top = file.table(file.content, "the plan")
+    everything = {
+        key: top.take(key, lambda _: True, "a table", default)
+        for key, default in (
+            *(("data", {}), ("training", [])),
+            *(("calibrate", {}), ("evaluate", {}), ("compare", [])),
+        )
+    }
+    top.finish()
+    data = _data(file, everything["data"])
+    models, notes = _models(file, everything["training"], data)
+    calibrate = file.table(everything["calibrate"], "[calibrate]")
+    methods = calibrate.take(
+        "methods",
+        lambda v: v == [] or is_list(v, lambda m: m in METHODS),
+        f"a list of {', '.join(METHODS)}",
+        [],
+    )
+    calibrate.finish()
+    for method in methods:
+        check_installed(method)
+    evaluate = file.table(everything["evaluate"], "[evaluate]")
+    plan = Plan(
+        path=path,
+        data=data,
+        models=tuple(models),
+        methods=tuple(methods),
+        rois=_rois(file, evaluate),
+        bins=evaluate.take("bins", lambda v: is_whole(v, 1), "a whole number from 1", 15),
+        surface=evaluate.take("surface", lambda v: isinstance(v, bool), "true or false", True),
+        parts=evaluate.take("parts", lambda v: is_whole(v, 1), "a whole number from 1", 1),
+        comparisons=(),
+        notes=tuple(notes),
+    )
+    evaluate.finish()
+    found = _comparisons(file, everything["compare"], plan)
+    return Plan(**{**plan.__dict__, "comparisons": found})
+
+
+def _data(file: PlanFile, content: Any) -> dict[str, Data]:
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{file.path}: expected a table [data.NAME], found none")
+    found = {}
+    for name, values in content.items():
+        if not _NAME.fullmatch(name):
+            file.fail(name, f"[data.{name}]: expected a name of letters, digits, _ and -")
+        table = file.table(values, f"[data.{name}]")
+        network = table.take("network", lambda v: isinstance(v, dict), "a table", None)
+        convert = table.take("convert", is_text, '"meep-convert-... {source} -d ID"', "")
+        found[name] = Data(
+            name=name,
+            dataset=table.take(
+                "dataset",
+                lambda v: is_text(v) and re.fullmatch(r"Dataset\d{3}_[\w-]+", v) is not None,
+                '"DatasetXXX_NAME"',
+            ),
+            configuration=table.take(
+                "configuration",
+                lambda v: is_text(v) and _NAME.fullmatch(v) is not None and "cascade" not in v,
+                "a configuration of nnU-Net, such as 3d_fullres, that needs no other one first",
+                "3d_fullres",
+            ),
+            plans=table.take("plans", is_text, '"nnUNetPlans"', "nnUNetPlans"),
+            folds=_folds(table),
+            network=None if network is None else _network(file, name, network),
+            convert=_convert(file, convert),
+        )
+        table.finish()
+        if network is not None and "plans" in values:
+            file.fail("plans", f"[data.{name}] plans: give it in [data.{name}.network] instead")
+    return found
+
+
+def _folds(table: Table) -> tuple[int, ...]:
+    folds = table.take(
+        "folds",
+        lambda v: v == FOLDS or is_list(v, is_whole),
+        f'a list of folds, such as [0], or "{FOLDS}"',
+        [0],
+    )
+    return tuple(range(5)) if folds == FOLDS else tuple(folds)
+
+
+def _convert(file: PlanFile, text: str) -> tuple[str, ...]:
+    words = text.split()
+    if words and (not words[0].startswith("meep-convert-") or "{source}" not in words):
+        file.fail(
+            text, f"convert: expected a meep-convert-... command with {{source}}, got {text!r}"
+        )
+    return tuple(words)
+
+
+def _network(file: PlanFile, name: str, values: dict[str, Any]) -> Network:
+    table = file.table(values, f"[data.{name}.network]")
+    counts = "a list of whole numbers from 1"
+
+    def sizes(key: str) -> tuple[int, ...] | None:
+        found = table.take(
+            key,
+            lambda v: isinstance(v, list) and bool(v) and all(is_whole(x, 1) for x in v),
+            counts,
+            (),
+        )
+        return tuple(found) or None
+
+    spacing = table.take(
+        "target_spacing",
+        lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_number, v)),
+        "three numbers, in mm",
+        (),
+    )
+    network = Network(
+        plans=table.take(
+            "plans",
+            lambda v: is_text(v) and _NAME.fullmatch(v) is not None and v != "nnUNetPlans",
+            "a name of letters, digits, _ and -, other than nnUNetPlans",
+            "nnUNetPlansBenchmark",
+        ),
+        patch_size=sizes("patch_size"),
+        batch_size=table.take("batch_size", lambda v: is_whole(v, 1), "a number from 1", None),
+        features_per_stage=sizes("features_per_stage"),
+        planner=table.take("planner", is_text, "a planner class of nnU-Net", None),
+        gpu_memory_target=table.take("gpu_memory_target", is_number, "GB", None),
+        target_spacing=tuple(spacing) or None,
+    )
+    table.finish()
+    return network
+
+
+def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> tuple[list[Model], list[str]]:
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{file.path}: expected a table [[training]], found none")
+    found: list[Model] = []
+    notes: dict[str, None] = {}
+    for values in content:
+        table = file.table(values, "[[training]]")
+        expected = f"one of {', '.join(data)}, or a list of them"
+        default = next(iter(data)) if len(data) == 1 else None
+        where = table.take(
+            "data",
+            lambda v: v in data if isinstance(v, str) else is_list(v, lambda x: x in data),
+            expected,
+            *([default] if default else []),
+        )
+        patterns = table.take("trainers", lambda v: is_list(v, is_text), "a list of trainers")
+        seeds = table.take("seeds", lambda v: is_list(v, is_whole), "a list such as [0, 1, 2]", [])
+        select = _select(file, table)
+        table.finish()
+        for name in [where] if isinstance(where, str) else where:
+            for pattern in patterns:
+                try:
+                    for trainer in expand(pattern):
+                        without, all_names, note = with_seeds(trainer, seeds)
+                        found.append(Model(name, without, all_names, select))
+                        notes.update({note: None} if note else {})
+                except WrongTrainer as error:
+                    file.fail(pattern, str(error))
+    seen: set[tuple[str, str]] = set()
+    for model in found:
+        if (model.data, model.trainer) in seen:
+            file.fail(model.trainer, f"{model.trainer}: expected once for {model.data}, got twice")
+        seen.add((model.data, model.trainer))
+        if model.select and lambda_of(model.trainer):
+            _refuse_lonely_choice(file, found, model)
+    return found, list(notes)
+
+
+def _select(file: PlanFile, table: Table) -> Select | None:
+    content = table.take("select", lambda v: isinstance(v, dict), "a table", None)
+    if content is None:
+        return None
+    inner = file.table(content, "select")
+    metrics = [m for m, entry in CATALOGUE.items() if entry.better is not Better.NEITHER]
+    inner.take("over", lambda v: v == "lambda", '"lambda"')
+    by = inner.take(
+        "by",
+        lambda v: (
+            is_text(v)
+            and v.startswith("validation ")
+            and v.removeprefix("validation ").removeprefix("top_label ") in metrics
+        ),
+        f'"validation METRIC" or "validation top_label METRIC" with one of {", ".join(metrics)}',
+    )
+    not_worse = inner.take(
+        "not_worse", lambda v: v in metrics, f"one of {', '.join(metrics)}", None
+    )
+    inner.finish()
+    metric = by.removeprefix("validation ")
+    return Select(metric.removeprefix("top_label "), metric.startswith("top_label "), not_worse)
+
+
+def _refuse_lonely_choice(file: PlanFile, models: list[Model], model: Model) -> None:
+    """Refuse ``not_worse`` without the plain loss, which it compares with."""
+    if model.select and model.select.not_worse and plain_of(model, models) is None:
+        file.fail(
+            "not_worse",
+            f"not_worse: expected the loss without the term among the trainers of {model.data}, "
+            f"as in {plain_name(model.trainer)}, found none",
+        )
+
+
+def _rois(file: PlanFile, table: Table) -> tuple[str, ...]:
+    rois = table.take("roi", lambda v: is_list(v, is_text), 'a list such as ["image"]', ["image"])
+    for roi in rois:
+        try:
+            parse_roi(roi)
+        except InputError as error:
+            file.fail(roi, str(error))
+    return tuple(rois)
+
+
+def _comparisons(file: PlanFile, content: Any, plan: Plan) -> tuple[Compare, ...]:
+    if not isinstance(content, list):
+        file.fail("compare", "expected tables [[compare]]")
+    return tuple(_comparison(file, values, plan) for values in content)
+
+
+def _comparison(file: PlanFile, values: Any, plan: Plan) -> Compare:
+    table = file.table(values, "[[compare]]")
+    data = table.take("data", lambda v: v in plan.data, f"one of {', '.join(plan.data)}", None)
+    known: list[str] = []
+    for name in [data] if data else plan.data:
+        known += [model for model in plan.names_of_models(name) if model not in known]
+    shown = ", ".join(known)
+    compare = Compare(
+        reference=table.take("reference", lambda v: v in known, f"one of {shown}"),
+        models=tuple(
+            table.take(
+                "models", lambda v: is_list(v, lambda x: x in known), f"a list of {shown}", ()
+            )
+        ),
+        data=data,
+    )
+    table.finish()
+    return compare

@@ -1,0 +1,132 @@
+"""Trainer names in a plan: braces, seeds, and whether there is such a trainer."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from nnunet_meep.trainers import names, nearest
+from nnunet_meep.trainers.grammar import PREFIX, base_name
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_LAMBDA = re.compile(r"_lambda([0-9p]+)(?=_|$)")
+
+
+class WrongTrainer(ValueError):
+    """A trainer name in a plan that cannot be trained. One line, with the nearest right name."""
+
+
+def expand(pattern: str) -> list[str]:
+    """The trainers that a pattern stands for: ``MEEP_KL_lambda{0p1,0p3}`` for two of them.
+
+    Raises:
+        WrongTrainer: one of them does not exist.
+    """
+    match = _BRACES.search(pattern)
+    if match:
+        before, after = pattern[: match.start()], pattern[match.end() :]
+        return [name for text in match[1].split(",") for name in expand(before + text + after)]
+    _check(pattern)
+    return [pattern]
+
+
+def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | None], str]:
+    """A trainer with each of the seeds.
+
+    Args:
+        trainer: one that exists.
+        seeds: empty for a training without a seed.
+
+    Returns:
+        The name without a seed; the names to train, with their seeds; a note if the trainer takes
+        no seed and is therefore trained once, else "".
+
+    Raises:
+        WrongTrainer: the name has a seed already, and seeds are given.
+    """
+    if names.parse(trainer) is None:
+        note = ""
+        if seeds:
+            note = (
+                f"{trainer} takes no seed and is trained once: a seed is an option of this "
+                f"package's trainers"
+            )
+            if trainer == PREFIX:
+                note += f"; {PREFIX}DiceCE is the same loss and takes seeds"
+        return trainer, {trainer: None}, note
+    without, seed = names.without_seed(trainer)
+    if not seeds:
+        return without, {trainer: seed}, ""
+    if seed is not None:
+        raise WrongTrainer(f"{trainer}: expected a name without a seed beside seeds = {seeds}")
+    return trainer, {names.with_seed(trainer, s): s for s in seeds}, ""
+
+
+def lambda_of(trainer: str) -> tuple[str, str] | None:
+    """The name with ``lambda*`` in place of its lambda, and that lambda, as in ``0p3``.
+
+    None if the name has no fixed lambda.
+    """
+    match = _LAMBDA.search(trainer)
+    if match is None:
+        return None
+    return f"{trainer[: match.start()]}_lambda*{trainer[match.end() :]}", match[1]
+
+
+def plain_name(trainer: str) -> str:
+    """The trainer with the same segmentation loss and options, but without a term and its lambda.
+
+    ``nnUNetTrainerDiceCE`` for ``nnUNetTrainer``, which is the same loss.
+    """
+    experiment = names.parse(trainer)
+    if experiment is None:
+        return f"{PREFIX}DiceCE" if trainer == PREFIX else trainer
+    base = base_name(experiment.segmentation_loss, experiment.term)
+    options = re.sub(r"_lambda[^_]*", "", trainer.removeprefix(base))
+    return base_name(experiment.segmentation_loss, None) + options
+
+
+def n_epochs(trainer: str) -> int:
+    """The number of epochs that a trainer's name stands for; nnU-Net's 1000 if it says none."""
+    experiment = names.parse(trainer)
+    if experiment is not None:
+        return experiment.epochs or 1000
+    match = re.search(r"_(\d+)epochs?(?=_|$)", trainer)
+    return int(match[1]) if match else 1000
+
+
+def _check(trainer: str) -> None:
+    """Raise ``WrongTrainer`` if neither this package nor nnU-Net has such a trainer."""
+    try:
+        if names.parse(trainer) is not None or trainer in _others():
+            return
+    except names.TrainerNameError as error:
+        raise WrongTrainer(str(error)) from None
+    close = difflib.get_close_matches(trainer, _others(), 1)
+    right = nearest.meant(trainer) or (close[0] if close else None)
+    raise WrongTrainer(
+        f"{trainer}: expected a trainer of nnU-Net, of this package or of a folder in "
+        f"nnUNet_extTrainer, found none" + (f"; the nearest right name is {right}" if right else "")
+    )
+
+
+@cache
+def _others() -> frozenset[str]:
+    """The classes in nnU-Net's own trainer files and in those of ``nnUNet_extTrainer``.
+
+    They are read, not imported: importing all of nnU-Net's takes many seconds.
+    """
+    spec = importlib.util.find_spec("nnunetv2")
+    packages = spec.submodule_search_locations if spec else None
+    places = [Path(p) / "training" / "nnUNetTrainer" for p in packages or ()]
+    places += [Path(p) for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
+    found: set[str] = set()
+    for place in places:
+        for path in place.rglob("*.py"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found.update(re.findall(r"^class (\w+)", text, re.MULTILINE))
+    return frozenset(found)

@@ -1,0 +1,235 @@
+"""The results of a benchmark: evaluations, curves and costs of each training, stored compactly."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.benchmark.plans.plan import THEN
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.steps import TEST, VALIDATION
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.result_format import nan_to_none
+from nnunet_meep.evaluation.results import Evaluation
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Version of the format of the stored results.
+SCHEMA = 1
+#: Digits that are kept of each number; tables show three.
+_DIGITS = 6
+#: Columns of :meth:`Results.rows`.
+COLUMNS = (
+    *("data", "trainer", "seed", "fold", "scans", "calibrator"),
+    *("roi", "case", "class", "name", "metric", "value"),
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came out of one training.
+
+    Attributes:
+        data: the plan's name of the data set.
+        trainer: its name without a seed.
+        seed: None without one.
+        fold: of the data set.
+        evaluations: by part: ``validation``; ``test`` and ``test+METHOD`` if there are test scans.
+        curves: what nnU-Net logged, by name: a number for each epoch.
+        cost: ``seconds_per_epoch``, ``memory_mb``, ``gpu_memory_mb``, ``device``, as far as known.
+        versions: of the packages that trained.
+    """
+
+    data: str
+    trainer: str
+    seed: int | None
+    fold: int
+    evaluations: Mapping[str, Evaluation]
+    curves: Mapping[str, list[float]] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_test_scans(self) -> bool:
+        return TEST in self.evaluations
+
+    @property
+    def name(self) -> str:
+        """The seed and the fold in words, to tell apart the trainings of one trainer."""
+        seed = "" if self.seed is None else f"seed {self.seed}, "
+        return f"{seed}fold {self.fold}"
+
+    def models(self) -> dict[str, Evaluation]:
+        """The evaluations that are compared, by the name of the model.
+
+        Those of the test scans, with each calibration after the trainer; or of the validation
+        scans, if there are no test scans.
+        """
+        if not self.has_test_scans:
+            return {self.trainer: self.evaluations[VALIDATION]}
+        return {
+            self.trainer + part.removeprefix(TEST).replace("+", THEN): evaluation
+            for part, evaluation in self.evaluations.items()
+            if part != VALIDATION
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of the trainings of a benchmark, in the order of its plan.
+
+    Example:
+        >>> from nnunet_meep.benchmark.results import Results
+        >>> Results(()).to_dataframe().columns[-2:].tolist()
+        ['metric', 'value']
+    """
+
+    trainings: tuple[TrainingResult, ...]
+
+    def of(self, data: str) -> list[TrainingResult]:
+        """Those on one data set."""
+        return [training for training in self.trainings if training.data == data]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """A row for each training, part, ROI, case, class and metric; see ``COLUMNS``."""
+        for t in self.trainings:
+            for part, evaluation in t.evaluations.items():
+                scans, _, method = part.partition("+")
+                seed = "" if t.seed is None else t.seed
+                start = [t.data, t.trainer, seed, t.fold, scans, method]
+                for case, roi, key, name, *values in evaluation.rows():
+                    for metric, value in zip(evaluation.columns[4:], values, strict=True):
+                        yield [*start, roi, case, key, name, metric, value]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """:meth:`rows` with ``COLUMNS``, as in ``results.csv.gz``."""
+        import pandas
+
+        return pandas.DataFrame(list(self.rows()), columns=list(COLUMNS))
+
+
+def write_result(result: TrainingResult, folder: Path, folders: Folders) -> Path:
+    """Write the result of a training into ``folder``, without anything that names the machine.
+
+    Returns:
+        Its path, ``DATA/TRAINER_seedS_fold_F.json.gz``.
+    """
+    seed = "" if result.seed is None else f"_seed{result.seed}"
+    path = folder / result.data / f"{result.trainer}{seed}_fold_{result.fold}.json.gz"
+    content = {
+        "schema": SCHEMA,
+        **{name: getattr(result, name) for name in ("data", "trainer", "seed", "fold")},
+        **{name: dict(getattr(result, name)) for name in ("curves", "cost", "versions")},
+        "evaluations": {part: _compact(e, folders) for part, e in result.evaluations.items()},
+    }
+    text = json.dumps(nan_to_none(_rounded(content)), separators=(",", ":"), allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
+        # Without a time in it, so that equal results are equal files.
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+    return path
+
+
+def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
+    """Read what :func:`write_result` wrote.
+
+    Args:
+        folders: where the files that were evaluated are now; None: nowhere.
+
+    Raises:
+        InputError: it is something else, or damaged.
+    """
+    try:
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        if content["schema"] != SCHEMA:
+            raise InputError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
+        evaluations = {
+            part: Evaluation.from_dict(_located(entry, folders))
+            for part, entry in content["evaluations"].items()
+        }
+        names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions")
+        result = TrainingResult(evaluations=evaluations, **{name: content[name] for name in names})
+        if VALIDATION not in evaluations and TEST not in evaluations:
+            raise KeyError(TEST)
+        return result
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(
+            f"{path}: expected the result of a training from meep-benchmark, found something else"
+        ) from None
+
+
+def read_results(folder: Path, folders: Folders | None = None) -> Results:
+    """All results in a folder, sorted by name.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    paths = sorted(folder.glob("*/*.json.gz"))
+    if not paths:
+        raise InputError(f"{folder}: expected results of meep-benchmark, found none")
+    return Results(tuple(read_result(path, folders) for path in paths))
+
+
+def in_order(results: Iterable[TrainingResult], order: Iterable[str]) -> Results:
+    """Results in the order of a plan's trainings, given by their keys."""
+    place = {key: i for i, key in enumerate(order)}
+
+    def key(result: TrainingResult) -> str:
+        return f"{result.data}/{result.trainer}/{result.seed}/{result.fold}"
+
+    return Results(tuple(sorted(results, key=lambda r: place.get(key(r), len(place)))))
+
+
+def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
+    """The content of ``calibration.json`` without what follows from the rest."""
+    content = evaluation.to_dict()
+    for part in (content, *content["by_roi"].values()):
+        for entry in (*part["classes"].values(), part["top_label"] or {}):
+            entry.pop("per_case", None)
+    settings = {name: _placed(value, folders) for name, value in content["settings"].items()}
+    content["settings"] = settings
+    content["origin"] = {"written": evaluation.written}
+    return content
+
+
+def _placed(value: Any, folders: Folders) -> Any:
+    """A setting with placeholders in place of folders; a path elsewhere keeps only its name."""
+    if isinstance(value, list):
+        return [_placed(v, folders) for v in value]
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return value
+    placed = folders.place(value)
+    return placed if placed != value else Path(value).name
+
+
+def _located(content: dict[str, Any], folders: Folders | None) -> dict[str, Any]:
+    if folders is None:
+        return content
+
+    def located(value: Any) -> Any:
+        if isinstance(value, list):
+            return [located(v) for v in value]
+        return folders.fill(value) if isinstance(value, str) else value
+
+    return {**content, "settings": {k: located(v) for k, v in content["settings"].items()}}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(v) for v in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return float(np.format_float_positional(value, _DIGITS, fractional=False))
+    return value

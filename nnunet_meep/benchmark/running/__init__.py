@@ -1,0 +1,1 @@
+"""Run the steps of a plan, and remember what is done."""

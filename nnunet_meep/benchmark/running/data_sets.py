@@ -1,0 +1,158 @@
+"""The cases of a data set: which a fold trains, validates and tests on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_meep.benchmark.plans.plan import Data
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.cases import case_names
+
+SPLITS = "splits_final.json"
+
+
+@dataclass(frozen=True)
+class TestScans:
+    """The test scans of a fold, which have labels.
+
+    Attributes:
+        images: their folder; it holds no other scans.
+        references: the folder of their labels.
+        cases: their names.
+        is_whole: whether ``references`` holds no other labels.
+    """
+
+    __test__ = False  # not a test, in spite of its name
+
+    images: str
+    references: str
+    cases: tuple[str, ...]
+    is_whole: bool
+
+
+def read_json(path: Path, expected: str, is_right: Callable[[Any], bool]) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        InputError: it is missing, no JSON, or ``is_right`` says no.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected {expected}, found no file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected {expected}, found no JSON: {error}") from None
+    if not is_right(content):
+        raise InputError(f"{path}: expected {expected}, found something else")
+    return content
+
+
+def file_ending(raw: Path) -> str:
+    """The ending of the scans of a data set, from its ``dataset.json``."""
+    content = read_json(
+        raw / "dataset.json",
+        'nnU-Net\'s dataset.json with "file_ending"',
+        lambda c: isinstance(c, dict) and isinstance(c.get("file_ending"), str),
+    )
+    return str(content["file_ending"])
+
+
+def labelled_cases(raw: Path) -> list[str]:
+    """Names of the cases in ``labelsTr``."""
+    folder, ending = raw / "labelsTr", file_ending(raw)
+    names = sorted(case_names(folder, ending)) if folder.is_dir() else []
+    if not names:
+        raise InputError(f"{folder}: expected labels *{ending}, found none")
+    return names
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """nnU-Net's folds: for each, the names of its ``train`` and ``val`` cases."""
+
+    def is_split(split: Any) -> bool:
+        return isinstance(split, dict) and all(
+            isinstance(split.get(part), list) and all(isinstance(c, str) for c in split[part])
+            for part in ("train", "val")
+        )
+
+    return list(
+        read_json(
+            path,
+            "nnU-Net's folds, a list of objects with train and val",
+            lambda c: isinstance(c, list) and bool(c) and all(map(is_split, c)),
+        )
+    )
+
+
+def fold_of(path: Path, fold: int) -> dict[str, list[str]]:
+    """One fold of a file of splits.
+
+    nnU-Net makes a random split of its own where the file has fewer folds; that is refused.
+    """
+    splits = read_splits(path)
+    if fold >= len(splits):
+        raise InputError(
+            f"{path}: expected fold {fold}, found folds 0 to {len(splits) - 1}; nnU-Net would "
+            f"train on a random split instead"
+        )
+    if not splits[fold]["val"]:
+        raise InputError(f"{path}: expected validation cases in fold {fold}, found none")
+    return splits[fold]
+
+
+def given_test_scans(raw: Path) -> list[str]:
+    """Names of the cases with test scans and labels (``imagesTs``, ``labelsTs``); maybe none.
+
+    Raises:
+        InputError: some have only one of both.
+    """
+    ending = file_ending(raw)
+    folders = [raw / part for part in ("imagesTs", "labelsTs")]
+    images, labels = (case_names(f, ending) if f.is_dir() else set() for f in folders)
+    images = {re.sub(r"_\d{4}$", "", name) for name in images}
+    if not labels:
+        return []
+    if images != labels:
+        raise InputError(
+            f"{raw}: expected the same cases in imagesTs and labelsTs, found "
+            f"{min(images ^ labels)} in one only"
+        )
+    return sorted(labels)
+
+
+def left_out(raw: Path, split: dict[str, list[str]]) -> list[str]:
+    """Labelled cases that a fold neither trains nor validates on: test scans of its own."""
+    mentioned = {*split["train"], *split["val"]}
+    return [case for case in labelled_cases(raw) if case not in mentioned]
+
+
+def test_scans(
+    data: Data, split: dict[str, list[str]], fold: int, folders: Folders
+) -> TestScans | None:
+    """The test scans of a fold: those in ``imagesTs``, or those that the fold leaves out.
+
+    None if there are none with labels.
+    """
+    raw, place = folders.raw / data.dataset, f"{{raw}}/{data.dataset}"
+    if given := given_test_scans(raw):
+        return TestScans(f"{place}/imagesTs", f"{place}/labelsTs", tuple(given), True)
+    if own := left_out(raw, split):
+        images = f"{{work}}/test_images/{data.name}/fold_{fold}"
+        return TestScans(images, f"{place}/labelsTr", tuple(own), False)
+    return None
+
+
+def n_channels(raw: Path) -> int:
+    """The number of images of a case."""
+    content = read_json(
+        raw / "dataset.json",
+        'nnU-Net\'s dataset.json with "channel_names"',
+        lambda c: isinstance(c, dict) and isinstance(c.get("channel_names"), dict),
+    )
+    return len(content["channel_names"])

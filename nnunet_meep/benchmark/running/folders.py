@@ -1,0 +1,76 @@
+"""Where a benchmark keeps what it makes, and where nnU-Net keeps its part."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_meep.errors import InputError
+
+#: nnU-Net's folders, by their environment variable: the placeholder in commands and paths.
+NNUNET = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders behind the placeholders in commands: ``{work}/predictions/...``.
+
+    A record holds the placeholders, so that a benchmark can be moved with its folders.
+
+    Attributes:
+        work: predictions, calibrators, evaluations, records, logs and the report.
+        raw: ``nnUNet_raw``.
+        preprocessed: ``nnUNet_preprocessed``.
+        results: ``nnUNet_results``.
+        given: the user's own ``nnUNet_raw`` if ``raw`` is another one, which may link to it.
+    """
+
+    work: Path
+    raw: Path
+    preprocessed: Path
+    results: Path
+    given: Path | None = None
+
+    @classmethod
+    def of(cls, plan: Path, work: Path | None) -> Folders:
+        """Everything inside ``work``; None: nnU-Net's folders, and the rest beside the plan.
+
+        Raises:
+            InputError: ``work`` is None, and nnU-Net's folders are not set.
+        """
+        given = os.environ.get("nnUNet_raw")
+        if work is not None:
+            work = Path(os.path.abspath(work))
+            places = {name: work / variable for variable, name in NNUNET.items()}
+            return cls(work=work, given=Path(given).absolute() if given else None, **places)
+        missing = [variable for variable in NNUNET if not os.environ.get(variable)]
+        if missing:
+            raise InputError(
+                f"{missing[0]}: expected nnU-Net's folder in this environment variable, found "
+                f"none; set it, or give a folder for everything with --work"
+            )
+        places = {name: Path(os.environ[var]).absolute() for var, name in NNUNET.items()}
+        return cls(work=Path(os.path.abspath(plan.with_suffix(""))), **places)
+
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's environment variables for these folders."""
+        return {variable: str(getattr(self, name)) for variable, name in NNUNET.items()}
+
+    def fill(self, text: str) -> str:
+        """A text with its placeholders replaced by these folders."""
+        for name in ("work", *NNUNET.values()):
+            text = text.replace(f"{{{name}}}", str(getattr(self, name)))
+        return text
+
+    def place(self, text: str) -> str:
+        """The inverse of :meth:`fill`: a path with a placeholder for the folder it lies in."""
+        # The longest first: one may lie in another.
+        places = {name: str(getattr(self, name)) for name in ("work", *NNUNET.values())}
+        for name, folder in sorted(places.items(), key=lambda item: -len(item[1])):
+            if text == folder or text.startswith(folder + os.sep):
+                return f"{{{name}}}" + text[len(folder) :]
+        return text
+
+    def path(self, text: str) -> Path:
+        return Path(self.fill(text))

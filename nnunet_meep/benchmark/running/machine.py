@@ -1,0 +1,95 @@
+"""The places on a machine where steps run side by side: CPU threads, or shares of GPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nnunet_meep.errors import InputError
+
+#: Keep glibc from returning the memory of each activation to the system, which makes an iteration
+#: on a CPU take a fifth less time.
+_MALLOC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a step can run.
+
+    Attributes:
+        for_device: for steps that train or predict; else for all others, or both on a CPU.
+        gpu: which one the step sees; None: as the environment says.
+    """
+
+    for_device: bool
+    for_others: bool
+    gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a runner may use.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``mps``, as for nnU-Net's ``-device``.
+        slots: one step at a time in each.
+        cores: CPU cores.
+    """
+
+    device: str
+    slots: tuple[Slot, ...]
+    cores: int
+
+    @classmethod
+    def of(cls, device: str | None, jobs: int | None, gpus: list[str], per_gpu: int) -> Machine:
+        """The machine with what the user asked for.
+
+        Args:
+            device: None: ``cuda`` if there is a GPU, else ``cpu``.
+            jobs: steps at a time on the CPU; None: 1, beside the GPU's.
+            gpus: their numbers; empty: one, which PyTorch chooses.
+            per_gpu: trainings at a time on each.
+
+        Raises:
+            InputError: GPUs are given for a CPU.
+        """
+        device = device or ("cuda" if gpus else _default_device())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if device == "cpu":
+            if gpus:
+                raise InputError("--gpus: expected -device cuda with it, got -device cpu")
+            slots = [Slot(True, True)] * (jobs or 1)
+        else:
+            visible: list[str | None] = [*gpus] or [None]
+            slots = [Slot(True, False, gpu) for _ in range(per_gpu) for gpu in visible]
+            slots += [Slot(False, True)] * (jobs or 1)
+        return cls(device, tuple(slots), cores or 1)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for each slot."""
+        return max(1, self.cores // len(self.slots))
+
+    def environment(self, slot: Slot, folders: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a step; what the user has set stays, but for nnU-Net's folders."""
+        share = str(self.threads)
+        defaults = {"OMP_NUM_THREADS": share, "nnUNet_def_n_proc": share}
+        # Beside torch's thread on a CPU, a worker that augments is enough for small networks.
+        defaults["nnUNet_n_proc_DA"] = "1" if self.device == "cpu" else str(min(self.threads, 12))
+        if self.device == "cpu":
+            defaults.update(_MALLOC)
+        forced = {"PYTHONUNBUFFERED": "1", **folders}  # epochs appear in the log as they begin
+        if slot.gpu is not None:
+            forced["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        return {**defaults, **os.environ, **forced}
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,223 @@
+"""Prepare a data set once, before trainings run side by side: convert, plan, preprocess, split."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunet_meep.atomic import creating_folder, replacing_file
+from nnunet_meep.benchmark.plans.plan import Data, Network
+from nnunet_meep.benchmark.running.data_sets import SPLITS, TestScans, file_ending, labelled_cases
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.progress import progress_bars
+from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.errors import InputError
+
+
+def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]:
+    """The steps that prepare a data set, in order; only the first as long as it is missing.
+
+    Args:
+        source: what ``{source}`` in the data set's ``convert`` stands for.
+
+    Raises:
+        InputError: the data set is missing and cannot be made.
+    """
+    raw, preprocessed = f"{{raw}}/{data.dataset}", f"{{preprocessed}}/{data.dataset}"
+    first = _make(data, folders, source)
+    if not folders.path(f"{raw}/dataset.json").is_file():
+        return [first]
+    plans = data.network.plans if data.network else data.plans
+    number = ["-d", data.dataset_id]
+    fingerprint = Step(
+        key=f"{data.name}/fingerprint",
+        command=("nnUNetv2_extract_fingerprint", *number, "--verify_dataset_integrity"),
+        outputs=(f"{preprocessed}/dataset_fingerprint.json",),
+        needs=(first.key,),
+        processes="-np",
+        progress=progress_bars,
+        found=True,
+    )
+    planned = _plan(data, f"{preprocessed}/{plans}.json", fingerprint)
+    identifier = f"{plans}_{data.configuration}"
+    preprocess = Step(
+        key=f"{data.name}/preprocess",
+        command=("nnUNetv2_preprocess", *number, "-plans_name", plans, "-c", data.configuration),
+        outputs=tuple(
+            f"{preprocessed}/{identifier}/{case}.pkl" for case in labelled_cases(folders.path(raw))
+        ),
+        needs=(planned.key,),
+        processes="-np",
+        progress=progress_bars,
+        found=True,
+    )
+    splits = Step(
+        key=f"{data.name}/splits",
+        command=("write nnU-Net's folds into", f"{preprocessed}/{SPLITS}"),
+        outputs=(f"{preprocessed}/{SPLITS}",),
+        needs=(preprocess.key,),
+        action=lambda folders: _write_splits(
+            folders.path(raw), folders.path(f"{preprocessed}/{SPLITS}")
+        ),
+        is_action=True,
+        found=True,
+    )
+    return [first, fingerprint, planned, preprocess, splits]
+
+
+def test_images(data: Data, fold: int, scans: TestScans) -> Step:
+    """Collect the images of a fold's own test scans, which lie among the training scans."""
+
+    def collect(folders: Folders) -> None:
+        raw, target = folders.raw / data.dataset, folders.path(scans.images)
+        shutil.rmtree(target, ignore_errors=True)
+        ending = file_ending(raw)
+        with creating_folder(target) as temporary:
+            for case in scans.cases:
+                for path in sorted((raw / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")):
+                    link(path, temporary / path.name)
+
+    return Step(
+        key=f"{data.name}/test_images/fold_{fold}",
+        command=("collect the images of", *scans.cases, "in", scans.images),
+        outputs=(),
+        needs=(f"{data.name}/splits",),
+        action=collect,
+        is_action=True,
+    )
+
+
+def link(path: Path, target: Path) -> None:
+    """A symbolic link to a file or folder; a copy where links are not possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(path.absolute(), target_is_directory=path.is_dir())
+    except OSError:  # no permission for links on Windows; some network drives
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+
+
+def _make(data: Data, folders: Folders, source: Path | None) -> Step:
+    """Make the raw data set: convert it, or link to the one in the user's ``nnUNet_raw``."""
+    raw = f"{{raw}}/{data.dataset}"
+    exists = folders.path(raw).exists()
+    given = folders.given / data.dataset if folders.given else None
+    key, outputs = f"{data.name}/data", (f"{raw}/dataset.json",)
+    if data.convert and not exists and source is None and not (given and given.is_dir()):
+        raise InputError(
+            f"{data.dataset}: expected it in {folders.raw}, or its source, from which "
+            f"{data.convert[0]} makes it; give --source {data.name}=FOLDER"
+        )
+    if data.convert and (source is not None or exists):
+        command = [word for word in data.convert if word != "{source}"]
+        where = [] if source is None else [str(source)]
+        return Step(
+            key=key,
+            command=tuple(command),
+            outputs=outputs,
+            resume=lambda _, words: [words[0], *where, *words[1:]],
+            progress=progress_bars,
+            found=True,
+        )
+    if not exists and not (given and given.is_dir()):
+        raise InputError(
+            f"{folders.path(raw)}: expected nnU-Net raw data, found none"
+            + (f", nor in {folders.given}" if folders.given else "")
+        )
+
+    def take(folders: Folders) -> None:
+        if given is not None and not folders.path(raw).exists():
+            link(given, folders.path(raw))
+
+    return Step(
+        key=key,
+        command=("take", raw),
+        outputs=outputs,
+        action=take,
+        is_action=True,
+        found=True,
+    )
+
+
+def _plan(data: Data, output: str, fingerprint: Step) -> Step:
+    """nnU-Net's plans; or those of the plan's own network, under a name of their own."""
+    command = ["nnUNetv2_plan_experiment", "-d", data.dataset_id]
+    network = data.network
+    if network is None:
+        return Step(
+            key=f"{data.name}/plan",
+            command=tuple(command),
+            outputs=(output,),
+            needs=(fingerprint.key,),
+            found=True,
+        )
+    command += ["-overwrite_plans_name", network.plans]
+    if network.planner:
+        command += ["-pl", network.planner]
+    if network.gpu_memory_target:
+        command += ["-gpu_memory_target", f"{network.gpu_memory_target:g}"]
+    if network.target_spacing:
+        command += ["-overwrite_target_spacing", *(f"{x:g}" for x in network.target_spacing)]
+    changes = _changes(network)
+    return Step(
+        key=f"{data.name}/plan",
+        command=tuple(command),
+        detail="; then " + ", ".join(f"{k} = {v}" for k, v in changes.items()) if changes else "",
+        outputs=(output,),
+        needs=(fingerprint.key,),
+        action=lambda folders: _change(folders.path(output), data.configuration, network),
+        refuse_others=True,
+    )
+
+
+def _changes(network: Network) -> dict[str, object]:
+    """What the plan changes in nnU-Net's plans, by its keys there."""
+    found = {
+        "patch_size": network.patch_size and list(network.patch_size),
+        "batch_size": network.batch_size,
+        "features_per_stage": network.features_per_stage and list(network.features_per_stage),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _change(path: Path, name: str, network: Network) -> None:
+    plans = json.loads(path.read_bytes())
+    try:
+        configuration = plans["configurations"][name]
+        architecture = configuration["architecture"]["arch_kwargs"]
+        n_stages = architecture["n_stages"]
+    except KeyError as error:
+        raise InputError(
+            f"{path}: expected the configuration {name} with its network, found no {error}"
+        ) from None
+    for key, value in _changes(network).items():
+        if key == "features_per_stage":
+            if len(network.features_per_stage or ()) != n_stages:
+                raise InputError(
+                    f"features_per_stage: expected {n_stages} numbers, one for each stage of the "
+                    f"network that nnU-Net plans, got {list(network.features_per_stage or ())}"
+                )
+            architecture[key] = value
+        else:
+            configuration[key] = value
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(plans, indent=4))
+
+
+def _write_splits(raw: Path, path: Path) -> None:
+    """nnU-Net's five folds, as its first training would write them.
+
+    Here, because several trainings that begin together would write the file at the same time.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    cases: Sequence[str] = labelled_cases(raw)
+    if len(cases) < 5:
+        raise InputError(
+            f"{raw}: expected at least 5 labelled cases for 5 folds, found {len(cases)}"
+        )
+    folds = generate_crossval_split(list(cases), seed=12345, n_splits=5)
+    with replacing_file(path) as temporary:
+        content = [{part: [str(c) for c in fold[part]] for part in fold} for fold in folds]
+        temporary.write_text(json.dumps(content, indent=4))

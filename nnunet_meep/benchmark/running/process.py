@@ -1,0 +1,89 @@
+"""Start commands in processes of their own, and end them together with their workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+#: As much of the end of a log as is read to see how far a command is.
+_TAIL = 1 << 20
+
+
+class Process:
+    """A running command, with its output in a log file.
+
+    Args:
+        command: of nnU-Net or of this package, with its arguments.
+        log: is replaced.
+        environment: of the process.
+        threads: for torch on a CPU.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str], threads: int
+    ) -> None:
+        self.log = log
+        self._usage = log.with_suffix(".usage")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._usage.unlink(missing_ok=True)
+        launcher = [sys.executable, "-m", "nnunet_meep.benchmark.running.launch"]
+        launcher += ["--threads", str(threads), "--usage", str(self._usage)]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*launcher, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                start_new_session=True,  # so that it can be ended together with its workers
+            )
+
+    @property
+    def group(self) -> int:
+        """Its process group."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """Its exit code; None as long as it runs."""
+        return self._process.poll()
+
+    def output(self) -> str:
+        """The end of what it has written."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL))
+            return file.read().decode("utf-8", errors="replace")
+
+    def usage(self) -> dict[str, Any]:
+        """See :func:`.launch.usage`; empty if it was killed. Reading removes it."""
+        try:
+            return dict(json.loads(self._usage.read_bytes()))
+        except (OSError, ValueError):
+            return {}
+        finally:
+            self._usage.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """End it and the workers that it started, which may outlive it."""
+        if os.name != "posix":
+            self._process.kill()
+            self._process.wait()
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            # All have ended already (Linux; macOS).
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+
+
+def how_it_ended(returncode: int) -> str:
+    if returncode == -getattr(signal, "SIGKILL", 9):
+        return "killed, perhaps because memory ran out"
+    return f"exit code {returncode}" if returncode > 0 else f"ended by signal {-returncode}"

@@ -1,0 +1,242 @@
+"""What is known of each step: a record once it has ended, a claim while somebody works on it.
+
+Both are small files in ``WORK/steps``, named after the step. Several runners, also on several
+machines with one file system, share the steps by them. A claim is a file that only one of them can
+create. Its runner touches it regularly; if a runner was killed, its claim is taken over by creating
+the next one, ``STEP.claim-2`` after ``STEP.claim-1``, which again only one can do. Claims are
+removed only by the runner that holds the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nnunet_meep.atomic import replacing_file
+
+#: Seconds after which the claim of a runner on another machine counts as left behind.
+STALE = 180.0
+#: The same for a claim without content: its runner was killed while it wrote it.
+_UNWRITTEN = 10.0
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened to a step.
+
+    Attributes:
+        state: ``begun``, ``done`` or ``failed``.
+        identity: different for each time that the step ran.
+        command: with placeholders for folders.
+        needs: the identities of the records of the steps that it needed.
+        outputs: sizes in bytes, by path with placeholders.
+        versions: of the packages that ran it.
+        host: name of the machine.
+        started: seconds since 1970.
+        seconds: how long it took, over all its attempts.
+        reason: why it failed, one line.
+        usage: ``device``, ``memory_mb``, ``gpu_memory_mb`` as far as they are known.
+    """
+
+    state: str
+    identity: str
+    command: list[str]
+    needs: dict[str, str]
+    outputs: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    host: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who works on a step.
+
+    Attributes:
+        path: its file.
+        machine: see :func:`this_machine`.
+        process: the runner's process ID.
+        process_started: when that process started, seconds since 1970; IDs are used again.
+        group: process group of the command that it runs; 0 if none.
+        group_started: when that command started.
+    """
+
+    path: Path
+    machine: str
+    process: int
+    process_started: float
+    group: int = 0
+    group_started: float = 0.0
+
+
+class Records:
+    """The records and claims in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, key: str) -> Record | None:
+        """The record of a step; None if there is none, or none that can be read."""
+        try:
+            return Record(**json.loads(self._path(key).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, key: str, record: Record) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_file(path) as temporary:
+            temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+
+    def claim(self, key: str) -> Claim | None:
+        """Claim a step for this process; None if somebody else holds it.
+
+        The record has to be read again afterwards: the step may have ended in between. What a
+        killed runner on this machine left running for the step is ended.
+        """
+        self._path(key).parent.mkdir(parents=True, exist_ok=True)
+        last = self._last(key)
+        if last is not None and self.holder(key) is not None:
+            return None
+        number = 1 if last is None else _number(last) + 1
+        claim = Claim(
+            self._path(key, f".claim-{number}"),
+            this_machine(),
+            os.getpid(),
+            psutil.Process().create_time(),
+        )
+        try:
+            with claim.path.open("x") as file:
+                file.write(_content(claim))
+        except FileExistsError:
+            return None
+        if last is not None and (left := _read(last)) and left.machine == claim.machine:
+            end_group(left.group, left.group_started)
+        return claim
+
+    def update(self, claim: Claim, group: int) -> Claim:
+        """Note in a claim which process group works on it."""
+        claim = replace(claim, group=group, group_started=time.time())
+        with replacing_file(claim.path) as temporary:
+            temporary.write_text(_content(claim), encoding="utf-8")
+        return claim
+
+    def touch(self, claim: Claim) -> bool:
+        """Show that the claim's runner is alive. False if another runner has taken it over."""
+        with suppress(OSError):  # a network drive may be away for a moment
+            os.utime(claim.path)
+        return not claim.path.with_name(_following(claim.path)).exists()
+
+    def release(self, key: str, claim: Claim) -> None:
+        """Give a claim up; its step's record has to be written before."""
+        for number in range(1, _number(claim.path) + 1):
+            self._path(key, f".claim-{number}").unlink(missing_ok=True)
+
+    def holder(self, key: str) -> Claim | None:
+        """The claim on a step whose runner is alive; None if there is none."""
+        last = self._last(key)
+        if last is None:
+            return None
+        claim = _read(last)
+        if claim is None:
+            return None if self._age(last) > _UNWRITTEN else Claim(last, "", 0, 0.0)
+        if claim.machine == this_machine():
+            return claim if _is_alive(claim) else None
+        return None if self._age(last) > STALE else claim
+
+    def _last(self, key: str) -> Path | None:
+        path = self._path(key)
+        found = list(path.parent.glob(f"{path.stem}.claim-*")) if path.parent.is_dir() else []
+        return max(found, key=_number, default=None)
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was touched, by the clock of the file system it lies on."""
+        probe = self._folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - path.stat().st_mtime
+        except OSError:  # released in the meantime
+            return 0.0
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _path(self, key: str, ending: str = ".json") -> Path:
+        return self._folder / f"{key}{ending}"
+
+
+def new_identity() -> str:
+    return uuid.uuid4().hex
+
+
+def this_machine() -> str:
+    """A name for where process IDs mean the same: the host since its start, and the container."""
+
+    def read(action: Any) -> str:
+        try:
+            return str(action()).strip()
+        except OSError:
+            return ""
+
+    boot = read(Path("/proc/sys/kernel/random/boot_id").read_text) or str(psutil.boot_time())
+    return " ".join([socket.gethostname(), boot, read(lambda: os.readlink("/proc/self/ns/pid"))])
+
+
+def end_group(group: int, started: float) -> None:
+    """End the processes of a group, unless its ID has been used again since ``started``.
+
+    Args:
+        group: process group; 0 does nothing.
+        started: when its first process started, seconds since 1970.
+    """
+    if not group or os.name != "posix":
+        return
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError, PermissionError):
+            # Clocks are kept in ticks: a process may seem a little older than it is.
+            if os.getpgid(process.pid) == group and process.create_time() > started - 5:
+                process.kill()
+
+
+def _is_alive(claim: Claim) -> bool:
+    try:
+        process = psutil.Process(claim.process)
+        return (
+            abs(process.create_time() - claim.process_started) < 1
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.Error:
+        return False
+
+
+def _content(claim: Claim) -> str:
+    content: Mapping[str, Any] = asdict(claim)
+    return json.dumps({key: value for key, value in content.items() if key != "path"})
+
+
+def _read(path: Path) -> Claim | None:
+    try:
+        return Claim(path=path, **json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _following(path: Path) -> str:
+    return f"{path.name.rpartition('-')[0]}-{_number(path) + 1}"

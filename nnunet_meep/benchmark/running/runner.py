@@ -1,0 +1,272 @@
+"""Run the steps of a plan side by side, go on where an earlier run stopped, share with others."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+from nnunet_meep import __version__
+from nnunet_meep.benchmark.running.launch import entry_point
+from nnunet_meep.benchmark.running.machine import Machine, Slot
+from nnunet_meep.benchmark.running.process import Process, how_it_ended
+from nnunet_meep.benchmark.running.progress import last_error
+from nnunet_meep.benchmark.running.records import (
+    BEGUN,
+    DONE,
+    FAILED,
+    Claim,
+    Record,
+    end_group,
+    new_identity,
+)
+from nnunet_meep.benchmark.running.state import State, words
+from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.errors import InputError
+
+#: Seconds between two looks at the running steps, at other runners' steps, and at the claims.
+_LOOK, _LOOK_AROUND, _TOUCH = 0.2, 2.0, 20.0
+
+
+@dataclass
+class Running:
+    """A step that this runner works on."""
+
+    step: Step
+    slot: Slot
+    claim: Claim
+    record: Record
+    process: Process
+
+
+class Runner:
+    """Runs what is pending.
+
+    Args:
+        state: of the plan.
+        machine: where the steps run.
+        tell: is called with each step that starts (with its line), ends, or fails (with a reason).
+
+    Attributes:
+        failed: why a step failed, by its key, in this run.
+        running: the steps that this runner works on.
+    """
+
+    def __init__(
+        self, state: State, machine: Machine, tell: Callable[[str, Step, str], None]
+    ) -> None:
+        self.state, self.machine, self._tell = state, machine, tell
+        self.failed: dict[str, str] = {}
+        self.running: list[Running] = []
+        self._free = list(machine.slots)
+        self._earlier: dict[str, str] = {}
+        self._looked = self._touched = float("-inf")
+        self._pending: list[Step] = []
+
+    def run(self, show: Callable[[Runner], None] = lambda _: None) -> None:
+        """Run until everything is done, failed, or waits for something that failed.
+
+        Args:
+            show: is called again and again, to show what is running.
+        """
+        try:
+            while True:
+                ended = self._finish()
+                if ended or time.monotonic() - self._looked > _LOOK_AROUND:
+                    self.state.update()
+                    self._pending = self.state.pending()
+                    self._looked = time.monotonic()
+                    self._start()
+                    if not self.running and not self._waits_for_others():
+                        return
+                self._touch()
+                show(self)
+                time.sleep(_LOOK)
+        finally:
+            for running in self.running:
+                running.process.end()
+                self.state.records.release(running.step.key, running.claim)
+
+    # Starting
+
+    def _start(self) -> None:
+        """Start what can be started; small actions are done on the spot."""
+        acted = True
+        while acted:
+            acted = False
+            for step in self._startable():
+                slot = next((s for s in self._free if _fits(step, s)), None)
+                if slot is None and not step.is_action:
+                    continue
+                claim = self.state.records.claim(step.key)
+                if claim is None:
+                    continue
+                if not self._begin(step, slot, claim):
+                    self.state.records.release(step.key, claim)
+                    acted = True
+            if acted:
+                self.state.update()
+                self._pending = self.state.pending()
+
+    def _startable(self) -> Iterator[Step]:
+        taken = {running.step.key for running in self.running} | self.failed.keys()
+        waiting = {step.key for step in self._pending}
+        for step in self._pending:
+            can_start = step.key not in taken and waiting.isdisjoint(step.needs)
+            if can_start and not self._failed_elsewhere(step):
+                yield step
+
+    def _failed_elsewhere(self, step: Step) -> bool:
+        """Whether another runner failed with it; what failed before this run is tried again."""
+        record = self.state.records.read(step.key)
+        if record is None or record.state != FAILED:
+            return False
+        if self._earlier.setdefault(step.key, record.identity) == record.identity:
+            return False
+        self.failed[step.key] = record.reason
+        return True
+
+    def _begin(self, step: Step, slot: Slot | None, claim: Claim) -> bool:
+        """Begin a claimed step; whether it is running now."""
+        state = self.state
+        if state.is_done(step):
+            return False
+        before = state.records.read(step.key)
+        record = Record(
+            BEGUN,
+            new_identity(),
+            list(words(step)),
+            state.identities(step),
+            versions=versions(),
+            host=socket.gethostname(),
+            started=time.time(),
+        )
+        existing = [text for text, size in state.sizes(step).items() if size >= 0]
+        if before is None and step.refuse_others and existing:
+            self._fail(
+                step,
+                record,
+                f"{state.folders.path(existing[0])}: expected no such file, because this benchmark "
+                f"did not make it; give another name in the plan",
+            )
+            return False
+        goes_on = state.can_resume(step, before)
+        if not goes_on:
+            for text in step.clear:
+                shutil.rmtree(state.folders.path(text), ignore_errors=True)
+        state.records.write(step.key, record)
+        if step.is_action or slot is None:
+            self._tell("start", step, " ".join(state.folders.fill(w) for w in words(step)))
+            self._end(step, record)
+            return False
+        command = [state.folders.fill(word) for word in step.command]
+        if step.resume is not None and (goes_on or before is None):
+            command = step.resume(state.folders, command)
+        line = shlex.join(command + self._device(step)) + step.detail
+        command += self._device(step)
+        if step.processes:
+            alone = not self.running
+            command += [
+                step.processes,
+                str(self.machine.cores if alone else self.machine.threads),
+            ]
+        self._tell("start", step, line)
+        try:
+            entry_point(command[0])
+        except InputError as error:
+            self._fail(step, record, str(error))
+            return False
+        process = Process(
+            command,
+            state.folders.work / "logs" / f"{step.key}.log",
+            self.machine.environment(slot, state.folders.environment()),
+            self.machine.threads,
+        )
+        claim = state.records.update(claim, process.group)
+        self._free.remove(slot)
+        self.running.append(Running(step, slot, claim, record, process))
+        return True
+
+    def _device(self, step: Step) -> list[str]:
+        return ["-device", self.machine.device] if step.on_device else []
+
+    # Ending
+
+    def _finish(self) -> bool:
+        """Record the steps that have ended; whether there were any."""
+        ended = [r for r in self.running if r.process.returncode() is not None]
+        for running in ended:
+            self.running.remove(running)
+            self._free.append(running.slot)
+            code = running.process.returncode()
+            usage = {"device": "CPU", **running.process.usage()}
+            record = replace(running.record, usage=usage)
+            if code == 0:
+                self._end(running.step, record)
+            else:
+                # Its workers may still be there, for example if it was killed.
+                end_group(running.process.group, running.claim.group_started)
+                reason = f"{last_error(running.process.output())} ({how_it_ended(code or 0)})"
+                self._fail(running.step, record, reason)
+            self.state.records.release(running.step.key, running.claim)
+        return bool(ended)
+
+    def _end(self, step: Step, record: Record) -> None:
+        """Do what follows the command, and record the step as done."""
+        try:
+            if step.action is not None:
+                step.action(self.state.folders)
+        except (InputError, OSError) as error:
+            self._fail(step, record, str(error))
+            return
+        sizes = self.state.sizes(step)
+        if missing := [text for text, size in sizes.items() if size < 0]:
+            self._fail(step, record, f"it ended without {self.state.folders.path(missing[0])}")
+            return
+        seconds = time.time() - record.started
+        record = replace(record, state=DONE, outputs=sizes, seconds=seconds)
+        self.state.records.write(step.key, record)
+        self._tell("done", step, "")
+
+    def _fail(self, step: Step, record: Record, reason: str) -> None:
+        seconds = time.time() - record.started
+        record = replace(record, state=FAILED, reason=reason, seconds=seconds)
+        self.state.records.write(step.key, record)
+        self.failed[step.key] = reason
+        self._tell("failed", step, reason)
+
+    # Others
+
+    def _touch(self) -> None:
+        """Show that this runner is alive; give up what another one has taken over."""
+        if time.monotonic() - self._touched < _TOUCH:
+            return
+        self._touched = time.monotonic()
+        for running in list(self.running):
+            if not self.state.records.touch(running.claim):
+                running.process.end()
+                self.running.remove(running)
+                self._free.append(running.slot)
+                self._tell("lost", running.step, "another runner has taken it over")
+
+    def _waits_for_others(self) -> bool:
+        """Whether another runner works on something that is pending here."""
+        return any(
+            self.state.records.holder(step.key) is not None
+            for step in self._pending
+            if step.key not in self.failed
+        )
+
+
+def _fits(step: Step, slot: Slot) -> bool:
+    return slot.for_device if step.on_device else slot.for_others
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that make the numbers."""
+    names = ("nnunetv2", "torch", "numpy")
+    return {"nnunet-meep": __version__, **{name: version(name) for name in names}}

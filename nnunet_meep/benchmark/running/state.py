@@ -1,0 +1,178 @@
+"""Which steps of a plan there are, and which are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from nnunet_meep.benchmark.plans.plan import Plan, Training
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.prepare import preparation
+from nnunet_meep.benchmark.running.records import DONE, Record, Records
+from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.benchmark.running.steps import training_steps
+from nnunet_meep.errors import InputError
+
+#: The identity of what was there before the benchmark; the same for all runners that find it.
+FOUND = "found"
+
+
+class State:
+    """The steps of a plan as far as they are known, with their records.
+
+    Steps of trainings are known once their data set is prepared. Files are looked at again with
+    each call, except for steps that were done before.
+
+    Attributes:
+        steps: by key, in the order in which they should run.
+        problems: by data set or training: why its steps cannot be told.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folders: Folders,
+        *,
+        sources: dict[str, Path] | None = None,
+        only: Iterable[str] = (),
+    ) -> None:
+        self.plan, self.folders = plan, folders
+        self.records = Records(folders.work / "steps")
+        self.steps: dict[str, Step] = {}
+        self.problems: dict[str, str] = {}
+        self._sources, self._only = sources or {}, tuple(only)
+        self._done: dict[str, str] = {}
+        self._goals: dict[str, None] = {}
+        self._expanded: set[str] = set()
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """The trainings to make: all, or those that ``only`` concerns."""
+        return [
+            training
+            for training in self.plan.trainings()
+            if not self._only
+            or any(_within(training.key, o) or _within(o, training.key) for o in self._only)
+        ]
+
+    def update(self) -> None:
+        """Look which steps are known by now."""
+        asked = [o.split("/")[0] for o in self._only] or [t.data for t in self.trainings]
+        for name in dict.fromkeys(asked):
+            if name in self._expanded or name in self.problems:
+                continue
+            data = self.plan.data[name]
+            try:
+                steps = preparation(data, self.folders, self._sources.get(name))
+                self._add(steps, goals=steps[-1:])
+                if len(steps) == 1 or not self.is_done(steps[-1]):
+                    continue
+            except InputError as error:
+                self.problems[name] = str(error)
+                continue
+            self._expanded.add(name)
+            for training in self.trainings:
+                if training.data == name:
+                    self._expand(training, steps[-1].key)
+
+    def _expand(self, training: Training, ready: str) -> None:
+        try:
+            steps = training_steps(self.plan, training, self.folders, ready)
+        except InputError as error:
+            self.problems[training.key] = str(error)
+            return
+        if self._only:  # also in part, such as TRAINING/predict
+            goals = [s for s in steps if any(_within(s.key, o) for o in self._only)]
+        else:
+            goals = [s for s in steps if "/evaluate/" in s.key]
+        self._add(steps, goals)
+
+    def _add(self, steps: Iterable[Step], goals: Iterable[Step]) -> None:
+        self.steps.update({step.key: step for step in steps})
+        self._goals.update(dict.fromkeys(step.key for step in goals))
+
+    def pending(self) -> list[Step]:
+        """The steps that still have to run, in order.
+
+        A step that is not done counts only if something that is wanted needs it: predictions may
+        be deleted once they are evaluated.
+        """
+        wanted: dict[str, None] = {}
+
+        def want(key: str) -> None:
+            if key not in wanted and not self.is_done(self.steps[key]):
+                wanted[key] = None
+                for need in self.steps[key].needs:
+                    want(need)
+
+        for key in self._goals:
+            want(key)
+        return [step for key, step in self.steps.items() if key in wanted]
+
+    def is_done(self, step: Step) -> bool:
+        """Whether its record says so, its outputs are as it left them, and nothing before changed.
+
+        What was there without a record counts as done if the step allows it.
+        """
+        if step.key in self._done:
+            return True
+        record = self.records.read(step.key)
+        before = (self.steps[key] for key in step.needs)
+        if (
+            record is None
+            and step.found
+            and self._all_there(step)
+            and all(map(self.is_done, before))
+        ):
+            record = Record(DONE, FOUND, list(words(step)), {}, self.sizes(step))
+            self.records.write(step.key, record)
+        if record is None or record.state != DONE or record.command != list(words(step)):
+            return False
+        if record.identity != FOUND and record.needs != self.identities(step):
+            return False
+        # What nnU-Net prepares belongs to the user, who may have prepared it anew.
+        if not (self._all_there(step) if step.found else record.outputs == self.sizes(step)):
+            return False
+        self._done[step.key] = record.identity
+        return True
+
+    def identities(self, step: Step) -> dict[str, str]:
+        """The identities of the records of the steps that a step needs; "" if there is none."""
+        found = {}
+        for key in step.needs:
+            record = self.records.read(key) if key not in self._done else None
+            found[key] = self._done.get(key) or (record.identity if record else "")
+        return found
+
+    def sizes(self, step: Step) -> dict[str, int]:
+        """The sizes of its outputs, -1 for what is missing."""
+        found = {}
+        for text in step.outputs:
+            path = self.folders.path(text)
+            found[text] = path.stat().st_size if path.is_file() else -1
+        return found
+
+    def can_resume(self, step: Step, record: Record | None) -> bool:
+        """Whether an interrupted or failed attempt did the same with the same."""
+        return (
+            record is not None
+            and record.state != DONE
+            and record.command == list(words(step))
+            and record.needs == self.identities(step)
+        )
+
+    def _all_there(self, step: Step) -> bool:
+        return bool(step.outputs) and all(size >= 0 for size in self.sizes(step).values())
+
+
+def _within(key: str, of: str) -> bool:
+    """Whether a key is another one, or lies below it."""
+    return key == of or key.startswith(f"{of}/")
+
+
+def words(step: Step) -> Iterator[str]:
+    """What makes a step the one that it is: its command, and what is done after it."""
+    yield from step.command
+    if step.detail:
+        yield step.detail

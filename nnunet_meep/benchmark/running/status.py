@@ -1,0 +1,116 @@
+"""The state of a benchmark as a table, and what is pending as commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from nnunet_meep.benchmark.plans.plan import Training
+from nnunet_meep.benchmark.running.records import FAILED
+from nnunet_meep.benchmark.running.state import State
+from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.evaluation.report.tables import text_table
+
+#: Columns: what the keys of their steps begin with, after the training's own key.
+_COLUMNS = {
+    "train": "train",
+    "predict": "predict",
+    "calibrate": "fit apply",
+    "evaluate": "evaluate",
+}
+
+
+def status_table(state: State) -> str:
+    """A row for each data set and training: what is done, running, failed or pending.
+
+    Below it the last log line of each failed step.
+    """
+    rows = [["data", "trainer", "fold", *_COLUMNS]]
+    for name in dict.fromkeys(t.data for t in state.trainings):
+        steps = [s for s in state.steps.values() if s.key.count("/") and _owner(s) == name]
+        rows.append([name, "(preparation)", "", _summary(state, steps), "", "", ""])
+        for training in state.trainings:
+            if training.data == name:
+                rows.append([name, training.trainer, str(training.fold), *_cells(state, training)])
+    lines = [text_table(rows, n_left=len(rows[0]))]
+    lines += [f"{key}: {reason}" for key, reason in state.problems.items()]
+    lines += failures(state)
+    return "\n".join(lines)
+
+
+def failures(state: State) -> list[str]:
+    """For each failed step, why, and its log."""
+    found = []
+    for step in state.pending():
+        record = state.records.read(step.key)
+        if record is not None and record.state == FAILED:
+            log = state.folders.work / "logs" / f"{step.key}.log"
+            where = f" (all it said: {log})" if log.is_file() else ""
+            found.append(f"{step.key} failed: {record.reason}{where}")
+    return found
+
+
+def pending_commands(state: State, start: list[str]) -> Iterator[str]:
+    """One line for each training that is not finished, in an order in which they can begin.
+
+    If the plan cuts evaluations into parts, further lines for each part, and one that joins them.
+    Lines that begin before others have made what they need wait, or make it themselves.
+
+    Args:
+        start: ``meep-benchmark run PLAN`` and its options.
+    """
+    pending = {step.key for step in state.pending()}
+    later: list[list[str]] = []
+    joins: list[list[str]] = []
+    for training in state.trainings:
+        key = training.key
+        mine = [k for k in pending if k.startswith(f"{key}/")]
+        is_known = any(k.startswith(f"{key}/") for k in state.steps)
+        if is_known and not mine:
+            continue
+        if state.plan.parts == 1:
+            yield shlex.join([*start, "--only", key])
+            continue
+        first = [f"{key}/{what}" for what in ("train", "predict", "fit", "apply")]
+        yield shlex.join([*start, "--only", *first])
+        later += [[*start, "--only", k] for k in sorted(mine, key=_by_number) if "/part_" in k]
+        joins.append([*start, "--only", key])
+    yield from map(shlex.join, [*later, *joins])
+
+
+def _by_number(key: str) -> tuple[str, int]:
+    whole, _, part = key.partition("/part_")
+    return whole, int(part.split("_")[0]) if part else 0
+
+
+def _owner(step: Step) -> str:
+    """The data set of a step of preparation, "" for other steps."""
+    data, rest = step.key.split("/", 1)
+    return "" if "/fold_" in rest and not rest.startswith("test_images") else data
+
+
+def _cells(state: State, training: Training) -> Iterator[str]:
+    prefix = f"{training.key}/"
+    mine = {k.removeprefix(prefix): s for k, s in state.steps.items() if k.startswith(prefix)}
+    for starts in _COLUMNS.values():
+        steps = [s for k, s in mine.items() if k.split("/")[0] in starts]
+        yield _summary(state, steps) if mine else "pending"
+
+
+def _summary(state: State, steps: list[Step]) -> str:
+    """``done``, ``running on HOST``, ``failed``, ``3 of 5`` or ``pending``."""
+    if not steps:
+        return "-"
+    wanted = {step.key for step in state.pending()}
+    left = [step for step in steps if step.key in wanted]
+    if not left:
+        return "done"
+    for step in left:
+        if (claim := state.records.holder(step.key)) is not None:
+            return f"running on {claim.machine.split(' ')[0]}"
+    for step in left:
+        record = state.records.read(step.key)
+        if record is not None and record.state == FAILED:
+            return "failed"
+    done = len(steps) - len(left)
+    return f"{done} of {len(steps)}" if done else "pending"
