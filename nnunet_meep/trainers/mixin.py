@@ -98,7 +98,7 @@ class MEEPMixin(nnUNetTrainer):
         if experiment.paper:  # only what nnU-Net reports to wandb and debug.json
             self.initial_lr, self.weight_decay = PAPER_LEARNING_RATE, 0.0
         own = self.logger.local_logger
-        self.logger.local_logger = CalibrationLogger(own.verbose)
+        self.logger.local_logger = CalibrationLogger(own.verbose, finds_lambda=experiment.auto)
         self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # keeps a trainer's own keys
 
     # What is trained: loss, optimiser, batches, initialisation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,56 +33,55 @@ KEYS = (
 )
 
 # Colours by Okabe and Ito, which colour-blind people can tell apart.
-_BLUE, _VERMILLION, _GREEN, _PURPLE, _BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
-#: Each panel: (axis label, {key: (name, colour, line style)}) for its left and right axes.
-PANELS = (
-    (
-        ("loss (training)", {"segmentation_loss": ("segmentation loss", _BLUE, "-")}),
-        ("term (training)", {"term_value": ("term, without lambda", _GREEN, "--")}),
-    ),
-    (
-        (
-            "pseudo ECE, pseudo Brier (validation)",
-            {
-                "mean_fg_ece": ("pseudo ECE", _BLUE, "-"),
-                "mean_fg_brier": ("pseudo Brier", _VERMILLION, "-"),
-            },
-        ),
-        (
-            "unexpected errors (validation)",
-            {
-                "unexpected_errors": ("unexpected errors (below 0: underconfident)", _GREEN, ":"),
-                "average_unexpected": ("r, their average", _GREEN, "--"),
-            },
-        ),
-    ),
-    (
-        ("share of voxels (training)", {"misclassified": ("misclassified", _BLACK, "-")}),
-        (
-            "entropy / log K (training)",
-            {"misclassified_entropy": ("entropy of the misclassified", _PURPLE, "--")},
-        ),
-    ),
-    (
-        ("lambda", {"lambda": ("lambda", _BLACK, "-")}),
-        (
-            "share of voxels (validation, average)",
-            {
-                "average_errors": ("A, errors", _VERMILLION, "--"),
-                "average_expected": ("E, expected errors", _BLUE, "--"),
-            },
-        ),
-    ),
+_GREEN, _BLACK = "#009E73", "#000000"
+
+
+class Side(NamedTuple):
+    """One y axis of the panel.
+
+    Attributes:
+        label: of the axis.
+        lines: {key of :data:`KEYS`: (name in the legend, line style, line width)}.
+    """
+
+    label: str
+    lines: dict[str, tuple[str, str, float]]
+
+
+#: On the left: what the training adjusts, or else what a fixed lambda is judged by.
+LAMBDA = Side("lambda", {"lambda": ("lambda, the weight of the term", "-", 4)})
+ECE = Side("pseudo ECE", {"mean_fg_ece": ("pseudo ECE, mean of the foreground classes", "-", 4)})
+#: On the right. Single epochs are dotted, as in nnU-Net's figure.
+UNEXPECTED = Side(
+    "1 - expected errors / errors made",
+    {
+        "unexpected_errors": ("share of unexpected errors", ":", 3),
+        "average_unexpected": ("share of unexpected errors (mov. avg.)", "-", 4),
+    },
 )
-#: Lower limit of the axis: early in training, the share of unexpected errors may be far below 0.
-_LOWEST_SHARE = -3.0
+_TITLE = (
+    "Calibration on validation patches. Where its largest probability is p, the network expects\n"
+    "to be wrong with probability 1 - p. The share of unexpected errors is 0 if it makes as many\n"
+    "errors as it expects, and 1 if it expects none of those that it makes."
+)
+#: In inches: as wide as nnU-Net's figure, and as high as one of its three panels.
+_SIZE = (30, 18)
+#: Range of the right axis' lower limit, which is below the last average. Shares of early epochs may
+#: be far lower; there the line leaves the panel, rather than flatten what comes later.
+_LOWEST_SHARE = (-3.0, -1.05)
 
 
 class CalibrationLogger(LocalLogger):
-    """nnU-Net's logger with :data:`KEYS`, and with :data:`PANELS` in ``progress.png``."""
+    """nnU-Net's logger with :data:`KEYS`, and with one panel of them in ``progress.png``.
 
-    def __init__(self, verbose: bool = False) -> None:
+    Args:
+        verbose: print what is logged, as in nnU-Net's logger.
+        finds_lambda: show lambda in the panel; else, because it is constant, the pseudo ECE.
+    """
+
+    def __init__(self, verbose: bool = False, *, finds_lambda: bool = False) -> None:
         super().__init__(verbose)
+        self._left = LAMBDA if finds_lambda else ECE
         self._add_missing()
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -96,36 +95,53 @@ class CalibrationLogger(LocalLogger):
             self.my_fantastic_logging.setdefault(key, [math.nan] * n_epochs)
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """Draw nnU-Net's figure with our panels below it."""
+        """Draw nnU-Net's figure with our panel below it."""
         super().plot_progress_png(output_folder)
         _append_below(Path(output_folder) / "progress.png", self._panel())
 
     def _panel(self) -> NDArray[np.uint8]:
-        """The panels as an image as wide as nnU-Net's figure, (height, width, 4)."""
-        figure = Figure(figsize=(30, 13 * len(PANELS)))
+        """The panel as an image, (height, width, 4)."""
+        figure = Figure(figsize=_SIZE, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        for left, sides in zip(np.ravel(figure.subplots(len(PANELS), 1)), PANELS, strict=True):
-            right = left.twinx()
-            right.grid(False)
-            left.set_xlabel("epoch")
-            for axes, (label, lines), legend_at in zip((left, right), sides, (0, 0.5), strict=True):
-                for key, (name, color, style) in lines.items():
-                    values = self.my_fantastic_logging[key]
-                    marker = "o" if len(values) == 1 else None  # a line needs two
-                    axes.plot(values, color=color, ls=style, label=name, linewidth=4, marker=marker)
-                axes.set_ylabel(label)
-                axes.legend(loc=(legend_at, 1))
-        calibration, misclassified, weight, _, shares, entropy, errors = figure.axes[1:]
-        for axes in (calibration, misclassified, errors):
-            # Values span decades in a training; a log scale needs at least one that is positive.
-            if any((np.asarray(line.get_ydata()) > 0).any() for line in axes.lines):
-                axes.set_yscale("log")
-        entropy.set_ylim(0, 1.05)
-        weight.set_ylim(bottom=0)
-        lowest = np.nanmin([-1.05, *self.my_fantastic_logging["unexpected_errors"]])
-        shares.set_ylim(max(lowest, _LOWEST_SHARE), 1.05)
-        shares.axhline(0, color=_GREEN, linewidth=1)
-        figure.tight_layout()
+        left = figure.subplots()
+        right = left.twinx()
+        right.grid(False)
+        for axes, side, color in ((left, self._left, _BLACK), (right, UNEXPECTED, _GREEN)):
+            for key, (name, style, width) in side.lines.items():
+                values = self.my_fantastic_logging[key]
+                marker = "o" if len(values) == 1 else None  # a line needs two
+                axes.plot(values, color=color, ls=style, label=name, linewidth=width, marker=marker)
+            axes.set_ylabel(side.label, color=color, labelpad=20)
+        left.legend(loc=(0, 1))
+        right.legend(loc=(0.5, 1))
+        left.set_xlabel("epoch")
+        figure.suptitle(_TITLE, x=0.05, ha="left")
+
+        if self._left is LAMBDA:
+            left.set_ylim(bottom=0)
+        # An ECE spans decades in a training; a log scale needs at least one that is positive.
+        elif any(value > 0 for value in self.my_fantastic_logging["mean_fg_ece"]):
+            left.set_yscale("log")
+        average = self.my_fantastic_logging["average_unexpected"][-1]
+        lowest = np.clip(average - 0.05, *_LOWEST_SHARE)
+        right.set_ylim(np.nan_to_num(lowest, nan=_LOWEST_SHARE[1]), 1.05)
+        right.axhline(0, color=_GREEN, linewidth=2)
+        for text, points, beside in (
+            ("overconfident", 10, "bottom"),
+            ("underconfident", -10, "top"),
+        ):
+            right.annotate(
+                text,
+                (0.01, 0),
+                (0, points),
+                xycoords=right.get_yaxis_transform(),
+                textcoords="offset points",
+                color=_GREEN,
+                va=beside,
+            )
+        if np.isnan(self.my_fantastic_logging["mean_fg_ece"]).all():
+            nothing = "nothing measured: the training log says why"
+            right.text(0.5, 0.75, nothing, ha="center", transform=right.transAxes)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())
 

@@ -1,4 +1,4 @@
-"""The panels below nnU-Net's figure in progress.png."""
+"""The panel below nnU-Net's figure in progress.png."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 
 import numpy as np
 import pytest
+import seaborn
 from matplotlib.figure import Figure
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from PIL import Image
 
+from nnunet_meep import trainers
 from nnunet_meep.trainers import progress
-from nnunet_meep.trainers.control import ErrorSums
-from nnunet_meep.trainers.progress import KEYS, PANELS, CalibrationLogger
+from nnunet_meep.trainers.progress import ECE, KEYS, LAMBDA, UNEXPECTED, CalibrationLogger
 
 
-def filled(n_epochs, **ours):
+def filled(n_epochs, *, finds_lambda=True, **ours):
     """A log with these values of ours, and some of nnU-Net's, in each epoch."""
-    logger = CalibrationLogger()
+    logger = CalibrationLogger(finds_lambda=finds_lambda)
     for epoch in range(n_epochs):
         for key in logger.my_fantastic_logging:
             value = ours.get(key, 0.5)
@@ -26,7 +27,7 @@ def filled(n_epochs, **ours):
     return logger
 
 
-def test_nnunets_figure_stays_and_the_panels_come_below_it(tmp_path):
+def test_nnunets_figure_stays_and_one_panel_as_high_as_each_of_its_own_comes_below_it(tmp_path):
     logger = filled(3)
     LocalLogger.plot_progress_png(logger, str(tmp_path))
     with Image.open(tmp_path / "progress.png") as image:
@@ -38,22 +39,15 @@ def test_nnunets_figure_stays_and_the_panels_come_below_it(tmp_path):
     np.testing.assert_array_equal(both[:height], nnunets)
     assert both.shape[1:] == nnunets.shape[1:]
     below = both[height:]
-    assert len(below) == 1300 * len(PANELS)
+    assert len(below) == height / 3
     colours = below.astype(np.int64) @ (1 << 16, 1 << 8, 1)
     assert len(np.unique(colours)) > 20  # lines in several colours
     assert [file.name for file in tmp_path.iterdir()] == ["progress.png"]
 
 
-def test_each_key_of_ours_that_is_one_number_and_no_count_has_a_line():
-    drawn = [key for panel in PANELS for _, lines in panel for key in lines]
-    counts = {f"validation_{name}" for name in ErrorSums._fields}
-    numbers = {key for key in KEYS if not key.endswith("per_class_or_region")}
-    assert sorted(drawn) == sorted(numbers - counts)
-
-
 @pytest.fixture
 def figure(monkeypatch):
-    """``figure(logger)``: what it draws, as matplotlib's figure."""
+    """``figure(logger)``: what it draws, as matplotlib's figure, with nnU-Net's letters."""
     made = []
     monkeypatch.setattr(progress, "Figure", lambda **how: made.append(Figure(**how)) or made[-1])
 
@@ -62,32 +56,60 @@ def figure(monkeypatch):
         assert image.max() > 0  # not transparent throughout
         return made[-1]
 
+    seaborn.set(font_scale=2.5)
     return draw
 
 
-def test_each_line_has_the_values_of_its_key_at_the_axis_that_names_them(figure):
-    values = {key: 0.1 * (i + 1) for i, key in enumerate(KEYS)}
-    axes = figure(filled(3, **values)).axes
-    for label, lines in (side for panel in PANELS for side in panel):
-        (its,) = [each for each in axes if each.get_ylabel() == label]
+@pytest.mark.parametrize(("finds_lambda", "left"), [(True, LAMBDA), (False, ECE)])
+def test_each_line_has_the_values_of_its_key_at_the_axis_that_names_them(
+    figure, finds_lambda, left
+):
+    values = {key: 0.01 * (i + 1) for i, key in enumerate(KEYS)}
+    axes = figure(filled(3, finds_lambda=finds_lambda, **values)).axes
+    for its, side in zip(axes, (left, UNEXPECTED), strict=True):
+        assert its.get_ylabel() == side.label
         drawn = {line.get_label(): line for line in its.lines}
-        for key, (name, colour, style) in lines.items():
+        for key, (name, style, _) in side.lines.items():
             np.testing.assert_array_equal(drawn[name].get_ydata(), [values[key]] * 3, err_msg=key)
-            assert (drawn[name].get_color(), drawn[name].get_linestyle()) == (colour, style)
+            assert drawn[name].get_linestyle() == style
         legend = [text.get_text() for text in its.get_legend().get_texts()]
-        assert legend == [name for name, _, _ in lines.values()]
+        assert legend == [name for name, _, _ in side.lines.values()]
 
 
-def test_small_values_have_a_logarithmic_axis_and_shares_one_around_0(figure):
-    axes = {each.get_ylabel(): each for each in figure(filled(3)).axes}
-    scales = {label: each.get_yscale() for label, each in axes.items()}
-    logarithmic = ["pseudo ECE, pseudo Brier (validation)", "share of voxels (training)"]
-    logarithmic.append("share of voxels (validation, average)")
-    assert [label for label, scale in scales.items() if scale == "log"] == logarithmic
-    assert axes["entropy / log K (training)"].get_ylim() == (0, 1.05)
-    assert axes["lambda"].get_ylim()[0] == 0
-    zero = [line.get_ydata() for line in axes["unexpected errors (validation)"].lines][-1]
-    assert list(zero) == [0, 0]
+def test_the_trainer_says_whether_lambda_is_found(build):
+    for name, left in (("nnUNetTrainerMEEP_H_lambdaauto", LAMBDA), ("nnUNetTrainerCP", ECE)):
+        assert build(getattr(trainers, name)).logger.local_logger._left is left
+
+
+def test_lambda_starts_at_0_and_an_ece_that_is_positive_has_a_logarithmic_axis(figure):
+    (left, _) = figure(filled(3)).axes
+    assert (left.get_yscale(), left.get_ylim()[0]) == ("linear", 0)
+    for ece, scale in ((0.01, "log"), (0.0, "linear"), (math.nan, "linear")):
+        (left, _) = figure(filled(3, finds_lambda=False, mean_fg_ece=ece)).axes
+        assert left.get_yscale() == scale
+
+
+def test_nothing_in_the_panel_lies_on_anything_else(figure):
+    drawn = figure(filled(3))
+    above = [drawn._suptitle, *(axes.get_legend() for axes in drawn.axes)]
+    boxes = [part.get_window_extent() for part in above] + [drawn.axes[0].bbox]
+    # Legends stand on the axes, so they share an edge.
+    boxes = [box.padded(-1) for box in boxes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for box in boxes:
+        assert drawn.bbox.x0 <= box.x0 < box.x1 <= drawn.bbox.x1
+        assert box.y1 <= drawn.bbox.y1
+
+
+def test_it_is_said_where_the_network_is_overconfident_and_where_nothing_was_measured(figure):
+    sides = ["overconfident", "underconfident"]
+    nothing = "nothing measured: the training log says why"
+    for ece, expected in ((0.5, sides), (math.nan, [*sides, nothing])):
+        (_, right) = figure(filled(2, mean_fg_ece=ece)).axes
+        assert [text.get_text() for text in right.texts] == expected
+        above, below = (text.get_window_extent() for text in right.texts[:2])
+        zero = right.transData.transform((0, 0))[1]
+        assert above.y0 > zero > below.y1
 
 
 def test_a_single_epoch_is_a_point(figure):
@@ -108,12 +130,14 @@ def test_images_of_other_widths_stand_on_white(tmp_path, width):
     np.testing.assert_array_equal(both, expected)
 
 
+@pytest.mark.parametrize("finds_lambda", [True, False])
 @pytest.mark.parametrize(
     ("n_epochs", "value"), [(1, math.nan), (2, math.nan), (2, 0.0), (2, -math.inf), (1, -40.0)]
 )
-def test_any_values_can_be_drawn_after_any_number_of_epochs(n_epochs, value):
-    """The panels alone: nnU-Net's figure has none of these values, and takes ten times as long."""
-    assert filled(n_epochs, **dict.fromkeys(KEYS, value))._panel().size
+def test_any_values_can_be_drawn_after_any_number_of_epochs(n_epochs, value, finds_lambda):
+    """The panel alone: nnU-Net's figure has none of these values, and takes ten times as long."""
+    logger = filled(n_epochs, finds_lambda=finds_lambda, **dict.fromkeys(KEYS, value))
+    assert logger._panel().size
 
 
 def test_values_that_are_no_numbers_end_no_training(tmp_path):
@@ -121,11 +145,11 @@ def test_values_that_are_no_numbers_end_no_training(tmp_path):
     assert (tmp_path / "progress.png").is_file()
 
 
-@pytest.mark.parametrize(("share", "lowest"), [(0.5, -1.05), (-1.5, -1.5), (-40.0, -3)])
-def test_the_axis_of_unexpected_errors_follows_them_down(monkeypatch, share, lowest):
-    limits = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.set_ylim", lambda self, *args, **_: limits.append(args)
-    )
-    filled(2, unexpected_errors=share)._panel()
-    assert (lowest, 1.05) in limits
+@pytest.mark.parametrize(
+    ("average", "lowest"), [(0.5, -1.05), (-1.5, -1.55), (-40.0, -3), (math.nan, -1.05)]
+)
+def test_the_last_average_is_in_sight_and_a_far_lower_share_of_an_epoch_flattens_nothing(
+    figure, average, lowest
+):
+    (_, right) = figure(filled(2, average_unexpected=average, unexpected_errors=-20.0)).axes
+    assert right.get_ylim() == pytest.approx((lowest, 1.05))
