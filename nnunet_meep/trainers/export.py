@@ -5,9 +5,6 @@ the network. MEEP changes what a network learns, not its architecture: the train
 :class:`~nnunet_meep.trainers.mixin.MEEPMixin` was mixed into builds the same network. So a copy
 that names that trainer gives the same predictions, voxel by voxel, in any installation of nnU-Net.
 It is for prediction only: further training would use nnU-Net's own loss.
-
-Checkpoints are pickles, which can run any code. They are refused if they hold anything but tensors,
-numbers, strings, and lists and dictionaries of these.
 """
 
 from __future__ import annotations
@@ -24,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -32,6 +28,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import creating_folder
 from nnunet_meep.errors import InputError
+from nnunet_meep.trainers.checkpoints import read_checkpoint
 from nnunet_meep.trainers.names import TrainerNameError, parse
 from nnunet_meep.trainers.progress import KEYS
 
@@ -49,16 +46,6 @@ _EXPECTED = (
     "expected the folder of a trained model, $nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
     " with plans.json, dataset.json and fold_X/checkpoint_*.pth"
 )
-#: What nnU-Net's checkpoints hold beyond what torch considers safe: numpy scalars, in the log.
-#: The function that creates them is in different modules in numpy 1 and numpy 2.
-_scalar = np.float64(0).__reduce__()[0]
-SAFE_GLOBALS: list[Any] = [
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-]
 
 
 @dataclass(frozen=True)
@@ -106,7 +93,7 @@ def export_model(model_folder: Path, out: Path) -> Export:
             shutil.copyfile(file, _below(temporary, file.relative_to(model_folder)))
         # disable=None shows the progress bar only on a terminal.
         for file in tqdm(checkpoints, unit="checkpoint", disable=None):
-            checkpoint = _read(file)
+            checkpoint = read_checkpoint(file)
             trainer = nnunets_trainer(checkpoint["trainer_name"])
             trainers.add(trainer)
             if len(trainers) > 1:  # nnU-Net takes the first fold's trainer for all folds
@@ -161,35 +148,6 @@ def _read_json(path: Path, *keys: str) -> dict[str, Any]:
         return {key: content[key] for key in keys}
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path}: not a file of nnU-Net, or cut short ({error!r})") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of nnU-Net without running any code in it."""
-    try:
-        with (
-            path.open("rb") as file,
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals(SAFE_GLOBALS),
-        ):
-            warnings.simplefilter("ignore")  # torch warns of a format that is then refused
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # a broken file can raise anything in torch, even OSError
-        other = re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error))
-        problem = f"not a checkpoint of nnU-Net, or cut short ({type(error).__name__})"
-        if other:
-            problem = (
-                f"refused and not run: it holds {other[1] or other[2]}; a checkpoint of nnU-Net "
-                "holds tensors, numbers and texts only"
-            )
-        raise InputError(f"{path}: {problem}") from error
-    needed = {"network_weights": dict, "logging": dict, "init_args": dict, "trainer_name": str}
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(key), kind) for key, kind in needed.items()
-    ):
-        raise InputError(f"{path}: not a checkpoint of nnU-Net: it needs {', '.join(needed)}")
-    return checkpoint
 
 
 @functools.cache
