@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from nnunet_meep import trainers
 from nnunet_meep.cli.export_model import main
 from nnunet_meep.trainers import export
 from nnunet_meep.trainers.export import export_model, nnunets_trainer
+from nnunet_meep.trainers.logs import read_log
 from nnunet_meep.trainers.progress import KEYS
 
 TRAINER = "nnUNetTrainerDiceMEEP_KL_lambda0p2_5epochs"
@@ -211,7 +213,14 @@ def test_what_a_training_leaves_holds_nothing_that_is_refused(balls, tmp_path, n
     assert (done.checkpoint, done.n_checkpoints) == ("checkpoint_final.pth", 2)
     copied = load(tmp_path / "out/fold_0/checkpoint_final.pth")
     assert_same(copied["network_weights"], trainer.network.state_dict())
-    assert copied["logging"]["train_losses"]
+    # Its log is safe to read as well, with ours and, from the copy, without.
+    logs = [
+        read_log(folder / "fold_0/checkpoint_final.pth")
+        for folder in (Path(trainer.output_folder_base), tmp_path / "out")
+    ]
+    assert logs[1] == replace(logs[0], trainer="nnUNetTrainer", calibration={})
+    assert logs[0].calibration["misclassified"]
+    assert logs[0].seconds_per_epoch > 0
 
 
 def test_nnunet_builds_its_own_trainers_network_from_the_copy(model, trainer, tmp_path):
