@@ -30,18 +30,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_meep.datasets.raw_folder import (
-    TOLERANCE,
     RawDataset,
     Scan,
     Splits,
     cross_validation,
-    differences,
-    not_finite,
-    read_volume,
     shown,
     skipped_files,
     splits_of,
 )
+from nnunet_meep.datasets.volumes import TOLERANCE, differences, not_finite, read_volume
 from nnunet_meep.errors import InputError
 
 # The lists in the paper's repository, sorted. The validation cases are among the training cases;

@@ -1,15 +1,13 @@
 """The part of the conversion to nnU-Net's raw format that all data sets share.
 
 The module of a data set defines which scans there are (:class:`Scan`), how to read one, and the
-splits. This module handles the files: they must not be truncated, all parts of a scan must have the
-same geometry, and the folder ``$nnUNet_raw/Dataset<ID>_<NAME>`` is written completely or not at
-all. All problems found in a run are listed together.
+splits. This module writes the folder ``$nnUNet_raw/Dataset<ID>_<NAME>``, completely or not at all.
+All problems found in a run are listed together.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +21,6 @@ from tqdm import tqdm
 from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
-
-# Headers that differ by at most this, in mm or in a direction cosine, are taken as equal: float32
-# and text are rounded differently.
-TOLERANCE = 1e-3
 
 Splits = list[dict[str, list[str]]]
 
@@ -150,43 +144,6 @@ def write(dataset: RawDataset, folder: Path) -> None:
             (temporary / "splits_final.json").write_text(json.dumps(dataset.splits, indent=4))
 
 
-def read_volume(path: Path) -> sitk.Image:
-    """Read a NRRD or NIfTI file with a 3D volume of real numbers.
-
-    Raises:
-        InputError: the file is truncated or damaged, or has other content.
-    """
-    try:
-        # ITK silently reads a truncated .nii.gz and makes up the missing voxels.
-        n_bytes = gunzipped_size(path) if path.name.endswith(".nii.gz") else None
-        image = sitk.ReadImage(path)
-    except (*GUNZIP_ERRORS, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: cannot be read ({reason})") from error
-    if n_bytes is not None:
-        n_voxel_bytes = math.prod(image.GetSize()) * int(image.GetMetaData("bitpix")) // 8
-        if n_bytes < float(image.GetMetaData("vox_offset")) + n_voxel_bytes:
-            raise InputError(f"{path}: cannot be read (cut short before it was compressed)")
-    kind = sitk.GetArrayViewFromImage(image).dtype.kind
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1 or kind not in "uif":
-        raise InputError(
-            f"{path}: expected a 3D volume of real numbers, found {image.GetDimension()}D, "
-            f"{image.GetPixelIDTypeAsString()}"
-        )
-    return image
-
-
-def not_finite(image: sitk.Image, path: Path) -> list[str]:
-    """A problem, one line, if any voxels of an image are NaN or infinite; else an empty list."""
-    array = sitk.GetArrayViewFromImage(image)
-    if path.name.endswith(".nii.gz") and array.dtype.kind == "f":
-        import nibabel  # because ITK silently reads NaN in a NIfTI file as 0
-
-        array = np.asanyarray(nibabel.load(path).dataobj)
-    bad = np.count_nonzero(~np.isfinite(array))
-    return [f"{path}: {bad} voxels of the image are NaN or infinite"] if bad else []
-
-
 def shown(values: Sequence[Any]) -> str:
     """The first ten values as text for a message."""
     return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
@@ -196,30 +153,6 @@ def skipped_files(paths: Iterable[Path]) -> list[str]:
     """A note, one line, about files that are not scans; an empty list if there are none."""
     names = [str(path) for path in paths]
     return [f"Skipped {len(names)} files that are no scans: {shown(names)}"] if names else []
-
-
-def differences(
-    image: sitk.Image, other: sitk.Image, path: Path, what: str = "mask", of: str = "image"
-) -> list[str]:
-    """Differences in geometry between two images of a scan, one line each.
-
-    Args:
-        image: the first image of the scan.
-        other: the image or mask to compare with it.
-        path: the file of ``other``.
-        what, of: what to call ``other`` and ``image`` in the message.
-    """
-    if image.GetSize() != other.GetSize():
-        return [f"{path}: the {what}'s shape is {other.GetSize()}, the {of}'s {image.GetSize()}"]
-    return [
-        f"{path}: the {what}'s {name} is {theirs}, the {of}'s {mine}"
-        for name, mine, theirs in (
-            ("spacing", image.GetSpacing(), other.GetSpacing()),
-            ("origin", image.GetOrigin(), other.GetOrigin()),
-            ("direction", image.GetDirection(), other.GetDirection()),
-        )
-        if not np.allclose(mine, theirs, rtol=0, atol=TOLERANCE)
-    ]
 
 
 def cross_validation(pools: Sequence[Sequence[Any]], n_folds: int = 5) -> list[set[Any]]:

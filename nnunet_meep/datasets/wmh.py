@@ -17,10 +17,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from nnunet_meep.datasets.raw_folder import (
@@ -28,13 +27,11 @@ from nnunet_meep.datasets.raw_folder import (
     Scan,
     Splits,
     cross_validation,
-    differences,
-    not_finite,
-    read_volume,
     shown,
     skipped_files,
     splits_of,
 )
+from nnunet_meep.datasets.volumes import read_scan, recoded
 from nnunet_meep.errors import InputError
 
 #: {scanner: numbers of the scans that were released for training}.
@@ -55,12 +52,12 @@ TEST = {
 VALIDATION = {"Utrecht": (29,), "Singapore": (66,), "GE3T": (104,)}
 
 CHANNELS = ("FLAIR", "T1")
-#: How label 2 (other pathology) is used: {choice: (``labels`` of ``dataset.json``, new labels for
-#: the mask's 0, 1 and 2)}.
+#: How label 2 (other pathology) is used: {choice: (``labels`` of ``dataset.json``, {label of the
+#: mask: new label})}.
 OTHER_PATHOLOGY = {
-    "ignore": ({"background": 0, "WMH": 1, "ignore": 2}, (0, 1, 2)),
-    "background": ({"background": 0, "WMH": 1}, (0, 1, 0)),
-    "lesion": ({"background": 0, "WMH": 1}, (0, 1, 1)),
+    "ignore": ({"background": 0, "WMH": 1, "ignore": 2}, {0: 0, 1: 1, 2: 2}),
+    "background": ({"background": 0, "WMH": 1}, {0: 0, 1: 1, 2: 0}),
+    "lesion": ({"background": 0, "WMH": 1}, {0: 0, 1: 1, 2: 1}),
 }
 SOURCES = (
     "https://doi.org/10.34894/AECRSD (DataverseNL; its terms of use apply), described at "
@@ -225,39 +222,13 @@ def _warnings(scans: Sequence[Scan], splits: Splits, *, challenge_test: bool) ->
     return [line]
 
 
-def _read_case(scan: Scan, become: tuple[int, ...]) -> tuple[list[sitk.Image], sitk.Image]:
+def _read_case(scan: Scan, become: Mapping[int, int]) -> tuple[list[sitk.Image], sitk.Image]:
     """Read the channels unchanged and the mask as uint8, in the geometry of the first channel.
 
     Raises:
         InputError: one line for each problem with the scan.
     """
-    problems = []
-    read: dict[Path, sitk.Image] = {}
-    for path in (*scan.channels, scan.mask):
-        try:
-            read[path] = read_volume(path)
-        except InputError as error:
-            problems.append(str(error))
-    for path in scan.channels:
-        if path in read:
-            problems += not_finite(read[path], path)
-    if scan.mask in read:
-        labels = sitk.GetArrayViewFromImage(read[scan.mask])
-        values = np.unique(labels).tolist()
-        if not set(values) <= {0, 1, 2}:
-            problems.append(
-                f"{scan.mask}: the mask has the values {shown(values)}, expected 0, 1 and 2"
-            )
-    first, *others = scan.channels
-    if first in read:
-        for path in (*others, scan.mask):
-            if path in read:
-                what = "mask" if path == scan.mask else path.name.removesuffix(".nii.gz")
-                of = first.name.removesuffix(".nii.gz")
-                problems += differences(read[first], read[path], path, what, of)
-    if problems:
-        raise InputError("\n".join(problems))
-    mask = sitk.GetImageFromArray(np.array(become, np.uint8)[labels.astype(np.intp)])
-    for image in (*(read[path] for path in others), mask):
-        image.CopyInformation(read[first])
-    return [read[path] for path in scan.channels], mask
+    channels, mask = read_scan(scan, become)
+    for channel in channels[1:]:
+        channel.CopyInformation(channels[0])
+    return channels, recoded(mask, become, channels[0])
