@@ -48,7 +48,7 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
         print(line)
     for line in dataset.warnings:
         print(f"Warning: {line}", file=sys.stderr)
-    splits = f", splits_final.json with folds {dataset.folds}" if dataset.splits else ""
+    splits = f", splits_final.json with {dataset.folds}" if dataset.splits else ""
     print(
         f"{'Would write' if options.dry_run else 'Wrote'} {folder} from {dataset.layout}: "
         f"{dataset.n_training} training scans, {dataset.n_test} test scans{splits}"

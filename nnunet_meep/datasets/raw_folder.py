@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,6 +24,8 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
 
 Splits = list[dict[str, list[str]]]
+#: What is to be written of an image: the image, or its file, which is then copied as it is.
+Volume: TypeAlias = sitk.Image | Path
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Scan:
     Attributes:
         name: its case identifier in nnU-Net.
         is_test: whether it is for testing (written to ``imagesTs``).
-        channels: one file for each channel.
+        channels: one file for each channel, or a 4D file with all of them.
         mask: the file of the reference segmentation.
     """
 
@@ -52,10 +55,11 @@ class RawDataset:
         scans: the scans to write.
         channel_names: in the order of ``Scan.channels``.
         labels: as in ``dataset.json``.
-        read: reads the channels and the mask (uint8) of a scan, all in the same geometry, or raises
-            ``InputError`` with one line for each problem.
+        read: reads and checks the channels and the mask of a scan and returns what is to be
+            written, all in the same geometry, or raises ``InputError`` with one line for each
+            problem.
         splits: content of ``splits_final.json``; if empty, the file is not written.
-        folds: description of the folds.
+        folds: description of the folds, for example "fold 0 (20 validation scans)".
         problems: problems with the files that were found, one line each.
         notes: what was left out, one line each.
         warnings: deviations from the published data set, one line each.
@@ -66,7 +70,7 @@ class RawDataset:
     scans: tuple[Scan, ...]
     channel_names: tuple[str, ...]
     labels: dict[str, int]
-    read: Callable[[Scan], tuple[list[sitk.Image], sitk.Image]]
+    read: Callable[[Scan], tuple[Sequence[Volume], Volume]]
     splits: Splits
     folds: str
     problems: list[str] = field(default_factory=list)
@@ -114,8 +118,9 @@ def write(dataset: RawDataset, folder: Path) -> None:
     """
     problems = list(dataset.problems)
     with replacing_folder(folder) as temporary:
-        for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (temporary / part).mkdir()
+        for part in sorted({"Ts" if scan.is_test else "Tr" for scan in dataset.scans}):
+            (temporary / f"images{part}").mkdir()
+            (temporary / f"labels{part}").mkdir()
         # disable=None: a progress bar on a terminal only, to keep log files readable.
         for scan in tqdm(dataset.scans, unit="scan", disable=None):
             part = "Ts" if scan.is_test else "Tr"
@@ -199,7 +204,10 @@ def splits_of(
     return splits if all(split["train"] and split["val"] for split in splits) else []
 
 
-def _write_whole(image: sitk.Image, path: Path) -> None:
+def _write_whole(image: Volume, path: Path) -> None:
+    if isinstance(image, Path):
+        shutil.copyfile(image, path)
+        return
     sitk.WriteImage(image, path, useCompression=True)
     try:  # ITK does not notice when the disk is full
         gunzipped_size(path)

@@ -143,7 +143,9 @@ def find(
         labels=labels,
         read=lambda scan: _read_case(scan, become),
         splits=splits,
-        folds="0 (like the paper's), 1 to 5 (cross-validation), 6 to 8 (leave one scanner out)",
+        folds=(
+            "folds 0 (like the paper's), 1 to 5 (cross-validation), 6 to 8 (leave one scanner out)"
+        ),
         problems=problems,
         notes=notes,
         warnings=warnings,

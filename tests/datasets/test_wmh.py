@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -599,4 +598,4 @@ def test_the_real_t1_scans(raw: Path, capfd: pytest.CaptureFixture[str]) -> None
             for index in ((0, 0, 0), tuple(n - 1 for n in before.GetSize())):
                 point = before.TransformIndexToPhysicalPoint(index)
                 assert after.TransformIndexToPhysicalPoint(index) == pytest.approx(point, abs=0.05)
-    assert not os.listdir(folder / "imagesTs")
+    assert not (folder / "imagesTs").exists()
