@@ -144,9 +144,9 @@ def write(dataset: RawDataset, folder: Path) -> None:
             "numTraining": dataset.n_training,
             "file_ending": ".nii.gz",
         }
-        (temporary / "dataset.json").write_text(json.dumps(content, indent=4))
+        (temporary / "dataset.json").write_text(json.dumps(content, indent=2))
         if dataset.splits:
-            (temporary / "splits_final.json").write_text(json.dumps(dataset.splits, indent=4))
+            (temporary / "splits_final.json").write_text(json.dumps(dataset.splits, indent=2))
 
 
 def shown(values: Sequence[Any]) -> str:
