@@ -49,22 +49,22 @@ def read_scan(
         problems += not_finite(image, path, "mask" if path == scan.mask else "image")
     if scan.mask in read:
         values = np.unique(sitk.GetArrayViewFromImage(read[scan.mask])).tolist()
-        if unknown := [f"{value:g}" for value in values if value not in labels]:
+        if unknown := [str(v).removesuffix(".0") for v in values if v not in labels]:
             problems.append(
                 f"{scan.mask}: expected only the labels {shown(sorted(labels))}, found "
                 f"{shown(unknown)}"
             )
+    volumes = {path: _channels(image) for path, image in read.items()}
     first, *others = scan.channels
-    if first in read:
-        reference = _channels(read[first])[0]
+    if first in volumes:
+        of = first.name.removesuffix(".nii.gz") if others else "image"
         for path in (*others, scan.mask):
-            if path in read:
+            if path in volumes:
                 what = "mask" if path == scan.mask else path.name.removesuffix(".nii.gz")
-                of = first.name.removesuffix(".nii.gz")
-                problems += differences(reference, _channels(read[path])[0], path, what, of)
+                problems += differences(volumes[first][0], volumes[path][0], path, what, of)
     if problems:
         raise InputError("\n".join(problems))
-    return [image for path in scan.channels for image in _channels(read[path])], read[scan.mask]
+    return [volume for path in scan.channels for volume in volumes[path]], volumes[scan.mask][0]
 
 
 def recoded(mask: sitk.Image, become: Mapping[int, int], reference: sitk.Image) -> sitk.Image:
