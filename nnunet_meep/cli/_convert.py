@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nnunet_meep.datasets.division import Division
     from nnunet_meep.datasets.raw_folder import RawDataset
 
 
@@ -28,6 +29,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the data set's folder in $nnUNet_raw"
     )
+
+
+def add_division(parser: argparse.ArgumentParser) -> None:
+    """Add how many cases are for testing and for validation."""
+    for flag, what in (
+        ("--test", "the last N cases in the order of their names become imagesTs and labelsTs"),
+        ("--validation", "the N before them are for validation in fold 0, the only fold"),
+        ("--cases", "take only the first N cases with labels"),
+    ):
+        parser.add_argument(flag, metavar="N", type=count, help=what)
+
+
+def division(options: argparse.Namespace, *, n_folds: int | None = None) -> Division:
+    """The division that was asked for with the arguments of :func:`add_division`."""
+    from nnunet_meep.datasets.division import Division
+
+    return Division(
+        n_cases=options.cases,
+        n_test=options.test or 0,
+        n_validation=options.validation,
+        n_folds=n_folds,
+    )
+
+
+def count(text: str) -> int:
+    """Parse a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
