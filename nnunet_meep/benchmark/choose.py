@@ -16,7 +16,7 @@ from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
 
 def choices(
     plan: Plan, data: str, results: Sequence[TrainingResult]
-) -> tuple[dict[str, dict[int, str]], list[str]]:
+) -> tuple[dict[str, dict[int, str]], list[tuple[str, str]]]:
     """The trainer that is chosen, by the name of the choice and the fold.
 
     The metric is the mean over the seeds' validation cases and the foreground classes, or that of
@@ -30,7 +30,7 @@ def choices(
         results: of its trainings.
 
     Returns:
-        The choices, and a sentence on each.
+        The choices; the name of each, and what was chosen why.
     """
     found: dict[str, dict[int, str]] = {}
     said = []
@@ -41,7 +41,7 @@ def choices(
                 continue
             trainer, why = _choose(select, models, plain, fold, results)
             found.setdefault(name, {})[fold] = trainer
-            said.append(f"{name}, fold {fold}: {why}")
+            said.append((name, f"fold {fold}: {why}"))
     return found, said
 
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,9 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         if content["schema"] != SCHEMA:
             raise InputError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
         evaluations = {
-            part: Evaluation.from_dict(_located(entry, folders))
+            part: replace(
+                Evaluation.from_dict(_located(entry, folders)), written=str(entry["written"])
+            )
             for part, entry in content["evaluations"].items()
         }
         names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions")
@@ -199,7 +201,7 @@ def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
             entry.pop("per_case", None)
     settings = {name: _placed(value, folders) for name, value in content["settings"].items()}
     content["settings"] = settings
-    content["origin"] = {"written": evaluation.written}
+    content["written"] = evaluation.written
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,7 @@ from nnunet_meep.cli._run import ended_like_ctrl_c, run
 from nnunet_meep.errors import InputError
 
 if TYPE_CHECKING:
-    from nnunet_meep.benchmark.plans.plan import Plan
-    from nnunet_meep.benchmark.running.state import State
-    from nnunet_meep.benchmark.running.watch import Watch
+    from nnunet_meep.benchmark.run import Options
 
 _EPILOG = """\
   meep-benchmark init 501 -o plan.toml      a plan for nnUNet_raw/Dataset501_*, commented
@@ -46,6 +45,8 @@ def _get_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    inits = commands.add_parser("init", help="write a plan for a data set in nnUNet_raw")
+    _add_init(inits)
     runs = commands.add_parser("run", help="run what is pending, then write the report")
     _add_plan(runs)
     _add_machine(runs)
@@ -56,12 +57,56 @@ def _get_parser() -> argparse.ArgumentParser:
         default=[],
         help="only this training (DATA/TRAINER/fold_0) or step, and what it needs; no report",
     )
+    runs.add_argument(
+        "--slurm",
+        metavar="OPTIONS",
+        help="submit it to a cluster instead, as array jobs with these options of sbatch: "
+        "partition=gpu,gres=gpu:1,time=24:00:00 (needs nnunet-meep[slurm])",
+    )
     states = commands.add_parser("status", help="a table of what is done, running, failed, pending")
     _add_plan(states)
     lines = commands.add_parser("commands", help="what is pending, one line each")
     _add_plan(lines)
     _add_machine(lines)
+    reports = commands.add_parser("report", help="tables and pages of what is there so far")
+    _add_plan(reports)
+    reports.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="report these results (report/results of another run) instead of those of the work "
+        "folder",
+    )
     return parser
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="its number or name in nnUNet_raw, such as 501"
+    )
+    parser.add_argument(
+        "-o",
+        type=Path,
+        default=Path("plan.toml"),
+        metavar="PLAN",
+        help="the file to write (default: plan.toml)",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    for paper, what in (("la", "the left atrium"), ("wmh", "white matter hyperintensities")):
+        kinds.add_argument(
+            f"--paper-{paper}",
+            dest="paper",
+            action="store_const",
+            const=paper.upper(),
+            help=f"the thirteen rows of Table 1 of the MEEP paper on {what}",
+        )
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="prepare the data set, train for a few iterations, and say how long it will take",
+    )
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="as for run, with --time")
+    parser.add_argument("-device", "--device", choices=("cpu", "cuda", "mps"), help="as for run")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -117,40 +162,42 @@ def _at_least_one(text: str) -> int:
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _get_parser().parse_args(args)
-    actions = {"run": _run, "status": _status, "commands": _commands}
+    actions = {
+        **{"init": _init, "run": _run, "status": _status},
+        **{"commands": _commands, "report": _report},
+    }
     return run(lambda: actions[options.command](options))
 
 
-def _state(options: argparse.Namespace) -> State:
+def _options(arguments: argparse.Namespace) -> Options:
     from nnunet_meep.benchmark.plans.read_plan import read_plan
-    from nnunet_meep.benchmark.running.folders import Folders
-    from nnunet_meep.benchmark.running.state import State
+    from nnunet_meep.benchmark.run import Options
 
-    plan = read_plan(options.plan)
-    folders = Folders.of(options.plan, options.work)
-    state = State(
-        plan,
-        folders,
-        sources=_sources(options.source, plan),
-        only=getattr(options, "only", ()),
+    machine = {
+        name: getattr(arguments, name)
+        for name in ("device", "jobs", "per_gpu")
+        if hasattr(arguments, name)
+    }
+    gpus = (gpu.strip() for gpu in getattr(arguments, "gpus", "").split(","))
+    return Options(
+        plan=arguments.plan.absolute(),
+        work=arguments.work and arguments.work.absolute(),
+        sources=_sources(arguments.source, list(read_plan(arguments.plan).data)),
+        gpus=tuple(gpu for gpu in gpus if gpu),
+        **machine,
     )
-    state.update()
-    return state
 
 
-def _sources(given: list[str], plan: Plan) -> dict[str, Path]:
+def _sources(given: list[str], data: list[str]) -> dict[str, Path]:
     found = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        if not equals:
-            if len(plan.data) > 1:
-                raise InputError(
-                    f"--source {text}: expected DATA=FOLDER with one of {', '.join(plan.data)}"
-                )
-            name, folder = next(iter(plan.data)), text
-        if name not in plan.data:
+        if not equals and len(data) == 1:
+            name, folder = data[0], text
+        if name not in data:
             raise InputError(
-                f"--source {text}: expected a data set of the plan ({', '.join(plan.data)})"
+                f"--source {text}: expected DATA=FOLDER with a data set of the plan "
+                f"({', '.join(data)})"
             )
         if not Path(folder).is_dir():
             raise InputError(f"{folder}: expected a folder with data, found none (--source)")
@@ -158,49 +205,61 @@ def _sources(given: list[str], plan: Plan) -> dict[str, Path]:
     return found
 
 
-def _run(options: argparse.Namespace) -> None:
-    from nnunet_meep.benchmark.running.machine import Machine
-    from nnunet_meep.benchmark.running.runner import Runner
-    from nnunet_meep.benchmark.running.status import failures
-    from nnunet_meep.benchmark.running.watch import Watch
+def _init(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.benchmark.init import init
 
-    state = _state(options)
-    gpus = [gpu.strip() for gpu in options.gpus.split(",") if gpu.strip()]
-    machine = Machine.of(options.device, options.jobs, gpus, options.per_gpu)
-    watch = Watch(state)
-    for note in state.plan.notes:
-        watch.say(f"Note: {note}")
-    _announce(state, machine.device, watch)
-    with ended_like_ctrl_c():
-        Runner(state, machine, watch.tell).run(watch.show)
-    problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
-    problems += failures(state)
-    if problems:
-        raise InputError("not everything could be done:\n  " + "\n  ".join(problems))
-    watch.say("Everything is done.")
-
-
-def _announce(state: State, device: str, watch: Watch) -> None:
-    n = len(state.trainings)
-    watch.say(
-        f"{n} training{'s' * (n != 1)} on {device}; everything goes into {state.folders.work}"
+    init(
+        arguments.dataset,
+        arguments.o,
+        paper=arguments.paper,
+        time=arguments.time,
+        work=arguments.work,
+        device=arguments.device,
     )
 
 
-def _status(options: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.benchmark.run import run as run_plan
+
+    options = _options(arguments)
+    if arguments.slurm:
+        _submit(options, arguments.slurm)
+        return
+    with ended_like_ctrl_c():
+        run_plan(options, arguments.only)
+
+
+def _submit(options: Options, text: str) -> None:
+    from nnunet_meep.benchmark.slurm import parse_options, submit
+
+    submitted = submit(options, parse_options(text))
+    for name, jobs in submitted.items():
+        ids = jobs[0].job_id + (f" to {jobs[-1].job_id}" if len(jobs) > 1 else "")
+        print(f"{name}: {len(jobs)} job{'s' * (len(jobs) != 1)}, {ids}")
+    print(f"How they get on: meep-benchmark status {options.plan}")
+
+
+def _status(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.running.status import status_table
 
-    print(status_table(_state(options)))
+    print(status_table(_options(arguments).state()))
 
 
-def _commands(options: argparse.Namespace) -> None:
-    from nnunet_meep.benchmark.running.status import pending_commands
+def _commands(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.benchmark.running.status import pending_lines
 
-    start = ["meep-benchmark", "run", str(options.plan)]
+    start = ["meep-benchmark", "run", str(arguments.plan)]
     for flag in ("work", "device", "jobs", "gpus"):
-        if value := getattr(options, flag):
+        if value := getattr(arguments, flag):
             start += [f"--{flag}", str(value)]
-    for source in options.source:
+    for source in arguments.source:
         start += ["--source", source]
-    for line in pending_commands(_state(options), start):
-        print(line)
+    for stage in pending_lines(_options(arguments).state()):
+        for only in stage:
+            print(shlex.join([*start, "--only", *only]))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.benchmark.run import report
+
+    report(_options(arguments).state(), arguments.results)

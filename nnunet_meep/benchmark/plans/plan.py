@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_meep.benchmark.plans.trainer_names import lambda_of, plain_name
@@ -82,12 +82,14 @@ class Model:
     Attributes:
         trainer: its name without the seed.
         seeds: by the trainer's name with the seed: the seed, None without one.
+        note: why it is trained once although the plan has seeds; or "".
     """
 
     data: str
     trainer: str
     seeds: dict[str, int | None]
     select: Select | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan, as :func:`.read_plan` reads it.
-
-    Attributes:
-        notes: what the reader should know of how it was understood, one line each.
-    """
+    """A plan, as :func:`.read_plan` reads it."""
 
     path: Path
     data: dict[str, Data]
@@ -129,7 +127,6 @@ class Plan:
     surface: bool
     parts: int
     comparisons: tuple[Compare, ...]
-    notes: tuple[str, ...] = field(default=())
 
     def trainings(self) -> Iterator[Training]:
         """All trainings; those of a seed follow one another, so that comparisons begin early."""

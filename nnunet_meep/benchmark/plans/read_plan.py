@@ -48,7 +48,7 @@ def read_plan(path: Path) -> Plan:
     }
     top.finish()
     data = _data(file, everything["data"])
-    models, notes = _models(file, everything["training"], data)
+    models = _models(file, everything["training"], data)
     calibrate = file.table(everything["calibrate"], "[calibrate]")
     methods = calibrate.take(
         "methods",
@@ -70,7 +70,6 @@ def read_plan(path: Path) -> Plan:
         surface=evaluate.take("surface", lambda v: isinstance(v, bool), "true or false", True),
         parts=evaluate.take("parts", lambda v: is_whole(v, 1), "a whole number from 1", 1),
         comparisons=(),
-        notes=tuple(notes),
     )
     evaluate.finish()
     found = _comparisons(file, everything["compare"], plan)
@@ -167,11 +166,10 @@ def _network(file: PlanFile, name: str, values: dict[str, Any]) -> Network:
     return network
 
 
-def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> tuple[list[Model], list[str]]:
+def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> list[Model]:
     if not isinstance(content, list) or not content:
         raise InputError(f"{file.path}: expected a table [[training]], found none")
     found: list[Model] = []
-    notes: dict[str, None] = {}
     for values in content:
         table = file.table(values, "[[training]]")
         expected = f"one of {', '.join(data)}, or a list of them"
@@ -191,8 +189,7 @@ def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> tuple[list[M
                 try:
                     for trainer in expand(pattern):
                         without, all_names, note = with_seeds(trainer, seeds)
-                        found.append(Model(name, without, all_names, select))
-                        notes.update({note: None} if note else {})
+                        found.append(Model(name, without, all_names, select, note))
                 except WrongTrainer as error:
                     file.fail(pattern, str(error))
     seen: set[tuple[str, str]] = set()
@@ -202,7 +199,7 @@ def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> tuple[list[M
         seen.add((model.data, model.trainer))
         if model.select and lambda_of(model.trainer):
             _refuse_lonely_choice(file, found, model)
-    return found, list(notes)
+    return found
 
 
 def _select(file: PlanFile, table: Table) -> Select | None:

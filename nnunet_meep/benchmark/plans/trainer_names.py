@@ -52,8 +52,7 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
         note = ""
         if seeds:
             note = (
-                f"{trainer} takes no seed and is trained once: a seed is an option of this "
-                f"package's trainers"
+                "takes no seed and is trained once: a seed is an option of this package's trainers"
             )
             if trainer == PREFIX:
                 note += f"; {PREFIX}DiceCE is the same loss and takes seeds"
@@ -97,6 +96,13 @@ def n_epochs(trainer: str) -> int:
         return experiment.epochs or 1000
     match = re.search(r"_(\d+)epochs?(?=_|$)", trainer)
     return int(match[1]) if match else 1000
+
+
+def n_iterations(trainer: str) -> int:
+    """The number of training iterations that a trainer's name stands for."""
+    experiment = names.parse(trainer)
+    per_epoch = experiment.iterations if experiment is not None else None
+    return n_epochs(trainer) * (per_epoch or 250)
 
 
 def _check(trainer: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
 from nnunet_meep.benchmark.plans.plan import Training
@@ -50,37 +49,30 @@ def failures(state: State) -> list[str]:
     return found
 
 
-def pending_commands(state: State, start: list[str]) -> Iterator[str]:
-    """One line for each training that is not finished, in an order in which they can begin.
+def pending_lines(state: State) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """What is pending, as arguments of ``--only`` for runners that may work side by side.
 
-    If the plan cuts evaluations into parts, further lines for each part, and one that joins them.
-    Lines that begin before others have made what they need wait, or make it themselves.
-
-    Args:
-        start: ``meep-benchmark run PLAN`` and its options.
+    Returns:
+        A line for each training that is not finished; if the plan cuts evaluations into parts, a
+        line for each part; and a line for each training, which joins its parts. Lines that begin
+        before others have made what they need wait for it, or make it themselves.
     """
-    pending = {step.key for step in state.pending()}
-    later: list[list[str]] = []
+    pending = [step.key for step in state.pending()]
+    trainings: list[list[str]] = []
+    parts: list[list[str]] = []
     joins: list[list[str]] = []
     for training in state.trainings:
         key = training.key
         mine = [k for k in pending if k.startswith(f"{key}/")]
-        is_known = any(k.startswith(f"{key}/") for k in state.steps)
-        if is_known and not mine:
+        if any(k.startswith(f"{key}/") for k in state.steps) and not mine:
             continue
         if state.plan.parts == 1:
-            yield shlex.join([*start, "--only", key])
+            trainings.append([key])
             continue
-        first = [f"{key}/{what}" for what in ("train", "predict", "fit", "apply")]
-        yield shlex.join([*start, "--only", *first])
-        later += [[*start, "--only", k] for k in sorted(mine, key=_by_number) if "/part_" in k]
-        joins.append([*start, "--only", key])
-    yield from map(shlex.join, [*later, *joins])
-
-
-def _by_number(key: str) -> tuple[str, int]:
-    whole, _, part = key.partition("/part_")
-    return whole, int(part.split("_")[0]) if part else 0
+        trainings.append([f"{key}/{what}" for what in ("train", "predict", "fit", "apply")])
+        parts += [[k] for k in mine if "/part_" in k]
+        joins.append([key])
+    return trainings, parts, joins
 
 
 def _owner(step: Step) -> str:

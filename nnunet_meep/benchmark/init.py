@@ -1,0 +1,93 @@
+"""Write a plan for a data set, and say what it will take."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.benchmark.plans.paper import Paper
+from nnunet_meep.benchmark.plans.plan import Plan
+from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
+from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.machine import Machine
+from nnunet_meep.benchmark.running.watch import clock
+from nnunet_meep.errors import InputError
+
+
+def init(
+    dataset: str,
+    file: Path,
+    *,
+    paper: str | None = None,
+    time: bool = False,
+    work: Path | None = None,
+    device: str | None = None,
+) -> None:
+    """Write a plan; print what it trains.
+
+    Args:
+        dataset: number or name of a data set in ``nnUNet_raw``.
+        file: the plan; must not exist yet.
+        paper: ``LA`` or ``WMH`` for the plan of the MEEP paper's Table 1.
+        time: also prepare the data set and time a few iterations.
+        work: see :meth:`.Folders.of`; for ``time``.
+        device: see :meth:`.Machine.of`; for ``time``.
+
+    Raises:
+        InputError: there is no such data set, or the file exists.
+    """
+    if file.exists():
+        raise InputError(f"{file}: expected no file yet, found one; give another name with -o")
+    if file.suffix != ".toml":
+        raise InputError(f"{file}: expected a name that ends with .toml (-o)")
+    raw = _find(dataset)
+    n_cases, n_test = len(labelled_cases(raw)), len(given_test_scans(raw))
+    if paper is not None:
+        text = paper_plan(Paper[paper], raw.name, file.name)
+    else:
+        text = plan_for(raw.name, n_cases=n_cases, n_test=n_test, file=file.name)
+    with replacing_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plan = read_plan(file)
+    n = len(list(plan.trainings()))
+    print(f"Written: {file}, a plan of {n} trainings on {raw.name}.")
+    if time:
+        print(_how_long(plan, work, device))
+    print(f"Read it, change what you like, and run it: meep-benchmark run {file}")
+
+
+def _find(dataset: str) -> Path:
+    """The data set's folder in the user's ``nnUNet_raw``."""
+    place = os.environ.get("nnUNet_raw")
+    if not place:
+        raise InputError(
+            "nnUNet_raw: expected nnU-Net's folder of raw data in this environment variable, "
+            "found none"
+        )
+    if re.fullmatch(r"\d{1,3}", dataset):
+        found = sorted(Path(place).glob(f"Dataset{int(dataset):03d}_*"))
+    else:
+        found = [Path(place) / dataset] if (Path(place) / dataset).is_dir() else []
+    if len(found) != 1:
+        there = sorted(p.name for p in Path(place).glob("Dataset[0-9][0-9][0-9]_*"))
+        raise InputError(
+            f"{dataset}: expected one data set in {place} with this number or name, found "
+            f"{', '.join(p.name for p in found) or 'none'} (there: {', '.join(there) or 'none'})"
+        )
+    return found[0]
+
+
+def _how_long(plan: Plan, work: Path | None, device: str | None) -> str:
+    from nnunet_meep.benchmark.estimate import seconds_of_trainings
+
+    machine = Machine.of(device, None, [], 1)
+    seconds = seconds_of_trainings(plan, Folders.of(plan.path, work), machine)
+    return (
+        f"About {clock(sum(seconds.values()))} hours on this machine ({machine.device}), one "
+        f"training after the other, without validation and prediction; --jobs, or --gpus and "
+        f"--per-gpu, let several run side by side."
+    )

@@ -1,0 +1,127 @@
+"""Write plans: one for a data set of the user, and those of the MEEP paper's Table 1."""
+
+from __future__ import annotations
+
+from nnunet_meep.benchmark.plans.paper import Paper, table_1
+from nnunet_meep.benchmark.plans.plan import THEN
+
+#: What a plan for a data set trains beside nnU-Net's default.
+TERMS = ("nnUNetTrainerMEEP_H_lambdaauto", "nnUNetTrainerMEEP_KL_lambdaauto")
+DEFAULT = "nnUNetTrainerDiceCE"
+
+
+def plan_for(dataset: str, *, n_cases: int, n_test: int, file: str) -> str:
+    """The text of a plan for a data set, ready to run.
+
+    Args:
+        dataset: ``DatasetXXX_NAME``.
+        n_cases: number of training cases.
+        n_test: number of test scans with labels.
+        file: the name of the plan's file, for the comments in it.
+    """
+    name = _short(dataset)
+    if n_test:
+        evaluated = f"the {n_test} test scans (imagesTs, labelsTs)"
+        folds, methods, reference = "[0]", '["temperature", "isotonic"]', f"{THEN}temperature"
+        calibrated = "# Each training is also calibrated afterwards, on its validation cases."
+    else:
+        evaluated = "the validation cases of each fold, as there are no test scans with labels"
+        folds, methods, reference = '"all five"', "[]", ""
+        calibrated = (
+            "# Calibration after the training is fitted to validation cases, and so needs test "
+            "scans\n# with labels (imagesTs, labelsTs) to be evaluated on."
+        )
+    terms = "\n".join(f'    "{trainer}",' for trainer in TERMS)
+    return f"""\
+{_head(file)}
+# {n_cases} training cases; evaluated are
+# {evaluated}.
+[data.{name}]
+dataset = "{dataset}"
+configuration = "3d_fullres"
+folds = {folds}        # [0], [0, 1] ... or "all five"
+
+# A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name.
+# [data.{name}.network]
+# patch_size = [32, 64, 64]
+# batch_size = 2
+# features_per_stage = [8, 16, 32, 64]
+
+# nnU-Net's default loss, and the two terms with a lambda that the training finds.
+# meep-trainers lists all names; with _250epochs behind it a training is a quarter as long.
+[[training]]
+trainers = [
+    "{DEFAULT}",
+{terms}
+]
+seeds = [0, 1, 2]
+
+{calibrated}
+[calibrate]
+methods = {methods}
+
+[evaluate]
+roi = ["image", "boundary:5"]        # whole images; within 5 mm of the surfaces
+
+# All others are compared with this one.
+[[compare]]
+reference = "{DEFAULT}{reference}"
+"""
+
+
+def paper_plan(paper: Paper, dataset: str, file: str) -> str:
+    """The text of the plan of Table 1 on one of the paper's data sets: all thirteen rows."""
+    rows = table_1(paper)
+    listed = "\n".join(f"#   {row:<13} {model}" for row, model in rows.items())
+    trainers = dict.fromkeys(model.split(THEN)[0] for model in rows.values())
+    trained = "\n".join(f'    "{trainer}",' for trainer in trainers)
+    return f"""\
+{_head(file)}
+# The thirteen rows of Table 1 of the MEEP paper on {paper.value}, with the paper's lambdas and
+# optimisation; patch, batch and network are those that nnU-Net plans.
+#
+{listed}
+[data.{paper.name.lower()}]
+dataset = "{dataset}"
+folds = [0]        # the paper's training and validation scans
+
+[[training]]
+trainers = [
+{trained}
+]
+seeds = [0, 1, 2]
+
+[calibrate]
+methods = ["platt", "isotonic"]        # the paper's PS and IR
+
+[evaluate]
+roi = ["image"]
+
+{_compare(rows, "dice")}
+{_compare(rows, "CE")}"""
+
+
+def _compare(rows: dict[str, str], loss: str) -> str:
+    models = [m for row, m in rows.items() if row.startswith(f"{loss} ") or row == "focal"]
+    listed = "\n".join(f'    "{model}",' for model in models)
+    return f"""\
+[[compare]]
+reference = "{rows[loss]}"
+models = [
+{listed}
+]
+"""
+
+
+def _head(file: str) -> str:
+    return f"""\
+# A benchmark. Run it, stop it whenever you like, and go on with the same command:
+#
+#   meep-benchmark run {file}
+#   meep-benchmark status {file}
+"""
+
+
+def _short(dataset: str) -> str:
+    """``Dataset501_LA`` as ``la``."""
+    return dataset.split("_", 1)[1].lower()

@@ -1,0 +1,127 @@
+"""The report of a benchmark: a comparison with its page for each data set, and all numbers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.benchmark.choose import choices
+from nnunet_meep.benchmark.collect import missing
+from nnunet_meep.benchmark.plans.plan import Compare, Data, Plan
+from nnunet_meep.benchmark.results import Results, TrainingResult
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.evaluation.compare import compare
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
+from nnunet_meep.evaluation.report.verdict import verdict_sentences
+from nnunet_meep.evaluation.results import Evaluation
+
+RESULTS = "results.csv.gz"
+#: By the name of a model: its trainings, and the evaluation of each.
+_Models: TypeAlias = "dict[str, list[tuple[TrainingResult, Evaluation]]]"
+
+
+def write_report(
+    plan: Plan, results: Results, folder: Path, folders: Folders, *, progress: bool = False
+) -> list[tuple[Path, list[str]]]:
+    """Write a page with its tables and pictures for each comparison, and ``results.csv.gz``.
+
+    Args:
+        results: of the plan's trainings; those that are missing are said to be.
+        folder: the report's; one comparison goes into ``DATA/``, several into
+            ``DATA/REFERENCE/``.
+        progress: show progress bars on stderr.
+
+    Returns:
+        The pages, each with its verdict.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(results, folder / RESULTS)
+    pages = []
+    for name in plan.data:
+        of_data = results.of(name)
+        comparisons = _comparisons(plan, name)
+        for compared in comparisons:
+            models, notes = _models(plan, compared, name, of_data)
+            if not models:
+                continue
+            target = folder / name
+            if len(comparisons) > 1:
+                target /= re.sub(r"\W+", "_", compared.reference).strip("_")
+            pages.append(_write_page(plan.data[name], models, notes, target, folders, progress))
+    return pages
+
+
+def _comparisons(plan: Plan, data: str) -> list[Compare]:
+    """Those that the plan asks for on a data set; else all models with the first one."""
+    names = plan.names_of_models(data)
+    asked = [c for c in plan.comparisons if c.data in (None, data) and c.reference in names]
+    return asked or [Compare(names[0])] if names else []
+
+
+def _models(
+    plan: Plan, compared: Compare, data: str, results: Sequence[TrainingResult]
+) -> tuple[_Models, list[tuple[str, str]]]:
+    """The trainings of each model to compare, the reference first, and notes on the models.
+
+    Without a model, and the reason, as long as the reference is missing.
+    """
+    chosen, notes = choices(plan, data, results)
+    found: _Models = {name: [] for name in (compared.reference, *compared.models)}
+    for result in results:
+        names = [name for name, folds in chosen.items() if folds.get(result.fold) == result.trainer]
+        for model, evaluation in result.models().items():
+            after = model.removeprefix(result.trainer)
+            for name in (model, *(choice + after for choice in names)):
+                if name in found or not compared.models:
+                    found.setdefault(name, []).append((result, evaluation))
+    notes += [(m.trainer, m.note) for m in plan.models if m.data == data and m.note]
+    notes += missing(plan, data, results)
+    there = {name: trainings for name, trainings in found.items() if trainings}
+    if compared.reference not in there:
+        return {}, notes
+    return there, notes
+
+
+def _write_page(
+    data: Data,
+    models: _Models,
+    notes: Sequence[tuple[str, str]],
+    folder: Path,
+    folders: Folders,
+    progress: bool,
+) -> tuple[Path, list[str]]:
+    comparison = compare(
+        {name: [evaluation for _, evaluation in found] for name, found in models.items()},
+        notes=notes,
+    )
+    images = folders.raw / data.dataset / "imagesTs"
+    write_comparison_report(
+        comparison,
+        folder,
+        images=images if images.is_dir() and _has_predictions(comparison) else None,
+        progress=progress,
+    )
+    return folder / "report.html", verdict_sentences(comparison)
+
+
+def _has_predictions(comparison: Comparison) -> bool:
+    """Whether the predictions are still there, for pictures of them."""
+    return all(
+        folder.is_dir()
+        for trainings in comparison.evaluations.values()
+        for folder in trainings[0].sources.pred_folders
+    )
+
+
+def _write_csv(results: Results, path: Path) -> None:
+    """All numbers, a row for each; without a time in it, so that equal results are equal files."""
+    buffer = io.StringIO()
+    results.to_dataframe().to_csv(buffer, index=False, float_format="%.6g")
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(buffer.getvalue().encode(), mtime=0))

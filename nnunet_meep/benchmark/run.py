@@ -1,0 +1,118 @@
+"""Run a plan, or a part of it, in this process; what the command and the jobs of a cluster do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_meep.benchmark.collect import collect, ordered
+from nnunet_meep.benchmark.plans.plan import Plan
+from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.report import write_report
+from nnunet_meep.benchmark.results import read_results
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.machine import Machine
+from nnunet_meep.benchmark.running.runner import Runner
+from nnunet_meep.benchmark.running.state import State
+from nnunet_meep.benchmark.running.status import failures
+from nnunet_meep.benchmark.running.watch import Watch
+from nnunet_meep.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a plan.
+
+    Attributes:
+        plan: its file.
+        work: a folder for everything; None: see :meth:`.Folders.of`.
+        sources: by data set: what ``{source}`` in its ``convert`` stands for.
+        device, jobs, gpus, per_gpu: see :meth:`.Machine.of`.
+    """
+
+    plan: Path
+    work: Path | None = None
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    device: str | None = None
+    jobs: int | None = None
+    gpus: tuple[str, ...] = ()
+    per_gpu: int = 1
+
+    def state(self, only: Sequence[str] = ()) -> State:
+        """The state of the plan.
+
+        Raises:
+            InputError: the plan is wrong, or has no step that ``only`` asks for.
+        """
+        plan = read_plan(self.plan)
+        _check_only(plan, only)
+        folders = Folders.of(self.plan, self.work)
+        state = State(plan, folders, sources=dict(self.sources), only=only)
+        state.update()
+        return state
+
+
+def run(options: Options, only: Sequence[str] = ()) -> None:
+    """Run what is pending, with lines on its progress on stdout.
+
+    Args:
+        only: keys of trainings or steps; empty: everything, and then the report.
+
+    Raises:
+        InputError: a step failed; the message has a line for each.
+    """
+    state = options.state(only)
+    machine = Machine.of(options.device, options.jobs, list(options.gpus), options.per_gpu)
+    watch = Watch(state)
+    for model in state.plan.models:
+        if model.note and not only:
+            watch.say(f"Note: {model.trainer} {model.note}")
+    n = len(state.trainings)
+    watch.say(
+        f"{n} training{'s' * (n != 1)} on {machine.device}; everything goes into "
+        f"{state.folders.work}"
+    )
+    Runner(state, machine, watch.tell).run(watch.show)
+    problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
+    problems += failures(state)
+    if not only:
+        report(state)
+    if problems:
+        raise InputError("\n  ".join(["not everything could be done:", *problems]))
+
+
+def report(state: State, stored: Path | None = None) -> None:
+    """Write the report of what is there so far; its pages and verdicts are printed.
+
+    Args:
+        state: of the plan.
+        stored: results to take instead of those of the work folder.
+    """
+    folder = state.folders.work / "report"
+    if stored is None:
+        results = collect(state, folder / "results")
+    else:
+        results = ordered(read_results(stored, state.folders).trainings, state.plan)
+    if not results.trainings:
+        print("No training is finished yet: no report.")
+        return
+    for path, verdict in write_report(state.plan, results, folder, state.folders, progress=True):
+        print("\n".join(["", *verdict, f"Report: {path}"]), flush=True)
+
+
+def _check_only(plan: Plan, only: Sequence[str]) -> None:
+    """Refuse what no step of the plan can be."""
+    trainings = [training.key for training in plan.trainings()]
+    for key in only:
+        if not any(key == t or key.startswith(f"{t}/") for t in trainings) and not any(
+            key == name or (key.startswith(f"{name}/") and "nnUNetTrainer" not in key)
+            for name in plan.data
+        ):
+            near = difflib.get_close_matches(key, trainings, 1)
+            meant = f"; the nearest is {near[0]}" if near else ""
+            raise InputError(
+                f"--only {key}: expected a training or step of {plan.path}, such as "
+                f"{trainings[0]}, found none{meant}"
+            )
