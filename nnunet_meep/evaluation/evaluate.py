@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import (
     CLIP,
-    MAX_BINS,
     CellTotals,
     ClassTotals,
     Grid,
     RoiSums,
     grid,
 )
-from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
-from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
+from nnunet_meep.evaluation.counting.reference import FILE
 from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_RESAMPLES,
     BOOTSTRAP_SEED,
 )
-from nnunet_meep.evaluation.pool import Job
 from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, Sources
 from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
+from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
     applied_calibrator,
 )
-from nnunet_meep.nnunet_files.cases import Case, Folders, refuse_unpaired
-from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.cases import Case
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import Network, network_of
-from nnunet_meep.nnunet_files.predictions import Predictions
+from nnunet_meep.nnunet_files.networks import Network
 
 
 def evaluate(
@@ -98,24 +91,21 @@ def evaluate(
         ['a', 'b', 'c']
         >>> ece = evaluation.pooled["image"].classes["1"]["ece"]
     """
-    if not 1 <= bins <= MAX_BINS:
-        raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
-    if not rois or len(set(rois)) < len(rois):
-        raise InputError(f"rois: expected each ROI once, got {' '.join(rois) or 'none'}")
-    if segmentation not in (FILE, ARGMAX):
-        raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
-    asked_rois = [parse_roi(name) for name in rois]
-    gt_folder, dataset_json, plans_json, keep = map(
-        _path, (gt_folder, dataset_json, plans_json, keep)
+    setup = Setup.of(
+        gt_folder,
+        pred_folders,
+        dataset_json=dataset_json,
+        plans_json=plans_json,
+        bins=bins,
+        rois=rois,
+        surface=surface,
+        segmentation=segmentation,
+        cases=cases,
+        unpaired=chill or partial,
+        keep=keep,
     )
-    if isinstance(pred_folders, str | os.PathLike):
-        pred_folders = [pred_folders]
-    given = [Path(folder) for folder in pred_folders]
-    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
+    given, network, predictions = setup.given, setup.network, setup.predictions
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
-    if not (chill or partial):
-        refuse_unpaired(folders, paired, hint=" (--chill evaluates the others)")
-    _refuse_to_keep_among(keep, folders, asked_rois)
     skipped = list(paired.broken)
     settings = {
         "bins": bins,
@@ -127,37 +117,27 @@ def evaluate(
         "reader": dataset.reader,
         "gt_folder": str(folders.references),
         "pred_folder": str(given[0]) if len(given) == 1 else [str(f) for f in given],
-        "dataset_json": dataset_json and str(dataset_json),
-        "plans_json": plans_json and str(plans_json),
+        "dataset_json": setup.dataset_json and str(setup.dataset_json),
+        "plans_json": setup.plans_json and str(setup.plans_json),
         "bootstrap": "BCa",
         "bootstrap_resamples": BOOTSTRAP_RESAMPLES,
         "bootstrap_seed": BOOTSTRAP_SEED,
         "nll_clip": CLIP,
         "version": __version__,
     }
-    dataset_identity = file_identity(dataset.path)
-    network = network_of(folders.predictions)
 
     results: list[CaseResult] = []
     files: dict[str, dict[str, str]] = {}
+    n_kept = 0
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}
-    with ExitStack() as stack:
-        job = Job(dataset, bins, tuple(asked_rois), surface, segmentation, keep)
-        n_processes = processes or os.cpu_count() or 1
-        outcomes = job.in_this_process if n_processes == 1 else job.in_processes
-        # Close it here: when Python exits it is too late for the pool's pipes.
-        results_in_order = stack.enter_context(closing(outcomes(paired.cases, n_processes)))
-        bar = stack.enter_context(
-            closing(
-                tqdm(results_in_order, total=len(paired.cases), unit="case", disable=not progress)
-            )
-        )
-        for case, outcome in zip(paired.cases, bar, strict=True):
+    with closing(setup.outcomes(paired.cases, processes, progress)) as outcomes:
+        for case, outcome in outcomes:
             if isinstance(outcome, InputError):
                 if not chill:
                     raise outcome
                 skipped.append((case.name, str(outcome)))
                 continue
+            n_kept += outcome.was_kept
             results.append(outcome.result)
             files[case.name] = outcome.files
             for name, total in totals.items():
@@ -176,31 +156,17 @@ def evaluate(
         incomplete_folds=predictions.incomplete_folds(),
         sources=Sources(
             folders.references,
-            tuple(given),
-            dataset_json,
-            plans_json,
-            {r.name: r.mask_folder for r in asked_rois if r.mask_folder is not None},
+            given,
+            setup.dataset_json,
+            setup.plans_json,
+            {r.name: r.mask_folder for r in setup.job.rois if r.mask_folder is not None},
         ),
         files=files,
-        dataset_identity=dataset_identity,
+        dataset_identity=setup.dataset_identity,
         network=network,
         calibrators=_calibrators(folders.predictions, paired.cases, results, files, network),
+        n_kept=n_kept,
     )
-
-
-def _path(path: StrPath | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Roi]) -> None:
-    """Refuse a folder that is read: sums are named like probabilities and would replace them."""
-    masks = [roi.mask_folder for roi in rois if roi.mask_folder is not None]
-    for folder in (folders.references, *folders.predictions, *masks):
-        if keep is not None and keep.resolve() == folder.resolve():
-            raise InputError(
-                f"{keep}: expected a folder for the sums of finished cases, found one that is "
-                f"read; give another output folder (-o)"
-            )
 
 
 def _calibrators(

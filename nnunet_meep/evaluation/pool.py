@@ -36,11 +36,12 @@ from nnunet_meep.nnunet_files.cases import Case, Dataset
 
 @dataclass(frozen=True)
 class Finished:
-    """A counted case, from this run or an earlier one: metrics, sums, identities of its files."""
+    """A counted case: metrics, sums, identities of its files, and if an earlier run counted it."""
 
     result: CaseResult
     sums: CaseSums
     files: dict[str, str]
+    was_kept: bool
 
 
 Outcomes: TypeAlias = "Generator[Finished | InputError, None, None]"
@@ -66,8 +67,10 @@ class Job:
         for case in cases:
             try:
                 key = self._key(case)
-                sums = self._kept(case, key) or self.count(case, key, self._read(case))
-                yield self.finish(case, key, sums)
+                if kept := self._kept(case, key):
+                    yield self.finish(case, key, kept, True)
+                else:
+                    yield self.finish(case, key, self.count(case, key, self._read(case)), False)
             except InputError as error:
                 yield error
 
@@ -85,7 +88,7 @@ class Job:
                 try:
                     key = self._key(case)
                     if sums := self._kept(case, key):
-                        return pool.submit(self.finish, case, key, sums)
+                        return pool.submit(self.finish, case, key, sums, True)
                     if not warm:  # workers load Numba while this process loads SimpleITK
                         for _ in range(n):
                             pool.submit(_warm_up)
@@ -148,19 +151,19 @@ class Job:
             cache.save(_kept_path(self.keep, case), sums, key)
         return sums
 
-    def finish(self, case: Case, key: dict[str, Any], sums: CaseSums) -> Finished:
+    def finish(self, case: Case, key: dict[str, Any], sums: CaseSums, was_kept: bool) -> Finished:
         """The metrics of a case."""
         rois = {
             name: roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.distances_mm)
             for name, roi in sums.rois.items()
         }
         result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
-        return Finished(result, sums, key["files"])
+        return Finished(result, sums, key["files"], was_kept)
 
     def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
         """Both, with the reference in a file (``Reference.save``), which is removed."""
         counted = self.count(case, key, Reference.load_and_remove(reference))
-        return self.finish(case, key, counted)
+        return self.finish(case, key, counted, False)
 
 
 def _follow_parent() -> None:

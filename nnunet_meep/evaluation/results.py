@@ -88,6 +88,7 @@ class Evaluation:
         network: the network that made the predictions.
         calibrators: those applied to the predictions, and which of the cases they were fitted to.
         written: when its file was written (ISO 8601); "" if it was not read from a file.
+        n_kept: number of cases whose sums an earlier run had kept; not in the file.
 
     Example:
         >>> import nnunet_meep as nm
@@ -110,6 +111,7 @@ class Evaluation:
     network: Network
     calibrators: list[dict[str, Any]]
     written: str = ""
+    n_kept: int = field(default=0, compare=False)
 
     @property
     def roi(self) -> str:

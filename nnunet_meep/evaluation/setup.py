@@ -1,0 +1,132 @@
+"""What an evaluation is of: its arguments and folders, checked before any voxel is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.bins import MAX_BINS
+from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
+from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
+from nnunet_meep.evaluation.pool import Finished, Job
+from nnunet_meep.evaluation.stored_results import StrPath
+from nnunet_meep.nnunet_files.cases import Case, Folders, refuse_unpaired
+from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.networks import Network, network_of
+from nnunet_meep.nnunet_files.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An evaluation that can begin.
+
+    Attributes:
+        given: the folders of predictions, as they were given.
+        dataset_json, plans_json: nnU-Net's files, if they were given.
+        predictions: the cases in them, and their references.
+        dataset_identity: hash of the content of ``dataset.json``.
+        network: the network that made the predictions.
+        job: what to do with each case.
+    """
+
+    given: tuple[Path, ...]
+    dataset_json: Path | None
+    plans_json: Path | None
+    predictions: Predictions
+    dataset_identity: str
+    network: Network
+    job: Job
+
+    @classmethod
+    def of(
+        cls,
+        gt_folder: StrPath | None,
+        pred_folders: StrPath | Sequence[StrPath],
+        *,
+        dataset_json: StrPath | None,
+        plans_json: StrPath | None,
+        bins: int,
+        rois: Sequence[str],
+        surface: bool,
+        segmentation: str,
+        cases: Sequence[str] | None,
+        unpaired: bool,
+        keep: StrPath | None,
+    ) -> Setup:
+        """Check the arguments of :func:`.evaluate` and open its folders.
+
+        Args:
+            gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, segmentation,
+                cases, keep: as for :func:`.evaluate`.
+            unpaired: accept predictions and references that cannot be paired.
+
+        Raises:
+            InputError: the folders or an argument cannot be used.
+        """
+        if not 1 <= bins <= MAX_BINS:
+            raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
+        if not rois or len(set(rois)) < len(rois):
+            raise InputError(f"rois: expected each ROI once, got {' '.join(rois) or 'none'}")
+        if segmentation not in (FILE, ARGMAX):
+            raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
+        asked_rois = tuple(parse_roi(name) for name in rois)
+        gt_folder, dataset_json, plans_json, keep = map(
+            _path, (gt_folder, dataset_json, plans_json, keep)
+        )
+        if isinstance(pred_folders, str | os.PathLike):
+            pred_folders = [pred_folders]
+        given = tuple(Path(folder) for folder in pred_folders)
+        predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
+        folders, dataset = predictions.folders, predictions.dataset
+        if not unpaired:
+            refuse_unpaired(folders, predictions.paired, hint=" (--chill evaluates the others)")
+        _refuse_to_keep_among(keep, folders, asked_rois)
+        return cls(
+            given,
+            dataset_json,
+            plans_json,
+            predictions,
+            file_identity(dataset.path),
+            network_of(folders.predictions),
+            Job(dataset, bins, asked_rois, surface, segmentation, keep),
+        )
+
+    def outcomes(
+        self, cases: list[Case], processes: int | None, progress: bool
+    ) -> Generator[tuple[Case, Finished | InputError], None, None]:
+        """Evaluate cases; each with its result, or with the error that there is none.
+
+        Close it after use: when Python exits it is too late for the pool's pipes.
+
+        Args:
+            cases: some of the cases, in the order of the results.
+            processes, progress: as for :func:`.evaluate`.
+        """
+        n_processes = processes or os.cpu_count() or 1
+        outcomes = self.job.in_this_process if n_processes == 1 else self.job.in_processes
+        with (
+            closing(outcomes(cases, n_processes)) as in_order,
+            closing(tqdm(in_order, total=len(cases), unit="case", disable=not progress)) as bar,
+        ):
+            yield from zip(cases, bar, strict=True)
+
+
+def _path(path: StrPath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Roi]) -> None:
+    """Refuse a folder that is read: sums are named like probabilities and would replace them."""
+    masks = [roi.mask_folder for roi in rois if roi.mask_folder is not None]
+    for folder in (folders.references, *folders.predictions, *masks):
+        if keep is not None and keep.resolve() == folder.resolve():
+            raise InputError(
+                f"{keep}: expected a folder for the sums of finished cases, found one that is "
+                f"read; give another output folder (-o)"
+            )
