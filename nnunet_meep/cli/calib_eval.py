@@ -7,7 +7,7 @@ import textwrap
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.cli._folders import (
     FOLDERS,
@@ -30,7 +30,7 @@ written into -o:
   reliability.png   observed frequency against predicted probability, first ROI (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
   cases/            sums of finished cases; a run that was stopped goes on from them, as long as
-                    their files hold the same
+                    their files hold the same; all that --part writes
 
 regions of interest (--roi); voxels with the ignore label are always left out:
   image             whole images, as in the MEEP paper
@@ -45,6 +45,8 @@ examples:
       -tr nnUNetTrainerMEEP_KL --save_probabilities
   meep-calib-eval labelsTs pred -o calibration
   meep-calib-eval labelsTs pred -o calibration --roi image boundary:5
+  meep-calib-eval labelsTs pred -o calibration --part $SLURM_ARRAY_TASK_ID/16   # --array=1-16
+  meep-calib-eval labelsTs pred -o calibration            # when all 16 parts are done
   meep-calib-eval $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
 """
 
@@ -115,6 +117,15 @@ def _get_parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
+        "--part",
+        metavar="NUMBER/PARTS",
+        help=(
+            "count only every PARTS-th case, beginning with the NUMBER-th, for jobs that run side "
+            "by side; keeps the sums in cases/ and writes nothing else. The same command without "
+            "--part then has all of them and writes the results"
+        ),
+    )
+    parser.add_argument(
         "--chill",
         action="store_true",
         help=(
@@ -142,32 +153,39 @@ def _evaluate(options: argparse.Namespace) -> None:
     output = options.o or pred_folders[0] / "calibration"
     if output.exists() and not output.is_dir():  # checked before all the work
         raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
+    arguments = {
+        "gt_folder": gt_folder,
+        "pred_folders": pred_folders,
+        "dataset_json": options.djfile,
+        "plans_json": options.pfile,
+        "bins": options.bins,
+        "rois": options.roi,
+        "surface": not options.no_surface,
+        "segmentation": options.segmentation,
+        "cases": options.cases,
+        "processes": options.np,
+        "chill": options.chill,
+        "progress": True,
+        "keep": output / "cases",
+    }
+    if options.part is not None:
+        _count_part(options, arguments)
+        return
     # matplotlib takes a while to load; meanwhile other processes count voxels.
     preload = Thread(target=import_module, args=("matplotlib.backends.backend_agg",))
     preload.start()
-    evaluation = evaluate(
-        gt_folder,
-        pred_folders,
-        dataset_json=options.djfile,
-        plans_json=options.pfile,
-        bins=options.bins,
-        rois=options.roi,
-        surface=not options.no_surface,
-        segmentation=options.segmentation,
-        cases=options.cases,
-        processes=options.np,
-        chill=options.chill,
-        progress=True,
-        keep=output / "cases",
-    )
+    evaluation = evaluate(**arguments)
     preload.join()
-    from nnunet_meep.evaluation.notes import notes
+    from nnunet_meep.evaluation.notes import counted, notes
     from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
     from nnunet_meep.evaluation.report.text import table
 
     paths = write_evaluation_report(evaluation, output)
-    n = len(evaluation.cases)
-    print(f"{n} case{'s' * (n != 1)}, {options.bins} bins\n")
+    n, n_kept = len(evaluation.cases), evaluation.n_kept
+    print(
+        f"{counted(n, 'case')}, {options.bins} bins; {n_kept} taken from {output / 'cases'}, "
+        f"{n - n_kept} counted\n"
+    )
     for line in notes(evaluation):
         print(f"Note: {line}\n")
     print(table(evaluation))
@@ -176,6 +194,26 @@ def _evaluate(options: argparse.Namespace) -> None:
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")
+
+
+def _count_part(options: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    from nnunet_meep.errors import InputError
+    from nnunet_meep.evaluation.notes import counted
+    from nnunet_meep.evaluation.part import Part, count_part
+
+    if options.maps:
+        raise InputError(
+            "--maps: expected none with --part, which writes only sums; give it to the last run, "
+            "the one without --part"
+        )
+    part = Part.parse(options.part)
+    counts = count_part(part, **arguments)
+    skipped = f", {counts.n_skipped} could not be" * (counts.n_skipped > 0)
+    print(
+        f"part {part.number} of {part.n_parts}: {counted(counts.n_counted, 'case')} counted"
+        f"{skipped}, {counts.n_kept} there already ({arguments['keep']}); when all parts are done, "
+        f"run the same command without --part"
+    )
 
 
 def _write_maps(

@@ -129,6 +129,15 @@ class Job:
     def _kept(self, case: Case, key: dict[str, Any]) -> CaseSums | None:
         return None if self.keep is None else cache.find(_kept_path(self.keep, case), key)
 
+    def is_kept(self, case: Case) -> bool:
+        """Whether the sums of a case are in ``keep``, valid for its present files; not loaded."""
+        if self.keep is None or not (path := _kept_path(self.keep, case)).is_file():
+            return False
+        try:
+            return cache.has(path, self._key(case))
+        except InputError:  # it will be raised again when the case is counted
+            return False
+
     def count(self, case: Case, key: dict[str, Any], reference: Reference) -> CaseSums:
         """The sums of a case; also written to a file if ``keep`` is a folder.
 

@@ -121,6 +121,15 @@ def find(path: Path, key: dict[str, Any]) -> CaseSums | None:
     return sums if found == key else None
 
 
+def has(path: Path, key: dict[str, Any]) -> bool:
+    """Whether :func:`find` would find sums, unless they are damaged; they are not read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return json.loads(archive["about"].tobytes())["key"] == key
+    except Exception:  # as in find()
+        return False
+
+
 def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
     """The key and the sums that :func:`save` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
