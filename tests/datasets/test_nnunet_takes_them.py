@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nnunet_meep import trainers
-from nnunet_meep.cli import convert_la, convert_wmh
+from nnunet_meep.cli import convert_folder, convert_la, convert_wmh
 from nnunet_meep.datasets.left_atrium import TEST_CASES, TRAINING_CASES
 from nnunet_meep.datasets.wmh import PUBLISHED
 
@@ -53,12 +53,24 @@ def flair_as_released(source: Path) -> list[str]:
     return ["wmh"]
 
 
-def train(dataset: Path, plans: dict) -> None:
+def few_hippocampi(source: Path) -> list[str]:
+    """Five scans in three folds, with labels that have to be numbered anew."""
+    real = need("hippocampus")
+    for path in sorted((real / "labelsTr").iterdir())[:5]:
+        case = path.name.removesuffix(".nii.gz")
+        for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(real / name, source / name)
+    labels = ["--name", "Posterior", "--labels", "Posterior=2", "--ignore", "1"]
+    return ["folder", *labels, "--folds", "3", "--validation", "1"]
+
+
+def train(dataset: Path, plans: dict, fold: int | str) -> None:
     """As nnUNetv2_train does, without the validation at the end, which takes a minute."""
     trainer = trainers.nnUNetTrainerMEEP_KL_1epochs_3iters(
         {**plans, "continue_training": False},
         "3d_fullres",
-        "all",
+        fold,
         json.loads((dataset / "dataset.json").read_text()),
         torch.device("cpu"),
     )
@@ -78,7 +90,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("make", [few_left_atria, flair_as_released])
+@pytest.mark.parametrize("make", [few_left_atria, flair_as_released, few_hippocampi])
 def test_plan_preprocess_and_train(
     make, tmp_path, monkeypatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,12 +100,13 @@ def test_plan_preprocess_and_train(
     for name in ("nnUNet_n_proc_DA", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     which, *flags = make(tmp_path / "source")
-    command = {"la": convert_la, "wmh": convert_wmh}[which]
+    command = {"la": convert_la, "wmh": convert_wmh, "folder": convert_folder}[which]
     assert command.main([str(tmp_path / "source"), "-d", "777", *flags]) == 0
-    # Too few for the splits: said, and not written.
-    assert "no splits_final.json" in capfd.readouterr().err
+    has_folds = which == "folder"
+    # Else too few for the splits: said, and not written.
+    assert ("no splits_final.json" in capfd.readouterr().err) is not has_folds
     one = ("-np", "1", "-npfp", "1", "-c", "3d_fullres")
-    coarse = ("-overwrite_target_spacing", "5", "5", "5")
+    coarse = ("-overwrite_target_spacing", *(["2" if which == "folder" else "5"] * 3))
     said = run(
         "nnUNetv2_plan_and_preprocess",
         *("-d", "777", "--verify_dataset_integrity", "-gpu_memory_target", "1", *one, *coarse),
@@ -112,7 +125,9 @@ def test_plan_preprocess_and_train(
     (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # with which nnU-Net's planner does not run
     capfd.readouterr()
-    train(dataset, plans)
+    train(dataset, plans, 1 if has_folds else "all")
     said = capfd.readouterr().out
+    if has_folds:  # two of the five are for testing
+        assert "This split has 2 training and 1 validation cases." in said
     assert "segmentation_loss" in said
     assert "misclassified" in said
