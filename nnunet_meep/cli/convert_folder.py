@@ -65,7 +65,7 @@ def _get_parser() -> argparse.ArgumentParser:
         "--channel",
         metavar="NAME",
         default="image",
-        help="the channel's name (default: image); CT for CT, which nnU-Net normalizes differently",
+        help="the channel's name, by which nnU-Net normalizes: CT for CT (default: image)",
     )
     add_division(parser)
     parser.add_argument(
