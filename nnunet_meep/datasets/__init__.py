@@ -1,1 +1,1 @@
-"""Public data sets and a synthetic one, in nnU-Net's raw format."""
+"""Public data sets, folders of scans with labels, and synthetic scans, in nnU-Net's raw format."""
