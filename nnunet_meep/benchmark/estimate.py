@@ -57,7 +57,7 @@ def _seconds_per_iteration(data: Data, folders: Folders, machine: Machine) -> fl
     command += ["-tr", _TIMED, "-p", plans, "-device", machine.device]
     with TemporaryDirectory() as temporary:
         elsewhere = replace(folders, results=Path(temporary))
-        environment = machine.environment(machine.slots[0], elsewhere.environment())
+        environment = machine.environment(machine.slots[0], elsewhere.environment(), trains=True)
         log = Path(temporary) / "train.log"
         process = Process(command, log, environment, machine.threads)
         try:

@@ -30,6 +30,7 @@ class Options:
         work: a folder for everything; None: see :meth:`.Folders.of`.
         sources: by data set: what ``{source}`` in its ``convert`` stands for.
         device, jobs, gpus, per_gpu: see :meth:`.Machine.of`.
+        environment: variables for trainings, unless the user has set them.
     """
 
     plan: Path
@@ -39,6 +40,7 @@ class Options:
     jobs: int | None = None
     gpus: tuple[str, ...] = ()
     per_gpu: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def state(self, only: Sequence[str] = ()) -> State:
         """The state of the plan.
@@ -64,7 +66,13 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
         InputError: a step failed; the message has a line for each.
     """
     state = options.state(only)
-    machine = Machine.of(options.device, options.jobs, list(options.gpus), options.per_gpu)
+    machine = Machine.of(
+        options.device,
+        options.jobs,
+        list(options.gpus),
+        options.per_gpu,
+        environment=options.environment,
+    )
     watch = Watch(state)
     for model in state.plan.models:
         if model.note and not only:

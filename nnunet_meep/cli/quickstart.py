@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from pathlib import Path
 
 from nnunet_meep.cli._parser import command_parser
-from nnunet_meep.cli._run import run
+from nnunet_meep.cli._run import ended_like_ctrl_c, run
 
 
 def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-quickstart",
         description=(
-            "Tries the installation out: trains nnU-Net with its default loss and with MEEP-KL\n"
-            "for a few dozen iterations each on a small synthetic data set, predicts test scans,\n"
-            "and compares accuracy and calibration. Needs no GPU and no download; takes a few\n"
-            "minutes on two cores. Shows each command as it runs it. So short a training proves\n"
-            "the installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
+            "Tries the installation out: trains nnU-Net with its default loss and with MEEP-H for\n"
+            "a few dozen iterations each on a small synthetic data set, predicts test scans, and\n"
+            "compares them in a report. Needs no GPU and no download; takes about two minutes on\n"
+            "two cores. Shows each command as it runs it. So short a training proves the\n"
+            "installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
         ),
         epilog=(
-            "FOLDER must be new, empty, or hold only what an earlier meep-quickstart left there;\n"
-            "that is deleted first. If it holds anything else, the command stops and changes\n"
-            "nothing. Your nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used.\n\n"
+            "FOLDER must be new, empty, or from an earlier meep-quickstart of the same data, that\n"
+            "goes on where it was stopped. If it holds anything else, nothing is changed. Your\n"
+            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used. All this is a plan\n"
+            "of meep-benchmark, FOLDER/plan.toml, which does the same with your own data.\n\n"
             "examples:\n"
             "  meep-quickstart\n"
             "  meep-quickstart --data $nnUNet_raw/Dataset004_Hippocampus -o hippocampus"
@@ -62,14 +62,5 @@ def main(args: list[str] | None = None) -> int:
 def _quickstart(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.quickstart import quickstart
 
-    # If it is terminated (SIGTERM) or its terminal is closed (SIGHUP), it must end its commands
-    # too, as with Ctrl-C. Under nohup, SIGHUP is ignored and must stay so.
-    signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    changed = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
-    for s in changed:
-        signal.signal(s, signal.default_int_handler)
-    try:
+    with ended_like_ctrl_c():
         quickstart(arguments.o, data=arguments.data, device=arguments.device)
-    finally:
-        for s in changed:
-            signal.signal(s, signal.SIG_DFL)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import THEN
 
+#: The trainer that the README recommends.
+RECOMMENDED = "nnUNetTrainerMEEP_H_lambdaauto"
 #: What a plan for a data set trains beside nnU-Net's default.
-TERMS = ("nnUNetTrainerMEEP_H_lambdaauto", "nnUNetTrainerMEEP_KL_lambdaauto")
+TERMS = (RECOMMENDED, "nnUNetTrainerMEEP_KL_lambdaauto")
 DEFAULT = "nnUNetTrainerDiceCE"
 
 

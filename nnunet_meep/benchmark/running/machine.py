@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnunet_meep.errors import InputError
 
@@ -39,14 +39,24 @@ class Machine:
         device: ``cpu``, ``cuda`` or ``mps``, as for nnU-Net's ``-device``.
         slots: one step at a time in each.
         cores: CPU cores.
+        for_trainings: environment variables, unless the user has set them.
     """
 
     device: str
     slots: tuple[Slot, ...]
     cores: int
+    for_trainings: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, device: str | None, jobs: int | None, gpus: list[str], per_gpu: int) -> Machine:
+    def of(
+        cls,
+        device: str | None,
+        jobs: int | None,
+        gpus: list[str],
+        per_gpu: int,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Machine:
         """The machine with what the user asked for.
 
         Args:
@@ -54,6 +64,7 @@ class Machine:
             jobs: steps at a time on the CPU; None: 1, beside the GPU's.
             gpus: their numbers; empty: one, which PyTorch chooses.
             per_gpu: trainings at a time on each.
+            environment: variables for trainings, unless the user has set them.
 
         Raises:
             InputError: GPUs are given for a CPU.
@@ -68,14 +79,16 @@ class Machine:
             visible: list[str | None] = [*gpus] or [None]
             slots = [Slot(True, False, gpu) for _ in range(per_gpu) for gpu in visible]
             slots += [Slot(False, True)] * (jobs or 1)
-        return cls(device, tuple(slots), cores or 1)
+        return cls(device, tuple(slots), cores or 1, dict(environment or {}))
 
     @property
     def threads(self) -> int:
         """CPU threads for each slot."""
         return max(1, self.cores // len(self.slots))
 
-    def environment(self, slot: Slot, folders: Mapping[str, str]) -> dict[str, str]:
+    def environment(
+        self, slot: Slot, folders: Mapping[str, str], *, trains: bool
+    ) -> dict[str, str]:
         """The environment of a step; what the user has set stays, but for nnU-Net's folders."""
         share = str(self.threads)
         defaults = {"OMP_NUM_THREADS": share, "nnUNet_def_n_proc": share}
@@ -83,6 +96,8 @@ class Machine:
         defaults["nnUNet_n_proc_DA"] = "1" if self.device == "cpu" else str(min(self.threads, 12))
         if self.device == "cpu":
             defaults.update(_MALLOC)
+        if trains:
+            defaults.update(self.for_trainings)
         forced = {"PYTHONUNBUFFERED": "1", **folders}  # epochs appear in the log as they begin
         if slot.gpu is not None:
             forced["CUDA_VISIBLE_DEVICES"] = slot.gpu

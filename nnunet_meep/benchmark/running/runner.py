@@ -183,7 +183,9 @@ class Runner:
         process = Process(
             command,
             state.folders.work / "logs" / f"{step.key}.log",
-            self.machine.environment(slot, state.folders.environment()),
+            self.machine.environment(
+                slot, state.folders.environment(), trains=step.command[0] == "nnUNetv2_train"
+            ),
             self.machine.threads,
         )
         claim = state.records.update(claim, process.group)
