@@ -129,13 +129,13 @@ class Plan:
     comparisons: tuple[Compare, ...]
 
     def trainings(self) -> Iterator[Training]:
-        """All trainings; those of a seed follow one another, so that comparisons begin early."""
-        n_seeds = max((len(model.seeds) for model in self.models), default=0)
+        """All trainings, all models of a seed and fold together, so that comparisons begin early."""
+        n_seeds = max(len(model.seeds) for model in self.models)
         for i, data in itertools.product(range(n_seeds), self.data.values()):
-            for model in self.models:
-                names = list(model.seeds)
-                if model.data == data.name and i < len(names):
-                    yield from (Training(data.name, names[i], fold) for fold in data.folds)
+            models = [list(m.seeds) for m in self.models if m.data == data.name]
+            for fold in data.folds:
+                for names in models:
+                    yield from (Training(data.name, name, fold) for name in names[i : i + 1])
 
     def choices(self, data: str) -> dict[str, list[Model]]:
         """The models among which validation cases choose lambda, by the name of the choice.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def read_plan(path: Path) -> Plan:
     )
     evaluate.finish()
     found = _comparisons(file, everything["compare"], plan)
-    return Plan(**{**plan.__dict__, "comparisons": found})
+    return replace(plan, comparisons=found)
 
 
 def _data(file: PlanFile, content: Any) -> dict[str, Data]:
@@ -192,14 +193,18 @@ def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> list[Model]:
                         found.append(Model(name, without, all_names, select, note))
                 except WrongTrainer as error:
                     file.fail(pattern, str(error))
-    seen: set[tuple[str, str]] = set()
+    models: dict[tuple[str, str], Model] = {}
     for model in found:
-        if (model.data, model.trainer) in seen:
+        before = models.get((model.data, model.trainer))
+        if before and (before.seeds.keys() & model.seeds.keys() or before.select != model.select):
             file.fail(model.trainer, f"{model.trainer}: expected once for {model.data}, got twice")
-        seen.add((model.data, model.trainer))
+        if before:  # more seeds of it
+            model = replace(model, seeds={**before.seeds, **model.seeds})
+        models[model.data, model.trainer] = model
+    for model in models.values():
         if model.select and lambda_of(model.trainer):
-            _refuse_lonely_choice(file, found, model)
-    return found
+            _refuse_lonely_choice(file, list(models.values()), model)
+    return list(models.values())
 
 
 def _select(file: PlanFile, table: Table) -> Select | None:
