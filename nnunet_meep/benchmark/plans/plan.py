@@ -129,7 +129,7 @@ class Plan:
     comparisons: tuple[Compare, ...]
 
     def trainings(self) -> Iterator[Training]:
-        """All trainings, all models of a seed and fold together, so that comparisons begin early."""
+        """All trainings; those of one seed and fold follow one another, to be compared early."""
         n_seeds = max(len(model.seeds) for model in self.models)
         for i, data in itertools.product(range(n_seeds), self.data.values()):
             models = [list(m.seeds) for m in self.models if m.data == data.name]
