@@ -3,12 +3,21 @@
 Input: evaluations of each model. Output: the metrics of each model over the cases that all models
 have, and the difference between every other model and the first.
 
-Conventions: a model may have been trained several times (seeds). Its value for a case is then the
-mean over the trainings in which the metric is defined, as the paper averages over three. The spread
-over trainings is the standard deviation of their means over cases. Differences are paired by case:
-mean, BCa bootstrap interval over cases, Wilcoxon signed-rank test. Metrics without a best value are
-not tested. Among many tests some are significant by chance, so p is corrected with Holm's method;
-the family is all tests that the tables show, over all classes and models.
+Conventions: a model may have been trained several times. Trainings that share cases repeat each
+other (seeds); those that share none are folds. Within a fold the cases are those that all its
+trainings have, and the cases of a model are those of all its folds. Its value for a case is the
+mean over the trainings that have the case and in which the metric is defined, as the paper averages
+over three. The spread over trainings is the standard deviation of their means over cases; for folds
+it contains the spread of their cases.
+
+Differences are paired by case: mean, BCa bootstrap interval over cases, Wilcoxon signed-rank test.
+Both take the trainings as they are. A second interval is over trainings and cases
+(:func:`.interval_over_trainings`); it tells whether other trainings would give the same. For models
+that were all trained once it is the same as the first.
+
+Metrics without a best value are not tested. Among many tests some are significant by chance, so p
+is corrected with Holm's method; the family is all tests that the tables show, over all classes and
+models. The few means over the foreground that the short verdict is about are a family of their own.
 
 With n pairs, p cannot be below 2^(1 - n), and Holm's method multiplies the smallest p by the number
 of tests. If that exceeds 0.05, a large p means that n is small, not that the models are equal.
@@ -20,24 +29,22 @@ has the class. The model then cannot be the best for that class or for the top l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.comparison import (
+    FOREGROUND,
+    HEADLINE,
     Comparison,
-    mean_of_defined,
     shown_tests,
     values_of_trainings,
 )
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.folds import Folds
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
-from nnunet_meep.evaluation.metrics.statistics import holm, over_cases, paired_difference
-from nnunet_meep.evaluation.notes import file_notes, named, of_models
+from nnunet_meep.evaluation.model_statistics import Model, correct, tables
+from nnunet_meep.evaluation.notes import counted, file_notes, named, of_models
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
@@ -60,14 +67,16 @@ def compare(
     """Compare models over the cases that all of them have.
 
     Args:
-        models: by name, the evaluation of each model, or the evaluations of its trainings, which
-            are averaged per case. The others are compared with the first model.
+        models: by name, the evaluation of each model, or the evaluations of its trainings: seeds,
+            which have the same cases and are averaged per case, folds, which have none in common,
+            or both. The others are compared with the first model.
         roi: name of the ROI; None: the first one of each evaluation.
         cases: names of the cases to compare; None: all that the models have in common.
         notes: further warnings about the models: (name, line).
 
     Raises:
-        InputError: there is no model, or the models have no ROI, class or case in common.
+        InputError: there is no model; the models have no ROI, class or case in common; or some
+            trainings of a model share cases, but all that do so have none in common.
 
     Example:
         >>> import nnunet_meep as nm
@@ -97,7 +106,7 @@ def compare(
 def _compare(
     models: _Models, chosen: Sequence[str] | None, notes: Sequence[tuple[str, str]]
 ) -> Comparison:
-    first, *others = models
+    first = next(iter(models))
     trainings = [(name, t) for name, of_model in models.items() for t in of_model]
     for name, of_model in models.items():
         if len(bins := {t.settings["bins"] for t in of_model}) > 1:
@@ -107,60 +116,54 @@ def _compare(
             )
     roi = _common_roi(trainings)
     classes = _common_classes(trainings)
-    cases = sorted(set.intersection(*(_cases(t) for _, t in trainings)))
-    if not cases:
-        raise InputError(f"{', '.join(models)}: expected cases that all of them have, found none")
-    if chosen is not None:
-        if unknown := sorted(set(chosen) - set(cases)) or ([] if chosen else ["at least one"]):
-            raise InputError(f"cases: expected cases that all models have, got {unknown[0]}")
-        cases = sorted(set(chosen))
+    folds = {name: Folds.of(name, of_model) for name, of_model in models.items()}
+    cases = _common_cases(folds, chosen)
+    # Before trainings are left out, so that their cases are named.
+    of_cases = _warnings(trainings, cases)
+    compared = {}
+    for name, of_model in models.items():
+        its_folds, kept = folds[name].with_cases(cases)
+        compared[name] = Model(tuple(of_model[i] for i in kept), its_folds)
+        if n := len(of_model) - len(kept):
+            of_cases.append(f"{name}: {counted(n, 'training')} without a compared case left out")
+    of_cases += _other_folds(compared)
+    given, models = models, {name: model.trainings for name, model in compared.items()}
 
-    summary: dict[str, Any] = {name: {} for name in models}
-    differences: dict[str, Any] = {name: {} for name in others}
-    for key in classes:
-        for metric in _common_metrics(trainings, key):
-            values = {
-                name: values_of_trainings(of_model, cases, key, metric)
-                for name, of_model in models.items()
-            }
-            per_case = {name: mean_of_defined(array) for name, array in values.items()}
-            for name in models:
-                summary[name].setdefault(key, {})[metric] = {
-                    **over_cases(per_case[name].tolist()),
-                    "training_std": _training_std(values[name]),
-                }
-            for name in others:
-                difference = _compared(metric, per_case[name]) - _compared(metric, per_case[first])
-                differences[name].setdefault(key, {})[metric] = paired_difference(
-                    difference, tested=CATALOGUE[metric].better is not Better.NEITHER
-                )
-    _correct(differences)
+    metrics = {key: _common_metrics(trainings, key) for key in classes}
+    summary, differences = tables(compared, cases, metrics)
+    correct(list(shown_tests(differences)))
+    headline, headline_differences = tables(compared, cases, _headline(metrics))
+    of_headline = [keys.values() for keys in headline_differences.values()]
+    correct([test for keys in of_headline for tests in keys for test in tests.values()])
     keys = [key for key in classes if {"dice", "brier_plus"} <= set(summary[first][key])]
     not_segmented = {name: _not_segmented(t, cases, keys) for name, t in models.items()}
     optimistic_models = _optimistic(models, cases)
-    of_files = [(name, line) for name, t in trainings for line in file_notes(t)]
+    of_files = [
+        (name, line)
+        for name, of_model in given.items()
+        for training in of_model
+        for line in file_notes(_without_others(training, folds[name]))
+    ]
     return Comparison(
         roi=roi,
         models=tuple(models),
-        n_trainings={name: len(of_model) for name, of_model in models.items()},
+        n_trainings={name: len(model.trainings) for name, model in compared.items()},
+        n_folds={name: model.folds.n for name, model in compared.items()},
         classes=classes,
         cases=tuple(cases),
         summary=summary,
         differences=differences,
+        headline=headline,
+        headline_differences=headline_differences,
         not_segmented={name: found for name, found in not_segmented.items() if found},
         optimistic=frozenset(optimistic_models),
         warnings=(
             *of_models([*notes, *of_files]),
             *optimistic_models.values(),
-            *_warnings(trainings, cases),
+            *of_cases,
         ),
         evaluations=models,
     )
-
-
-def _compared(metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values to compare case by case; their distance to 1 if 1 is the metric's best value."""
-    return np.abs(values - 1) if CATALOGUE[metric].better is Better.NEAR_ONE else values
 
 
 def _common_roi(trainings: _Trainings) -> str:
@@ -186,6 +189,17 @@ def _common_classes(trainings: _Trainings) -> dict[str, str]:
     return first
 
 
+def _common_cases(folds: Mapping[str, Folds], chosen: Sequence[str] | None) -> list[str]:
+    cases = sorted(set.intersection(*(set(f.of_case) for f in folds.values())))
+    if not cases:
+        raise InputError(f"{', '.join(folds)}: expected cases that all of them have, found none")
+    if chosen is None:
+        return cases
+    if unknown := sorted(set(chosen) - set(cases)) or ([] if chosen else ["at least one"]):
+        raise InputError(f"cases: expected cases that all models have, got {unknown[0]}")
+    return sorted(set(chosen))
+
+
 def _common_metrics(trainings: _Trainings, key: str) -> list[str]:
     found = [list(t.cases[0].rois[t.roi].metrics(key)) for _, t in trainings]
     return [metric for metric in found[0] if all(metric in other for other in found)]
@@ -193,12 +207,6 @@ def _common_metrics(trainings: _Trainings, key: str) -> list[str]:
 
 def _cases(training: Evaluation) -> set[str]:
     return {case.case for case in training.cases}
-
-
-def _training_std(values: NDArray[np.float64]) -> float:
-    means = mean_of_defined(values.T)
-    means = means[~np.isnan(means)]
-    return float(means.std(ddof=1)) if len(means) > 1 else math.nan
 
 
 def _not_segmented(
@@ -214,16 +222,29 @@ def _not_segmented(
     return {key: n for key, n in found.items() if n}
 
 
-_Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
+def _without_others(training: Evaluation, folds: Folds) -> Evaluation:
+    """An evaluation of a fold that does not miss predictions of the cases of other folds."""
+    others = set(folds.of_case) - _cases(training)
+    incomplete = [
+        {**fold, "missing": [case for case in fold["missing"] if case not in others]}
+        for fold in training.incomplete_folds
+    ]
+    return replace(
+        training,
+        not_predicted=[case for case in training.not_predicted if case not in others],
+        incomplete_folds=[fold for fold in incomplete if fold["missing"]],
+    )
 
 
-def _correct(differences: dict[str, Any]) -> None:
-    """Fill in ``p_holm`` and ``p_holm_smallest`` of the tests that tables show."""
-    family = [test for test in shown_tests(differences) if not math.isnan(test["p"])]
-    # Lowering a p never raises a corrected one: the smallest possible p give the smallest p_holm.
-    for name, corrected in (("p", "p_holm"), ("p_smallest", "p_holm_smallest")):
-        for test, value in zip(family, holm([t[name] for t in family]), strict=True):
-            test[corrected] = value
+def _headline(metrics: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The metrics of the headline by key, as far as all models have them."""
+    of_classes = [set(of_key) for key, of_key in metrics.items() if key != TOP_LABEL]
+    there = {FOREGROUND: set.intersection(*of_classes)}
+    if TOP_LABEL in metrics:
+        there[TOP_LABEL] = set(metrics[TOP_LABEL])
+    return {
+        key: [m for k, m in HEADLINE if k == key and m in found] for key, found in there.items()
+    }
 
 
 def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
@@ -235,10 +256,18 @@ def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
                 f"{name}: one training has the same numbers as {whose}; was the same folder given "
                 f"twice?"
             )
-        if missing := sorted(_cases(training) - set(cases)):
+        its_cases = _cases(training)
+        if (missing := sorted(its_cases - set(cases))) and len(missing) < len(its_cases):
             lines.append(
-                f"{name}: {len(missing)} of its {len(missing) + len(cases)} cases are not in all "
-                f"models and left out, except from risk-coverage curves: {named(missing)}"
+                f"{name}: {len(missing)} of its {len(its_cases)} cases are not in all models and "
+                f"left out, except from risk-coverage curves: {named(missing)}"
+            )
+        network = training.network
+        n_folds = 1 if network.averaged else len(network.folds)
+        if (n := max(n_folds, len(training.sources.pred_folders))) > 1:
+            lines.append(
+                f"{name}: one result over {n} folds counts as one training; for intervals over "
+                f"trainings and cases, evaluate each fold on its own"
             )
     lines += _other_files(trainings, cases)
     names = [(name, ", ".join(t.classes.values())) for name, t in trainings]
@@ -253,6 +282,17 @@ def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
     return lines
 
 
+def _other_folds(models: Mapping[str, Model]) -> list[str]:
+    """Warnings about models whose folds are neither those of the first one nor parts of them."""
+    (first, of_first), *others = models.items()
+    return [
+        f"{name} was tested in other folds than {first}: intervals over trainings and cases may be "
+        f"too narrow"
+        for name, model in others
+        if model.folds.differ(of_first.folds)
+    ]
+
+
 def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
     """Whether two evaluations have equal numbers; undefined ones count as equal."""
 
@@ -265,18 +305,21 @@ def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
 
 def _other_files(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
     """Warnings about models evaluated with other references or masks than the first one."""
-    (first, of_first), *others = trainings
+    # Each case of the first model, and of the others, as its first training has it.
+    first, of_first = trainings[0]
+    theirs = {c: t.files[c] for name, t in reversed(trainings) if name == first for c in t.files}
     roles = {"reference": "against other references"}
     if (roi := of_first.roi).startswith("mask:"):
         roles[roi] = "inside other masks"
     lines = []
-    for name, training in others:
-        mine, theirs = training.files, of_first.files
+    for name, training in trainings[1:]:
+        mine = training.files
+        its_cases = [case for case in cases if case in mine]
         for role, words in roles.items():
-            if differ := [c for c in cases if mine[c].get(role) != theirs[c].get(role)]:
+            if differ := [c for c in its_cases if mine[c].get(role) != theirs[c].get(role)]:
                 lines.append(
-                    f"{name} was evaluated {words} than {first} in {len(differ)} of {len(cases)} "
-                    f"cases: {named(differ)}"
+                    f"{name} was evaluated {words} than {first} in {len(differ)} of "
+                    f"{len(its_cases)} cases: {named(differ)}"
                 )
     return lines
 

@@ -12,34 +12,56 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
+from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
 from nnunet_meep.evaluation.result_format import TOP_LABEL, malformed, none_to_nan
-from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.results import Evaluation, RoiResult
 
 if TYPE_CHECKING:
     import pandas
 
 #: The format of ``comparison.json``.
-SCHEMA = 3
+SCHEMA = 4
 SIGNIFICANT = 0.05
 NOT_SEGMENTED = "not segmented"
-_SUMMARY = ("mean", "std", "median", "low", "high", "n", "n_undefined", "training_std")
-_DIFFERENCE = ("difference", "difference_low", "difference_high", "p", "p_holm")
+#: The key of means over all classes but background.
+FOREGROUND = "foreground"
+#: Key and metric of the few numbers that the short verdict is about, as far as there are any.
+HEADLINE = (
+    *((FOREGROUND, "dice"), (FOREGROUND, "ece"), (TOP_LABEL, "ece")),
+    *((FOREGROUND, metric) for metric in ("brier", "nll", "hd95")),
+)
+_ENDS = ("low_trainings", "high_trainings")
+_SUMMARY = (
+    *("mean", "std", "median", "low", "high", *_ENDS),
+    *("n", "n_undefined", "n_trainings", "training_std"),
+)
+_DIFFERENCE = (
+    *("difference", "difference_low", "difference_high"),
+    *("difference_low_trainings", "difference_high_trainings", "p", "p_holm"),
+)
 #: Column names of :meth:`Comparison.rows`.
 COLUMNS = ("model", "roi", "class", "name", "metric", *_SUMMARY, *_DIFFERENCE)
 _NUMBER = (int, float, type(None))
+_INTERVALS = {"ci95": [_NUMBER], "ci95_trainings": [_NUMBER]}
 _SUMMARY_KINDS = {
-    **dict.fromkeys(("mean", "std", "median", "n", "n_undefined", "training_std"), _NUMBER),
-    "ci95": [_NUMBER],
+    **dict.fromkeys(("mean", "std", "median", "n", "n_undefined"), _NUMBER),
+    **dict.fromkeys(("n_trainings", "training_std"), _NUMBER),
+    **_INTERVALS,
 }
 _TEST_KINDS = {
     **dict.fromkeys(("mean", "n", "p", "p_holm", "p_smallest", "p_holm_smallest"), _NUMBER),
-    "ci95": [_NUMBER],
+    **{"n_trainings": [int], **_INTERVALS},
 }
 _KINDS = {
-    **{"roi": str, "models": [str], "n_trainings": dict, "classes": dict, "cases": [str]},
-    **{"summary": dict, "differences": dict, "not_segmented": dict},
+    **{"roi": str, "models": [str], "n_trainings": dict, "n_folds": dict, "classes": dict},
+    **{"cases": [str], "summary": dict, "differences": dict, "not_segmented": dict},
+    **{"headline": dict, "headline_differences": dict},
     **{"optimistic": [str], "warnings": [str]},
 }
+
+
+#: By model, class key and metric: the numbers.
+Table: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
 
 
 @dataclass(frozen=True)
@@ -50,16 +72,27 @@ class Comparison:
         roi: the region of interest, as ``meep-calib-eval`` names it.
         models: names, in the order given; the others are compared with the first one.
         n_trainings: number of trainings by model.
+        n_folds: by model, in how many folds these trainings are. Trainings that were tested on the
+            same cases (seeds) are in one fold, those without a common case are in different ones.
         classes: class names by class key, with ``top_label`` unless the classes are regions.
         cases: names of the common cases.
-        summary: by model, class key and metric: the result of :func:`.over_cases`, and
-            ``training_std``, the standard deviation over trainings (NaN for a single one).
+        summary: by model, class key and metric: the result of :func:`.over_cases`;
+            ``ci95_trainings``, the 95 % interval over trainings and cases, see
+            :func:`.interval_over_trainings` (that over cases for a model that was trained once);
+            ``n_trainings``, the number of trainings in which the metric is defined for any case;
+            ``training_std``, the standard deviation of the trainings' means over cases (NaN for a
+            single one), which for folds contains the spread of their cases.
         differences: by other model, class key and metric: ``mean``, ``ci95`` and ``n`` of the
             difference to the first model over the cases where both are defined (for metrics whose
-            best value is 1, the difference between their distances to 1); ``p`` (Wilcoxon; NaN if
-            not tested); ``p_holm`` (corrected for the ``n_tests`` tests in the tables; NaN if the
-            tables do not show it); ``p_smallest`` and ``p_holm_smallest``, the smallest values
-            that these two could have with this number of pairs.
+            best value is 1, the difference between their distances to 1); ``ci95_trainings`` (that
+            over cases if both were trained once); ``n_trainings`` of the other and of the first
+            model; ``p`` (Wilcoxon, over cases; NaN if not tested); ``p_holm`` (corrected for the
+            ``n_tests`` tests in the tables; NaN if the tables do not show it); ``p_smallest`` and
+            ``p_holm_smallest``, the smallest values that these two could have with this number of
+            pairs.
+        headline, headline_differences: as ``summary`` and ``differences``, for the metrics in
+            ``HEADLINE``: means over all classes but background, under the key ``foreground``, and
+            those of the top label. ``p_holm`` is corrected for the tests of the headline alone.
         not_segmented: by model and class key: in how many trainings Dice is 0 in every case whose
             reference has the class. Models and classes without such a training are left out.
         optimistic: models with a calibrator that was fitted to some of the compared cases.
@@ -78,10 +111,13 @@ class Comparison:
     roi: str
     models: tuple[str, ...]
     n_trainings: dict[str, int]
+    n_folds: dict[str, int]
     classes: dict[str, str]
     cases: tuple[str, ...]
-    summary: dict[str, dict[str, dict[str, dict[str, Any]]]]
-    differences: dict[str, dict[str, dict[str, dict[str, Any]]]]
+    summary: Table
+    differences: Table
+    headline: Table
+    headline_differences: Table
     not_segmented: dict[str, dict[str, int]]
     optimistic: frozenset[str]
     warnings: tuple[str, ...]
@@ -90,7 +126,10 @@ class Comparison:
     )
 
     def values(self, model: str, key: str, metric: str) -> NDArray[np.float64]:
-        """A metric of each case, averaged over the trainings in which it is defined, (cases,)."""
+        """A metric of each case, averaged over the trainings in which it is defined, (cases,).
+
+        ``key``: of a class, ``top_label``, or ``foreground`` for the mean over the classes.
+        """
         trainings = self.evaluations[model]
         return mean_of_defined(values_of_trainings(trainings, self.cases, key, metric))
 
@@ -100,9 +139,16 @@ class Comparison:
         return sum(not math.isnan(test["p_holm"]) for test in shown_tests(self.differences))
 
     def segments(self, model: str, key: str) -> bool:
-        """Whether all trainings of a model segment a class; for the top label, all classes."""
+        """Whether all trainings of a model segment a class.
+
+        For the top label and the mean over the foreground: whether they segment all classes.
+        """
         missing = self.not_segmented.get(model, {})
-        return not missing if key == TOP_LABEL else key not in missing
+        return not missing if key in (TOP_LABEL, FOREGROUND) else key not in missing
+
+    def repeated(self, model: str) -> bool:
+        """Whether a model or the first one was trained several times."""
+        return max(self.n_trainings[model], self.n_trainings[self.models[0]]) > 1
 
     def best(self, key: str, metric: str) -> set[str]:
         """The models with the best mean of a metric, among those that segment the class.
@@ -119,13 +165,17 @@ class Comparison:
     def verdict(self, model: str, key: str, metric: str) -> str:
         """``better`` or ``worse`` than the first model, ``""`` unless p < 0.05 after correction.
 
-        The test compares ranks; the sign of the mean difference decides between the two words.
-        ``not segmented`` if one of the two models does not segment the class.
+        The test compares ranks; the sign of the mean difference decides between the two words. It
+        takes the trainings as they are: if one of the two models was trained several times, the
+        interval over trainings and cases must not contain 0 either. ``not segmented`` if one of
+        the two models does not segment the class.
         """
         if not (self.segments(model, key) and self.segments(self.models[0], key)):
             return NOT_SEGMENTED
         test = self.differences[model][key][metric]
         if not test["p_holm"] < SIGNIFICANT or not test["mean"]:
+            return ""
+        if self.repeated(model) and not without_0(test["ci95_trainings"]):
             return ""
         better = (test["mean"] > 0) == (CATALOGUE[metric].better is Better.HIGHER)
         return "better" if better else "worse"
@@ -137,10 +187,13 @@ class Comparison:
             "roi": self.roi,
             "models": list(self.models),
             "n_trainings": self.n_trainings,
+            "n_folds": self.n_folds,
             "classes": self.classes,
             "cases": list(self.cases),
             "summary": self.summary,
             "differences": self.differences,
+            "headline": self.headline,
+            "headline_differences": self.headline_differences,
             "n_tests": self.n_tests,
             "not_segmented": self.not_segmented,
             "optimistic": sorted(self.optimistic),
@@ -160,8 +213,9 @@ class Comparison:
             )
         content = none_to_nan(content)
         return cls(
-            **{name: content[name] for name in ("roi", "n_trainings", "classes")},
+            **{name: content[name] for name in ("roi", "n_trainings", "n_folds", "classes")},
             **{name: content[name] for name in ("summary", "differences", "not_segmented")},
+            **{name: content[name] for name in ("headline", "headline_differences")},
             models=tuple(content["models"]),
             cases=tuple(content["cases"]),
             optimistic=frozenset(content["optimistic"]),
@@ -187,14 +241,23 @@ class Comparison:
         for model, keys in self.summary.items():
             for key, metrics in keys.items():
                 for metric, entry in metrics.items():
-                    values = {**entry, "low": entry["ci95"][0], "high": entry["ci95"][1]}
+                    low, high = entry["ci95"]
+                    ends = dict(zip(_ENDS, entry["ci95_trainings"], strict=True))
+                    values = {**entry, "low": low, "high": high, **ends}
                     row = [values[name] for name in _SUMMARY]
                     if model in self.differences:
                         test = self.differences[model][key][metric]
-                        row += [test["mean"], *test["ci95"], test["p"], test["p_holm"]]
+                        row += [test["mean"], *test["ci95"], *test["ci95_trainings"]]
+                        row += [test["p"], test["p_holm"]]
                     else:
                         row += [math.nan] * len(_DIFFERENCE)
                     yield [model, self.roi, key, self.classes[key], metric, *row]
+
+
+def without_0(interval: Sequence[float]) -> bool:
+    """Whether an interval does not contain 0; False if it is NaN."""
+    low, high = interval
+    return low > 0 or high < 0
 
 
 def shown(key: str, metrics: Iterable[str]) -> list[str]:
@@ -206,26 +269,29 @@ def shown(key: str, metrics: Iterable[str]) -> list[str]:
 def values_of_trainings(
     trainings: Sequence[Evaluation], cases: Sequence[str], key: str, metric: str
 ) -> NDArray[np.float64]:
-    """A metric of each training and case, NaN where undefined, (trainings, cases)."""
-    rows = []
-    for training in trainings:
+    """A metric of each training and case, (trainings, cases).
+
+    NaN where it is undefined, and where a training does not have the case. ``key``: of a class,
+    ``top_label``, or ``foreground`` for the mean over the classes where it is defined.
+    """
+    values = np.full((len(trainings), len(cases)), np.nan)
+    for row, training in zip(values, trainings, strict=True):
         by_case = {case.case: case.rois[training.roi] for case in training.cases}
-        rows.append([by_case[case].metrics(key)[metric] for case in cases])
-    return np.array(rows, np.float64)
+        for i, case in enumerate(cases):
+            if case in by_case:
+                row[i] = _value(by_case[case], key, metric)
+    return values
 
 
-def mean_of_defined(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis, ignoring NaN; NaN if all values are."""
-    defined = ~np.isnan(values)
-    n = defined.sum(axis=0)
-    total = np.where(defined, values, 0).sum(axis=0)
-    return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+def _value(result: RoiResult, key: str, metric: str) -> float:
+    if key != FOREGROUND:
+        return result.metrics(key)[metric]
+    values = [metrics[metric] for metrics in result.classes.values()]
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-_Differences: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
-
-
-def shown_tests(differences: _Differences) -> Iterator[dict[str, Any]]:
+def shown_tests(differences: Table) -> Iterator[dict[str, Any]]:
     """The differences, with their tests, that the tables show."""
     for keys in differences.values():
         for key, metrics in keys.items():
@@ -241,12 +307,19 @@ def _damage(content: Any) -> str:
         return problem
     if not content["models"]:
         return "no model"
-    tables = [(m, content["summary"], _SUMMARY_KINDS) for m in content["models"]]
-    tables += [(m, content["differences"], _TEST_KINDS) for m in content["models"][1:]]
-    for model, table, kinds in tables:
-        if problem := malformed(table, {model: dict.fromkeys(content["classes"], dict)}, "it"):
+    classes = list(content["classes"])
+    headline = [FOREGROUND, *(key for key in classes if key == TOP_LABEL)]
+    models, others = content["models"], content["models"][1:]
+    tables: list[tuple[str, Any, list[str], Any]] = [
+        *((m, content["summary"], classes, _SUMMARY_KINDS) for m in models),
+        *((m, content["headline"], headline, _SUMMARY_KINDS) for m in models),
+        *((m, content["differences"], classes, _TEST_KINDS) for m in others),
+        *((m, content["headline_differences"], headline, _TEST_KINDS) for m in others),
+    ]
+    for model, table, keys, kinds in tables:
+        if problem := malformed(table, {model: dict.fromkeys(keys, dict)}, "it"):
             return problem
-        for key in content["classes"]:
+        for key in keys:
             for metric, entry in table[model][key].items():
                 if metric not in CATALOGUE:
                     return f"{metric} is no metric"

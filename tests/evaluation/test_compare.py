@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from scipy.stats import wilcoxon
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.metrics.repeated import Repeated, interval_over_trainings
 from nnunet_meep.evaluation.result_format import nan_to_none
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.evaluation.stored_results import read_evaluation
@@ -77,6 +79,147 @@ def test_differences_are_paired_and_tested() -> None:
     error = difference.std(ddof=1) / np.sqrt(12)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
     assert "a" not in comparison.differences
+
+
+def of_cases(training, names):
+    """The part of a ``calibration.json`` with these cases."""
+    part = copy.deepcopy(training)
+    part["cases"] = [case for case in part["cases"] if case["case"] in names]
+    part["files"]["cases"] = {name: part["files"]["cases"][name] for name in names}
+    return part
+
+
+NAMES = [f"c{i:02d}" for i in range(12)]
+
+
+class TestFolds:
+    def test_trainings_without_a_common_case_are_folds(self) -> None:
+        whole = random_result(0)
+        folds = [of_cases(whole, NAMES[i::3]) for i in range(3)]
+        comparison = compared({"folds": folds, "whole": whole})
+        assert (comparison.n_trainings, comparison.n_folds) == (
+            {"folds": 3, "whole": 1},
+            {"folds": 3, "whole": 1},
+        )
+        assert comparison.cases == tuple(NAMES)
+        entry = comparison.summary["folds"]["1"]["dice"]
+        assert entry["mean"] == pytest.approx(column(whole, "dice").mean())
+        means = [column(fold, "dice").mean() for fold in folds]
+        assert entry["training_std"] == pytest.approx(np.std(means, ddof=1))
+        assert comparison.values("folds", "1", "dice").tolist() == column(whole, "dice").tolist()
+        assert comparison.warnings == ()
+
+    def test_seeds_of_folds_are_averaged_where_they_are(self) -> None:
+        a, b, c = (random_result(i) for i in range(3))
+        halves = NAMES[:6], NAMES[6:]
+        trainings = [of_cases(a, halves[0]), of_cases(c, halves[1]), of_cases(b, halves[0])]
+        comparison = compared({"model": trainings})
+        assert (comparison.n_trainings, comparison.n_folds) == ({"model": 3}, {"model": 2})
+        expected = np.where(
+            np.arange(12) < 6, (column(a, "ece") + column(b, "ece")) / 2, column(c, "ece")
+        )
+        assert comparison.values("model", "1", "ece") == pytest.approx(expected)
+
+    def test_within_a_fold_all_trainings_have_the_cases(self) -> None:
+        a, b = random_result(0), random_result(1)
+        trainings = [of_cases(a, NAMES[:6]), of_cases(b, NAMES[1:6]), of_cases(a, NAMES[6:])]
+        comparison = compared({"model": trainings})
+        assert comparison.cases == tuple(NAMES[1:])
+        (line,) = comparison.warnings
+        assert line.startswith("model: 1 of its 6 cases are not in all models and left out")
+        assert line.endswith(": c00")
+
+    def test_seeds_that_have_no_case_in_common_are_refused(self) -> None:
+        parts = (NAMES[:4], NAMES[8:], NAMES[2:10])  # the last one joins the others
+        trainings = [of_cases(random_result(i), part) for i, part in enumerate(parts)]
+        with pytest.raises(InputError, match=r"^model: expected trainings on the same cases \(see"):
+            compared({"model": trainings})
+
+    def test_a_fold_without_a_compared_case_is_left_out_and_said(self) -> None:
+        a, b = random_result(0), random_result(1)
+        folds = [of_cases(a, NAMES[:6]), of_cases(a, NAMES[6:])]
+        comparison = compared({"folds": folds, "half": of_cases(b, NAMES[:6])})
+        assert comparison.n_trainings == {"folds": 1, "half": 1}
+        assert len(comparison.evaluations["folds"]) == 1
+        assert comparison.warnings == ("folds: 1 training without a compared case left out",)
+
+    def test_other_folds_are_said(self) -> None:
+        whole = random_result(0), random_result(1)
+        thirds = [of_cases(whole[0], NAMES[i::3]) for i in range(3)]
+        halves = [of_cases(whole[1], NAMES[i::2]) for i in range(2)]
+        (line,) = compared({"thirds": thirds, "halves": halves}).warnings
+        assert line.startswith("halves was tested in other folds than thirds: ")
+        assert not compared({"thirds": thirds, "whole": whole[1]}).warnings
+
+    def test_one_result_over_all_folds_is_one_training_and_says_so(self) -> None:
+        content = random_result(0, pred_folder=["fold_0/validation", "fold_1/validation"])
+        comparison = compared({"model": content})
+        assert comparison.n_trainings == {"model": 1}
+        assert comparison.warnings[0].startswith("model: one result over 2 folds counts as one ")
+
+    def test_references_are_compared_case_by_case(self) -> None:
+        a, b = random_result(0), random_result(1)
+        b["files"]["cases"]["c03"]["reference"] = "another"
+        folds = [of_cases(a, NAMES[6:]), of_cases(a, NAMES[:6])]
+        (line,) = compared({"a": folds, "b": b}).warnings
+        assert line == "b was evaluated against other references than a in 1 of 12 cases: c03"
+
+
+class TestOverTrainings:
+    def test_the_interval_is_that_of_the_values(self) -> None:
+        a, b = ([random_result(10 * i + seed) for seed in range(3)] for i in range(2))
+        comparison = compared({"a": a, "b": b})
+        zeros = np.zeros(3, int), np.zeros(12, int)
+        models = [
+            Repeated(np.array([column(t, "ece") for t in of_model])[..., None], *zeros)
+            for of_model in (a, b)
+        ]
+        expected = interval_over_trainings([models[1], models[0]], np.array([False]))[:, 0]
+        test = comparison.differences["b"]["1"]["ece"]
+        assert test["ci95_trainings"] == pytest.approx(expected, rel=1e-9)
+        assert test["n_trainings"] == [3, 3]
+        expected = interval_over_trainings(models[:1], np.array([False]))[:, 0]
+        entry = comparison.summary["a"]["1"]["ece"]
+        assert entry["ci95_trainings"] == pytest.approx(expected, rel=1e-9)
+        assert entry["n_trainings"] == 3
+
+    def test_of_models_trained_once_it_is_that_over_cases(self) -> None:
+        comparison = compared({"a": random_result(0), "b": random_result(1)})
+        for table in (comparison.summary, comparison.differences):
+            for keys in table.values():
+                entries = [entry for metrics in keys.values() for entry in metrics.values()]
+                assert all(entry["ci95_trainings"] is entry["ci95"] for entry in entries)
+
+    def test_nothing_is_better_that_another_training_may_undo(self) -> None:
+        first = random_result(0, n=30)
+        better = random_result(0, n=30, shift=0.1)
+        comparison = compared({"a": first, "b": better})
+        assert comparison.verdict("b", "1", "dice") == "better"
+        seeds = [random_result(0, n=30, shift=shift) for shift in (-0.2, 0.1, 0.4)]
+        comparison = compared({"a": first, "b": seeds})
+        assert comparison.differences["b"]["1"]["dice"]["p_holm"] < 0.05
+        assert comparison.verdict("b", "1", "dice") == ""
+
+    def test_the_headline_is_the_mean_over_classes_and_a_family_of_its_own(self) -> None:
+        models = {str(i): random_result(i, classes=("1", "2")) for i in range(3)}
+        for i, training in enumerate(models.values()):
+            for j, case in enumerate(training["cases"]):
+                case["classes"]["2"]["dice"] = None if j < 3 else i + j / 10
+        comparison = compared(models)
+        one, two = (comparison.values("1", key, "dice") for key in ("1", "2"))
+        expected = np.where(np.isnan(two), one, (one + two) / 2)
+        assert comparison.values("1", "foreground", "dice") == pytest.approx(expected)
+        entry = comparison.headline["1"]["foreground"]["dice"]
+        assert entry["mean"] == pytest.approx(expected.mean())
+        tests = [
+            test
+            for keys in comparison.headline_differences.values()
+            for metrics in keys.values()
+            for test in metrics.values()
+        ]
+        assert len(tests) == 2 * 3  # Dice, ECE and top-label ECE
+        smallest = min(tests, key=lambda test: test["p"])
+        assert smallest["p_holm"] == min(6 * smallest["p"], 1)
 
 
 def all_tests(comparison):
@@ -584,7 +727,11 @@ class TestTyped:
         "damage",
         [
             lambda content: content.pop("summary"),
-            lambda content: content.update(schema=2),
+            lambda content: content.update(schema=3),
+            lambda content: content.pop("n_folds"),
+            lambda content: content["headline"]["a"].pop("foreground"),
+            lambda content: content["headline_differences"]["b"].update(top_label=3),
+            lambda content: content["summary"]["a"]["1"]["ece"].pop("ci95_trainings"),
             lambda content: content["models"].append("c"),
             lambda content: content["models"].clear(),
             lambda content: content["summary"]["a"].pop("1"),
@@ -607,6 +754,11 @@ class TestTyped:
         row = table.loc["b", "1", "ece"]
         assert row["mean"] == comparison.summary["b"]["1"]["ece"]["mean"]
         assert row["p_holm"] == comparison.differences["b"]["1"]["ece"]["p_holm"]
+        ends = row[["difference_low_trainings", "difference_high_trainings"]].tolist()
+        assert ends == comparison.differences["b"]["1"]["ece"]["ci95_trainings"]
+        ends = row[["low_trainings", "high_trainings"]].tolist()
+        assert ends == comparison.summary["b"]["1"]["ece"]["ci95_trainings"]
+        assert row["n_trainings"] == 2
         assert np.isnan(table.loc["a", "1", "ece"]["difference"])
 
     def test_a_case_is_the_mean_over_the_trainings(self) -> None:

@@ -113,7 +113,9 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
 def _layer(comparison: Comparison, model: str, key: str, color: str) -> Layer:
     trainings = comparison.evaluations[model]
     of_case = [{c.case: c.rois[t.roi].bins[key] for c in t.cases} for t in trainings]
-    per_case = [merged_bins([bins[case] for bins in of_case]) for case in comparison.cases]
+    per_case = [
+        merged_bins([bins[case] for bins in of_case if case in bins]) for case in comparison.cases
+    ]
     return Layer(plain(model), merged_bins(per_case), per_case, color)
 
 

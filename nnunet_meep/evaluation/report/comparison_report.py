@@ -99,24 +99,24 @@ def _write_slices(
     folder: Path,
     bar: Callable[..., Any],
 ) -> dict[str, tuple[str, Path]]:
-    """Write pictures of the worst cases, with the first training of each model.
+    """Write pictures of the worst cases, with the first training of each model that has the case.
 
     Returns:
         For each case, what its picture shows and the path of the PNG.
     """
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
-    first = {model: trainings[0] for model, trainings in comparison.evaluations.items()}
-    found = {model: _cases(model, training, gt_folder) for model, training in first.items()}
     slices = {}
     for case, key in bar(list(worst_cases(comparison, N_WORST)), desc="slices"):
         predictions = []
-        for model, (cases, dataset) in found.items():
+        for model, trainings in comparison.evaluations.items():
+            training = next(t for t in trainings if case in t.files)
+            cases, dataset = _cases(model, training, gt_folder)
             if case not in cases:
-                folders = first[model].sources.pred_folders
+                folders = training.sources.pred_folders
                 raise InputError(f"{folders[0]}: expected {case}.npz, found none")
-            _refuse_changed(cases[case], first[model])
-            how = first[model].settings["segmentation"]
+            _refuse_changed(cases[case], training)
+            how = training.settings["segmentation"]
             predictions.append(Prediction(model, cases[case], dataset, how))
         shown = cut(key, predictions, images)
         where = comparison.cases.index(case)
