@@ -14,8 +14,8 @@ _EPILOG = """\
 models:
   NAME=FOLDER             what meep-calib-eval wrote for a model; or a folder of predictions in
                           whose folder 'calibration' it wrote it, or will now
-  NAME=FOLDER,FOLDER,...  several trainings (seeds) of one model: averaged per case first; their
-                          spread is in comparison.json and comparison.csv
+  NAME=FOLDER,FOLDER,...  several trainings of one model: seeds, which have the same cases and are
+                          averaged per case, or folds, which have cases of their own, or both
 
 written into -o:
   report.html      everything in one file, for any browser: the verdict in sentences, tables,
@@ -29,7 +29,7 @@ written into -o:
                    probability; errors that are left if the least sure voxels are set aside;
                    expected against true volume, and against actual error rate
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
-                   errors and entropy of each model; of several trainings, the first
+                   errors and entropy of each model; of several seeds, the first
 
 A comparison is always of the files that are there now. Each result is checked against what is in
 them: new and changed cases are evaluated again, and a line says so. A result with other --bins, or
@@ -41,8 +41,10 @@ Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared. The differences are paired by case, with 95 %
 intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and
 Holm-corrected over the tests that the table shows. "n too small": with so few cases p cannot be
-below 0.05, whatever the difference. "not segmented": Dice is 0 in all cases whose reference has
-the class; such a model cannot be the best for that class or for the top label.
+below 0.05, whatever the difference. Both take the trainings as they are. If a model has several
+trainings, a second interval is over trainings and cases, and decides what is better.
+"not segmented": Dice is 0 in all cases whose reference has the class; such a model cannot be the
+best for that class or for the top label.
 "optimistic": its calibrator was fitted to cases that it is evaluated on.
 
 examples:

@@ -91,6 +91,28 @@ def test_trainings_of_one_model(evaluated, tmp_path) -> None:
     assert result["summary"]["one"]["1"]["dice"]["training_std"] is None
 
 
+def test_folds_of_one_model(evaluated, tmp_path, capsys) -> None:
+    folds = []
+    for i, cases in enumerate((["c0", "c3"], ["c1", "c2"])):
+        folder = tmp_path / f"fold_{i}"
+        folder.mkdir()
+        for name in [*(f"{c}.{kind}" for c in cases for kind in ("npz", "nii.gz"))]:
+            shutil.copy(evaluated / "sharp" / name, folder)
+        for name in ("dataset.json", "plans.json"):
+            shutil.copy(evaluated / "sharp" / name, folder)
+        folds.append(str(folder))
+    models = [f"whole={evaluated / 'other'}", f"folds={','.join(folds)}"]
+    options = ["--gt", str(evaluated / "gt"), "-np", "1", "-o", str(tmp_path / "out")]
+    assert main([*models, *options]) == 0
+    printed = capsys.readouterr()
+    assert "Warning" not in printed.err
+    assert "whole was trained once, folds 2 times (2 folds): no interval can tell" in printed.out
+    result = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert result["cases"] == ["c0", "c1", "c2", "c3"]
+    assert result["n_folds"] == {"whole": 1, "folds": 2}
+    assert len(list((tmp_path / "out" / "slices").glob("*.png"))) == 4
+
+
 def test_one_model_alone_is_a_table(evaluated, tmp_path, capsys) -> None:
     assert compared(evaluated, tmp_path, "sharp")["differences"] == {}
     assert "Differences" not in capsys.readouterr().out

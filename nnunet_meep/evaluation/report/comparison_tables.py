@@ -20,8 +20,10 @@ from nnunet_meep.evaluation.report.tables import markdown_table, text_table, wri
 from nnunet_meep.evaluation.report.verdict import (
     about,
     columns,
+    short_verdict,
     title,
     too_small,
+    trainings_sentence,
     verdict_sentences,
 )
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
@@ -53,13 +55,14 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 def terminal(comparison: Comparison) -> str:
     """The verdict and tables for the terminal; a star marks the best mean."""
     blocks = [f"{about(comparison)}; mean (std) over cases, * the best mean"]
+    blocks.append("\n".join(short_verdict(comparison)))
     if sentences := verdict_sentences(comparison):
         blocks.append("\n".join(sentences))
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"*{text}" if best else text)
         blocks.append(f"{title(key, name)}\n{text_table(rows, n_left=1)}")
     if comparison.differences:
-        rows = [DIFFERENCE_HEAD, *difference_rows(comparison)]
+        rows = [difference_head(comparison), *difference_rows(comparison)]
         blocks.append(f"{about_differences(comparison)}\n\n{text_table(rows, n_left=3)}")
     return "\n\n".join(blocks)
 
@@ -67,6 +70,7 @@ def terminal(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown, with the comparison's warnings, and the best mean in bold."""
     blocks = [f"{about(comparison)}; mean (std) over cases, the best mean in bold"]
+    blocks += short_verdict(comparison)
     if sentences := verdict_sentences(comparison):
         blocks.append("\n".join(f"- {sentence}" for sentence in sentences))
     blocks += [f"Warning: {line}" for line in comparison.warnings]
@@ -74,7 +78,7 @@ def markdown(comparison: Comparison) -> str:
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         blocks += [f"**{title(key, name)}**", markdown_table(rows)]
     if comparison.differences:
-        rows = [DIFFERENCE_HEAD, *difference_rows(comparison)]
+        rows = [difference_head(comparison), *difference_rows(comparison)]
         blocks += [about_differences(comparison), markdown_table(rows, n_left=3)]
     return "\n\n".join(blocks) + "\n"
 
@@ -109,16 +113,22 @@ def latex(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-DIFFERENCE_HEAD = [
-    "class",
-    "metric",
-    "model",
-    "difference",
-    "95 % interval",
-    "p",
-    "p (Holm)",
-    "p (Holm) < 0.05",
-]
+_HEAD = ("class", "metric", "model", "difference", "95 % interval", "p", "p (Holm)")
+#: Heading of the second interval, if a model was trained several times.
+OVER_TRAININGS = "over trainings and cases"
+
+
+def difference_head(comparison: Comparison) -> list[str]:
+    """The headings of :func:`difference_rows`."""
+    if _any_repeated(comparison):
+        return [*_HEAD[:5], OVER_TRAININGS, *_HEAD[5:], "beyond chance"]
+    return [*_HEAD, f"p (Holm) < {SIGNIFICANT}"]
+
+
+def _any_repeated(comparison: Comparison) -> bool:
+    return any(map(comparison.repeated, comparison.differences))
+
+
 #: Shown instead of a p that could not be below 0.05, whatever the difference.
 TOO_SMALL = "n too small"
 
@@ -130,6 +140,14 @@ def about_differences(comparison: Comparison) -> str:
         "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
         f"{counted(comparison.n_tests, 'test')} of this table."
     )
+    if _any_repeated(comparison):
+        text += (
+            f" These take the trainings as they are. The interval {OVER_TRAININGS} (rescaling "
+            "bootstrap, t) also tells whether other trainings would give the same. Beyond chance: "
+            f"p (Holm) is below {SIGNIFICANT} and the interval {OVER_TRAININGS} does not contain 0."
+        )
+    if 1 in comparison.n_trainings.values():
+        text += f" {trainings_sentence(comparison)}"
     if any(TOO_SMALL in row for row in difference_rows(comparison)):
         text += (
             f' "{TOO_SMALL}": with so few cases p cannot be below {SIGNIFICANT}, whatever the '
@@ -197,14 +215,16 @@ def _with_note(comparison: Comparison, model: str, key: str) -> str:
 
 
 def difference_rows(comparison: Comparison) -> list[list[str]]:
-    """One row of text for each test, with the columns ``DIFFERENCE_HEAD``."""
+    """One row of text for each test, with the columns of :func:`difference_head`."""
     rows = []
+    several = _any_repeated(comparison)
     for key, name in comparison.classes.items():
         for metric in columns(comparison, key):
             heading = CATALOGUE[metric]
             for model, keys in comparison.differences.items():
                 test = keys[key][metric]
                 mean = test["mean"]
+                ends = test["ci95_trainings"] if comparison.repeated(model) else (math.nan,)
                 rows.append(
                     [
                         "all classes" if key == TOP_LABEL else f"{key} {name}",
@@ -212,6 +232,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
                         model,
                         "-" if math.isnan(mean) else heading.number(mean, "+"),
                         _interval(heading, test["ci95"]),
+                        *[_interval(heading, ends)] * several,
                         _p(test["p"], test["p_smallest"]),
                         _p(test["p_holm"], test["p_smallest"], test["p_holm_smallest"]),
                         comparison.verdict(model, key, metric),

@@ -22,10 +22,10 @@ from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.comparison_pictures import ComparisonPicture
 from nnunet_meep.evaluation.report.comparison_tables import (
-    DIFFERENCE_HEAD,
     TOO_SMALL,
     about_differences,
     cell,
+    difference_head,
     difference_rows,
     note,
 )
@@ -93,7 +93,7 @@ def render(
         tables=[_table(comparison, key) for key in comparison.classes],
         differences={
             "about": about_differences(comparison),
-            "head": DIFFERENCE_HEAD,
+            "head": difference_head(comparison),
             "rows": [_sortable(row) for row in difference_rows(comparison)],
         },
         pictures=_pictures(pictures, progress),

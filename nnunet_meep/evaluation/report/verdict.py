@@ -5,18 +5,196 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nnunet_meep.evaluation.comparison import NOT_SEGMENTED, SIGNIFICANT, Comparison, shown
+from nnunet_meep.evaluation.comparison import (
+    HEADLINE,
+    NOT_SEGMENTED,
+    SIGNIFICANT,
+    Comparison,
+    shown,
+    without_0,
+)
 from nnunet_meep.evaluation.counting.roi import describe
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.result_format import TOP_LABEL
+
+#: Two models are about equally good if the 95 % interval of their difference is within this share
+#: of the first model's mean,
+LEVEL = 0.05
+#: or, for Dice, within this difference.
+LEVEL_DICE = 0.01
+_WORDS = {
+    "better": ("better", "than"),
+    "worse": ("worse", "than"),
+    "level": ("about as good", "as"),
+}
+
+
+def short_verdict(comparison: Comparison) -> list[str]:
+    """The verdict for the top of a report, on the few metrics of :data:`.HEADLINE`.
+
+    Returns:
+        For each model but the first, two or three short sentences: in which metrics it is better
+        than the first one, in which it is worse or about as good, and in which this is not known.
+        Last, how often the models were trained, see :func:`trainings_sentence`.
+
+        If one of the two was trained several times, a model is better or worse if the 95 % interval
+        over trainings and cases does not contain 0 (each metric on its own); otherwise if that over
+        cases does not, and p, corrected for the tests of the headline, is below 0.05. It is about
+        as good if the interval is within 5 % of the first model's mean (for Dice, within 0.01).
+    """
+    return [
+        *(_in_short(comparison, model) for model in comparison.models[1:]),
+        trainings_sentence(comparison),
+    ]
+
+
+def trainings_sentence(comparison: Comparison) -> str:
+    """How often the models were trained, and what intervals cannot tell if one was trained once."""
+    n = comparison.n_trainings
+    once = [model for model in comparison.models if n[model] == 1]
+    if len(once) == len(comparison.models):
+        who = "The model was" if len(once) == 1 else "Each model was"
+        return (
+            f"{who} trained once: the intervals are over cases and cannot tell whether another "
+            f"training would give the same."
+        )
+    if not once:
+        trained = [f"{m} {n[m]}{_in_folds(comparison, m)}" for m in comparison.models]
+        return f"Trainings: {', '.join(trained)}."
+    several = [model for model in comparison.models if n[model] > 1]
+    times = [f"{m} {n[m]} times{_in_folds(comparison, m)}" for m in several]
+    were = "was" if len(once) == 1 else "were each"
+    return (
+        f"{_listed(once)} {were} trained once, {_listed(times)}: no interval can tell whether "
+        f"another training of {_listed(once)} would give the same."
+    )
+
+
+def _in_folds(comparison: Comparison, model: str) -> str:
+    n = comparison.n_folds[model]
+    return f" ({n} folds)" if n > 1 else ""
+
+
+def _in_short(comparison: Comparison, model: str) -> str:
+    first = comparison.models[0]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for key, metric in HEADLINE:
+        test = comparison.headline_differences[model].get(key, {}).get(metric)
+        if test is not None and test["n"]:
+            conclusion = _conclusion(comparison, model, key, metric)
+            found.setdefault(conclusion, []).append((key, metric))
+    if not found:
+        return f"No metric of the verdict is defined for both {first} and {model}."
+    if NOT_SEGMENTED in found:
+        missing = [m for m in (first, model) if m in comparison.not_segmented]
+        return (
+            f"{model} is not compared with {first}: not every class is segmented by "
+            f"{_listed(missing)}."
+        )
+
+    def numbers(conclusion: str) -> str:
+        between = "and" if conclusion == "level" else "instead of"
+        return _listed([_means(comparison, model, *where, between) for where in found[conclusion]])
+
+    over = _how_many(comparison, model)
+    sentences: list[str] = []
+    for conclusions in (("better",), ("worse", "level")):
+        parts: list[str] = []
+        for conclusion in (c for c in conclusions if c in found):
+            words, than = _WORDS[conclusion]
+            named = "" if sentences or parts else f" {than} {first}"
+            parts.append(f"{words}{named} in {numbers(conclusion)}")
+        if parts:
+            subject = "It is" if sentences else f"Over {over}, {model} is"
+            sentences.append(f"{subject} {' and '.join(parts)}.")
+    if "" in found:
+        unknown = _listed([_interval(comparison, model, *where) for where in found[""]])
+        who = "it differs" if sentences else f"{model} and {first} differ"
+        why = _why_not_known(comparison, model)
+        where = "" if sentences else f" over {over}"
+        sentences.append(f"Whether {who} in {unknown} is not known{where}: {why}.")
+    return " ".join(sentences)
+
+
+def _conclusion(comparison: Comparison, model: str, key: str, metric: str) -> str:
+    """``better``, ``worse``, ``level``, ``not segmented``, or "" if it is not known."""
+    first = comparison.models[0]
+    if not (comparison.segments(model, key) and comparison.segments(first, key)):
+        return NOT_SEGMENTED
+    test = comparison.headline_differences[model][key][metric]
+    low, high = test["ci95_trainings"]
+    is_shown = without_0((low, high))
+    if not comparison.repeated(model):
+        if too_small(test["p_smallest"], test["p_holm_smallest"]):
+            return ""  # an interval over so few cases is not to be relied on either
+        # The test compares ranks; a few large differences may have the other sign.
+        is_shown = is_shown and test["p_holm"] < SIGNIFICANT
+    if is_shown:
+        more_is_better = CATALOGUE[metric].better is Better.HIGHER
+        return "better" if (test["mean"] > 0) == more_is_better else "worse"
+    mean = comparison.headline[first][key][metric]["mean"]
+    margin = LEVEL_DICE if metric == "dice" else LEVEL * abs(mean)
+    return "level" if -margin <= low and high <= margin else ""
+
+
+def _how_many(comparison: Comparison, model: str) -> str:
+    """``4 and 5 trainings and 40 cases``, ``40 cases``."""
+    cases = counted(len(comparison.cases), "case")
+    if not comparison.repeated(model):
+        return cases
+    ours, theirs = (comparison.n_trainings[m] for m in (model, comparison.models[0]))
+    each = f"{ours} trainings each" if ours == theirs else f"{ours} and {theirs} trainings"
+    return f"{each} and {cases}"
+
+
+def _why_not_known(comparison: Comparison, model: str) -> str:
+    if comparison.repeated(model):
+        return "these 95 % intervals contain 0"
+    tests = [t for keys in comparison.headline_differences[model].values() for t in keys.values()]
+    if all(too_small(t["p_smallest"], t["p_holm_smallest"]) for t in tests if t["n"]):
+        return "these are too few cases"
+    n_tests = sum(
+        not math.isnan(test["p_holm"])
+        for keys in comparison.headline_differences.values()
+        for tests in keys.values()
+        for test in tests.values()
+    )
+    corrected = f"after Holm's correction for {counted(n_tests, 'test')}"
+    return f"95 % intervals contain 0, or p is {SIGNIFICANT} or more {corrected}"
+
+
+def _name(key: str, metric: str) -> str:
+    return f"top-label {CATALOGUE[metric].name}" if key == TOP_LABEL else CATALOGUE[metric].name
+
+
+def _means(comparison: Comparison, model: str, key: str, metric: str, between: str) -> str:
+    """``ECE (3.57 e-3 instead of 5.43)``; the difference, if not of the same cases."""
+    entries = [comparison.headline[m][key][metric] for m in (model, comparison.models[0])]
+    test = comparison.headline_differences[model][key][metric]
+    heading = CATALOGUE[metric]
+    if {entry["n"] for entry in entries} != {test["n"]}:
+        difference = f"{heading.number(test['mean'], '+')} {heading.unit.name}".rstrip()
+        return f"{_name(key, metric)} ({difference} in {counted(test['n'], 'case')})"
+    ours, theirs = (heading.number(entry["mean"]) for entry in entries)
+    return f"{_name(key, metric)} ({f'{ours} {heading.unit.name}'.rstrip()} {between} {theirs})"
+
+
+def _interval(comparison: Comparison, model: str, key: str, metric: str) -> str:
+    """``ECE (-2.13 to +1.16 e-3)``; without numbers if there is no interval."""
+    heading = CATALOGUE[metric]
+    ends = comparison.headline_differences[model][key][metric]["ci95_trainings"]
+    if any(map(math.isnan, ends)):
+        return _name(key, metric)
+    text = " to ".join(heading.number(end, "+") for end in ends)
+    return f"{_name(key, metric)} ({f'{text} {heading.unit.name}'.rstrip()})"
 
 
 def verdict_sentences(comparison: Comparison) -> list[str]:
     """The conclusions of the tables, in plain sentences.
 
     First the classes that a model does not segment. Then, for each model but the first, the metrics
-    in which it is better or worse than the first one (p < 0.05 after correction); or that no
+    in which it is better or worse than the first one (:meth:`.Comparison.verdict`); or that no
     difference is shown, or that n is too small to show one.
     """
     return [
@@ -64,6 +242,7 @@ def _against_first(comparison: Comparison, model: str) -> str:
         return f"{first} and {model} are not compared: no class is segmented by both."
     scope = " in the classes that both segment" * (len(judged) < len(tests))
     corrected = f"after Holm's correction for {counted(comparison.n_tests, 'test')}"
+    repeated = comparison.repeated(model)
 
     sides = []
     for side in ("better", "worse"):
@@ -71,9 +250,10 @@ def _against_first(comparison: Comparison, model: str) -> str:
         if where:
             sides.append(f"{side} in {_metrics_and_classes(comparison, where)}")
     if sides:
+        interval = ", and the interval over trainings and cases does not contain 0" * repeated
         return (
             f"Compared with {first}{scope}, {model} is {'; '.join(sides)} (p < {SIGNIFICANT} "
-            f"{corrected})."
+            f"{corrected}{interval})."
         )
 
     n_small = sum(too_small(test["p_smallest"], test["p_holm_smallest"]) for test in judged)
@@ -81,13 +261,15 @@ def _against_first(comparison: Comparison, model: str) -> str:
         n = max(test["n"] for test in judged)
         why = f": p cannot be below {SIGNIFICANT} {corrected}" if comparison.n_tests else ""
         return (
-            f"{counted(n, 'case')} {'is' if n == 1 else 'are'} too few to show a difference "
+            f"{counted(n, 'case')} {'is' if n == 1 else 'are'} too few "
+            f"{'for a test over cases ' * repeated}to show a difference "
             f"between {first} and {model}{scope}{why}."
         )
     too_few = f"; {n_small} of {len(judged)} have too few cases to show one" if n_small else ""
+    interval = ", or an interval over trainings and cases that contains 0" * repeated
     return (
         f"No difference between {first} and {model} is shown{scope} (p of {SIGNIFICANT} or more "
-        f"{corrected}{too_few})."
+        f"{corrected}{interval}{too_few})."
     )
 
 

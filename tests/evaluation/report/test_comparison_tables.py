@@ -12,7 +12,11 @@ import pytest
 from predictions import compared, stored_result
 
 from nnunet_meep.evaluation.report import comparison_tables as tables
-from nnunet_meep.evaluation.report.verdict import verdict_sentences
+from nnunet_meep.evaluation.report.verdict import (
+    short_verdict,
+    trainings_sentence,
+    verdict_sentences,
+)
 
 NAME = r"a|b_c & 50% #1 {x} $y^2$ ~ \z"
 ESCAPED = r"a|b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z"
@@ -75,7 +79,8 @@ def random_model(name, seed, n, shift=0.0, keys=("1",)):
 def rows_of(comparison):
     """The table of differences: class, metric, model: text by heading."""
     rows = tables.difference_rows(comparison)
-    return {tuple(row[:3]): dict(zip(tables.DIFFERENCE_HEAD, row, strict=True)) for row in rows}
+    head = tables.difference_head(comparison)
+    return {tuple(row[:3]): dict(zip(head, row, strict=True)) for row in rows}
 
 
 def test_p_stands_beside_the_corrected_one_and_the_family_is_said() -> None:
@@ -177,9 +182,9 @@ class TestNotSegmented:
     def test_the_differences_say_it_instead_of_better_or_worse(self, comparison) -> None:
         rows = rows_of(comparison)
         for model in ("a|b_c", "several"):
-            assert rows["2 class2", "ECE e-3", model]["p (Holm) < 0.05"] == "not segmented"
-            assert rows["2 class2", "Dice", model]["p (Holm) < 0.05"] == "not segmented"
-            assert rows["1 class1", "Dice", model]["p (Holm) < 0.05"] != "not segmented"
+            assert rows["2 class2", "ECE e-3", model]["beyond chance"] == "not segmented"
+            assert rows["2 class2", "Dice", model]["beyond chance"] == "not segmented"
+            assert rows["1 class1", "Dice", model]["beyond chance"] != "not segmented"
 
     def test_the_table_of_the_top_label_says_that_a_class_is_missing(self) -> None:
         contents = {
@@ -285,7 +290,8 @@ class TestVerdict:
             "Compared with first in the classes that both segment, collapsed is better in Dice "
             "(1 class1) (p < 0.05 after Holm's correction for 16 tests).",
             "No difference between first and several is shown in the classes that both segment "
-            "(p of 0.05 or more after Holm's correction for 16 tests).",
+            "(p of 0.05 or more after Holm's correction for 16 tests, or an interval over "
+            "trainings and cases that contains 0).",
         ]
 
     def test_a_first_model_that_segments_nothing(self) -> None:
@@ -319,3 +325,131 @@ class TestVerdict:
         assert text.count(warning) == 1
         tex = tables.latex(comparison)
         assert f"% {warning}" in tex[: tex.index("\\begin{tabular}")]
+
+
+def repeat(model, spread, n=5, **shifts):
+    """Trainings of a model whose metrics of class 1 are apart by ``spread``."""
+    apart = spread * (np.arange(n) - (n - 1) / 2)
+    metrics = dict.fromkeys(("dice", "brier", "ece"), 0) | shifts
+    trainings = [
+        shifted("", model, **{m: shift + a for m, shift in metrics.items()}).trainings[0]
+        for a in apart.tolist()
+    ]
+    return Model(model.name, tuple(trainings))
+
+
+class TestTrainings:
+    ONCE = (
+        "Each model was trained once: the intervals are over cases and cannot tell whether another "
+        "training would give the same."
+    )
+
+    def test_models_that_were_trained_once_say_so_wherever_intervals_are(self) -> None:
+        comparison = compare([random_model("a", 0, 12), random_model("b", 1, 12)])
+        assert trainings_sentence(comparison) == self.ONCE
+        for text in (tables.terminal(comparison), tables.markdown(comparison)):
+            top, below = text.split("Differences to the first model")
+            assert self.ONCE in top
+            assert self.ONCE in below
+        assert tables.difference_head(comparison)[-1] == "p (Holm) < 0.05"
+
+    def test_those_trained_once_among_others_are_named(self) -> None:
+        a, b = random_model("a", 0, 12), repeat(random_model("b", 1, 12), 0.01)
+        assert trainings_sentence(compare([a, b])) == (
+            "a was trained once, b 5 times: no interval can tell whether another training of a "
+            "would give the same."
+        )
+        assert trainings_sentence(compare([b, repeat(Model("c", a.trainings), 0.01, 2)])) == (
+            "Trainings: b 5, c 2."
+        )
+        assert trainings_sentence(compare([a])).startswith("The model was trained once: ")
+
+    def test_the_second_interval_and_what_is_beyond_chance(self) -> None:
+        first = random_model("first", 0, 20)
+        models = [repeat(first, 0.02), repeat(Model("other", first.trainings), 0.02, dice=0.01)]
+        comparison = compare(models)
+        test = comparison.differences["other"]["1"]["dice"]
+        assert test["p_holm"] < 0.05
+        low, high = test["ci95_trainings"]
+        assert low < 0 < high
+        row = rows_of(comparison)["1 class1", "Dice", "other"]
+        assert row["over trainings and cases"] == f"{low:+.3f} to {high:+.3f}"
+        assert row["beyond chance"] == ""
+        assert verdict_sentences(comparison)[0].startswith("No difference between first and other")
+
+
+class TestShortVerdict:
+    def test_trainings_that_are_apart_decide_nothing(self) -> None:
+        first = random_model("first", 0, 20)
+        models = [repeat(first, 0.02), repeat(Model("other", first.trainings), 0.02, dice=0.01)]
+        text, trainings = short_verdict(compare(models))
+        assert re.fullmatch(
+            r"Whether other and first differ in Dice \(-0.0\d+ to \+0.0\d+\), ECE \(.* e-3\) and "
+            r"Brier \(.* e-4\) is not known over 5 trainings each and 20 cases: these 95 % "
+            r"intervals contain 0.",
+            text,
+        )
+        assert trainings == "Trainings: first 5, other 5."
+
+    def test_better_worse_and_about_as_good_with_numbers(self) -> None:
+        first = random_model("first", 0, 20)
+        other = repeat(Model("other", first.trainings), 1e-5, n=3, dice=0.1, ece=0.1)
+        comparison = compare([repeat(first, 1e-5), other])
+        means = [comparison.headline[m]["foreground"] for m in ("other", "first")]
+        dice = [f"{mean['dice']['mean']:.3f}" for mean in means]
+        ece = [f"{1e3 * mean['ece']['mean']:.2f}" for mean in means]
+        brier = [f"{1e4 * mean['brier']['mean']:.2f}" for mean in means]
+        assert short_verdict(comparison)[0] == (
+            f"Over 3 and 5 trainings and 20 cases, other is better than first in Dice ({dice[0]} "
+            f"instead of {dice[1]}). It is worse in ECE ({ece[0]} e-3 instead of {ece[1]}) and "
+            f"about as good in Brier ({brier[0]} e-4 and {brier[1]})."
+        )
+
+    def test_one_training_needs_a_corrected_test(self) -> None:
+        first, other = random_model("first", 0, 20), random_model("other", 0, 20, shift=0.1)
+        text, once = short_verdict(compare([first, other]))
+        assert text.startswith("Over 20 cases, other is better than first in Dice (")
+        assert "It is worse in ECE (" in text
+        assert once == TestTrainings.ONCE
+
+    def test_a_test_of_ranks_does_not_decide_against_the_mean(self) -> None:
+        first = random_model("first", 0, 20)
+        other = shifted("other", first, ece=-0.001, dice=0.0, brier=0.0)
+        other.trainings[0]["cases"][7]["classes"]["1"]["ece"] += 1
+        comparison = compare([first, other])
+        test = comparison.headline_differences["other"]["foreground"]["ece"]
+        assert test["p_holm"] < 0.05
+        assert test["mean"] > 0
+        assert "Whether it differs in ECE (" in short_verdict(comparison)[0]
+
+    def test_few_cases_decide_nothing_even_if_the_interval_is_narrow(self) -> None:
+        first = random_model("first", 0, 4)
+        text, _ = short_verdict(compare([first, shifted("other", first)]))
+        assert text.endswith("is not known over 4 cases: these are too few cases.")
+
+    def test_it_is_of_the_mean_over_classes(self) -> None:
+        first = random_model("first", 0, 20, keys=("1", "2"))
+        other = shifted("other", first, dice=0.2)
+        for i, case in enumerate(other.trainings[0]["cases"]):
+            case["classes"]["2"]["dice"] -= 0.2 * (1 + i / 100)
+        text, _ = short_verdict(compare([first, other]))
+        assert "about as good as first in Dice (" in text
+
+    def test_a_class_that_is_not_segmented(self) -> None:
+        first = random_model("first", 0, 20)
+        text, _ = short_verdict(compare([first, missing(shifted("other", first), "1")]))
+        assert text == "other is not compared with first: not every class is segmented by other."
+
+    def test_no_metric_that_both_have(self) -> None:
+        first = random_model("first", 0, 3)
+        for case in first.trainings[0]["cases"]:
+            case["classes"]["1"] = dict.fromkeys(case["classes"]["1"])
+        text, _ = short_verdict(compare([first, shifted("other", first)]))
+        assert text == "No metric of the verdict is defined for both first and other."
+
+    def test_it_stands_above_the_longer_sentences(self) -> None:
+        comparison = compare([random_model("first", 0, 20), random_model("other", 1, 20)])
+        short, long = short_verdict(comparison), verdict_sentences(comparison)
+        for text in (tables.terminal(comparison), tables.markdown(comparison)):
+            places = [text.index(sentence) for sentence in (*short, *long)]
+            assert places == sorted(places)
