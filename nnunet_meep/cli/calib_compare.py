@@ -23,7 +23,7 @@ written into -o:
   comparison.json  summary of each model, differences, tests, warnings
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
-  comparison.tex   the tables for LaTeX (booktabs)
+  comparison.tex   the tables for LaTeX (booktabs), with captions and labels
   reliability, risk_coverage, volumes, errors (.png and .svg)
                    models laid over each other: observed frequency against predicted
                    probability; errors that are left if the least sure voxels are set aside;

@@ -20,6 +20,7 @@ from nnunet_meep.evaluation.report.tables import markdown_table, text_table, wri
 from nnunet_meep.evaluation.report.verdict import (
     about,
     columns,
+    counted_trainings,
     short_verdict,
     title,
     too_small,
@@ -84,15 +85,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """One ``tabular`` with a block of rows for each class, the best mean in bold (booktabs)."""
-    lines = [
-        f"% {line}"
-        for line in (
-            f"{about(comparison)}; mean (std) over cases, the best mean in bold",
-            *comparison.warnings,
-        )
-    ]
-    for key, name in comparison.classes.items():
+    """One ``table`` for each class, the best mean in bold; for the package ``booktabs``."""
+    lines = [f"% {line}" for line in comparison.warnings]
+    for i, (key, name) in enumerate(comparison.classes.items(), 1):
         rows = _rows(
             comparison,
             key,
@@ -101,7 +96,10 @@ def latex(comparison: Comparison) -> str:
         head = [rows[0][0], *map(_tex, rows[0][1:])]
         body = [[_tex(row[0]), *row[1:]] for row in rows[1:]]
         lines += [
-            f"% {title(key, name)}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_tex(_caption(comparison, key, name))}}}",
+            f"\\label{{tab:calibration-{'top-label' if key == TOP_LABEL else i}}}",
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             "\\toprule",
             " & ".join(head) + " \\\\",
@@ -109,8 +107,30 @@ def latex(comparison: Comparison) -> str:
             *(" & ".join(row) + " \\\\" for row in body),
             "\\bottomrule",
             "\\end{tabular}",
+            "\\end{table}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _caption(comparison: Comparison, key: str, name: str) -> str:
+    """What a table shows, of which cases and trainings, and what its marks mean."""
+    several = any(n > 1 for n in comparison.n_trainings.values())
+    parts = [
+        f"{title(key, name)}: {about(comparison)}.",
+        "Mean over cases, in parentheses the standard deviation over cases"
+        + ", after averaging over the trainings of a model" * several
+        + ".",
+        counted_trainings(comparison),
+    ]
+    if any(
+        comparison.summary[m][key][metric]["n_undefined"]
+        for m in comparison.models
+        for metric in columns(comparison, key)
+    ):
+        parts.append("n: number of cases in which a metric is defined, if not in all.")
+    if len(comparison.models) > 1:
+        parts.append("Bold: the best mean, whether or not the difference may be due to chance.")
+    return " ".join(parts)
 
 
 _HEAD = ("class", "metric", "model", "difference", "95 % interval", "p", "p (Holm)")

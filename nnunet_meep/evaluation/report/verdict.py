@@ -60,8 +60,7 @@ def trainings_sentence(comparison: Comparison) -> str:
             f"training would give the same."
         )
     if not once:
-        trained = [f"{m} {n[m]}{_in_folds(comparison, m)}" for m in comparison.models]
-        return f"Trainings: {', '.join(trained)}."
+        return counted_trainings(comparison)
     several = [model for model in comparison.models if n[model] > 1]
     times = [f"{m} {n[m]} times{_in_folds(comparison, m)}" for m in several]
     were = "was" if len(once) == 1 else "were each"
@@ -69,6 +68,13 @@ def trainings_sentence(comparison: Comparison) -> str:
         f"{_listed(once)} {were} trained once, {_listed(times)}: no interval can tell whether "
         f"another training of {_listed(once)} would give the same."
     )
+
+
+def counted_trainings(comparison: Comparison) -> str:
+    """``Trainings: default 5, MEEP 4 (2 folds).``"""
+    n = comparison.n_trainings
+    trained = [f"{m} {n[m]}{_in_folds(comparison, m)}" for m in comparison.models]
+    return f"Trainings: {', '.join(trained)}."
 
 
 def _in_folds(comparison: Comparison, model: str) -> str:

@@ -55,6 +55,32 @@ def test_latex_shows_the_name_as_it_is_and_marks_nothing_where_all_are_equal() -
     assert line == rf"{ESCAPED} & \textbf{{0.620 (0.016)}} & 20.00 (15.81) \\"
 
 
+def test_latex_has_balanced_braces_and_environments_and_a_caption_for_each_class() -> None:
+    cases = {
+        f"c{i}": {"1": {"dice": None if i else 0.5}, "(1, 2)": {"dice": 0.5}} for i in range(3)
+    }
+    content = stored_result(cases, names={"1": NAME, "(1, 2)": "whole"})
+    tex = tables.latex(compared({NAME: [content, content], "b": content}))
+    text = re.sub(r"(?m)^%.*$", "", tex).replace(r"\\", "")
+    text = re.sub(r"\\[{}&%#_$]", "", text)  # what stands for itself
+    depth = np.cumsum([(c == "{") - (c == "}") for c in text])
+    assert depth.min() == depth[-1] == 0
+    open_now = []
+    for command, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if command == "begin":
+            open_now.append(name)
+        else:
+            assert open_now.pop() == name
+    assert not open_now
+    labels = re.findall(r"\\label\{([\w:-]+)\}", text)
+    assert labels == ["tab:calibration-1", "tab:calibration-2"]
+    captions = re.findall(r"\\caption\{(.*)\}", tex)
+    assert "(1, 2) whole: whole images, 3 cases." in captions[1]
+    for words in ("standard deviation over cases", "Trainings: ", " 2, b 1.", "Bold: the best"):
+        assert all(words in caption for caption in captions)
+    assert ["n: number of cases" in caption for caption in captions] == [True, False]
+
+
 def test_csv_keeps_it(tmp_path) -> None:
     tables.write(two_models(), tmp_path)
     with (tmp_path / "comparison.csv").open(newline="") as file:
@@ -159,7 +185,7 @@ class TestNotSegmented:
         for text, name, title in (
             (tables.terminal(comparison), "a|b_c", "\n2 class2\n"),
             (tables.markdown(comparison), r"a\|b_c", "**2 class2**"),
-            (tables.latex(comparison), r"a|b\_c", "% 2 class2\n"),
+            (tables.latex(comparison), r"a|b\_c", "caption{2 class2: "),
         ):
             assert text.count(f"{name} (not segmented) ") == 1
             assert text.count("several (not segmented in 1 of 3 trainings) ") == 1
