@@ -164,7 +164,7 @@ def about_differences(comparison: Comparison) -> str:
         text += (
             f" These take the trainings as they are. The interval {OVER_TRAININGS} (rescaling "
             "bootstrap, t) also tells whether other trainings would give the same. Beyond chance: "
-            f"p (Holm) is below {SIGNIFICANT} and the interval {OVER_TRAININGS} does not contain 0."
+            f"p (Holm) is below {SIGNIFICANT}, and this interval, if given, does not contain 0."
         )
     if 1 in comparison.n_trainings.values():
         text += f" {trainings_sentence(comparison)}"

@@ -66,7 +66,7 @@ def trainings_sentence(comparison: Comparison) -> str:
     were = "was" if len(once) == 1 else "were each"
     return (
         f"{_listed(once)} {were} trained once, {_listed(times)}: no interval can tell whether "
-        f"another training of {_listed(once)} would give the same."
+        f"another training of {_listed(once, 'or')} would give the same."
     )
 
 
@@ -292,9 +292,9 @@ def _metrics_and_classes(comparison: Comparison, tests: Sequence[tuple[str, str]
     return ", ".join(f"{_listed(ms)} ({names})" for names, ms in metrics.items())
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], last: str = "and") -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def about(comparison: Comparison) -> str:
