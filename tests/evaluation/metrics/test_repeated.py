@@ -88,9 +88,14 @@ def test_folds_that_differ_are_the_units() -> None:
     assert interval(in_folds(folds))[:, 0] == close_to([expected.low, expected.high])
 
 
-def test_folds_that_are_equal_leave_the_spread_of_their_cases() -> None:
-    model = in_folds([[-1, 1], [-1, 1]])
-    assert interval(model)[:, 0] == close_to(of_variance(0, (1 / 2, 2)))
+@pytest.mark.parametrize(
+    ("folds", "variance"),
+    [([[-1, 1], [-1, 1]], 1 / 2), ([[0], [-1, 1]], (2 / 3) ** 2)],
+)
+def test_folds_that_are_equal_leave_the_spread_of_their_cases(folds, variance) -> None:
+    model = in_folds(folds)
+    freedom = model.values.shape[1] - 2
+    assert interval(model)[:, 0] == close_to(of_variance(0, (variance, freedom)))
 
 
 def test_seeds_of_a_fold_are_averaged_before_folds_are_compared() -> None:
