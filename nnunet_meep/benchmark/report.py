@@ -18,7 +18,7 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
-from nnunet_meep.evaluation.report.verdict import verdict_sentences
+from nnunet_meep.evaluation.report.verdict import short_verdict
 from nnunet_meep.evaluation.results import Evaluation
 
 RESULTS = "results.csv.gz"
@@ -107,7 +107,7 @@ def _write_page(
         images=images if images.is_dir() and _has_predictions(comparison) else None,
         progress=progress,
     )
-    return folder / "report.html", verdict_sentences(comparison)
+    return folder / "report.html", short_verdict(comparison)
 
 
 def _has_predictions(comparison: Comparison) -> bool:
