@@ -17,6 +17,7 @@ from nnunet_meep.evaluation.report.figures import (
     reliability_figure,
 )
 from nnunet_meep.evaluation.report.plots import (
+    BLUE,
     color_of,
     plain,
     plot_agreement,
@@ -65,7 +66,7 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
 
     def reliability(keys: Sequence[str], title: str) -> Figure:
         panels = {
-            titles[key]: [_layer(comparison, m, key, color_of(i)) for i, m in enumerate(models)]
+            titles[key]: [layer(comparison, m, key, color_of(i)) for i, m in enumerate(models)]
             for key in keys
         }
         return reliability_figure(panels, title, top_label=titles.get(TOP_LABEL))
@@ -110,7 +111,8 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
     return found
 
 
-def _layer(comparison: Comparison, model: str, key: str, color: str) -> Layer:
+def layer(comparison: Comparison, model: str, key: str, color: str = BLUE) -> Layer:
+    """The bins of a model for a class, over the compared cases and all its trainings."""
     trainings = comparison.evaluations[model]
     of_case = [{c.case: c.rois[t.roi].bins[key] for c in t.cases} for t in trainings]
     per_case = [

@@ -23,6 +23,14 @@ COLORS = (
     *("#882255", "#999933", "#332288"),
 )
 
+#: The same hues on a light and on a dark page, with a contrast of 3 or more to either.
+PAGE_COLORS = (
+    *(("#0072B2", "#4DA6DB"), ("#D55E00", "#F0803C"), ("#008A64", "#2DB58C")),
+    *(("#BF6597", "#D98BB8"), ("#B07800", "#E69F00"), ("#2A89C0", "#7CC7F2")),
+    *(("#222222", "#EEEEEE"), ("#882255", "#CF6496"), ("#85852B", "#B5B54A")),
+    ("#332288", "#9A8EE8"),
+)
+
 
 def color_of(i: int) -> str:
     """The colour of the i-th model."""
