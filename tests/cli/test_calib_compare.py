@@ -174,8 +174,9 @@ def test_the_report_and_slices_are_there(evaluated, tmp_path, capsys) -> None:
     for name in names:
         assert str(tmp_path / "out" / name) in printed.out
     text = (tmp_path / "out" / "report.html").read_text()
-    assert text.count("data:image/png") == 4
-    assert "whole images, 4 cases" in text
+    # Four cases in three planes: image, reference, and three maps of each model.
+    assert text.count("data:image/webp") == 4 * 3 * (2 + 2 * 3)
+    assert "4, whole images" in text
 
 
 def test_old_slices_go_and_what_is_not_ours_stays(evaluated, tmp_path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,12 +16,16 @@ from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.notes import named
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import page
+from nnunet_meep.evaluation.report.case_choice import cases_to_show, worst_class
+from nnunet_meep.evaluation.report.case_layers import CasePictures, case_pictures
 from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
 from nnunet_meep.evaluation.report.figures import save_figure
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
-from nnunet_meep.evaluation.report.slices import Prediction, cut, worst_cases
+from nnunet_meep.evaluation.report.slices import Prediction, cut
+from nnunet_meep.evaluation.report.training_panels import Curves, refuse_curves
 from nnunet_meep.evaluation.report.verdict import about
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.cases import Case, Dataset
@@ -29,6 +34,8 @@ from nnunet_meep.nnunet_files.predictions import Predictions
 
 #: Number of worst cases that are shown as slices.
 N_WORST = 5
+#: Of the pictures of cases, so that the page stays under about 10 MB.
+_MOST_BYTES = 8_000_000
 _SLICES = "slices"
 
 
@@ -38,6 +45,8 @@ def write_comparison_report(
     *,
     gt_folder: Path | None = None,
     images: Path | None = None,
+    n_worst: int = N_WORST,
+    curves: Curves | None = None,
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
@@ -47,14 +56,19 @@ def write_comparison_report(
         folder: created if missing.
         gt_folder: references for the slices; None: those of each evaluation.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
+        n_worst: number of cases with the lowest Dice that are shown as slices; the page also has
+            the worst, median and best case by Dice and by ECE, as far as it stays under 10 MB.
+        curves: of the trainings over the epochs, for the page: by model, for each training
+            ``{"name": str, "values": {curve: numbers}}`` and maybe ``"costs": {name: number or
+            text}``; None: the page has none.
         progress: show progress bars on stderr.
 
     Returns:
         The paths, and all warnings, including the reason if slices could not be drawn.
 
     Raises:
-        InputError: the comparison does not hold its evaluations, or ``images`` are given and slices
-            cannot be cut.
+        InputError: the comparison does not hold its evaluations, ``curves`` are not those of its
+            models, or ``images`` are given and slices cannot be cut.
         OSError: the folder cannot be written; old results are unchanged.
     """
     if not comparison.evaluations:
@@ -62,6 +76,8 @@ def write_comparison_report(
             "comparison: expected one that compare() made, got one that was read from its JSON, "
             "which does not hold what pictures need"
         )
+    of_curves = {} if curves is None else curves
+    refuse_curves(of_curves, comparison.models)
     bar = partial(tqdm, disable=not progress)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,15 +90,18 @@ def write_comparison_report(
                 figure = picture.draw(list(picture.panels), about(comparison))
                 for kind in ("png", "svg"):
                     save_figure(figure, Path(new) / f"{name}.{kind}", kind)
-            lines, slices = [*comparison.warnings], {}
+            lines, cases = [*comparison.warnings], []
             try:
-                slices = _write_slices(comparison, gt_folder, images, Path(new), bar)
+                cases = _write_slices(comparison, gt_folder, images, Path(new), n_worst, bar)
             except InputError as error:
                 if images is not None:
                     raise
                 shutil.rmtree(Path(new) / _SLICES, ignore_errors=True)
                 lines.append(f"no slices: {error}")
-            text = page.render(comparison, pictures, slices, lines, progress)
+            embedded, dropped = _that_fit(cases)
+            if dropped:
+                lines.append(f"no pictures in report.html, to keep it small: {named(dropped)}")
+            text = page.render(comparison, pictures, embedded, lines, of_curves, progress)
             (Path(new) / "report.html").write_text(text, encoding="utf-8")
             return _replace(Path(new), folder), lines
     except BaseException:
@@ -97,37 +116,55 @@ def _write_slices(
     gt_folder: Path | None,
     images: Path | None,
     folder: Path,
+    n_worst: int,
     bar: Callable[..., Any],
-) -> dict[str, tuple[str, Path]]:
-    """Write pictures of the worst cases, with the first training of each model that has the case.
+) -> list[CasePictures]:
+    """Cut slices of the cases to show, with the first training of each model that has the case.
+
+    Figures of the ``n_worst`` cases are written into ``folder``.
 
     Returns:
-        For each case, what its picture shows and the path of the PNG.
+        The pictures of each case for the page.
     """
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, found none (--images)")
-    slices = {}
-    for case, key in bar(list(worst_cases(comparison, N_WORST)), desc="slices"):
+    of_cases = []
+    opened: dict[int, tuple[dict[str, Case], Dataset]] = {}
+    for i, case in enumerate(bar(cases_to_show(comparison, n_worst), desc="slices")):
         predictions = []
         for model, trainings in comparison.evaluations.items():
             training = next(t for t in trainings if case in t.files)
-            cases, dataset = _cases(model, training, gt_folder)
+            if id(training) not in opened:
+                opened[id(training)] = _cases(model, training, gt_folder)
+            cases, dataset = opened[id(training)]
             if case not in cases:
                 folders = training.sources.pred_folders
                 raise InputError(f"{folders[0]}: expected {case}.npz, found none")
             _refuse_changed(cases[case], training)
             how = training.settings["segmentation"]
             predictions.append(Prediction(model, cases[case], dataset, how))
-        shown = cut(key, predictions, images)
-        where = comparison.cases.index(case)
-        dice = {m: float(comparison.values(m, key, "dice")[where]) for m in comparison.models}
-        figure = slices_figure(shown, dice)
-        (folder / _SLICES).mkdir(exist_ok=True)
-        for kind in ("png", "svg"):
-            save_figure(figure, folder / _SLICES / f"{case}.{kind}", kind)
-        title = f"{case}, {shown.class_name}, {shown.plane}"
-        slices[case] = (title, folder / _SLICES / f"{case}.png")
-    return slices
+        key = worst_class(comparison, case)
+        planes = cut(key, predictions, images)
+        of_cases.append(case_pictures(planes))
+        if i < n_worst:
+            where = comparison.cases.index(case)
+            dice = {m: float(comparison.values(m, key, "dice")[where]) for m in comparison.models}
+            figure = slices_figure(planes[0], dice)
+            (folder / _SLICES).mkdir(exist_ok=True)
+            for kind in ("png", "svg"):
+                save_figure(figure, folder / _SLICES / f"{case}.{kind}", kind)
+    return of_cases
+
+
+def _that_fit(cases: Sequence[CasePictures]) -> tuple[list[CasePictures], list[str]]:
+    """As many of the first cases as the page has room for, and the names of the others."""
+    fitting, dropped = [], []
+    for pictures, end in zip(cases, accumulate(p.n_bytes for p in cases), strict=True):
+        if end <= _MOST_BYTES:
+            fitting.append(pictures)
+        else:
+            dropped.append(pictures.case)
+    return fitting, dropped
 
 
 def _refuse_changed(case: Case, evaluation: Evaluation) -> None:

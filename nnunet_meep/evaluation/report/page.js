@@ -66,82 +66,15 @@ function explain(model, key, metric) {
     element("p", data.metrics[metric].what), rowsOf(pairs));
 }
 
-function oneCase(name) {
-  const index = data.cases.indexOf(name), parts = [element("h3", name)];
-  for (const [key, title] of Object.entries(data.classes)) {
-    const table = element("table", undefined, { "aria-label": `${name}, ${title}` });
-    const head = table.createTHead().insertRow();
-    head.append(element("th", title, { scope: "col" }));
-    for (const metric of data.columns[key])
-      head.append(element("th", data.metrics[metric].text, { scope: "col" }));
-    const body = table.createTBody();
-    for (const model of data.models) {
-      const row = body.insertRow();
-      row.append(element("th", model, { scope: "row" }));
-      for (const metric of data.columns[key])
-        row.append(element("td", number(metric, data.values[model][key][metric][index])));
-    }
-    const scroll = element("div", undefined, { class: "scroll" });
-    scroll.append(table);
-    parts.push(scroll);
-  }
-  byId("one-case").replaceChildren(...parts);
-  for (const figure of document.querySelectorAll(".slices")) figure.hidden = figure.dataset.case !== name;
-  for (const row of byId("all-cases").tBodies[0]?.rows || [])
-    row.classList.toggle("chosen", row.dataset.case === name);
-}
-
-function allCases() {
-  const key = byId("pick-class").value, metric = byId("pick-metric").value, table = byId("all-cases");
-  table.replaceChildren(element("caption", `${data.metrics[metric].text}, ${data.classes[key]}`));
-  const head = table.createTHead().insertRow();
-  for (const name of ["case", ...data.models]) {
-    const th = element("th", undefined, { scope: "col" });
-    th.append(element("button", name, { class: "sort" }));
-    head.append(th);
-  }
-  const body = table.createTBody();
-  data.cases.forEach((name, index) => {
-    const row = body.insertRow();
-    row.dataset.case = name;
-    const th = element("th", undefined, { scope: "row", "data-v": name });
-    th.append(element("button", name, { class: "case" }));
-    row.append(th);
-    for (const model of data.models) {
-      const value = data.values[model][key][metric][index];
-      row.append(element("td", number(metric, value), { "data-v": value ?? "" }));
-    }
-  });
-  oneCase(byId("pick-case").value);
-}
-
-function metricsOfClass() {
-  const chosen = byId("pick-metric").value;
-  const metrics = Object.keys(data.values[data.models[0]][byId("pick-class").value]);
-  byId("pick-metric").replaceChildren(
-    ...metrics.map((m) => element("option", data.metrics[m].text, { value: m })));
-  if (metrics.includes(chosen)) byId("pick-metric").value = chosen;
-  allCases();
-}
-
-for (const [key, title] of Object.entries(data.classes))
-  byId("pick-class").append(element("option", title, { value: key }));
-const withPicture = document.querySelector(".slices");
-if (withPicture) byId("pick-case").value = withPicture.dataset.case;
-byId("pick-case").addEventListener("change", (event) => oneCase(event.target.value));
-byId("pick-class").addEventListener("change", metricsOfClass);
-byId("pick-metric").addEventListener("change", allCases);
-metricsOfClass();
-
 document.addEventListener("click", (event) => {
   const target = event.target;
   if (target.matches("button.sort")) sort(target.closest("th"));
   else if (target.matches("button.number")) explain(target.dataset.model, target.dataset.key, target.dataset.metric);
   else if (target.matches("button.case")) {
-    byId("pick-case").value = target.textContent;
     oneCase(target.textContent);
     byId("cases").scrollIntoView();
-  } else if (target.matches("a.what")) {
+  } else if (target.matches("button[data-rank]")) oneCase(ranked(target.dataset.rank));
+  else if (target.matches("a.what")) {
     event.preventDefault();
     const metric = target.hash.slice("#def-".length);
     show(data.metrics[metric].text, element("p", data.metrics[metric].what));

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,13 @@ from nnunet_meep import __version__
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
-from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.evaluation.report.case_choice import RANKED_BY, ranked_cases
+from nnunet_meep.evaluation.report.case_layers import (
+    ENTROPY_MAP,
+    PROBABILITY_MAP,
+    CasePictures,
+    color_steps,
+)
 from nnunet_meep.evaluation.report.comparison_pictures import ComparisonPicture
 from nnunet_meep.evaluation.report.comparison_tables import (
     TOO_SMALL,
@@ -30,22 +35,28 @@ from nnunet_meep.evaluation.report.comparison_tables import (
     note,
 )
 from nnunet_meep.evaluation.report.figures import save_figure
-from nnunet_meep.evaluation.report.plots import color_of
-from nnunet_meep.evaluation.report.verdict import about, columns, verdict_sentences
+from nnunet_meep.evaluation.report.plots import PAGE_COLORS
+from nnunet_meep.evaluation.report.provenance import page_title, provenance, settings_tables
+from nnunet_meep.evaluation.report.reliability_panels import (
+    GEOMETRY,
+    reliability_bins_of,
+    reliability_panels,
+)
+from nnunet_meep.evaluation.report.slice_figures import ERROR_COLORS
+from nnunet_meep.evaluation.report.training_panels import (
+    Curves,
+    training_costs,
+    training_curves,
+    training_dots,
+)
+from nnunet_meep.evaluation.report.verdict import columns, short_verdict, verdict_sentences
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Heading and explanation of each picture; slices are shown with the cases instead.
+#: Heading and explanation of each picture that the page embeds as it is in the folder.
 PICTURES = {
-    "reliability": (
-        "Reliability",
-        "The observed frequency of a class among the voxels to which a model gives the probability "
-        "p, over all cases. On the diagonal the two agree; below it the model is overconfident. "
-        "The band is the 95 % interval over cases (BCa bootstrap). The histogram, on a log scale, "
-        "shows how many voxels each point stands for.",
-    ),
     "risk_coverage": (
         "Risk and coverage",
         "The error rate of the remaining voxels, if a person takes over the most uncertain ones. "
@@ -67,48 +78,54 @@ PICTURES = {
 def render(
     comparison: Comparison,
     pictures: Mapping[str, ComparisonPicture],
-    slices: Mapping[str, tuple[str, Path]],
+    cases: Sequence[CasePictures],
     warnings: Sequence[str],
+    curves: Curves,
     progress: bool = False,
 ) -> str:
     """The page as HTML.
 
     Args:
         comparison: one that holds its evaluations.
-        pictures: the result of :func:`.comparison_pictures`.
-        slices: by case, what the picture of its slice shows and the path of the PNG.
+        pictures: the result of :func:`.comparison_pictures`; of reliability the page has its own.
+        cases: the cases that can be looked at.
         warnings: one line each.
+        curves: of the trainings, see :data:`.Curves`; may be empty.
         progress: show a progress bar on stderr.
     """
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    bins = reliability_bins_of(comparison, progress)
     return environment.get_template("page.html.j2").render(
-        title=f"Calibration of {counted(len(comparison.models), 'model')}",
-        subtitle=about(comparison),
+        title=page_title(comparison),
         version=__version__,
-        models=[{"name": m, "color": color_of(i)} for i, m in enumerate(comparison.models)],
-        verdict=verdict_sentences(comparison),
+        provenance=provenance(comparison),
+        models=comparison.models,
+        colors=[PAGE_COLORS[i % len(PAGE_COLORS)] for i in range(len(comparison.models))],
+        classes={key: _class_title(comparison, key) for key in comparison.classes},
+        verdict=short_verdict(comparison),
+        sentences=verdict_sentences(comparison),
         warnings=list(warnings),
+        reliability=reliability_panels(comparison, bins),
+        geometry=GEOMETRY,
         tables=[_table(comparison, key) for key in comparison.classes],
-        differences={
-            "about": about_differences(comparison),
-            "head": difference_head(comparison),
-            "rows": [_sortable(row) for row in difference_rows(comparison)],
-        },
-        pictures=_pictures(pictures, progress),
+        differences=_differences(comparison),
+        pictures=_pictures({n: p for n, p in pictures.items() if n in PICTURES}, progress),
         cases=comparison.cases,
-        slices={
-            case: {"title": title, "uri": _uri(path.read_bytes(), "image/png")}
-            for case, (title, path) in slices.items()
-        },
-        settings=_settings(comparison),
+        case_pictures=cases,
+        gradients={name: color_steps(name) for name in (PROBABILITY_MAP, ENTROPY_MAP)},
+        error_colors=ERROR_COLORS,
+        dots=training_dots(comparison),
+        curves=training_curves(curves, comparison.models),
+        costs=training_costs(curves),
+        settings=settings_tables(comparison),
         definitions={
             metric: heading
             for metric, heading in CATALOGUE.items()
             if any(metric in keys for keys in comparison.summary[comparison.models[0]].values())
         },
-        data=_json(_data(comparison)),
+        data=_json(_data(comparison, bins)),
     )
 
 
@@ -153,13 +170,27 @@ def _class_title(comparison: Comparison, key: str) -> str:
     return "All classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
 
 
-def _sortable(row: list[str]) -> list[tuple[str, str]]:
-    """Each text with its sort key: the number it starts with, or the text; "" sorts last."""
-    words = [*row[:3], *(text.split(" ")[0] for text in row[3:])]
-    return [
-        (text, "" if text in ("-", TOO_SMALL) else word)
-        for text, word in zip(row, words, strict=True)
+def _differences(comparison: Comparison) -> dict[str, Any]:
+    """The table of differences, with the mean of the model that each row is about."""
+    means = [
+        (CATALOGUE[metric].number(mean), mean)
+        if not math.isnan(mean := comparison.summary[model][key][metric]["mean"])
+        else ("-", "")
+        for key in comparison.classes
+        for metric in columns(comparison, key)
+        for model in comparison.differences
     ]
+    rows = []
+    for row, mean in zip(difference_rows(comparison), means, strict=True):
+        key, metric, model, *others = row
+        numbers = [(t, "" if t in ("-", TOO_SMALL) else t.split(" ")[0]) for t in others]
+        rows.append([(model, model), (key, key), (metric, metric), mean, *numbers])
+    key, metric, model, *others = difference_head(comparison)
+    return {
+        "about": about_differences(comparison),
+        "head": [model, key, metric, "mean", *others],
+        "rows": rows,
+    }
 
 
 def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list[dict[str, Any]]:
@@ -185,23 +216,8 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _settings(comparison: Comparison) -> dict[str, Any]:
-    """The table of settings: a column for each training, a row for each setting."""
-    columns = [
-        (model if len(trainings) == 1 else f"{model} ({i} of {len(trainings)})", training)
-        for model, trainings in comparison.evaluations.items()
-        for i, training in enumerate(trainings, 1)
-    ]
-    names = dict.fromkeys(name for _, t in columns for name in t.settings)
-    rows = [
-        (name, [json.dumps(t.settings.get(name)).strip('"') for _, t in columns]) for name in names
-    ]
-    rows.insert(0, ("cases", [str(len(t.cases)) for _, t in columns]))
-    return {"head": [name for name, _ in columns], "rows": rows}
-
-
-def _data(comparison: Comparison) -> dict[str, Any]:
-    """The data that the page's script shows on demand: summaries and values of each case."""
+def _data(comparison: Comparison, bins: dict[str, Any]) -> dict[str, Any]:
+    """The data that the page's script shows on demand: bins, summaries, values of each case."""
     values = {
         model: {
             key: {
@@ -231,8 +247,16 @@ def _data(comparison: Comparison) -> dict[str, Any]:
             for model, trainings in comparison.evaluations.items()
         },
         "cases": list(comparison.cases),
+        "ranked": {metric: ranked_cases(comparison, metric) for metric in RANKED_BY},
         "summary": comparison.summary,
         "values": values,
+        "bins": {
+            key: {
+                model: {name: [_value(v) for v in vs] for name, vs in of_model.items()}
+                for model, of_model in of_models.items()
+            }
+            for key, of_models in bins.items()
+        },
     }
 
 

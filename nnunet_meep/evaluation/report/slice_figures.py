@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.report.plots import plain
-from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice
+from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice, error_kinds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 #: Colours by Okabe and Ito.
 _REFERENCE, _SEGMENTED = "#E69F00", "#56B4E9"
-_MISSED, _ADDED, _OTHER = "#0072B2", "#D55E00", "#999999"
+#: By the kinds of :func:`.error_kinds`.
+ERROR_COLORS = ("#FFFFFF", "#0072B2", "#D55E00", "#999999")
 #: Margin around the class.
 _MARGIN_MM = 15.0
 #: In inches. A layout engine would shift the columns with a colour bar against the others.
@@ -49,11 +50,8 @@ def plot_errors(ax: Axes, cut: CaseSlice, of_model: ModelSlice) -> None:
     """Voxels where the class was missed, wrongly predicted, or other classes were confused."""
     from matplotlib.colors import ListedColormap
 
-    missed = of_model.wrong & cut.reference & ~of_model.segmented
-    added = of_model.wrong & of_model.segmented & ~cut.reference
-    kind = np.where(missed, 1, np.where(added, 2, np.where(of_model.wrong, 3, 0)))
-    colors = ListedColormap(["white", _MISSED, _ADDED, _OTHER])
-    ax.imshow(kind, cmap=colors, vmin=0, vmax=3, **_placed(cut))
+    kind = error_kinds(cut.reference, of_model)
+    ax.imshow(kind, cmap=ListedColormap(ERROR_COLORS), vmin=0, vmax=3, **_placed(cut))
     _outline(ax, cut, cut.reference, color=_REFERENCE)
 
 
@@ -79,7 +77,7 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
     if cut.image is not None:
         names.insert(0, plain(cut.image_name))
     rows, columns = len(cut.models), len(names)
-    box = _shown(cut)
+    box = shown_part(cut)
     cell_height = _CELL * min((box[2] - box[3]) / (box[1] - box[0]), 1.6)
     width = _LEFT + columns * (_CELL + _GAP) - _GAP + _RIGHT
     height = _TOP + rows * (cell_height + _GAP) + _BAR + _LEGEND
@@ -115,10 +113,11 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
     entries: list[Any] = [Line2D([], [], color=_REFERENCE, label="reference")]
     if cut.image is not None:
         entries.append(Line2D([], [], color=_SEGMENTED, ls="--", label="segmentation"))
-    entries += [Patch(color=_MISSED, label="missed"), Patch(color=_ADDED, label="wrongly there")]
+    _, missed, added, other = ERROR_COLORS
+    entries += [Patch(color=missed, label="missed"), Patch(color=added, label="wrongly there")]
     others = [m.wrong & (m.segmented == cut.reference) for m in cut.models]
     if np.any(others):
-        entries.append(Patch(color=_OTHER, label="other classes mistaken"))
+        entries.append(Patch(color=other, label="other classes mistaken"))
     figure.legend(
         handles=entries,
         loc="lower center",
@@ -147,7 +146,7 @@ def _outline(ax: Axes, cut: CaseSlice, mask: NDArray[np.bool_], **style: Any) ->
     ax.contour(x, y, padded, levels=[0.5], colors=[style.pop("color")], linewidths=1.2, **style)
 
 
-def _shown(cut: CaseSlice) -> tuple[float, float, float, float]:
+def shown_part(cut: CaseSlice) -> tuple[float, float, float, float]:
     """The part to show, around the class: left, right, bottom, top in mm from the upper left."""
     anywhere = cut.reference | np.any([m.segmented for m in cut.models], axis=0)
     ends = []

@@ -1,15 +1,14 @@
-"""Extract a slice of a case that shows where models are wrong and how confident they are.
+"""Extract slices of a case that show where models are wrong and how confident they are.
 
-Cases: those with the lowest Dice. Slice: perpendicular to the axis with the largest spacing (axial
-if voxels are nearly isotropic), at the position where the models together have most errors.
+One slice for each plane, at the position where the models together have most errors. The main plane
+is perpendicular to the axis with the largest spacing (axial if voxels are nearly isotropic).
 Orientation: radiological; axial slices have anterior at the top and the patient's right on the
 left, other slices have the head at the top.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
 from nnunet_meep.evaluation.report.maps import minus_p_log_p
-from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry, turn
 from nnunet_meep.nnunet_files.images import read_codes, read_image
@@ -78,6 +75,7 @@ class CaseSlice:
         case: its name.
         class_name: the class that is shown.
         plane: which slice this is, in words.
+        direction: ``axial``, ``coronal`` or ``sagittal``; ``2D image`` if there is one slice.
         voxel_mm: height and width of a voxel, in mm.
         image: intensities; None without an image.
         image_name: name of its channel in ``dataset.json``.
@@ -88,6 +86,7 @@ class CaseSlice:
     case: str
     class_name: str
     plane: str
+    direction: str
     voxel_mm: tuple[float, float]
     image: NDArray[Any] | None
     image_name: str
@@ -95,33 +94,16 @@ class CaseSlice:
     models: tuple[ModelSlice, ...]
 
 
-def worst_cases(comparison: Comparison, n: int) -> Iterator[tuple[str, str]]:
-    """Up to ``n`` cases with the lowest mean Dice over classes and models, the worst first.
-
-    Yields:
-        The name of the case and the key of its class with the lowest Dice. Cases in which Dice is
-        undefined for all classes are left out.
-    """
-    keys = [key for key in comparison.classes if key != TOP_LABEL]
-    # (models, classes, cases)
-    dice = np.array(
-        [[comparison.values(m, key, "dice") for key in keys] for m in comparison.models]
-    )
-    defined = ~np.isnan(dice).all(axis=(0, 1))
-    cases = np.flatnonzero(defined)
-    order = cases[np.argsort(np.nanmean(dice[:, :, cases], axis=(0, 1)), kind="stable")]
-    for i in order[:n]:
-        of_class = [math.inf if np.isnan(d).all() else np.nanmean(d) for d in dice[:, :, i].T]
-        yield comparison.cases[i], keys[int(np.argmin(of_class))]
-
-
-def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> CaseSlice:
-    """Extract the slice of a case where the models make most errors in a class.
+def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> list[CaseSlice]:
+    """Extract the slices of a case where the models make most errors in a class.
 
     Args:
         key: key of the class to show.
         predictions: those of each model for the same case.
         images: folder with ``CASE_0000<file_ending>``; None: no image.
+
+    Returns:
+        A slice for each plane, the main one first; of a 2D image only that one.
 
     Raises:
         InputError: a file is missing or cannot be used.
@@ -146,52 +128,64 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> Cas
 
     turned_mm = [spacing_mm[axis] for axis in axes]
     turned_shape = [codes.shape[axis] for axis in axes]
-    across = 0  # axial, unless the spacing along another axis is larger, or there is one slice
-    if 1 in turned_shape:
-        across = turned_shape.index(1)
-    elif max(turned_mm) > 1.2 * turned_mm[0]:
-        across = int(np.argmax(turned_mm))
-    others = tuple(axis for axis in range(3) if axis != across)
 
     def turned(array: NDArray[Any]) -> NDArray[Any]:
         return np.flip(array.transpose(axes), mirrored)
 
-    index = int(np.argmax(turned(np.asarray(of_class)).sum(axis=others)))
+    errors = turned(np.asarray(of_class))
+    planes = {}  # the axis to cut across: the index of the slice
+    for across in _across(turned_shape, turned_mm):
+        others = tuple(axis for axis in range(3) if axis != across)
+        planes[across] = int(np.argmax(errors.sum(axis=others)))
 
-    def slice_of(array: NDArray[Any]) -> NDArray[Any]:
-        taken = turned(array).take(index, axis=across)
-        return taken if across == 0 else taken[::-1]  # rows run from feet to head: head on top
+    def slices_of(array: NDArray[Any]) -> list[NDArray[Any]]:
+        """A copy of the slice of each plane, so that the array itself need not be kept."""
+        taken = ((a, turned(array).take(i, axis=a)) for a, i in planes.items())
+        # Rows run from feet to head if not axial: turned, so that the head is on top.
+        return [part if across == 0 else part[::-1] for across, part in taken]
 
-    image, image_name = None, ""
-    if images is not None:
-        image = slice_of(_image(images, case, dataset, codes.shape))
-        names = dataset.dataset_json.get("channel_names", {})
-        image_name = str(names.get("0", "image")) if isinstance(names, dict) else "image"
-    of_models = []
+    image = None if images is None else slices_of(_image(images, case, dataset, codes.shape))
+    names = dataset.dataset_json.get("channel_names", {})
+    image_name = str(names.get("0", "image")) if isinstance(names, dict) else "image"
+    of_models = []  # for each model, its slice in each plane
     for prediction, mine, differs in zip(predictions, segmented, wrong, strict=True):
         probability, entropy = _probability_and_entropy(prediction, class_index, codes.shape)
-        of_models.append(
-            ModelSlice(
-                prediction.model,
-                slice_of(probability),
-                slice_of(mine),
-                slice_of(differs),
-                slice_of(entropy),
+        parts = zip(*map(slices_of, (probability, mine, differs, entropy)), strict=True)
+        of_models.append([ModelSlice(prediction.model, *arrays) for arrays in parts])
+    found = []
+    for i, (across, index) in enumerate(planes.items()):
+        n_slices = turned_shape[across]
+        direction = _PLANES[across] if n_slices > 1 else "2D image"
+        height_mm, width_mm = (mm for axis, mm in enumerate(turned_mm) if axis != across)
+        found.append(
+            CaseSlice(
+                case=case.name,
+                class_name=labels.names[class_index],
+                plane=direction + f" slice {index + 1} of {n_slices}" * (n_slices > 1),
+                direction=direction,
+                voxel_mm=(height_mm, width_mm),
+                image=None if image is None else image[i],
+                image_name=image_name,
+                reference=slices_of(reference)[i],
+                models=tuple(of_model[i] for of_model in of_models),
             )
         )
-    n_slices = turned_shape[across]
-    plane = f"{_PLANES[across]} slice {index + 1} of {n_slices}" if n_slices > 1 else "2D image"
-    height_mm, width_mm = (turned_mm[axis] for axis in others)
-    return CaseSlice(
-        case=case.name,
-        class_name=labels.names[class_index],
-        plane=plane,
-        voxel_mm=(height_mm, width_mm),
-        image=image,
-        image_name=image_name,
-        reference=slice_of(reference),
-        models=tuple(of_models),
-    )
+    return found
+
+
+def error_kinds(reference: NDArray[np.bool_], of_model: ModelSlice) -> NDArray[np.int64]:
+    """0 where a voxel is right, 1 missed, 2 wrongly there, 3 if other classes are mistaken."""
+    missed = of_model.wrong & reference & ~of_model.segmented
+    added = of_model.wrong & of_model.segmented & ~reference
+    return np.where(missed, 1, np.where(added, 2, np.where(of_model.wrong, 3, 0)))
+
+
+def _across(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
+    """The axes to cut across, that of the main plane first; a 2D image has one."""
+    if 1 in shape:
+        return [shape.index(1)]
+    main = int(np.argmax(spacing_mm)) if max(spacing_mm) > 1.2 * spacing_mm[0] else 0
+    return [main, *(axis for axis in range(3) if axis != main)]
 
 
 def _segmentation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import re
@@ -17,7 +16,9 @@ from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.report import page
+from nnunet_meep.evaluation.report.case_layers import case_pictures
 from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
+from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice
 from nnunet_meep.evaluation.report.verdict import verdict_sentences
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
@@ -70,16 +71,36 @@ def models(tmp_path_factory):
     return made
 
 
-def render(models, slices, warnings):
+def render(models, cases=(), warnings=(), curves=None):
     comparison = compare(models)
-    return page.render(comparison, comparison_pictures(comparison), slices, warnings)
+    pictures = comparison_pictures(comparison)
+    return page.render(comparison, pictures, cases, warnings, curves or {})
+
+
+CURVES = {NASTY: [{"name": NASTY, "values": {NASTY: [1.0, 0.5, None]}, "costs": {NASTY: NASTY}}]}
 
 
 @pytest.fixture(scope="module")
-def rendered(models, tmp_path_factory):
-    picture = tmp_path_factory.mktemp("slices") / "b.png"
-    picture.write_bytes(b"a picture")
-    return render(models, {"b": ("title of b", picture)}, [f"note {NASTY}"])
+def pictures():
+    """Of case b, in one plane, with a class and a model of a nasty name."""
+    mask = np.zeros((4, 5), bool)
+    mask[1:3, 2] = True
+    p = np.full((4, 5), 0.5, np.float32)
+    of_models = tuple(ModelSlice(name, p, mask, ~mask, p) for name in ("default", NASTY))
+    image = np.arange(20.0).reshape(4, 5)
+    return case_pictures(
+        [
+            CaseSlice(
+                "b", NASTY, "axial slice 1 of 2", "axial", (1, 1), image, NASTY, mask, of_models
+            )
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def rendered(models, pictures):
+    trainings = {**models, NASTY: [models[NASTY], models[NASTY]]}
+    return render(trainings, [pictures], [f"note {NASTY}", *"1234"], CURVES)
 
 
 def test_it_needs_no_other_file_and_no_network(rendered) -> None:
@@ -128,15 +149,53 @@ def test_tables_and_data_have_the_numbers_of_the_comparison(rendered, models) ->
     assert {CATALOGUE[m].heading for m in comparison.summary["default"]["1"]} <= every
 
 
-def test_slices_and_notes_are_in_it(rendered) -> None:
+def test_a_case_has_its_layers_and_outlines_that_are_drawn_once(rendered, pictures) -> None:
     found = Page(rendered)
-    (source,) = [a["src"] for tag, a in found.elements if a.get("alt") == "title of b"]
-    assert base64.b64decode(source.split(",")[1]) == b"a picture"
-    assert "note &lt;/script&gt;" in rendered
+    (plane,) = pictures.planes
+    shown = [a["href"] for tag, a in found.elements if tag == "image"]
+    of_models = [m[name] for m in plane["models"] for name in ("probability", "errors", "entropy")]
+    assert shown == [plane["image"], plane["reference"], *of_models]
+    outlines = [a for tag, a in found.elements if tag == "path" and "outline" in a.get("id", "")]
+    assert [a["d"] for a in outlines] == [plane["outline"]] * 3
+    used = [a for tag, a in found.elements if tag == "use"]
+    # On the image those of the reference and both models, on each map two; each with its edge.
+    assert len(used) == 2 * (3 + 6 * 2)
+    assert {a["href"][1:] for a in used} == {a["id"] for a in outlines}
+
+
+def test_the_sections_tell_a_story_in_this_order(rendered) -> None:
+    ids = [a["id"] for tag, a in Page(rendered).elements if tag == "section"]
+    assert ids == [
+        *("reliability", "results", "differences", "pictures", "cases", "trainings", "curves"),
+        *("left-out", "settings", "definitions"),
+    ]
+
+
+def test_of_many_warnings_three_are_seen_above_and_all_are_listed_below(rendered) -> None:
+    above, _, below = rendered.partition('<section id="left-out">')
+    assert above.count("note &lt;/script&gt;") == below.count("note &lt;/script&gt;") == 1
+    seen, folded, more = above.partition("<summary>2 more of 5 warnings</summary>")
+    assert folded
+    assert all(f"<p>{line}</p>" in seen for line in "12")
+    assert all(f"<p>{line}</p>" in more for line in "34")
+    assert all(f"<li>{line}</li>" in below for line in "1234")
+
+
+def test_the_picture_of_reliability_has_a_point_for_each_bin_with_voxels(rendered, models) -> None:
+    data = json.loads(Page(rendered).texts["data"])
+    bins = data["bins"]["1"]["default"]
+    comparison = compare(models)
+    cases = [case.rois["image"].bins["1"] for case in models["default"].cases]
+    assert bins["count"] == [sum(n) for n in zip(*(b["count"] for b in cases), strict=True)]
+    assert all(low <= high for low, high in zip(bins["low"], bins["high"], strict=True) if high)
+    picture = rendered[rendered.index('<figure data-key="1">') :]
+    picture = picture[: picture.index("</figure>")]
+    n = sum(n > 0 for m in comparison.models for n in data["bins"]["1"][m]["count"])
+    assert picture.count('<path class="fill" transform=') == n > 20
 
 
 def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
-    sorted_by = re.findall(r'<td data-v="([^"]*)"[^>]*>n too small</td>', rendered)
+    sorted_by = re.findall(r'<td [^>]*data-v="([^"]*)"[^>]*>n too small</td>', rendered)
     assert len(sorted_by) > 20  # three cases
     assert set(sorted_by) == {""}
 
@@ -145,7 +204,7 @@ def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) ->
     collapsed = copy.deepcopy(models[NASTY])
     for case in collapsed.cases:
         case.rois["image"].classes["2"].update(dice=0.0, ece=0.0)
-    text = render({"default": models["default"], "collapsed": collapsed}, {}, [])
+    text = render({"default": models["default"], "collapsed": collapsed})
     results = [table for table in Page(text).tables if table and "ECE e-3?" in table[0]]
     names = [[row[0] for row in table[1:]] for table in results]
     assert names == [
@@ -168,8 +227,21 @@ def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
     assert places == sorted(places)
 
 
-def test_one_model_without_slices(models) -> None:
-    text = render({"default": models["default"]}, {}, [])
+def test_one_model_without_pictures(models) -> None:
+    text = render({"default": models["default"]})
     assert "Differences" not in text
-    assert "Calibration of 1 model<" in text
+    assert "Calibration of default<" in text
     assert "best mean in bold" not in text
+    assert 'id="trainings"' not in text
+    assert 'id="curves"' not in text
+    assert "There are no warnings" in text
+    assert "Pictures are of 0 of 3 cases." in text
+
+
+def test_each_row_of_differences_names_its_model_and_the_mean(rendered, models) -> None:
+    found = Page(rendered)
+    (table,) = [t for t in found.tables if t and t[0][:4] == ["model", "class", "metric", "mean"]]
+    mean = compare(models).summary[NASTY]["1"]["dice"]["mean"]
+    assert table[1][:4] == [NASTY, f"1 {NASTY}", "Dice", f"{mean:.3f}"]
+    labels = {a.get("data-label") for tag, a in found.elements if tag == "td"}
+    assert {"mean", "difference", "p", "Dice"} <= labels  # what a card of a row shows

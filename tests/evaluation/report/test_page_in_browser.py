@@ -7,12 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from predictions import PredictionFolder, softmax_case
 
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
-from nnunet_meep.evaluation.report.comparison_report import N_WORST
-from nnunet_meep.evaluation.report.write_report import write_report
+from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -36,7 +36,14 @@ def report(tmp_path_factory):
             p, reference = softmax_case(rng, (5, 6, 7))
             folder.add(f"case_{k}", p, np.where(reference == 2, 2 * (k < 2), reference))
         evaluations[name] = evaluate(folder.gt, folder.pred)
-    write_report(compare(evaluations), root / "out")
+    comparison = compare({**evaluations, "second": [evaluations["second"]] * 2})
+    images = root / "images"
+    images.mkdir()
+    for case in comparison.cases:
+        image = sitk.GetImageFromArray(rng.random((5, 6, 7)).astype(np.float32))
+        sitk.WriteImage(image, images / f"{case}_0000.nii.gz")
+    curves = {"second": [{"name": "seed 1", "values": {"loss": [1.0, 0.5, 0.25]}}]}
+    write_comparison_report(comparison, root / "out", images=images, n_worst=2, curves=curves)
     return root / "out" / "report.html"
 
 
@@ -165,36 +172,126 @@ def test_a_question_mark_says_what_a_metric_is(shown) -> None:
     shown.run("document.getElementById('dialog').close()")
 
 
-def test_the_case_picker_shows_numbers_and_slices_of_one_case(shown) -> None:
-    options = {text.split(" ")[0]: text for text in shown.texts("#pick-case option")}
-    with_picture = [case for case, text in options.items() if text.endswith("(with picture)")]
-    assert len(options) == 7
-    assert len(with_picture) == N_WORST
-    for case in (with_picture[-1], next(c for c in options if c not in with_picture)):
-        shown.choose("#pick-case", options[case])
-        assert shown.one("#one-case h3").text == case
-        visible = [f for f in shown.all("figure.slices") if f.is_displayed()]
-        assert [f.get_attribute("data-case") for f in visible] == [case] * (case in with_picture)
-        assert shown.texts("tr.chosen button.case") == [case]
-    index = shown.run("data.cases.indexOf('case_3')")
+def test_a_bin_is_read_with_the_pointer_and_with_the_arrow_keys(shown) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    picture = shown.one("#reliability-panels svg[data-key='1']")
+    # The middle of the picture's square, x in its own units: 56 + 340 / 2 of 410 across.
+    across = (56 + 170) / 410 - 0.5
+    width = picture.rect["width"]
+    shown.run("document.getElementById('reliability').scrollIntoView()")
+    ActionChains(shown.browser).move_to_element_with_offset(picture, across * width, 0).perform()
+    bins = shown.run("data.bins['1']['second']")
+
+    def is_read(i):
+        low, high = bins["low"][i], bins["high"][i]
+        assert shown.texts("#readout tbody tr:last-child > *") == [
+            "second",
+            f"{bins['edges'][i]:.3f} to {bins['edges'][i + 1]:.3f}",
+            f"{bins['mean_p'][i]:.4f}",
+            f"{bins['mean_y'][i]:.4f}",
+            f"{low:.4f} to {high:.4f}",
+            f"{bins['count'][i]:,.0f} ({100 * bins['count'][i] / sum(bins['count']):.3g} %)",
+        ]
+        assert picture.get_attribute("aria-valuenow") == str(i + 1)
+
+    is_read(7)
+    picture.send_keys(Keys.ARROW_LEFT)
+    is_read(6)
+    picture.send_keys(Keys.HOME)
+    picture.send_keys(Keys.ARROW_LEFT)
+    is_read(0)
+
+
+def test_classes_are_chosen_and_models_switched_off(shown) -> None:
+    def visible(selector):
+        return [e for e in shown.all(selector) if e.is_displayed()]
+
+    select = ".pick-panel[data-target='reliability-panels']"
+    shown.choose(select, "All classes (top label)")
+    (figure,) = visible("#reliability-panels figure")
+    assert figure.get_attribute("data-key") == "top_label"
+    assert shown.texts("#readout tbody th") == ["first model", "second"]
+    shown.one("input[data-model='0']").click()
+    groups = visible("#reliability-panels figure[data-key='top_label'] g[data-model]")
+    assert [g.get_attribute("data-model") for g in groups] == ["1"]
+    assert shown.texts("#readout tbody th") == ["second"]
+    shown.one("input[data-model='1']").click()
+    assert shown.texts("#readout tbody th") == []
+
+
+def test_cases_are_found_by_rank_and_by_name_with_numbers_and_pictures(shown) -> None:
+    ranked = shown.run("data.ranked")
+    pictured = {e.get_attribute("data-case") for e in shown.all(".case-pictures")}
+    assert {ranked["dice"][0], ranked["dice"][1]} <= pictured
+    for order, metric in (("lowest Dice first", "dice"), ("highest ECE first", "ece")):
+        shown.choose("#pick-order", order)
+        assert [text.split()[1] for text in shown.texts("#pick-case option")] == ranked[metric]
+        for rank, i in (("worst", 0), ("median", 3), ("best", 6)):
+            shown.one(f"button[data-rank='{rank}']").click()
+            assert shown.one("#one-case h3").text == ranked[metric][i]
+            (visible,) = [e for e in shown.all(".case-pictures") if e.is_displayed()]
+            assert visible.get_attribute("data-case") == ranked[metric][i]
+            assert shown.texts("tr.chosen button.case") == [ranked[metric][i]]
+    shown.choose("#pick-order", "by name")
     shown.run("document.querySelectorAll('button.case')[3].click()")
     assert shown.one("#one-case h3").text == "case_3"
+    index = shown.run("data.cases.indexOf('case_3')")
     expected = shown.run(f"data.values['second']['1'].ece[{index}]")
     assert f"{1e3 * expected:.2f}" in shown.one("#one-case").text
+    without = next(c for c in shown.run("data.cases") if c not in pictured)
+    shown.choose("#pick-case", without)
+    assert not [e for e in shown.all(".case-pictures") if e.is_displayed()]
+    assert "no pictures of this case" in shown.one("#one-case").text
+
+
+def test_planes_are_chosen_and_outlines_switched_off(shown) -> None:
+    for plane in ("axial", "coronal", "sagittal"):
+        shown.choose("#pick-plane", plane)
+        (figure,) = [f for f in shown.all(".case-pictures figure") if f.is_displayed()]
+        assert f", {plane} slice " in figure.text
+        assert len(figure.find_elements("css selector", "image")) == 2 + 2 * 3
+    for name in ("reference", "prediction"):
+        outlines = f"[...document.querySelectorAll('.outline.{name}')]"
+        displays = f"{outlines}.map((e) => getComputedStyle(e).display)"
+        assert set(shown.run(displays)) == {"inline"}
+        shown.one(f"input[data-outline='{name}']").click()
+        assert set(shown.run(displays)) == {"none"}
+
+
+def test_trainings_and_curves_are_seen_at_once(shown) -> None:
+    dots = [e for e in shown.all("#trainings .dot") if e.is_displayed()]
+    plots = [e for e in shown.all("#trainings figure svg") if e.is_displayed()]
+    assert len(dots) == 3 * len(plots) > 0
+    (curve,) = shown.all("#curves figure .line")
+    assert curve.is_displayed()
 
 
 @pytest.mark.parametrize("width", [320, 390, 800])
-def test_on_a_narrow_screen_only_tables_scroll_sideways(browser, report, width) -> None:
+def test_nothing_but_wide_tables_needs_scrolling_sideways(browser, report, width) -> None:
     shown = Shown(browser, report, width)
     assert shown.run("document.documentElement.scrollWidth") <= width
-    grids = shown.run(
-        "[...document.querySelectorAll('.grid img')].map((i) => i.getBoundingClientRect().right)"
+    rights = shown.run(
+        "[...document.querySelectorAll('.grid img, svg, select')]"
+        ".map((e) => e.getBoundingClientRect().right)"
     )
-    assert max(grids) <= width
-    heights = shown.run(
-        "[...document.querySelectorAll('#results tbody tr')].map((r) => r.offsetHeight)"
+    assert max(rights) <= width
+
+
+def test_on_a_telephone_each_row_says_its_model_value_difference_and_p(browser, report) -> None:
+    shown = Shown(browser, report, 390)
+    rows = [r for r in shown.all("#differences tbody tr") if r.is_displayed()]
+    assert len(rows) > 10
+    for row in rows[:3]:
+        name, *values = row.find_elements("css selector", "th, td:not(:empty)")
+        assert name.text == "second"
+        labels = [value.get_attribute("data-label") for value in values]
+        assert {"mean", "difference", "p"} <= set(labels)
+    cells = shown.run(
+        "[...document.querySelectorAll('#results tr > *, #differences tr > *, #readout tr > *')]"
+        ".map((e) => e.getBoundingClientRect()).map((box) => [box.left, box.right])"
     )
-    assert max(heights) < 120  # names are not broken into letters
+    assert all(0 <= left <= right <= 390 for left, right in cells)
 
 
 def test_without_scripts_the_numbers_are_there(browser, report) -> None:
@@ -202,16 +299,20 @@ def test_without_scripts_the_numbers_are_there(browser, report) -> None:
     try:
         shown = Shown(browser, report)
         assert "calibration.json" in shown.one(".no-script").text
-        assert len([f for f in shown.all("figure.slices") if f.is_displayed()]) == 5
+        figures = shown.all(".case-pictures figure, #reliability-panels figure")
+        assert len(figures) > 3 * 3
+        assert all(figure.is_displayed() for figure in figures)
         assert len(shown.all("#results td button.number")) > 20
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_in_print_all_slices_are_there_and_nothing_to_click(shown) -> None:
+def test_in_print_all_cases_and_classes_are_there_and_nothing_to_click(shown) -> None:
     shown.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        assert len([f for f in shown.all("figure.slices") if f.is_displayed()]) == 5
+        cases = shown.all(".case-pictures")
+        assert len(cases) > 3
+        assert all(e.is_displayed() for e in (*cases, *shown.all("#reliability-panels figure")))
         for selector in ("nav", ".pick", "a.what", ".on-screen"):
             assert not [e for e in shown.all(selector) if e.is_displayed()], selector
         printed = shown.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from predictions import compared, stored_result
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
-from nnunet_meep.evaluation.report.slices import Prediction, cut, worst_cases
+from nnunet_meep.evaluation.report.slices import Prediction, cut
 from nnunet_meep.nnunet_files.cases import Case, read_dataset
 
 #: (z, y, x): z towards the head, y towards the back, x towards the left.
@@ -94,7 +93,7 @@ def test_a_slice_is_the_same_however_the_patient_is_stored(make_folder, reader, 
     of.reference(reference)
     of.image(image)
     prediction = of.predicted("m", p, segmentation)
-    found = cut("2", [prediction], of.images)
+    found, *_ = cut("2", [prediction], of.images)
     assert found.plane == "axial slice 3 of 4"
     assert found.voxel_mm == (1, 1)
     assert (found.case, found.class_name, found.image_name) == ("a", "Posterior", "MRI")
@@ -127,7 +126,7 @@ def test_slices_lie_across_the_thickest_voxels_with_the_head_on_top(
     image = np.arange(np.prod(SHAPE)).reshape(SHAPE)
     of.image(image)
     p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
-    found = cut("1", [of.predicted("m", p, segmentation)], of.images)
+    found, *_ = cut("1", [of.predicted("m", p, segmentation)], of.images)
     assert found.plane == plane
     assert found.voxel_mm == pytest.approx(voxel_mm)
     kind = plane.split()[0]
@@ -146,10 +145,30 @@ def test_the_slice_has_most_errors_of_all_models_together(make_folder) -> None:
             segmentation[z].flat[:n] = 1
         segmentation[3] = 2  # errors, but none of the class that is shown
         predictions.append(of.predicted(name, p, segmentation))
-    found = cut("1", predictions, None)
+    found, *_ = cut("1", predictions, None)
     assert found.plane == "axial slice 2 of 4"
     assert [m.model for m in found.models] == ["a", "b"]
     assert found.image is None
+
+
+def test_each_plane_has_its_own_slice_with_most_errors(make_folder) -> None:
+    of = Patient(make_folder(), spacing=(1, 3, 1.1))
+    segmentation = np.zeros(SHAPE, int)
+    segmentation[1, 3, 5] = 1
+    of.reference(np.zeros(SHAPE, int))
+    image = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    of.image(image)
+    p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
+    planes = cut("1", [of.predicted("m", p, segmentation)], of.images)
+    assert [plane.plane for plane in planes] == [
+        "coronal slice 4 of 5",
+        "axial slice 2 of 4",
+        "sagittal slice 6 of 6",
+    ]
+    assert [plane.direction for plane in planes] == ["coronal", "axial", "sagittal"]
+    for plane, expected in zip(planes, (image[::-1, 3], image[1], image[::-1, :, 5]), strict=True):
+        assert np.array_equal(plane.image, expected)
+        assert plane.models[0].wrong.sum() == 1
 
 
 def test_ignored_voxels_are_no_errors(make_folder) -> None:
@@ -160,7 +179,7 @@ def test_ignored_voxels_are_no_errors(make_folder) -> None:
     segmentation[2:] = 0
     of.reference(reference)
     p = np.full((2, *SHAPE), 0.5, np.float32)
-    found = cut("1", [of.predicted("m", p, segmentation)], None)
+    found, *_ = cut("1", [of.predicted("m", p, segmentation)], None)
     assert found.plane == "axial slice 2 of 4"
     assert found.models[0].wrong.all()
 
@@ -175,8 +194,8 @@ def test_a_roi_has_errors_and_entropy_of_its_own(make_folder) -> None:
     of.reference(reference)
     p = np.stack([np.full(SHAPE, 0.5), np.full(SHAPE, 0.9)]).astype(np.float32)
     prediction = of.predicted("m", p, segmentation)
-    core = cut("2", [prediction], None)
-    whole = cut(str((1, 2)), [prediction], None)
+    core, *_ = cut("2", [prediction], None)
+    whole, *_ = cut(str((1, 2)), [prediction], None)
     assert core.plane == "axial slice 2 of 4"
     assert whole.plane == "axial slice 3 of 4"
     assert core.models[0].wrong.sum() == 6
@@ -198,7 +217,7 @@ def test_a_natural_image(make_folder) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(segmentation), str(folder.pred / "a.png"))
     sitk.WriteImage(sitk.GetImageFromArray(image), str(folder.gt / "a_0000.png"))
     case = Case("a", folder.gt / "a.png", folder.pred / "a.npz")
-    found = cut("1", [Prediction("m", case, read_dataset([folder.pred]))], folder.gt)
+    (found,) = cut("1", [Prediction("m", case, read_dataset([folder.pred]))], folder.gt)
     assert found.plane == "2D image"
     assert np.array_equal(found.image, image)
     assert np.array_equal(found.reference, reference == 1)
@@ -253,23 +272,6 @@ class TestRefused:
         assert str(path) in self.refused(of)
 
 
-def result(dice):
-    """A result; ``dice``: case: of classes 1 and 2."""
-    return stored_result(
-        {c: {k: {"dice": v} for k, v in zip("12", row, strict=True)} for c, row in dice.items()}
-    )
-
-
-def test_the_worst_cases_have_the_lowest_dice_over_models_and_classes() -> None:
-    a = result({"w": [0.9, 0.8], "x": [0.5, 0.3], "y": [None, None], "z": [None, 0.4]})
-    b = result({"w": [0.9, 0.8], "x": [0.1, 0.5], "y": [None, None], "z": [None, 0.2]})
-    comparison = compared({"a": a, "b": b})
-    # Means 0.85, 0.35, none, 0.3; of the classes of x 0.3 and 0.4.
-    expected = [("z", "2"), ("x", "1"), ("w", "2")]
-    assert list(worst_cases(comparison, 5)) == expected
-    assert list(worst_cases(comparison, 1)) == expected[:1]
-
-
 class TestFigure:
     def drawn(self, make_folder, *, images):
         rng = np.random.default_rng(0)
@@ -279,7 +281,7 @@ class TestFigure:
         of.reference(reference)
         of.image(rng.random(SHAPE))
         predictions = [of.predicted(name, p, segmentation) for name in ("a", "n" * 50)]
-        found = cut("1", predictions, of.images if images else None)
+        found, *_ = cut("1", predictions, of.images if images else None)
         return found, slices_figure(found, {"a": 0.5, "n" * 50: np.nan})
 
     def test_a_row_for_each_model_and_a_column_for_each_view(self, make_folder) -> None:
@@ -329,5 +331,5 @@ class TestFigure:
         of.image(np.zeros(SHAPE))
         p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
         prediction = of.predicted("m", p, np.zeros(SHAPE, int))
-        figure = slices_figure(cut("1", [prediction], of.images), {})
+        figure = slices_figure(cut("1", [prediction], of.images)[0], {})
         figure.canvas.draw()  # no outline, no warning

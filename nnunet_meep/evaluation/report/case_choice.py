@@ -1,0 +1,54 @@
+"""Which cases a report shows with pictures: the worst ones, the median and the best."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.result_format import TOP_LABEL
+
+#: The metrics by which cases are ranked.
+RANKED_BY = ("dice", "ece")
+
+
+def ranked_cases(comparison: Comparison, metric: str) -> list[str]:
+    """Cases by the mean of a metric over classes and models, the worst first.
+
+    Cases in which the metric is undefined for all classes are left out.
+    """
+    values = _values(comparison, metric)
+    cases = np.flatnonzero(~np.isnan(values).all(axis=(0, 1)))
+    mean = np.nanmean(values[:, :, cases], axis=(0, 1))
+    loss = -mean if CATALOGUE[metric].better is Better.HIGHER else mean
+    return [comparison.cases[i] for i in cases[np.argsort(-loss, kind="stable")]]
+
+
+def worst_class(comparison: Comparison, case: str) -> str:
+    """The key of the class with the lowest mean Dice over models; undefined ones come last."""
+    of_case = _values(comparison, "dice")[:, :, comparison.cases.index(case)]
+    mean = [np.inf if np.isnan(dice).all() else np.nanmean(dice) for dice in of_case.T]
+    return _keys(comparison)[int(np.argmin(mean))]
+
+
+def cases_to_show(comparison: Comparison, n_worst: int) -> list[str]:
+    """The ``n_worst`` cases with the lowest Dice, then the worst, median and best by each metric.
+
+    Each is named once.
+    """
+    cases = ranked_cases(comparison, "dice")[:n_worst]
+    for metric in RANKED_BY:
+        ranked = ranked_cases(comparison, metric)
+        cases += [ranked[i] for i in (0, (len(ranked) - 1) // 2, -1) if ranked]
+    return list(dict.fromkeys(cases))
+
+
+def _keys(comparison: Comparison) -> list[str]:
+    return [key for key in comparison.classes if key != TOP_LABEL]
+
+
+def _values(comparison: Comparison, metric: str) -> NDArray[np.float64]:
+    """A metric of each model, class and case; (models, classes, cases), NaN where undefined."""
+    keys = _keys(comparison)
+    return np.array([[comparison.values(m, k, metric) for k in keys] for m in comparison.models])
