@@ -34,7 +34,8 @@ def short_verdict(comparison: Comparison) -> list[str]:
     """The verdict for the top of a report, on the few metrics of :data:`.HEADLINE`.
 
     Returns:
-        For each model but the first, two or three short sentences: in which metrics it is better
+        First, which classes a model does not segment. For each model but the first, two or three
+        short sentences: in which metrics it is better
         than the first one, in which it is worse or about as good, and in which this is not known.
         Last, how often the models were trained, see :func:`trainings_sentence`.
 
@@ -44,6 +45,7 @@ def short_verdict(comparison: Comparison) -> list[str]:
         as good if the interval is within 5 % of the first model's mean (for Dice, within 0.01).
     """
     return [
+        *_not_segmented(comparison),
         *(_in_short(comparison, model) for model in comparison.models[1:]),
         trainings_sentence(comparison),
     ]

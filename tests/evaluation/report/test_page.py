@@ -158,8 +158,8 @@ def test_a_case_has_its_layers_and_outlines_that_are_drawn_once(rendered, pictur
     outlines = [a for tag, a in found.elements if tag == "path" and "outline" in a.get("id", "")]
     assert [a["d"] for a in outlines] == [plane["outline"]] * 3
     used = [a for tag, a in found.elements if tag == "use"]
-    # On the image those of the reference and both models, on each map two; each with its edge.
-    assert len(used) == 2 * (3 + 6 * 2)
+    # On the image those of the reference and both models, on maps two, on errors one; each twice.
+    assert len(used) == 2 * (3 + 4 * 2 + 2)
     assert {a["href"][1:] for a in used} == {a["id"] for a in outlines}
 
 

@@ -252,7 +252,7 @@ def test_planes_are_chosen_and_outlines_switched_off(shown) -> None:
         assert f", {plane} slice " in figure.text
         assert len(figure.find_elements("css selector", "image")) == 2 + 2 * 3
     for name in ("reference", "prediction"):
-        outlines = f"[...document.querySelectorAll('.outline.{name}')]"
+        outlines = f"[...document.querySelectorAll('.outline.{name}:not(.under)')]"
         displays = f"{outlines}.map((e) => getComputedStyle(e).display)"
         assert set(shown.run(displays)) == {"inline"}
         shown.one(f"input[data-outline='{name}']").click()
