@@ -10,8 +10,8 @@ const share = (value) => (value === null ? "-" : value.toFixed(4));
 let readAt = 0.99;
 
 function shownModels() {
-  const off = new Set([...document.querySelectorAll("[data-model]:not(:checked)")]
-    .filter((input) => input.type === "checkbox").map((input) => Number(input.dataset.model)));
+  const off = new Set(
+    [...document.querySelectorAll("input[data-model]:not(:checked)")].map((input) => Number(input.dataset.model)));
   return data.models.filter((_, i) => !off.has(i));
 }
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.comparison import Comparison, mean_of_defined, values_of_trainings
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.report.curves import TITLES
 from nnunet_meep.evaluation.report.provenance import training_names
 from nnunet_meep.evaluation.report.svg_axes import path, scale_around
 from nnunet_meep.evaluation.report.verdict import columns
 
-#: By model, for each training its ``name``, ``values`` (by curve, one number for each epoch), and
-#: maybe ``costs`` (by name, a number or a text).
+#: By model, for each training its ``name``, ``values`` (by curve, one number for each epoch, as for
+#: :func:`.curves_figure`; others have their key as title), and maybe ``costs`` (by name, a number
+#: or a text).
 Curves: TypeAlias = "Mapping[str, Sequence[Mapping[str, Any]]]"
 
 #: Of which metrics each training is a point, as far as the tables show them.
@@ -112,11 +115,11 @@ def _wrong_with(training: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, (int, float))
+    return value is None or isinstance(value, Real)
 
 
 def training_curves(curves: Curves, models: Sequence[str]) -> list[dict[str, Any]]:
-    """For each curve ``name``, ``ticks`` of both axes, and ``lines`` (model, training, path)."""
+    """For each curve its ``name``, the ticks of both axes, and ``lines``: model, training, path."""
     found = dict.fromkeys(n for ts in curves.values() for t in ts for n in t["values"])
     panels = []
     for curve in found:
@@ -131,7 +134,7 @@ def training_curves(curves: Curves, models: Sequence[str]) -> list[dict[str, Any
         up = scale_around((v for *_, values in lines for v in values), _HEIGHT - 36, 8)
         panels.append(
             {
-                "name": curve,
+                "name": TITLES.get(curve, curve),
                 "width": _WIDTH,
                 "height": _HEIGHT,
                 "left": _LEFT,

@@ -163,7 +163,7 @@ def test_a_case_has_its_layers_and_outlines_that_are_drawn_once(rendered, pictur
     assert {a["href"][1:] for a in used} == {a["id"] for a in outlines}
 
 
-def test_the_sections_tell_a_story_in_this_order(rendered) -> None:
+def test_the_sections_stand_in_this_order(rendered) -> None:
     ids = [a["id"] for tag, a in Page(rendered).elements if tag == "section"]
     assert ids == [
         *("reliability", "results", "differences", "pictures", "cases", "trainings", "curves"),

@@ -10,6 +10,7 @@ import pytest
 from predictions import compared, stored_result
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.report.curves import TITLES
 from nnunet_meep.evaluation.report.plots import COLORS, PAGE_COLORS
 from nnunet_meep.evaluation.report.reliability_panels import (
     GEOMETRY,
@@ -117,16 +118,21 @@ def test_single_trainings_are_no_picture() -> None:
 
 CURVES = {
     "m": [
-        {"name": "seed 1", "values": {"loss": [2, 1, None, 0]}, "costs": {"s per epoch": 12.3456}},
-        {"name": "seed 2", "values": {"loss": [1, 1], "lambda": [0.5]}},
+        {
+            "name": "seed 1",
+            "values": {"my loss": [2, 1, None, 0]},
+            "costs": {"s per epoch": 12.3456},
+        },
+        {"name": "seed 2", "values": {"my loss": [1, 1], "lambda": [0.5]}},
     ],
-    "n": [{"name": "seed 1", "values": {"loss": [2]}, "costs": {"device": "CPU"}}],
+    "n": [{"name": "seed 1", "values": {"my loss": [2]}, "costs": {"device": "CPU"}}],
 }
 
 
 def test_curves_of_all_trainings_are_laid_over_each_other() -> None:
     loss, lambda_ = training_curves(CURVES, ["n", "m"])
-    assert (loss["name"], lambda_["name"]) == ("loss", "lambda")
+    assert loss["name"] == "my loss"
+    assert lambda_["name"] == TITLES["lambda"]
     assert [(i, name) for i, name, _ in loss["lines"]] == [
         (1, "seed 1"),
         (1, "seed 2"),
