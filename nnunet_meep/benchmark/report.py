@@ -7,14 +7,15 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.benchmark.choose import choices
 from nnunet_meep.benchmark.collect import missing
-from nnunet_meep.benchmark.plans.plan import Compare, Data, Plan
+from nnunet_meep.benchmark.plans.plan import THEN, Compare, Data, Plan
 from nnunet_meep.benchmark.results import Results, TrainingResult
 from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.short_names import short_names
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
@@ -96,18 +97,41 @@ def _write_page(
     folders: Folders,
     progress: bool,
 ) -> tuple[Path, list[str]]:
+    names = short_names(list(models))
     comparison = compare(
-        {name: [evaluation for _, evaluation in found] for name, found in models.items()},
-        notes=notes,
+        {names[name]: [evaluation for _, evaluation in found] for name, found in models.items()},
+        notes=[(names.get(model, model), line) for model, line in notes],
     )
     images = folders.raw / data.dataset / "imagesTs"
     write_comparison_report(
         comparison,
         folder,
         images=images if images.is_dir() and _has_predictions(comparison) else None,
+        curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
         progress=progress,
     )
     return folder / "report.html", short_verdict(comparison)
+
+
+#: What a training costs, as the page names it: key of :attr:`.TrainingResult.cost`.
+_COSTS = {
+    "seconds per epoch": "seconds_per_epoch",
+    "peak memory, MB": "memory_mb",
+    "peak GPU memory, MB": "gpu_memory_mb",
+    "device": "device",
+}
+
+
+def _curves(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> list[dict[str, Any]]:
+    """The curves and costs of a model's trainings; calibration after the training has none."""
+    return [
+        {
+            "name": result.name,
+            "values": result.curves,
+            "costs": {name: result.cost[key] for name, key in _COSTS.items() if key in result.cost},
+        }
+        for result, _ in trainings
+    ]
 
 
 def _has_predictions(comparison: Comparison) -> bool:
