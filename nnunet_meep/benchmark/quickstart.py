@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nnunet_meep.benchmark.plans.write_plan import RECOMMENDED
@@ -29,8 +30,9 @@ seeds = [0]
 [evaluate]
 roi = ["image"]
 """
-#: With these, two runs on one machine give the same numbers; unless the user has set them.
-ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "0"}
+#: Without background workers, two runs on one machine give the same numbers. No toy trainings in
+#: the user's account.
+ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "0", "nnUNet_wandb_enabled": "0"}
 
 
 def quickstart(folder: Path, *, data: Path | None = None, device: str | None = None) -> None:
@@ -76,6 +78,8 @@ def _check(data: Path, folder: Path) -> None:
     """Refuse what is not nnU-Net raw data, before anything is written."""
     if not data.is_dir():
         raise InputError(f"{data}: expected a folder with nnU-Net raw data, found none")
+    if not re.fullmatch(r"Dataset\d{3}_.+", data.name):
+        raise InputError(f"{data}: expected nnU-Net raw data, a folder named DatasetXXX_NAME")
     inside, outside = data.resolve(), folder.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise InputError(f"{folder}: the working folder and the data {data} must not overlap")

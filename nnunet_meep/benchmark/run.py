@@ -30,7 +30,7 @@ class Options:
         work: a folder for everything; None: see :meth:`.Folders.of`.
         sources: by data set: what ``{source}`` in its ``convert`` stands for.
         device, jobs, gpus, per_gpu: see :meth:`.Machine.of`.
-        environment: variables for trainings, unless the user has set them.
+        environment: variables for trainings, in place of the user's.
     """
 
     plan: Path

@@ -19,6 +19,7 @@ import torch
 from test_quickstart import contents
 
 from nnunet_meep.benchmark import quickstart
+from nnunet_meep.benchmark.results import read_results
 from nnunet_meep.cli.quickstart import main
 from nnunet_meep.datasets import synthetic
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 TRAINER = "nnUNetTrainerMEEP_KL_lambda0p2_2epochs_2iters_seed1_fg0p9"
 DATASET = "Dataset123_Tiny"
+LENGTH = "_2epochs_2iters"
 
 
 class Quickstart(NamedTuple):
@@ -61,8 +63,7 @@ def real_quickstart(tmp_path_factory) -> Quickstart:
             (user / name).mkdir(parents=True)
             (user / name / "mine").write_text(name)
             patch.setenv(name, str(user / name))
-        for heading, trainer in quickstart.TRAINERS.items():
-            patch.setitem(quickstart.TRAINERS, heading, trainer.replace("_20iters", "_2iters"))
+        patch.setattr(quickstart, "_LENGTH", LENGTH)
         before = contents(data), contents(user)
         stack.enter_context(contextlib.redirect_stdout(said))
         stack.enter_context(contextlib.redirect_stderr(said))
@@ -144,19 +145,20 @@ def test_the_real_commands(real_quickstart):
     code, said, out, names, unchanged = real_quickstart
     assert code == 0, said
     assert unchanged
-    for trainer in quickstart.TRAINERS.values():
-        calibration = out / "calibration" / trainer.replace("_20iters", "_2iters")
-        result = json.loads((calibration / "calibration.json").read_text())
-        assert [case["case"] for case in result["cases"]] == ["LA_test_01", "LA_test_02"]
-        assert (calibration / "calibration.csv").is_file()
-        assert f"meep_quickstart/calibration/{calibration.name}/reliability.png" in said
-        assert (calibration / "reliability.png").stat().st_size > 0
-    assert "epoch 2 of 2" in said
-    (row,) = [line.split() for line in said.splitlines() if "ECE" in line]
-    assert row[-1] == "lower"
-    assert all(0 < float(value) < 1000 for value in row[-3:-1])  # in thousandths
-    listed = (out / quickstart.MARKER).read_text().splitlines()
-    assert names == {quickstart.MARKER, *listed}
+    results = read_results(out / "report" / "results").trainings
+    assert [r.trainer for r in results] == [
+        f"nnUNetTrainer{name}{LENGTH}" for name in ("DiceCE", "MEEP_H_lambdaauto")
+    ]
+    for result in results:
+        assert result.seed == 0
+        test = result.evaluations["test"]
+        assert [case.case for case in test.cases] == ["LA_test_01", "LA_test_02"]
+        assert len(result.curves["loss"]) == 2
+        assert result.cost["seconds_per_epoch"] > 0
+    page = out / "report" / "data" / "report.html"
+    assert f"Report: {page}" in said
+    assert "DiceCE" in page.read_text()
+    assert {"plan.toml", "steps", "logs", "report/results.csv.gz"} <= names
 
 
 def test_the_stock_commands_train_resume_predict_and_hand_over_with_nothing_exported(folder):

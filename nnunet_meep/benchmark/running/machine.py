@@ -39,7 +39,7 @@ class Machine:
         device: ``cpu``, ``cuda`` or ``mps``, as for nnU-Net's ``-device``.
         slots: one step at a time in each.
         cores: CPU cores.
-        for_trainings: environment variables, unless the user has set them.
+        for_trainings: environment variables, in place of the user's.
     """
 
     device: str
@@ -64,7 +64,7 @@ class Machine:
             jobs: steps at a time on the CPU; None: 1, beside the GPU's.
             gpus: their numbers; empty: one, which PyTorch chooses.
             per_gpu: trainings at a time on each.
-            environment: variables for trainings, unless the user has set them.
+            environment: variables for trainings, in place of the user's.
 
         Raises:
             InputError: GPUs are given for a CPU.
@@ -89,18 +89,24 @@ class Machine:
     def environment(
         self, slot: Slot, folders: Mapping[str, str], *, trains: bool
     ) -> dict[str, str]:
-        """The environment of a step; what the user has set stays, but for nnU-Net's folders."""
+        """The environment of a step; what the user has set stays, but for nnU-Net's folders.
+
+        Args:
+            slot: where it runs.
+            folders: nnU-Net's environment variables for its folders.
+            trains: whether it is a training.
+        """
         share = str(self.threads)
         defaults = {"OMP_NUM_THREADS": share, "nnUNet_def_n_proc": share}
         # Beside torch's thread on a CPU, a worker that augments is enough for small networks.
         defaults["nnUNet_n_proc_DA"] = "1" if self.device == "cpu" else str(min(self.threads, 12))
         if self.device == "cpu":
             defaults.update(_MALLOC)
-        if trains:
-            defaults.update(self.for_trainings)
         forced = {"PYTHONUNBUFFERED": "1", **folders}  # epochs appear in the log as they begin
         if slot.gpu is not None:
             forced["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        if trains:
+            forced.update(self.for_trainings)
         return {**defaults, **os.environ, **forced}
 
 
