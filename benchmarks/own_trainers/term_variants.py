@@ -1,4 +1,4 @@
-"""Variants of the MEEP terms, each with the lambda that finds itself, for ``against_default.py``.
+"""Variants of the MEEP terms, each with the lambda that finds itself (plans/term_variants.toml).
 
 Trainers of one's own, as anybody would write them: a file in a folder of ``nnUNet_extTrainer``.
 Each changes the term and nothing else. Lambda starts as for ``MEEP_H`` (0.4) or ``MEEP_KL`` (0.15);
