@@ -46,7 +46,7 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
         no seed and is therefore trained once, else "".
 
     Raises:
-        WrongTrainer: the name has a seed already, and seeds are given.
+        WrongTrainer: the name has a seed already, and seeds are given; a seed is too large.
     """
     if names.parse(trainer) is None:
         note = ""
@@ -62,7 +62,10 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
         return without, {trainer: seed}, ""
     if seed is not None:
         raise WrongTrainer(f"{trainer}: expected a name without a seed beside seeds = {seeds}")
-    return trainer, {names.with_seed(trainer, s): s for s in seeds}, ""
+    try:
+        return trainer, {names.with_seed(trainer, s): s for s in seeds}, ""
+    except names.TrainerNameError as error:
+        raise WrongTrainer(str(error)) from None
 
 
 def lambda_of(trainer: str) -> tuple[str, str] | None:
@@ -113,10 +116,10 @@ def _check(trainer: str) -> None:
     except names.TrainerNameError as error:
         raise WrongTrainer(str(error)) from None
     close = difflib.get_close_matches(trainer, _others(), 1)
-    right = nearest.meant(trainer) or (close[0] if close else None)
+    right = nearest.meant(trainer) or (f"the nearest right name is {close[0]}" if close else "")
     raise WrongTrainer(
         f"{trainer}: expected a trainer of nnU-Net, of this package or of a folder in "
-        f"nnUNet_extTrainer, found none" + (f"; the nearest right name is {right}" if right else "")
+        f"nnUNet_extTrainer, found none" + (f"; {right}" if right else "")
     )
 
 
