@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_meep.benchmark.plans.trainer_names import lambda_of, plain_name
+from nnunet_meep.trainers.grammar import PREFIX
 
 #: How a model's name joins a trainer and the calibration after it.
 THEN = " + "
@@ -161,5 +162,6 @@ class Plan:
 def plain_of(model: Model, models: Sequence[Model]) -> Model | None:
     """Among these models, the one trained on the same data with the same loss, but no term."""
     name = plain_name(model.trainer)
-    same = [m for m in models if m.data == model.data]
-    return next((m for m in same if name in (m.trainer, plain_name(m.trainer))), None)
+    same = {m.trainer: m for m in models if m.data == model.data}
+    default = same.get(PREFIX) if plain_name(PREFIX) == name else None
+    return same.get(name, default)
