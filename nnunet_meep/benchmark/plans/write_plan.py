@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import THEN
 
@@ -125,5 +127,6 @@ def _head(file: str) -> str:
 
 
 def _short(dataset: str) -> str:
-    """``Dataset501_LA`` as ``la``."""
-    return dataset.split("_", 1)[1].lower()
+    """``Dataset501_LA`` as ``la``; only letters, digits, _ and -, which need no quotes in TOML."""
+    name = re.sub("[^a-z0-9_-]+", "_", dataset.split("_", 1)[1].lower())
+    return name.strip("_-") or "data"
