@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +20,9 @@ else:
 
 #: Stands for "no default": the key has to be there.
 REQUIRED: Any = object()
+#: Shows values in messages, those that are long or deep not in full.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class PlanFile:
@@ -37,62 +42,102 @@ class PlanFile:
                 f"{path}: expected a plan, cannot read it ({error.strerror}); "
                 f"meep-benchmark init writes one"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: expected TOML, found something else: {error}") from None
+        except (ValueError, RecursionError) as error:  # also an integer of 5000 digits
+            what = " ".join(str(error).split())
+            raise InputError(f"{path}: expected TOML, found something else: {what}") from None
 
-    def fail(self, what: str, problem: str) -> NoReturn:
+    def fail(self, what: str, problem: str, start: int = 0) -> NoReturn:
         """Raise an ``InputError`` that names the first line where ``what`` stands.
 
         Args:
             what: a string or a key of the file.
             problem: what was expected, what came, what to do.
+            start: number of lines to leave out at the top, as long as ``what`` stands below them.
         """
-        raise InputError(f"{self.path}{self._line(what)}: {problem}")
+        one_line = " ".join(problem.split())
+        raise InputError(f"{self.path}{self._line(what, start)}: {one_line}")
 
-    def _line(self, what: str) -> str:
-        quoted, bare = rf"[\"']{re.escape(what)}[\"']", rf"(?<![\w-]){re.escape(what)}(?![\w-])"
-        for pattern in (quoted, bare):
-            for number, line in enumerate(self.text.splitlines(), 1):
-                if re.search(pattern, line.split("#")[0]):
-                    return f", line {number}"
-        return ""
+    def _line(self, what: str, start: int) -> str:
+        lines = [line.split("#")[0] for line in self.text.splitlines()]
+        key, bare = re.escape(what), rf"(?<![\w-]){re.escape(what)}(?![\w-])"
+        patterns = (rf"(^|[{{,.])\s*[\"']?{key}[\"']?\s*=", rf"[\"']{key}[\"']", bare)
+        for first in (start, 0):
+            for pattern in patterns:
+                for number, line in enumerate(lines[first:], first + 1):
+                    if re.search(pattern, line):
+                        return f", line {number}"
+        return f", line {start + 1}" if start else ""
 
-    def table(self, content: Any, name: str) -> Table:
-        """A table of the file; ``name`` is what its heading says."""
+    def table(self, content: Any, name: str, nth: int = 0) -> Table:
+        """A table of the file.
+
+        Args:
+            content: what the file has in its place.
+            name: what its heading says.
+            nth: how many tables with this heading stand above it.
+        """
         if not isinstance(content, dict):
-            self.fail(name.strip("[]"), f"expected a table {name}, got {content!r}")
-        return Table(self, content, name)
+            self.fail(name.strip("[]"), f"expected a table {name}, got {_SHORT.repr(content)}")
+        lines = enumerate(self.text.splitlines())
+        starts = [number for number, line in lines if line.strip().startswith(name)]
+        return Table(self, content, name, starts[nth] if nth < len(starts) else 0)
 
 
 class Table:
     """Takes the values of a table one by one, and refuses what is left."""
 
-    def __init__(self, file: PlanFile, content: dict[str, Any], name: str) -> None:
-        self._file, self._content, self._name = file, dict(content), name
+    def __init__(self, file: PlanFile, content: dict[str, Any], name: str, start: int) -> None:
+        self._file, self._content, self._name, self.start = file, dict(content), name, start
         self._known: list[str] = []
 
     def take(
-        self, key: str, is_right: Callable[[Any], bool], expected: str, default: Any = REQUIRED
+        self,
+        key: str,
+        is_right: Callable[[Any], bool],
+        expected: str,
+        default: Any = REQUIRED,
+        names: Collection[str] = (),
     ) -> Any:
-        """The value of a key, or ``default`` if it is not there."""
+        """The value of a key, or ``default`` if it is not there.
+
+        Args:
+            is_right: whether a value can be taken.
+            expected: what can be taken, in words.
+            names: the right ones, if it is a name or a list of names.
+        """
         self._known.append(key)
         if key not in self._content:
             if default is REQUIRED:
                 self._file.fail(
-                    self._name.strip("[]"), f"{self._name}: expected {key} = {expected}, found none"
+                    self._name.strip("[]"),
+                    f"{self._name}: expected {key} = {expected}, found none",
+                    self.start,
                 )
             return default
         value = self._content.pop(key)
         if not is_right(value):
-            self._file.fail(key, f"{self._name} {key}: expected {expected}, got {value!r}")
+            given = value if isinstance(value, list) else [value]
+            wrong = [name for name in given if isinstance(name, str) and name not in names]
+            near = difflib.get_close_matches(wrong[0], names, 1) if wrong else []
+            meant = f"; is {near[0]} meant?" if near else ""
+            got = _SHORT.repr(value)
+            self.fail(key, f"{self._name} {key}: expected {expected}, got {got}{meant}")
         return value
+
+    def fail(self, what: str, problem: str) -> NoReturn:
+        """As :meth:`PlanFile.fail`, of something in this table."""
+        self._file.fail(what, problem, self.start)
+
+    def inner(self, content: dict[str, Any], name: str) -> Table:
+        """A table inside this one."""
+        return Table(self._file, content, name, self.start)
 
     def finish(self) -> None:
         """Refuse keys that nothing took."""
         for key in self._content:
             near = difflib.get_close_matches(key, self._known, 1)
             meant = f"; is {near[0]} meant?" if near else ""
-            self._file.fail(
+            self.fail(
                 key,
                 f"{self._name} {key}: not known{meant} (known: {', '.join(self._known)})",
             )
@@ -107,8 +152,9 @@ def is_whole(value: Any, least: int = 0) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number above 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    """Whether it is a finite number above 0."""
+    is_it = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_it and 0 < value < math.inf
 
 
 def is_list(value: Any, of: Callable[[Any], bool]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep.benchmark.plans.plan import Compare, Data, Model, Network, Plan, Select, plain_of
 from nnunet_meep.benchmark.plans.plan_file import (
+    REQUIRED,
     PlanFile,
     Table,
     is_list,
@@ -25,7 +27,8 @@ from nnunet_meep.benchmark.plans.trainer_names import (
 )
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.roi import parse_roi
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Of
 from nnunet_meep.posthoc.fit import METHODS, check_installed
 
 FOLDS = "all five"
@@ -53,9 +56,10 @@ def read_plan(path: Path) -> Plan:
     calibrate = file.table(everything["calibrate"], "[calibrate]")
     methods = calibrate.take(
         "methods",
-        lambda v: v == [] or is_list(v, lambda m: m in METHODS),
+        lambda v: v == [] or is_list(v, lambda m: is_text(m) and m in METHODS),
         f"a list of {', '.join(METHODS)}",
         [],
+        METHODS,
     )
     calibrate.finish()
     for method in methods:
@@ -73,8 +77,8 @@ def read_plan(path: Path) -> Plan:
         comparisons=(),
     )
     evaluate.finish()
-    found = _comparisons(file, everything["compare"], plan)
-    return replace(plan, comparisons=found)
+    _refuse_surface_metrics(file, plan)
+    return replace(plan, comparisons=_comparisons(file, everything["compare"], plan))
 
 
 def _data(file: PlanFile, content: Any) -> dict[str, Data]:
@@ -91,7 +95,7 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
             name=name,
             dataset=table.take(
                 "dataset",
-                lambda v: is_text(v) and re.fullmatch(r"Dataset\d{3}_[\w-]+", v) is not None,
+                lambda v: is_text(v) and re.fullmatch(r"Dataset\d{3}_[\w.-]+", v) is not None,
                 '"DatasetXXX_NAME"',
             ),
             configuration=table.take(
@@ -100,14 +104,22 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
                 "a configuration of nnU-Net, such as 3d_fullres, that needs no other one first",
                 "3d_fullres",
             ),
-            plans=table.take("plans", is_text, '"nnUNetPlans"', "nnUNetPlans"),
+            plans=table.take(
+                "plans",
+                lambda v: is_text(v) and _NAME.fullmatch(v) is not None,
+                '"nnUNetPlans"',
+                "nnUNetPlans",
+            ),
             folds=_folds(table),
             network=None if network is None else _network(file, name, network),
-            convert=_convert(file, convert),
+            convert=_convert(table, convert),
         )
         table.finish()
         if network is not None and "plans" in values:
-            file.fail("plans", f"[data.{name}] plans: give it in [data.{name}.network] instead")
+            table.fail("plans", f"[data.{name}] plans: give it in [data.{name}.network] instead")
+        # Both would prepare it at the same time, in the same folder.
+        if any(d.dataset == found[name].dataset for n, d in found.items() if n != name):
+            table.fail("dataset", f"[data.{name}] dataset: expected once, got it twice")
     return found
 
 
@@ -121,11 +133,14 @@ def _folds(table: Table) -> tuple[int, ...]:
     return tuple(range(5)) if folds == FOLDS else tuple(folds)
 
 
-def _convert(file: PlanFile, text: str) -> tuple[str, ...]:
-    words = text.split()
+def _convert(table: Table, text: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quotation mark too few
+        words = [text]
     if words and (not words[0].startswith("meep-convert-") or "{source}" not in words):
-        file.fail(
-            text, f"convert: expected a meep-convert-... command with {{source}}, got {text!r}"
+        table.fail(
+            "convert", f"convert: expected a meep-convert-... command with {{source}}, got {text!r}"
         )
     return tuple(words)
 
@@ -170,65 +185,74 @@ def _network(file: PlanFile, name: str, values: dict[str, Any]) -> Network:
 def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> list[Model]:
     if not isinstance(content, list) or not content:
         raise InputError(f"{file.path}: expected a table [[training]], found none")
-    found: list[Model] = []
-    for values in content:
-        table = file.table(values, "[[training]]")
+    models: dict[tuple[str, str], Model] = {}
+    for nth, values in enumerate(content):
+        table = file.table(values, "[[training]]", nth)
         expected = f"one of {', '.join(data)}, or a list of them"
         default = next(iter(data)) if len(data) == 1 else None
         where = table.take(
             "data",
-            lambda v: v in data if isinstance(v, str) else is_list(v, lambda x: x in data),
+            lambda v: v in list(data) or is_list(v, lambda x: x in list(data)),
             expected,
-            *([default] if default else []),
+            default or REQUIRED,
+            data,
         )
         patterns = table.take("trainers", lambda v: is_list(v, is_text), "a list of trainers")
         seeds = table.take("seeds", lambda v: is_list(v, is_whole), "a list such as [0, 1, 2]", [])
         select = _select(file, table)
         table.finish()
-        for name in [where] if isinstance(where, str) else where:
-            for pattern in patterns:
-                try:
-                    for trainer in expand(pattern):
-                        without, all_names, note = with_seeds(trainer, seeds)
-                        found.append(Model(name, without, all_names, select, note))
-                except WrongTrainer as error:
-                    file.fail(pattern, str(error))
-    models: dict[tuple[str, str], Model] = {}
+        for pattern in patterns:
+            try:
+                trainers = [with_seeds(trainer, seeds) for trainer in expand(pattern)]
+            except WrongTrainer as error:
+                table.fail(pattern, str(error))
+            for name in [where] if isinstance(where, str) else where:
+                for trainer, all_names, note in trainers:
+                    model = Model(name, trainer, all_names, select, note)
+                    before = models.get((name, trainer), replace(model, seeds={}))
+                    if before.seeds.keys() & all_names.keys() or before.select != select:
+                        table.fail(pattern, f"{trainer}: expected once for {name}, got twice")
+                    # A further table adds seeds.
+                    models[name, trainer] = replace(model, seeds={**before.seeds, **all_names})
+        if select is not None and not any(
+            lambda_of(m.trainer) for m in models.values() if m.select
+        ):
+            table.fail("select", "select: expected trainers with a lambda to choose, found none")
+    found = list(models.values())
     for model in found:
-        before = models.get((model.data, model.trainer))
-        if before and (before.seeds.keys() & model.seeds.keys() or before.select != model.select):
-            file.fail(model.trainer, f"{model.trainer}: expected once for {model.data}, got twice")
-        if before:  # more seeds of it
-            model = replace(model, seeds={**before.seeds, **model.seeds})
-        models[model.data, model.trainer] = model
-    for model in models.values():
         if model.select and lambda_of(model.trainer):
-            _refuse_lonely_choice(file, list(models.values()), model)
-    return list(models.values())
+            _refuse_lonely_choice(file, found, model)
+    return found
 
 
 def _select(file: PlanFile, table: Table) -> Select | None:
     content = table.take("select", lambda v: isinstance(v, dict), "a table", None)
     if content is None:
         return None
-    inner = file.table(content, "select")
-    metrics = [m for m, entry in CATALOGUE.items() if entry.better is not Better.NEITHER]
+    inner = table.inner(content, "select")
+    ranked = {m: entry.of for m, entry in CATALOGUE.items() if entry.better is not Better.NEITHER}
+    of_classes = [metric for metric, of in ranked.items() if Of.CLASS in of]
+    by_names = [f"validation {metric}" for metric in of_classes]
+    by_names += [f"validation top_label {m}" for m, of in ranked.items() if Of.TOP_LABEL in of]
     inner.take("over", lambda v: v == "lambda", '"lambda"')
-    by = inner.take(
-        "by",
-        lambda v: (
-            is_text(v)
-            and v.startswith("validation ")
-            and v.removeprefix("validation ").removeprefix("top_label ") in metrics
-        ),
-        f'"validation METRIC" or "validation top_label METRIC" with one of {", ".join(metrics)}',
-    )
+    by = inner.take("by", lambda v: v in by_names, f"one of {', '.join(by_names)}", names=by_names)
     not_worse = inner.take(
-        "not_worse", lambda v: v in metrics, f"one of {', '.join(metrics)}", None
+        "not_worse",
+        lambda v: v in of_classes,
+        f"one of {', '.join(of_classes)}",
+        None,
+        of_classes,
     )
     inner.finish()
     metric = by.removeprefix("validation ")
     return Select(metric.removeprefix("top_label "), metric.startswith("top_label "), not_worse)
+
+
+def _refuse_surface_metrics(file: PlanFile, plan: Plan) -> None:
+    for select in (model.select for model in plan.models if model.select and not plan.surface):
+        for metric in (select.by, select.not_worse):
+            if metric in SURFACE_METRICS:
+                file.fail("surface", f"surface: expected true, to choose lambda by {metric}")
 
 
 def _refuse_lonely_choice(file: PlanFile, models: list[Model], model: Model) -> None:
@@ -247,28 +271,33 @@ def _rois(file: PlanFile, table: Table) -> tuple[str, ...]:
         try:
             parse_roi(roi)
         except InputError as error:
-            file.fail(roi, str(error))
+            table.fail(roi, str(error))
     return tuple(rois)
 
 
 def _comparisons(file: PlanFile, content: Any, plan: Plan) -> tuple[Compare, ...]:
     if not isinstance(content, list):
         file.fail("compare", "expected tables [[compare]]")
-    return tuple(_comparison(file, values, plan) for values in content)
+    return tuple(_comparison(file, values, nth, plan) for nth, values in enumerate(content))
 
 
-def _comparison(file: PlanFile, values: Any, plan: Plan) -> Compare:
-    table = file.table(values, "[[compare]]")
-    data = table.take("data", lambda v: v in plan.data, f"one of {', '.join(plan.data)}", None)
+def _comparison(file: PlanFile, values: Any, nth: int, plan: Plan) -> Compare:
+    table = file.table(values, "[[compare]]", nth)
+    names = list(plan.data)
+    data = table.take("data", lambda v: v in names, f"one of {', '.join(names)}", None, names)
     known: list[str] = []
     for name in [data] if data else plan.data:
         known += [model for model in plan.names_of_models(name) if model not in known]
     shown = ", ".join(known)
     compare = Compare(
-        reference=table.take("reference", lambda v: v in known, f"one of {shown}"),
+        reference=table.take("reference", lambda v: v in known, f"one of {shown}", names=known),
         models=tuple(
             table.take(
-                "models", lambda v: is_list(v, lambda x: x in known), f"a list of {shown}", ()
+                "models",
+                lambda v: is_list(v, lambda x: x in known),
+                f"a list of {shown}",
+                (),
+                known,
             )
         ),
         data=data,
