@@ -40,11 +40,11 @@ class Record:
         identity: different for each time that the step ran.
         command: with placeholders for folders.
         needs: the identities of the records of the steps that it needed.
-        outputs: sizes in bytes, by path with placeholders.
+        outputs: sizes in bytes, by path with placeholders; -1 for what is missing, unless done.
         versions: of the packages that ran it.
         host: name of the machine.
         started: seconds since 1970.
-        seconds: how long it took, over all its attempts.
+        seconds: how long it took, without attempts that were interrupted.
         reason: why it failed, one line.
         usage: ``device``, ``memory_mb``, ``gpu_memory_mb`` as far as they are known.
     """
@@ -137,8 +137,12 @@ class Records:
 
     def touch(self, claim: Claim) -> bool:
         """Show that the claim's runner is alive. False if another runner has taken it over."""
-        with suppress(OSError):  # a network drive may be away for a moment
+        try:
             os.utime(claim.path)
+        except FileNotFoundError:  # taken over, and by now released
+            return False
+        except OSError:  # a network drive may be away for a moment
+            return True
         return not claim.path.with_name(_following(claim.path)).exists()
 
     def release(self, key: str, claim: Claim) -> None:
