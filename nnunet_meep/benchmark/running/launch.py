@@ -16,8 +16,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def main(args: list[str] | None = None) -> Any:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(args)
     _end_with_parent()
-    entry = entry_point(options.command[0])
+    entry = entry_point(options.command[0]).load()
     sys.argv = [options.command[0], *options.command[1:]]
     if options.command[0].startswith("nnUNetv2_"):
         multiprocessing.cpu_count = lambda: options.threads  # what nnU-Net gives to torch
@@ -46,14 +45,14 @@ def main(args: list[str] | None = None) -> Any:
             temporary.write_text(json.dumps(usage()), encoding="utf-8")
 
 
-def entry_point(command: str) -> Callable[[], Any]:
-    """The function behind a command of this environment.
+def entry_point(command: str) -> EntryPoint:
+    """Where the function behind a command of this environment is.
 
     Raises:
         InputError: there is no such command.
     """
     for found in entry_points(group="console_scripts", name=command):
-        return found.load()
+        return found
     raise InputError(f"{command}: expected a command of this environment, found none")
 
 
