@@ -7,6 +7,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from nnunet_meep.benchmark.running.folders import Folders
+
 _CHUNK = 1 << 20
 
 
@@ -23,19 +25,37 @@ def resume_training(fold: Path, command: list[str]) -> list[str]:
     return [*command, "--c"] if any((fold / name).is_file() for name in names) else command
 
 
-def resume_prediction(folder: Path, command: list[str]) -> list[str]:
+def resume_prediction(folder: Path, command: list[str], ending: str) -> list[str]:
     """``--continue_prediction``, after the cases were deleted that were not written to the end.
 
-    nnU-Net takes a case for predicted if its files exist.
+    nnU-Net takes a case for predicted if its files exist. It writes one case after the other, the
+    segmentation last.
+
+    Args:
+        folder: of the predictions.
+        command: the one that begins the prediction.
+        ending: of the segmentations; those other than ``.gz`` have no checksum, so that the newest
+            one counts as not written to the end.
     """
     if not folder.is_dir():
         return command
-    for path in folder.glob("*.npz"):
-        segmentations = [p for p in folder.glob(f"{path.stem}.*") if p.suffix in (".gz", ".nii")]
-        if not (_is_whole_zip(path) and all(map(_is_whole_gzip, segmentations))):
-            for part in (path, *segmentations):
-                part.unlink()
+    cases = {path: path.with_name(f"{path.stem}{ending}") for path in folder.glob("*.npz")}
+    written = {s: s.stat().st_mtime_ns for s in cases.values() if s.is_file()}
+    newest = max(written.values(), default=0)
+    for path, segmentation in cases.items():
+        if ending.endswith(".gz"):
+            is_whole = _is_whole_gzip(segmentation)
+        else:
+            is_whole = written.get(segmentation, newest) < newest
+        if not (is_whole and _is_whole_zip(path)):
+            for part in (path, segmentation):
+                part.unlink(missing_ok=True)
     return [*command, "--continue_prediction"]
+
+
+def resume_itself(_folders: Folders, command: list[str]) -> list[str]:
+    """The same command: it goes on by itself."""
+    return command
 
 
 def _is_whole_zip(path: Path) -> bool:
@@ -47,12 +67,10 @@ def _is_whole_zip(path: Path) -> bool:
 
 
 def _is_whole_gzip(path: Path) -> bool:
-    if path.suffix != ".gz":
-        return True  # a file without a checksum: nnU-Net writes it after the npz
     try:
         with gzip.open(path) as file:
             while file.read(_CHUNK):
                 pass
+        return path.stat().st_size > 0  # nothing would be a whole file without members
     except (OSError, EOFError, zlib.error):
         return False
-    return True
