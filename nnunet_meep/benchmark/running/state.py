@@ -96,7 +96,7 @@ class State:
         """The steps that still have to run, in order.
 
         A step that is not done counts only if something that is wanted needs it: predictions may
-        be deleted once they are evaluated.
+        be deleted once they are evaluated. What came of a step that runs again counts, too.
         """
         wanted: dict[str, None] = {}
 
@@ -106,8 +106,23 @@ class State:
                 for need in self.steps[key].needs:
                     want(need)
 
+        def outdated(key: str) -> bool:
+            needs = self.steps[key].needs
+            found = [outdated(need) for need in needs]
+            if key not in wanted and any(found):
+                wanted[key] = None
+                self._done.pop(key, None)
+                for need in needs:
+                    want(need)
+            return key in wanted
+
         for key in self._goals:
             want(key)
+        n = 0
+        while n < len(wanted):
+            n = len(wanted)
+            for key in self._goals:
+                outdated(key)
         return [step for key, step in self.steps.items() if key in wanted]
 
     def is_done(self, step: Step) -> bool:
@@ -125,17 +140,30 @@ class State:
             and self._all_there(step)
             and all(map(self.is_done, before))
         ):
-            record = Record(DONE, FOUND, list(words(step)), {}, self.sizes(step))
+            needs = self.identities(step)
+            record = Record(DONE, FOUND, list(words(step)), needs, self.sizes(step))
             self.records.write(step.key, record)
-        if record is None or record.state != DONE or record.command != list(words(step)):
-            return False
-        if record.identity != FOUND and record.needs != self.identities(step):
+        if record is None or not self._is_current(step, record):
             return False
         # What nnU-Net prepares belongs to the user, who may have prepared it anew.
         if not (self._all_there(step) if step.found else record.outputs == self.sizes(step)):
             return False
         self._done[step.key] = record.identity
         return True
+
+    def _is_current(self, step: Step, record: Record | None) -> bool:
+        """Whether a step was done as the plan says now, and so was all before it.
+
+        Its outputs, and theirs, may be gone.
+        """
+        if record is None or record.state != DONE or record.needs != self.identities(step):
+            return False
+        if not step.found and record.command != list(words(step)):
+            return False
+        return all(
+            key in self._done or self._is_current(self.steps[key], self.records.read(key))
+            for key in step.needs
+        )
 
     def identities(self, step: Step) -> dict[str, str]:
         """The identities of the records of the steps that a step needs; "" if there is none."""
@@ -154,13 +182,15 @@ class State:
         return found
 
     def can_resume(self, step: Step, record: Record | None) -> bool:
-        """Whether an interrupted or failed attempt did the same with the same."""
-        return (
-            record is not None
-            and record.state != DONE
-            and record.command == list(words(step))
-            and record.needs == self.identities(step)
-        )
+        """Whether an attempt, of which there is a record, did the same with the same.
+
+        It may also have been done, and have lost some of its outputs since.
+        """
+        if record is None or record.command != list(words(step)):
+            return False
+        left = {text: size for text, size in self.sizes(step).items() if size >= 0}
+        is_intact = record.state != DONE or left.items() <= record.outputs.items()
+        return is_intact and record.needs == self.identities(step)
 
     def _all_there(self, step: Step) -> bool:
         return bool(step.outputs) and all(size >= 0 for size in self.sizes(step).values())
