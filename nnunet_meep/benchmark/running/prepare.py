@@ -41,7 +41,7 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         found=True,
     )
     planned = _plan(data, f"{preprocessed}/{plans}.json", fingerprint)
-    identifier = f"{plans}_{data.configuration}"
+    identifier = _identifier(folders.path(planned.outputs[0]), data.configuration)
     preprocess = Step(
         key=f"{data.name}/preprocess",
         command=("nnUNetv2_preprocess", *number, "-plans_name", plans, "-c", data.configuration),
@@ -111,12 +111,17 @@ def _make(data: Data, folders: Folders, source: Path | None) -> Step:
         )
     if data.convert and (source is not None or exists):
         command = [word for word in data.convert if word != "{source}"]
-        where = [] if source is None else [str(source)]
+
+        def complete(words: list[str]) -> list[str]:
+            if source is None:
+                raise InputError(f"{data.name}: expected its source; give --source FOLDER")
+            return [words[0], str(source), *words[1:]]
+
         return Step(
             key=key,
             command=tuple(command),
             outputs=outputs,
-            resume=lambda _, words: [words[0], *where, *words[1:]],
+            complete=complete,
             progress=progress_bars,
             found=True,
         )
@@ -171,6 +176,15 @@ def _plan(data: Data, output: str, fingerprint: Step) -> Step:
     )
 
 
+def _identifier(plans: Path, name: str) -> str:
+    """The folder of a configuration's preprocessed cases; some planners share nnU-Net's default."""
+    try:
+        configuration = json.loads(plans.read_bytes())["configurations"][name]
+        return str(configuration["data_identifier"])
+    except (OSError, ValueError, KeyError, TypeError):  # not planned yet
+        return f"{plans.stem}_{name}"
+
+
 def _changes(network: Network) -> dict[str, object]:
     """What the plan changes in nnU-Net's plans, by its keys there."""
     found = {
@@ -208,8 +222,11 @@ def _change(path: Path, name: str, network: Network) -> None:
 def _write_splits(raw: Path, path: Path) -> None:
     """nnU-Net's five folds, as its first training would write them.
 
-    Here, because several trainings that begin together would write the file at the same time.
+    Here, because several trainings that begin together would write the file at the same time. What
+    is there stays: the user's own folds.
     """
+    if path.is_file():
+        return
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     cases: Sequence[str] = labelled_cases(raw)

@@ -63,7 +63,7 @@ class Runner:
         self.failed: dict[str, str] = {}
         self.running: list[Running] = []
         self._free = list(machine.slots)
-        self._earlier: dict[str, str] = {}
+        self._earlier: dict[str, Record | None] = {}
         self._looked = self._touched = float("-inf")
         self._pending: list[Step] = []
 
@@ -77,11 +77,9 @@ class Runner:
             while True:
                 ended = self._finish()
                 if ended or time.monotonic() - self._looked > _LOOK_AROUND:
-                    self.state.update()
-                    self._pending = self.state.pending()
-                    self._looked = time.monotonic()
+                    self._look_around()
                     self._start()
-                    if not self.running and not self._waits_for_others():
+                    if self._is_over():
                         return
                 self._touch()
                 show(self)
@@ -90,6 +88,27 @@ class Runner:
             for running in self.running:
                 running.process.end()
                 self.state.records.release(running.step.key, running.claim)
+
+    def _look_around(self) -> None:
+        self.state.update()
+        self._pending = self.state.pending()
+        self._looked = time.monotonic()
+        for step in self._pending:
+            if step.key not in self._earlier:
+                self._earlier[step.key] = self._failure(step)
+
+    def _failure(self, step: Step) -> Record | None:
+        record = self.state.records.read(step.key)
+        return record if record is not None and record.state == FAILED else None
+
+    def _is_over(self) -> bool:
+        if self.running or self._waits_for_others():
+            return False
+        self._look_around()  # somebody may have finished or left a step a moment ago
+        if next(self._startable(), None) is None:
+            return True
+        self._looked = float("-inf")
+        return False
 
     # Starting
 
@@ -109,8 +128,7 @@ class Runner:
                     self.state.records.release(step.key, claim)
                     acted = True
             if acted:
-                self.state.update()
-                self._pending = self.state.pending()
+                self._look_around()
 
     def _startable(self) -> Iterator[Step]:
         taken = {running.step.key for running in self.running} | self.failed.keys()
@@ -122,12 +140,10 @@ class Runner:
 
     def _failed_elsewhere(self, step: Step) -> bool:
         """Whether another runner failed with it; what failed before this run is tried again."""
-        record = self.state.records.read(step.key)
-        if record is None or record.state != FAILED:
+        failure = self._failure(step)
+        if failure is None or failure == self._earlier[step.key]:
             return False
-        if self._earlier.setdefault(step.key, record.identity) == record.identity:
-            return False
-        self.failed[step.key] = record.reason
+        self.failed[step.key] = failure.reason
         return True
 
     def _begin(self, step: Step, slot: Slot | None, claim: Claim) -> bool:
@@ -145,17 +161,20 @@ class Runner:
             host=socket.gethostname(),
             started=time.time(),
         )
-        existing = [text for text, size in state.sizes(step).items() if size >= 0]
-        if before is None and step.refuse_others and existing:
+        sizes = state.sizes(step)
+        ours = before.outputs if before is not None else {}
+        theirs = [text for text, size in sizes.items() if size >= 0 and text not in ours]
+        if step.refuse_others and theirs:
             self._fail(
                 step,
                 record,
-                f"{state.folders.path(existing[0])}: expected no such file, because this benchmark "
+                f"{state.folders.path(theirs[0])}: expected no such file, because this benchmark "
                 f"did not make it; give another name in the plan",
             )
             return False
-        goes_on = state.can_resume(step, before)
-        if not goes_on:
+        record = replace(record, outputs=sizes)
+        goes_on = state.can_resume(step, before) or (before is None and step.adopts)
+        if step.resume is None or not goes_on:
             for text in step.clear:
                 shutil.rmtree(state.folders.path(text), ignore_errors=True)
         state.records.write(step.key, record)
@@ -164,8 +183,14 @@ class Runner:
             self._end(step, record)
             return False
         command = [state.folders.fill(word) for word in step.command]
-        if step.resume is not None and (goes_on or before is None):
+        if step.resume is not None and goes_on:
             command = step.resume(state.folders, command)
+        try:
+            entry_point(command[0])
+            command = step.complete(command)
+        except InputError as error:
+            self._fail(step, record, str(error))
+            return False
         line = shlex.join(command + self._device(step)) + step.detail
         command += self._device(step)
         if step.processes:
@@ -175,11 +200,6 @@ class Runner:
                 str(self.machine.cores if alone else self.machine.threads),
             ]
         self._tell("start", step, line)
-        try:
-            entry_point(command[0])
-        except InputError as error:
-            self._fail(step, record, str(error))
-            return False
         process = Process(
             command,
             state.folders.work / "logs" / f"{step.key}.log",
@@ -202,6 +222,8 @@ class Runner:
         """Record the steps that have ended; whether there were any."""
         ended = [r for r in self.running if r.process.returncode() is not None]
         for running in ended:
+            if self._is_lost(running):
+                continue
             self.running.remove(running)
             self._free.append(running.slot)
             code = running.process.returncode()
@@ -249,11 +271,17 @@ class Runner:
             return
         self._touched = time.monotonic()
         for running in list(self.running):
-            if not self.state.records.touch(running.claim):
-                running.process.end()
-                self.running.remove(running)
-                self._free.append(running.slot)
-                self._tell("lost", running.step, "another runner has taken it over")
+            self._is_lost(running)
+
+    def _is_lost(self, running: Running) -> bool:
+        """Whether another runner has taken a step over; this one then stops working on it."""
+        if self.state.records.touch(running.claim):
+            return False
+        running.process.end()
+        self.running.remove(running)
+        self._free.append(running.slot)
+        self._tell("lost", running.step, "another runner has taken it over")
+        return True
 
     def _waits_for_others(self) -> bool:
         """Whether another runner works on something that is pending here."""

@@ -25,15 +25,19 @@ class Step:
         command: with placeholders; without an executable, words that say what ``action`` does.
         outputs: files that are there when it is done.
         needs: keys of the steps before it.
-        clear: folders to delete before it starts anew.
+        clear: folders to delete before it starts anew, that is without ``resume``.
         action: called after the command, or instead of one if ``is_action``.
         is_action: whether there is no command.
         detail: shown behind the command, and part of what it is.
         processes: the flag that takes a number of processes, if there is one.
         on_device: whether it takes ``-device``, and a GPU where there is one.
         progress: tells from its output how far it is.
-        resume: the command to go on where it was interrupted, from the command to begin with.
-        found: whether it counts as done where its outputs exist without a record.
+        resume: the command to go on where it was interrupted, from the command to begin with;
+            None: it always starts anew.
+        adopts: whether it goes on with what is there without a record.
+        complete: adds to the command what its record does not name, such as the user's folders.
+        found: whether it counts as done where its outputs exist without a record, and whatever its
+            command is.
         refuse_others: whether an output that exists without a record is somebody else's.
     """
 
@@ -49,5 +53,7 @@ class Step:
     on_device: bool = False
     progress: Callable[[str], str] = _no_progress
     resume: Callable[[Folders, list[str]], list[str]] | None = None
+    adopts: bool = False
+    complete: Callable[[list[str]], list[str]] = list
     found: bool = False
     refuse_others: bool = False

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from nnunet_meep.benchmark.plans.plan import THEN, Data, Plan, Training
 from nnunet_meep.benchmark.plans.trainer_names import n_epochs
-from nnunet_meep.benchmark.running.data_sets import SPLITS, TestScans, fold_of, test_scans
+from nnunet_meep.benchmark.running.data_sets import (
+    SPLITS,
+    TestScans,
+    file_ending,
+    fold_of,
+    test_scans,
+)
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.prepare import test_images
 from nnunet_meep.benchmark.running.progress import (
@@ -14,7 +20,11 @@ from nnunet_meep.benchmark.running.progress import (
     progress_bars,
     training_progress,
 )
-from nnunet_meep.benchmark.running.resume import resume_prediction, resume_training
+from nnunet_meep.benchmark.running.resume import (
+    resume_itself,
+    resume_prediction,
+    resume_training,
+)
 from nnunet_meep.benchmark.running.step import Step
 
 VALIDATION, TEST = "validation", "test"
@@ -96,12 +106,18 @@ class _Steps:
                 *(f"{self.validation}/{case}.npz" for case in cases),
             ),
             needs=(ready,),
+            clear=(self.fold,),
             on_device=True,
             progress=training_progress(n_epochs(self.training.trainer)),
             resume=lambda folders, words: resume_training(folders.path(self.fold), words),
+            adopts=True,
         )
 
     def predict(self, scans: TestScans, needs: Sequence[Step]) -> Step:
+        def resume(folders: Folders, words: list[str]) -> list[str]:
+            ending = file_ending(folders.raw / self.data.dataset)
+            return resume_prediction(folders.path(self.predictions), words, ending)
+
         command = ["nnUNetv2_predict", "-i", scans.images, "-o", self.predictions]
         command += ["-d", self.data.dataset, "-c", self.data.configuration]
         command += ["-f", str(self.training.fold), "-tr", self.training.trainer, "-p", self.plans]
@@ -114,7 +130,7 @@ class _Steps:
             clear=(self.predictions,),
             on_device=True,
             progress=prediction_progress,
-            resume=lambda folders, words: resume_prediction(folders.path(self.predictions), words),
+            resume=resume,
         )
 
     def fit(self, method: str, train: Step) -> Step:
@@ -139,6 +155,7 @@ class _Steps:
             needs=(fit.key, predict.key),
             clear=(output,),
             progress=progress_bars,
+            resume=resume_itself,
         )
 
     def evaluate(
@@ -175,5 +192,6 @@ class _Steps:
             needs=tuple(step.key for step in (*needs, *shares)),
             clear=() if shares else (output,),
             progress=progress_bars,
+            resume=resume_itself,
         )
         return [*shares, whole]
