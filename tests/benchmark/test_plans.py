@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import Plan, Training
 from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.plans.trainer_names import WrongTrainer, expand, with_seeds
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.errors import InputError
 from nnunet_meep.trainers import names
@@ -312,3 +313,24 @@ def test_the_plan_of_table_1(tmp_path, paper) -> None:
     assert references == [rows["dice"], rows["CE"]]
     compared = {m for compare in plan.comparisons for m in (compare.reference, *compare.models)}
     assert compared == set(rows.values())
+
+
+def test_a_folder_of_the_users_may_make_trainers_on_demand(tmp_path, monkeypatch):
+    """As this package's own does; names that differ in the seed are trainings of one model."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "on_demand.py").write_text(
+        "def __getattr__(name):\n"
+        "    if name.startswith('nnUNetTrainerMEEP_KL_mine'):\n"
+        "        return type(name, (), {})\n"
+        "    raise AttributeError(name)\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "mine"))
+    assert expand("nnUNetTrainerMEEP_KL_mine{,_seed1}") == [
+        *("nnUNetTrainerMEEP_KL_mine", "nnUNetTrainerMEEP_KL_mine_seed1"),
+    ]
+    model, seeds, note = with_seeds("nnUNetTrainerMEEP_KL_mine_seed1", [])
+    assert (model, seeds, note) == (
+        *("nnUNetTrainerMEEP_KL_mine", {"nnUNetTrainerMEEP_KL_mine_seed1": 1}, ""),
+    )
+    with pytest.raises(WrongTrainer, match="nnUNetTrainerMEEP_KL"):
+        expand("nnUNetTrainerMEEP_KL_yours")

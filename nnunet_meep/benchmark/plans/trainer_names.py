@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from nnunet_meep.trainers import names, nearest
-from nnunet_meep.trainers.grammar import PREFIX, base_name
+from nnunet_meep.trainers.grammar import PREFIX, Experiment, base_name
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _LAMBDA = re.compile(r"_lambda([0-9p]+)(?=_|$)")
@@ -48,8 +48,11 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
     Raises:
         WrongTrainer: the name has a seed already, and seeds are given; a seed is too large.
     """
-    if names.parse(trainer) is None:
+    if _experiment(trainer) is None:
         note = ""
+        own = re.fullmatch(r"(.+)_seed(\d{1,9})", trainer)
+        if own and not seeds:  # a user's trainers that only differ in the seed
+            return own[1], {trainer: int(own[2])}, ""
         if seeds:
             note = (
                 "takes no seed and is trained once: a seed is an option of this package's trainers"
@@ -84,7 +87,7 @@ def plain_name(trainer: str) -> str:
 
     ``nnUNetTrainerDiceCE`` for ``nnUNetTrainer``, which is the same loss.
     """
-    experiment = names.parse(trainer)
+    experiment = _experiment(trainer)
     if experiment is None:
         return f"{PREFIX}DiceCE" if trainer == PREFIX else trainer
     base = base_name(experiment.segmentation_loss, experiment.term)
@@ -94,7 +97,7 @@ def plain_name(trainer: str) -> str:
 
 def n_epochs(trainer: str) -> int:
     """The number of epochs that a trainer's name stands for; nnU-Net's 1000 if it says none."""
-    experiment = names.parse(trainer)
+    experiment = _experiment(trainer)
     if experiment is not None:
         return experiment.epochs or 1000
     match = re.search(r"_(\d+)epochs?(?=_|$)", trainer)
@@ -103,24 +106,58 @@ def n_epochs(trainer: str) -> int:
 
 def n_iterations(trainer: str) -> int:
     """The number of training iterations that a trainer's name stands for."""
-    experiment = names.parse(trainer)
+    experiment = _experiment(trainer)
     per_epoch = experiment.iterations if experiment is not None else None
     return n_epochs(trainer) * (per_epoch or 250)
 
 
+def _experiment(trainer: str) -> Experiment | None:
+    """What a trainer of this package stands for; None for others, also with a name like ours."""
+    try:
+        return names.parse(trainer)
+    except names.TrainerNameError:
+        return None
+
+
 def _check(trainer: str) -> None:
     """Raise ``WrongTrainer`` if neither this package nor nnU-Net has such a trainer."""
+    wrong = ""
     try:
         if names.parse(trainer) is not None or trainer in _others():
             return
     except names.TrainerNameError as error:
-        raise WrongTrainer(str(error)) from None
+        wrong = str(error)
+    if _is_found_by_nnunet(trainer):
+        return
     close = difflib.get_close_matches(trainer, _others(), 1)
     right = nearest.meant(trainer) or (f"the nearest right name is {close[0]}" if close else "")
     raise WrongTrainer(
-        f"{trainer}: expected a trainer of nnU-Net, of this package or of a folder in "
-        f"nnUNet_extTrainer, found none" + (f"; {right}" if right else "")
+        wrong
+        or f"{trainer}: expected a trainer of nnU-Net, of this package or of a folder in "
+        f"nnUNet_extTrainer, found none"
+        + (f"; {right}" if right else "")
     )
+
+
+def _is_found_by_nnunet(trainer: str) -> bool:
+    """Whether a folder of the user's has it, which may make names on demand, as ours does."""
+    ours = Path(names.__file__).parent / "extension"
+    folders = [p for p in _external() if Path(p).is_dir() and not ours.samefile(p)]
+    if not folders:
+        return False
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    return any(
+        recursive_find_python_class(
+            folder, trainer, None, base_folder=folder, cleanup_imports_from_base_folder=True
+        )
+        is not None
+        for folder in folders
+    )
+
+
+def _external() -> list[str]:
+    return [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
 
 
 @cache
@@ -132,7 +169,7 @@ def _others() -> frozenset[str]:
     spec = importlib.util.find_spec("nnunetv2")
     packages = spec.submodule_search_locations if spec else None
     places = [Path(p) / "training" / "nnUNetTrainer" for p in packages or ()]
-    places += [Path(p) for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
+    places += map(Path, _external())
     found: set[str] = set()
     for place in places:
         for path in place.rglob("*.py"):
