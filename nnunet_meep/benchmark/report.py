@@ -73,14 +73,15 @@ def _models(
     Without a model, and the reason, as long as the reference is missing.
     """
     chosen, notes = choices(plan, data, results)
-    found: _Models = {name: [] for name in (compared.reference, *compared.models)}
+    asked = compared.models or tuple(plan.names_of_models(data))
+    found: _Models = {name: [] for name in (compared.reference, *asked)}
     for result in results:
         names = [name for name, folds in chosen.items() if folds.get(result.fold) == result.trainer]
         for model, evaluation in result.models().items():
             after = model.removeprefix(result.trainer)
             for name in (model, *(choice + after for choice in names)):
-                if name in found or not compared.models:
-                    found.setdefault(name, []).append((result, evaluation))
+                if name in found:
+                    found[name].append((result, evaluation))
     notes += [(m.trainer, m.note) for m in plan.models if m.data == data and m.note]
     notes += missing(plan, data, results)
     there = {name: trainings for name, trainings in found.items() if trainings}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 #: Version of the format of the stored results.
 SCHEMA = 1
+_DAMAGED = (
+    *(OSError, EOFError, lzma.LZMAError),
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+)
 #: Digits that are kept of each number; tables show three.
-_DIGITS = 6
+_DIGITS, _FEW_DIGITS = 6, 4
 #: Columns of :meth:`Results.rows`.
 COLUMNS = (
     *("data", "trainer", "seed", "fold", "scans", "calibrator"),
@@ -121,10 +125,10 @@ def write_result(result: TrainingResult, folder: Path, folders: Folders) -> Path
     """Write the result of a training into ``folder``, without anything that names the machine.
 
     Returns:
-        Its path, ``DATA/TRAINER_seedS_fold_F.json.gz``.
+        Its path, ``DATA/TRAINER_seedS_fold_F.json.xz``.
     """
     seed = "" if result.seed is None else f"_seed{result.seed}"
-    path = folder / result.data / f"{result.trainer}{seed}_fold_{result.fold}.json.gz"
+    path = folder / result.data / f"{result.trainer}{seed}_fold_{result.fold}.json.xz"
     content = {
         "schema": SCHEMA,
         **{name: getattr(result, name) for name in ("data", "trainer", "seed", "fold")},
@@ -134,8 +138,7 @@ def write_result(result: TrainingResult, folder: Path, folders: Folders) -> Path
     text = json.dumps(nan_to_none(_rounded(content)), separators=(",", ":"), allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
-        # Without a time in it, so that equal results are equal files.
-        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+        temporary.write_bytes(lzma.compress(text.encode(), preset=9))
     return path
 
 
@@ -149,7 +152,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         InputError: it is something else, or damaged.
     """
     try:
-        content = json.loads(gzip.decompress(path.read_bytes()))
+        content = json.loads(lzma.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
             raise InputError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
         evaluations = {
@@ -165,7 +168,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         return result
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _DAMAGED:
         raise InputError(
             f"{path}: expected the result of a training from meep-benchmark, found something else"
         ) from None
@@ -177,7 +180,7 @@ def read_results(folder: Path, folders: Folders | None = None) -> Results:
     Raises:
         InputError: there are none, or one cannot be read.
     """
-    paths = sorted(folder.glob("*/*.json.gz"))
+    paths = sorted(folder.glob("*/*.json.xz"))
     if not paths:
         raise InputError(f"{folder}: expected results of meep-benchmark, found none")
     return Results(tuple(read_result(path, folders) for path in paths))
@@ -199,6 +202,9 @@ def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
     for part in (content, *content["by_roi"].values()):
         for entry in (*part["classes"].values(), part["top_label"] or {}):
             entry.pop("per_case", None)
+    for part in (content, *content["by_roi"].values()):
+        for case in part["cases"]:  # these are for pictures: few digits will do
+            case["bins"] = _rounded(case["bins"], _FEW_DIGITS)
     settings = {name: _placed(value, folders) for name, value in content["settings"].items()}
     content["settings"] = settings
     content["written"] = evaluation.written
@@ -227,11 +233,11 @@ def _located(content: dict[str, Any], folders: Folders | None) -> dict[str, Any]
     return {**content, "settings": {k: located(v) for k, v in content["settings"].items()}}
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int = _DIGITS) -> Any:
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: _rounded(v, digits) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
+        return [_rounded(v, digits) for v in value]
     if isinstance(value, float) and math.isfinite(value):
-        return float(np.format_float_positional(value, _DIGITS, fractional=False))
+        return float(np.format_float_positional(value, digits, fractional=False))
     return value

@@ -18,8 +18,11 @@ few lesions that the network does not see demand ever more lambda.)
 by averaging overlapping and mirrored patches, which lowers confidence.
 
 **First learn to segment, then to be unsure.** Until the network has found its classes, r is not
-worth following: the actual errors change at once, the expected ones later. Lambda is 0 up to
-:data:`BEGINS_AT` of the training, and then :data:`STARTS` until the network has responded.
+worth following: the actual errors change at once, the expected ones later. And the term hinders it
+from finding them: everything that it does not know yet is an error, which the term keeps uncertain.
+Lambda is 0 up to :data:`BEGINS_AT` of the training, and longer, up to :data:`BEGINS_LATEST`, while
+the pseudo Dice of a class is below :data:`FOUND`; then :data:`STARTS` until the network has
+responded.
 
 **The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
 clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
@@ -40,6 +43,11 @@ from typing import NamedTuple
 
 #: Fraction of the training after which the term begins.
 BEGINS_AT = 0.4
+#: The same if a class has not been found yet.
+BEGINS_LATEST = 0.6
+#: Pseudo Dice from which a class counts as found. Below 0.5, there are more false positives and
+#: negatives together than twice the true positives.
+FOUND = 0.5
 #: First lambda of each term, about the value that hippocampus needs.
 STARTS = {"MEEP_H": 0.4, "MEEP_KL": 0.15}
 #: How long the first lambda is kept, as a fraction of the training. In trainings of 2500 iterations
@@ -96,51 +104,83 @@ class Signal(NamedTuple):
     unexpected: float
 
 
-def signal(epochs: Sequence[ErrorSums], n_epochs: int) -> Signal:
-    """The averages after the given epochs of a training of ``n_epochs``."""
-    voxels, errors, expected = _averaged(epochs, n_epochs)
+def begins(dice: Sequence[Sequence[float]], n_epochs: int) -> bool:
+    """Whether the term may begin in the next epoch.
+
+    Args:
+        dice: for each epoch so far, the pseudo Dice of each class or region; NaN if undefined.
+        n_epochs: number of epochs of the whole training.
+    """
+    over = len(dice) / n_epochs
+    if over < BEGINS_AT:
+        return False
+    last = dice[-max(1, round(MEMORY * n_epochs)) :]
+    return over >= BEGINS_LATEST or all(map(_is_found, zip(*last, strict=True)))
+
+
+def _is_found(dice: Sequence[float]) -> bool:
+    """Whether a class, with its pseudo Dice in the last epochs, is found, or nowhere in them."""
+    defined = [value for value in dice if not math.isnan(value)]
+    return not defined or sum(defined) / len(defined) >= FOUND
+
+
+def signal(epochs: Sequence[ErrorSums], n_epochs: int, begun: int | None = None) -> Signal:
+    """The averages after the given epochs of a training of ``n_epochs``.
+
+    Args:
+        begun: the epoch in which the term began; None if it has not.
+    """
+    voxels, errors, expected = _averaged(epochs, n_epochs, begun)
     if not voxels:
         return Signal(*[math.nan] * len(Signal._fields))
     unexpected = 1 - expected / errors if errors else math.nan
     return Signal(expected / voxels, errors / voxels, unexpected)
 
 
-def _averaged(epochs: Sequence[ErrorSums], n_epochs: int) -> ErrorSums:
+def _averaged(epochs: Sequence[ErrorSums], n_epochs: int, begun: int | None) -> ErrorSums:
     """Exponentially weighted sums, not ratios, so that each epoch counts by its number of voxels.
 
     They restart when the term begins, because earlier epochs describe training without it.
     """
     keep = math.exp(-1 / (MEMORY * n_epochs))
-    first = math.ceil(BEGINS_AT * n_epochs)
     total = ErrorSums(0, 0, 0)
-    for sums in epochs[first if len(epochs) > first else 0 :]:
+    for sums in epochs[begun if begun is not None and begun < len(epochs) else 0 :]:
         if sums.usable:
             total = ErrorSums(*(keep * a + b for a, b in zip(total, sums, strict=True)))
     return total
 
 
 def next_lambda(
-    weight: float, epochs: Sequence[ErrorSums], n_epochs: int, *, start: float
+    weights: Sequence[float], epochs: Sequence[ErrorSums], n_epochs: int, *, start: float
 ) -> float:
-    """Lambda of the next epoch.
+    """Lambda of the next epoch, once the term has begun.
 
     Args:
-        weight: lambda of the last epoch; 0 or NaN if there was none.
+        weights: lambda of all epochs so far, 0 or NaN where there was none.
         epochs: the sums of all epochs so far.
         n_epochs: number of epochs of the whole training.
         start: the term's entry in :data:`STARTS`.
     """
-    over = len(epochs) / n_epochs
-    if over < BEGINS_AT:
-        return 0.0
-    if not weight > 0:
+    begun = first_epoch(weights)
+    if begun is None:
         return start
-    last = epochs[-1]
-    average = _averaged(epochs, n_epochs)
-    if over < BEGINS_AT + WAIT or over >= HELD_FROM or not last.usable or not average.errors:
+    weight, over, last = weights[-1], len(epochs) / n_epochs, epochs[-1]
+    average = _averaged(epochs, n_epochs, begun)
+    is_waiting = over < begun / n_epochs + WAIT
+    if is_waiting or over >= HELD_FROM or not last.usable or not average.errors:
         return weight
     excess = (last.errors - last.expected_errors) / last.voxels
     unexpected = excess / (average.errors / average.voxels)
     gain = GAIN / n_epochs * math.sqrt((1 - over) / (1 - BEGINS_AT))
     factor = math.exp(gain * (min(max(unexpected, -1.0), 1.0) - AIM))
     return min(weight * factor, LARGEST_FACTOR * start)
+
+
+def first_epoch(weights: Sequence[float]) -> int | None:
+    """The epoch in which the term began: from there on lambda was above 0; None if it has not."""
+    begun = None
+    for epoch in range(len(weights) - 1, -1, -1):
+        if not weights[epoch] > 0:  # 0, or NaN without this package
+            break
+        begun = epoch
+    return begun

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_meep.trainers.control import STARTS, ErrorSums, Signal, next_lambda, signal
+from nnunet_meep.trainers.control import (
+    STARTS,
+    ErrorSums,
+    Signal,
+    begins,
+    first_epoch,
+    next_lambda,
+    signal,
+)
 from nnunet_meep.trainers.grammar import Experiment
 
 
@@ -32,14 +40,20 @@ class LambdaController:
         experiment = self._experiment
         if not experiment.auto or not experiment.term:
             return experiment.weight
-        # NaN if the training was begun without this package.
-        last = self._logger.get_value("lambda", step=epoch - 1) if epoch else 0.0
+        weights = self._weights()[:epoch]
+        dice = self._logger.get_value("dice_per_class_or_region", step=None)[:epoch]
+        if first_epoch(weights) is None and not begins(dice, n_epochs):
+            return 0.0
         sums = self._error_sums()[:epoch]
-        return next_lambda(last, sums, n_epochs, start=STARTS[experiment.term])
+        return next_lambda(weights, sums, n_epochs, start=STARTS[experiment.term])
 
     def averages(self, n_epochs: int) -> Signal:
         """The averaged signal over the validation patches of all epochs in the log."""
-        return signal(self._error_sums(), n_epochs)
+        return signal(self._error_sums(), n_epochs, first_epoch(self._weights()))
+
+    def _weights(self) -> list[float]:
+        """Lambda of each epoch in the log; NaN where it was trained without this package."""
+        return list(self._logger.get_value("lambda", step=None))
 
     def _error_sums(self) -> list[ErrorSums]:
         values = (
@@ -54,7 +68,7 @@ class LambdaController:
         if not weights[-1]:
             return (
                 f"lambda was 0 to the end: a training of {len(weights)} epoch is too short for "
-                "the term, which begins after two fifths of it"
+                "the term, which begins after two fifths of it, three if a class is found late"
             )
         text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
         if best < len(weights) - 1:

@@ -20,6 +20,8 @@ from nnunet_meep.trainers import grammar, names
 from nnunet_meep.trainers.control import (
     AIM,
     BEGINS_AT,
+    BEGINS_LATEST,
+    FOUND,
     GAIN,
     HELD_FROM,
     LARGEST_FACTOR,
@@ -27,6 +29,8 @@ from nnunet_meep.trainers.control import (
     STARTS,
     WAIT,
     ErrorSums,
+    begins,
+    first_epoch,
     next_lambda,
     signal,
 )
@@ -42,12 +46,14 @@ def epoch_with(r: float, errors: float = 1e4) -> ErrorSums:
     return ErrorSums(1e6, errors, errors * (1 - r))
 
 
-def run(answer, n_epochs: int, *, start: float = 0.4) -> list[float]:
-    """Lambda of each epoch where ``answer(lambda, epoch)`` gives the sums."""
-    weights, epochs = [0.0], []
+def run(answer, n_epochs: int, *, start: float = 0.4, dice=lambda _: [0.8]) -> list[float]:
+    """Lambda of each epoch where ``answer(lambda, epoch)`` gives the sums, ``dice(epoch)`` that."""
+    weights, epochs, dices = [0.0], [], []
     for epoch in range(n_epochs - 1):
         epochs.append(answer(weights[-1], epoch))
-        weights.append(next_lambda(weights[-1], epochs, n_epochs, start=start))
+        dices.append(dice(epoch))
+        goes_on = first_epoch(weights) is not None or begins(dices, n_epochs)
+        weights.append(next_lambda(weights, epochs, n_epochs, start=start) if goes_on else 0.0)
     return weights
 
 
@@ -101,8 +107,8 @@ def test_before_the_first_voxel_or_error_there_is_no_signal():
 def test_the_averages_begin_anew_with_the_term():
     plain, with_term = ErrorSums(100, 10, 1), ErrorSums(100, 10, 8)
     assert signal([plain] * 20, 50).unexpected == pytest.approx(0.9)
-    assert signal([plain] * 20 + [with_term], 50).unexpected == pytest.approx(0.2)
-    assert signal([plain] * 3 + [with_term], 7).unexpected == pytest.approx(0.2)  # 0.4 of 7: 2.8
+    assert signal([plain] * 20 + [with_term], 50, 20).unexpected == pytest.approx(0.2)
+    assert signal([plain] * 20, 50, 20).unexpected == pytest.approx(0.9)
 
 
 # The control
@@ -117,6 +123,44 @@ def test_there_is_no_term_and_then_its_first_lambda(n_epochs, start):
     assert set(weights[first : moves + 1]) >= {start}
     assert weights[first:moves] == [start] * (moves - first)
     assert weights[moves] > start
+
+
+@every_length
+def test_it_waits_for_a_class_that_is_found_late(n_epochs):
+    """As long as its pseudo Dice, averaged over the memory, is too low; then it begins as ever."""
+    found = math.ceil(0.5 * n_epochs)
+    weights = run(
+        lambda *_: epoch_with(0.5),
+        n_epochs,
+        dice=lambda epoch: [0.8, 0.8 if epoch >= found else 0.1],
+    )
+    begun = first_epoch(weights)
+    # With 0.1 and 0.8, the average reaches 0.5 when 4/7 of it are from after the class was found.
+    memory = max(1, round(MEMORY * n_epochs))
+    assert begun == found + math.ceil(memory * (FOUND - 0.1) / 0.7)
+    n_kept = math.ceil(begun + WAIT * n_epochs - 1e-9) - begun
+    assert weights[begun : begun + n_kept] == [0.4] * n_kept
+    assert weights[begun + n_kept] > 0.4
+
+
+@every_length
+@pytest.mark.parametrize("dice", [[0.8, 0.1], [0.0], [FOUND - 0.01]])
+def test_it_does_not_wait_for_ever(n_epochs, dice):
+    weights = run(lambda *_: epoch_with(0.5), n_epochs, dice=lambda _: dice)
+    assert first_epoch(weights) == math.ceil(BEGINS_LATEST * n_epochs)
+
+
+@pytest.mark.parametrize("dice", [[FOUND], [0.8, math.nan], [math.nan]])
+def test_a_class_that_is_in_no_patch_is_not_waited_for(dice):
+    assert first_epoch(run(lambda *_: epoch_with(0.5), 50, dice=lambda _: dice)) == 20
+
+
+@pytest.mark.parametrize(
+    ("weights", "begun"),
+    [([], None), ([0, 0], None), ([0, 0.4, 0.5], 1), ([0.4, math.nan, 0.4], 2), ([0.4, 0], None)],
+)
+def test_the_term_has_begun_where_lambda_rose_above_0_for_good(weights, begun):
+    assert first_epoch(weights) == begun
 
 
 @every_length
@@ -189,20 +233,22 @@ def test_it_is_held_at_the_end(n_epochs):
 )
 def test_lambda_stays_between_its_limits(weight, last, n_done, n_epochs, start):
     epochs = [epoch_with(0.3)] * (n_done - 1) + [ErrorSums(*last)]
-    after = next_lambda(min(weight, LARGEST_FACTOR * start), epochs, n_epochs, start=start)
-    assert 0 <= after <= LARGEST_FACTOR * start
-    assert (after == 0) == (n_done < BEGINS_AT * n_epochs)
+    weights = [0.0] * (n_done - 1) + [min(weight, LARGEST_FACTOR * start)]
+    after = next_lambda(weights, epochs, n_epochs, start=start)
+    assert 0 < after <= LARGEST_FACTOR * start
 
 
 @pytest.mark.parametrize(
     "last", [NO_VOXEL, ErrorSums(math.nan, math.nan, math.nan), ErrorSums(1e6, 5, math.inf)]
 )
 def test_without_a_signal_lambda_stays(last):
-    assert next_lambda(0.2, [epoch_with(0.5)] * 30 + [last], 50, start=0.4) == 0.2
+    weights = [0.0] * 20 + [0.2] * 11
+    assert next_lambda(weights, [epoch_with(0.5)] * 30 + [last], 50, start=0.4) == 0.2
 
 
 def test_without_an_error_lambda_stays():
-    assert next_lambda(0.2, [ErrorSums(100, 0, 2)] * 30, 50, start=0.4) == 0.2
+    weights = [0.0] * 20 + [0.2] * 10
+    assert next_lambda(weights, [ErrorSums(100, 0, 2)] * 30, 50, start=0.4) == 0.2
 
 
 # The name
@@ -272,17 +318,18 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
     log = log_of(trainer)
     sums = np.array([log[f"validation_{key}"] for key in ErrorSums._fields]).T
     assert (sums[:, 0] > 0).all()
-    # Two epochs without a term, one with the first lambda, and from then on steps.
+    # Three epochs without a term, as no class is found, one with the first lambda, then steps.
     keep = np.exp(-1 / (0.06 * 5))
     average, start = np.zeros(3), 0.15
-    expected = [0.0, 0.0, start]
+    expected = [0.0, 0.0, 0.0, start]
+    assert np.mean(log["dice_per_class_or_region"][2]) < 0.5
     for epoch in range(5):
-        average = sums[epoch] if epoch == 2 else keep * average + sums[epoch]
+        average = sums[epoch] if epoch == 3 else keep * average + sums[epoch]
         r = 1 - average[2] / average[1]
         assert log["average_expected"][epoch] == pytest.approx(average[2] / average[0])
         assert log["average_errors"][epoch] == pytest.approx(average[1] / average[0])
         assert log["average_unexpected"][epoch] == pytest.approx(r)
-        if epoch >= 2:
+        if epoch >= 3:
             excess = (sums[epoch, 1] - sums[epoch, 2]) / sums[epoch, 0]
             over = (epoch + 1) / 5
             step = 18 / 5 * np.sqrt((1 - over) / 0.6)
@@ -291,7 +338,7 @@ def test_lambda_of_each_epoch_follows_from_the_sums_before_it(balls, kind):
     assert log["lambda"] == used
     assert used == pytest.approx(expected[:5])
     text = Path(trainer.log_file).read_text()
-    assert f"lambda {used[3]:.4g}: expects " in text
+    assert f"lambda {used[4]:.4g}: expects " in text
 
 
 @pytest.mark.slow
@@ -300,8 +347,9 @@ def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
     # Steps from the first epoch on.
     monkeypatch.setattr(
         "nnunet_meep.trainers.controller.next_lambda",
-        lambda w, epochs, n, start: w + sum(e.errors for e in epochs) / 1e6,
+        lambda w, epochs, n, start: (w or [0])[-1] + sum(e.errors for e in epochs) / 1e6,
     )
+    monkeypatch.setattr("nnunet_meep.trainers.controller.begins", lambda *_: True)
     name = "nnUNetTrainerMEEP_KL_lambdaauto_4epochs_2iters_seed1"
     project = balls()
     whole = project.trainer(name, results="whole")
@@ -337,7 +385,9 @@ def test_a_log_without_lambda_begins_as_any(balls, n_done, weight):
     trainer = balls().trainer("nnUNetTrainerMEEP_H_lambdaauto_5epochs_2iters")
     trainer.initialize()
     log = trainer.logger.local_logger
-    log.load_checkpoint({"train_losses": [1.0] * n_done})
+    log.load_checkpoint(
+        {"train_losses": [1.0] * n_done, "dice_per_class_or_region": [[0.8]] * n_done}
+    )
     trainer.current_epoch = n_done
     assert trainer._weight() == weight
 
@@ -387,7 +437,8 @@ def test_lambda_reaches_a_term_inside_of_another_loss(balls):
     trainer.initialize()
     (term,) = (m for m in trainer.loss.modules() if isinstance(m, RegularizedLoss))
     for epoch in range(2):
-        for key, value in {"lambda": 0.0, **_keyed(epoch_with(0.5))}.items():
+        values = {"lambda": 0.0, "dice_per_class_or_region": [0.8], **_keyed(epoch_with(0.5))}
+        for key, value in values.items():
             trainer.logger.log(key, value, epoch)
     trainer.current_epoch = 2
     trainer._follow_loss()

@@ -150,12 +150,12 @@ class Plan:
         return found
 
     def names_of_models(self, data: str) -> list[str]:
-        """The rows of the tables: each trainer, alone and with each calibration after it."""
+        """The rows of the tables: all trainers, then all of them with each calibration."""
         trainers = [model.trainer for model in self.models if model.data == data]
+        trainers += self.choices(data)
         return [
-            name
-            for trainer in (*trainers, *self.choices(data))
-            for name in (trainer, *(trainer + THEN + method for method in self.methods))
+            *trainers,
+            *(trainer + THEN + method for method in self.methods for trainer in trainers),
         ]
 
 
