@@ -98,10 +98,10 @@ def _write_page(
     folders: Folders,
     progress: bool,
 ) -> tuple[Path, list[str]]:
-    names = short_names(list(models))
+    names = short_names(list(dict.fromkeys([*models, *(model for model, _ in notes)])))
     comparison = compare(
         {names[name]: [evaluation for _, evaluation in found] for name, found in models.items()},
-        notes=[(names.get(model, model), line) for model, line in notes],
+        notes=[(names[model], line) for model, line in notes],
     )
     images = folders.raw / data.dataset / "imagesTs"
     write_comparison_report(

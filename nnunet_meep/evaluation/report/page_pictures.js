@@ -21,8 +21,14 @@ function readBin() {
   const models = shownModels(), cursor = picture.querySelector(".cursor");
   cursor.setAttribute("width", 0);
   if (!models.length) return byId("readout").replaceChildren();
-  const heads = ["model", "bin", "probability", "frequency", "95 % interval", "voxels"];
+  const rangeOf = (model) => {
+    const { edges } = data.bins[key][model], i = binAt({ edges }, readAt);
+    return `${edges[i].toFixed(3)} to ${edges[i + 1].toFixed(3)}`;
+  };
+  const oneRange = new Set(models.map(rangeOf)).size === 1; // not with other --bins
+  const heads = ["model", ...(oneRange ? [] : ["bin"]), "probability", "frequency", "95 % interval", "voxels"];
   const table = element("table", undefined, { class: "cards" });
+  if (oneRange) table.append(element("caption", `bin ${rangeOf(models[0])}`));
   const head = table.createTHead().insertRow();
   for (const text of heads) head.append(element("th", text, { scope: "col" }));
   const body = table.createTBody();
@@ -33,7 +39,7 @@ function readBin() {
     const voxels = total ? `${bins.count[i].toLocaleString("en")} (${(100 * bins.count[i] / total).toPrecision(3)} %)` : "0";
     const row = body.insertRow();
     row.append(element("th", model, { scope: "row" }));
-    [`${from.toFixed(3)} to ${to.toFixed(3)}`, share(bins.mean_p[i]), share(bins.mean_y[i]), interval, voxels]
+    [...(oneRange ? [] : [rangeOf(model)]), share(bins.mean_p[i]), share(bins.mean_y[i]), interval, voxels]
       .forEach((text, k) => row.append(element("td", text, { "data-label": heads[k + 1] })));
     if (model !== models[0]) continue;
     const [left, size] = [Number(picture.dataset.left), Number(picture.dataset.size)];

@@ -34,8 +34,7 @@ def short_verdict(comparison: Comparison) -> list[str]:
     """The verdict for the top of a report, on the few metrics of :data:`.HEADLINE`.
 
     Returns:
-        First, which classes a model does not segment. For each model but the first, two or three
-        short sentences: in which metrics it is better
+        For each model but the first, two or three short sentences: in which metrics it is better
         than the first one, in which it is worse or about as good, and in which this is not known.
         Last, how often the models were trained, see :func:`trainings_sentence`.
 
@@ -45,7 +44,6 @@ def short_verdict(comparison: Comparison) -> list[str]:
         as good if the interval is within 5 % of the first model's mean (for Dice, within 0.01).
     """
     return [
-        *_not_segmented(comparison),
         *(_in_short(comparison, model) for model in comparison.models[1:]),
         trainings_sentence(comparison),
     ]
@@ -117,7 +115,7 @@ def _in_short(comparison: Comparison, model: str) -> str:
             subject = "It is" if sentences else f"Over {over}, {model} is"
             sentences.append(f"{subject} {' and '.join(parts)}.")
     if "" in found:
-        unknown = _listed([_interval(comparison, model, *where) for where in found[""]])
+        unknown = _listed([_name(*where) for where in found[""]])
         who = "it differs" if sentences else f"{model} and {first} differ"
         why = _why_not_known(comparison, model)
         where = "" if sentences else f" over {over}"
@@ -158,7 +156,7 @@ def _how_many(comparison: Comparison, model: str) -> str:
 
 def _why_not_known(comparison: Comparison, model: str) -> str:
     if comparison.repeated(model):
-        return "these 95 % intervals contain 0"
+        return "the 95 % intervals contain 0"
     tests = [t for keys in comparison.headline_differences[model].values() for t in keys.values()]
     if all(too_small(t["p_smallest"], t["p_holm_smallest"]) for t in tests if t["n"]):
         return "these are too few cases"
@@ -169,7 +167,7 @@ def _why_not_known(comparison: Comparison, model: str) -> str:
         for test in tests.values()
     )
     corrected = f"after Holm's correction for {counted(n_tests, 'test')}"
-    return f"95 % intervals contain 0, or p is {SIGNIFICANT} or more {corrected}"
+    return f"the 95 % intervals contain 0, or p is {SIGNIFICANT} or more {corrected}"
 
 
 def _name(key: str, metric: str) -> str:
@@ -186,16 +184,6 @@ def _means(comparison: Comparison, model: str, key: str, metric: str, between: s
         return f"{_name(key, metric)} ({difference} in {counted(test['n'], 'case')})"
     ours, theirs = (heading.number(entry["mean"]) for entry in entries)
     return f"{_name(key, metric)} ({f'{ours} {heading.unit.name}'.rstrip()} {between} {theirs})"
-
-
-def _interval(comparison: Comparison, model: str, key: str, metric: str) -> str:
-    """``ECE (-2.13 to +1.16 e-3)``; without numbers if there is no interval."""
-    heading = CATALOGUE[metric]
-    ends = comparison.headline_differences[model][key][metric]["ci95_trainings"]
-    if any(map(math.isnan, ends)):
-        return _name(key, metric)
-    text = " to ".join(heading.number(end, "+") for end in ends)
-    return f"{_name(key, metric)} ({f'{text} {heading.unit.name}'.rstrip()})"
 
 
 def verdict_sentences(comparison: Comparison) -> list[str]:

@@ -409,11 +409,9 @@ class TestShortVerdict:
         first = random_model("first", 0, 20)
         models = [repeat(first, 0.02), repeat(Model("other", first.trainings), 0.02, dice=0.01)]
         text, trainings = short_verdict(compare(models))
-        assert re.fullmatch(
-            r"Whether other and first differ in Dice \(-0.0\d+ to \+0.0\d+\), ECE \(.* e-3\) and "
-            r"Brier \(.* e-4\) is not known over 5 trainings each and 20 cases: these 95 % "
-            r"intervals contain 0.",
-            text,
+        assert text == (
+            "Whether other and first differ in Dice, ECE and Brier is not known over 5 trainings "
+            "each and 20 cases: the 95 % intervals contain 0."
         )
         assert trainings == "Trainings: first 5, other 5."
 
@@ -446,7 +444,7 @@ class TestShortVerdict:
         test = comparison.headline_differences["other"]["foreground"]["ece"]
         assert test["p_holm"] < 0.05
         assert test["mean"] > 0
-        assert "Whether it differs in ECE (" in short_verdict(comparison)[0]
+        assert "Whether it differs in ECE is not known: " in short_verdict(comparison)[0]
 
     def test_few_cases_decide_nothing_even_if_the_interval_is_narrow(self) -> None:
         first = random_model("first", 0, 4)

@@ -19,7 +19,7 @@ from nnunet_meep.evaluation.report import page
 from nnunet_meep.evaluation.report.case_layers import case_pictures
 from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
 from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice
-from nnunet_meep.evaluation.report.verdict import verdict_sentences
+from nnunet_meep.evaluation.report.verdict import short_verdict, verdict_sentences
 
 NASTY = """</script><b onclick="alert(1)">A & "B" 'C'</b>"""
 
@@ -220,8 +220,9 @@ def test_a_model_that_does_not_segment_a_class_is_named_in_its_tables(models) ->
 def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
     rendered, models
 ) -> None:
-    sentences = verdict_sentences(compare(models))
-    assert sentences
+    comparison = compare({**models, NASTY: [models[NASTY], models[NASTY]]})
+    sentences = [*short_verdict(comparison), *verdict_sentences(comparison)]
+    assert len(sentences) > 2
     above = rendered[rendered.index("<body>") : rendered.index("<table")]
     places = [above.index(str(escape(line))) for line in (*sentences, f"note {NASTY}")]
     assert places == sorted(places)

@@ -161,9 +161,14 @@ def test_an_interval_without_width_is_one_number_and_none_is_one_dash(shown, end
 
 
 def test_the_verdict_is_seen_without_scrolling(shown) -> None:
-    (sentence,) = shown.texts(".verdict li")
-    assert sentence.startswith("7 cases are too few to show a difference between first model")
-    assert shown.one(".verdict").rect["y"] + shown.one(".verdict").rect["height"] < 900
+    in_short, once = shown.texts("ul.verdict > li")
+    assert in_short.startswith("Whether second and first model differ in Dice, ECE")
+    assert "were trained" in once or "was trained" in once
+    verdict = shown.one("ul.verdict").rect
+    assert verdict["y"] + verdict["height"] < 900
+    shown.one("details.verdict summary").click()
+    (sentence,) = shown.texts("details.verdict li")
+    assert sentence.startswith("7 cases are too few for a test over cases to show a difference")
 
 
 def test_a_question_mark_says_what_a_metric_is(shown) -> None:
@@ -185,9 +190,10 @@ def test_a_bin_is_read_with_the_pointer_and_with_the_arrow_keys(shown) -> None:
 
     def is_read(i):
         low, high = bins["low"][i], bins["high"][i]
+        in_words = f"bin {bins['edges'][i]:.3f} to {bins['edges'][i + 1]:.3f}"
+        assert shown.texts("#readout caption") == [in_words]
         assert shown.texts("#readout tbody tr:last-child > *") == [
             "second",
-            f"{bins['edges'][i]:.3f} to {bins['edges'][i + 1]:.3f}",
             f"{bins['mean_p'][i]:.4f}",
             f"{bins['mean_y'][i]:.4f}",
             f"{low:.4f} to {high:.4f}",
