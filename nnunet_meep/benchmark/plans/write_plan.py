@@ -38,8 +38,7 @@ def plan_for(dataset: str, *, n_cases: int, n_test: int, file: str) -> str:
     terms = "\n".join(f'    "{trainer}",' for trainer in TERMS)
     return f"""\
 {_head(file)}
-# {n_cases} training cases; evaluated are
-# {evaluated}.
+# {n_cases} training cases; evaluated: {evaluated}.
 [data.{name}]
 dataset = "{dataset}"
 configuration = "3d_fullres"
@@ -76,13 +75,13 @@ reference = "{DEFAULT}{reference}"
 def paper_plan(paper: Paper, dataset: str, file: str) -> str:
     """The text of the plan of Table 1 on one of the paper's data sets: all thirteen rows."""
     rows = table_1(paper)
-    listed = "\n".join(f"#   {row:<13} {model}" for row, model in rows.items())
+    listed = "\n".join(f"#   {row:<14} {model}" for row, model in rows.items())
     trainers = dict.fromkeys(model.split(THEN)[0] for model in rows.values())
     trained = "\n".join(f'    "{trainer}",' for trainer in trainers)
     return f"""\
 {_head(file)}
-# The thirteen rows of Table 1 of the MEEP paper on {paper.value}, with the paper's lambdas and
-# optimisation; patch, batch and network are those that nnU-Net plans.
+# The thirteen rows of Table 1 of the MEEP paper on {paper.value},
+# with the paper's lambdas and optimisation; patch, batch and network are those that nnU-Net plans.
 #
 {listed}
 [data.{paper.name.lower()}]
