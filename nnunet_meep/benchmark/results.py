@@ -17,7 +17,7 @@ from nnunet_meep.benchmark.plans.plan import THEN
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.steps import TEST, VALIDATION
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.result_format import nan_to_none
+from nnunet_meep.evaluation.result_format import malformed, nan_to_none, none_to_nan
 from nnunet_meep.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ _DAMAGED = (
     *(OSError, EOFError, lzma.LZMAError),
     *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
 )
+#: Types of the entries of a stored result, and of a curve in it.
+_KINDS: dict[str, Any] = {
+    **{"data": str, "trainer": str, "seed": (int, type(None)), "fold": int},
+    **{"cost": dict, "versions": dict, "evaluations": dict},
+}
+_CURVE = [(int, float, type(None))]
 #: Digits that are kept of each number; tables show three.
 _DIGITS, _FEW_DIGITS = 6, 4
 #: Columns of :meth:`Results.rows`.
@@ -154,7 +160,10 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
     try:
         content = json.loads(lzma.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
-            raise InputError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
+            raise InputError(f"expected schema {SCHEMA}, got {content['schema']}")
+        if malformed(content, {**_KINDS, "curves": dict.fromkeys(content["curves"], _CURVE)}, ""):
+            raise ValueError
+        content["curves"] = none_to_nan(content["curves"])
         evaluations = {
             part: replace(
                 Evaluation.from_dict(_located(entry, folders)), written=str(entry["written"])
@@ -200,7 +209,8 @@ def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
     """The content of ``calibration.json`` without what follows from the rest."""
     content = evaluation.to_dict()
     for part in (content, *content["by_roi"].values()):
-        for entry in (*part["classes"].values(), part["top_label"] or {}):
+        top_label = part["top_label"] or {}
+        for entry in (*part["classes"].values(), top_label, top_label.get("classwise_ece", {})):
             entry.pop("per_case", None)
     for part in (content, *content["by_roi"].values()):
         for case in part["cases"]:  # these are for pictures: few digits will do
@@ -208,7 +218,20 @@ def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
     settings = {name: _placed(value, folders) for name, value in content["settings"].items()}
     content["settings"] = settings
     content["written"] = evaluation.written
+    renamed = {roi: name for roi in settings["rois"] if (name := _without_folder(roi)) != roi}
+    if renamed:
+        settings["rois"] = [renamed.get(roi, roi) for roi in settings["rois"]]
+        content["by_roi"] = {renamed.get(r, r): of_roi for r, of_roi in content["by_roi"].items()}
+        files = content["files"]["cases"].items()
+        renamed_files = {case: {renamed.get(k, k): v for k, v in f.items()} for case, f in files}
+        content["files"] = {**content["files"], "cases": renamed_files}
     return content
+
+
+def _without_folder(roi: str) -> str:
+    """``mask:/data/masks`` as ``mask:masks``."""
+    kind, _, folder = roi.partition(":")
+    return f"{kind}:{Path(folder).name}" if kind == "mask" else roi
 
 
 def _placed(value: Any, folders: Folders) -> Any:
