@@ -22,7 +22,7 @@ def choices(
     The metric is the mean over the seeds' validation cases and the foreground classes, or that of
     the top label. A choice is made once all of its trainings are there. Among the lambdas that are
     not worse than the plain loss in ``not_worse``, the best one is chosen; if all are worse, the
-    one that is least so.
+    one that is least so. The first of equal ones is chosen; what is undefined is the worst.
 
     Args:
         plan: with ``select`` for the trainers in question.
@@ -74,7 +74,7 @@ def _choose(
     if select.not_worse and plain:
         of_plain = _loss(select.not_worse, value(plain.trainer, select.not_worse))
         of_term = {n: _loss(select.not_worse, value(n, select.not_worse)) for n in names}
-        worse_by = {n: of_term[n] - of_plain for n in names}
+        worse_by = {n: _or_inf(of_term[n] - of_plain) for n in names}
         allowed = [n for n in names if worse_by[n] <= 0]
         heading = CATALOGUE[select.not_worse].heading
         remark = f", at a validation {heading} not worse than that of {plain.trainer}"
@@ -84,7 +84,7 @@ def _choose(
                 f"lambda {_lambda(best)}: all have a worse validation {heading} than "
                 f"{plain.trainer}, this one the least"
             )
-    best = min(allowed, key=lambda n: loss[n] if math.isfinite(loss[n]) else math.inf)
+    best = min(allowed, key=lambda n: _or_inf(loss[n]))
     what = ("top-label " if select.top_label else "") + CATALOGUE[select.by].heading
     of = ", ".join(_lambda(n) for n in names)
     return best, f"lambda {_lambda(best)} of {of}, by validation {what}{remark}"
@@ -97,7 +97,7 @@ def _on_validation(result: TrainingResult, metric: str, top_label: bool) -> floa
     if top_label:
         values = [[(case.top_label or {}).get(metric, math.nan)] for case in cases]
     else:
-        values = [[of_class[metric] for of_class in case.classes.values()] for case in cases]
+        values = [[c.get(metric, math.nan) for c in case.classes.values()] for case in cases]
     defined = [np.nanmean(v) for v in values if np.isfinite(v).any()]
     return float(np.mean(defined)) if defined else math.nan
 
@@ -108,6 +108,11 @@ def _loss(metric: str, value: float) -> float:
     if better is Better.NEAR_ONE:
         return abs(value - 1)
     return -value if better is Better.HIGHER else value
+
+
+def _or_inf(value: float) -> float:
+    """What is undefined is worse than any number."""
+    return value if math.isfinite(value) else math.inf
 
 
 def _lambda(trainer: str) -> str:
