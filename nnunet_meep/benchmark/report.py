@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +36,8 @@ def write_report(
     Args:
         results: of the plan's trainings; those that are missing are said to be.
         folder: the report's; one comparison goes into ``DATA/``, several into
-            ``DATA/REFERENCE/``.
+            ``DATA/REFERENCE/``, and a further one with the same reference into
+            ``DATA/REFERENCE_2/``.
         progress: show progress bars on stderr.
 
     Returns:
@@ -47,13 +49,11 @@ def write_report(
     for name in plan.data:
         of_data = results.of(name)
         comparisons = _comparisons(plan, name)
-        for compared in comparisons:
+        targets = _folders(folder / name, comparisons)
+        for compared, target in zip(comparisons, targets, strict=True):
             models, notes = _models(plan, compared, name, of_data)
             if not models:
                 continue
-            target = folder / name
-            if len(comparisons) > 1:
-                target /= re.sub(r"\W+", "_", compared.reference).strip("_")
             pages.append(_write_page(plan.data[name], models, notes, target, folders, progress))
     return pages
 
@@ -63,6 +63,18 @@ def _comparisons(plan: Plan, data: str) -> list[Compare]:
     names = plan.names_of_models(data)
     asked = [c for c in plan.comparisons if c.data in (None, data) and c.reference in names]
     return asked or [Compare(names[0])] if names else []
+
+
+def _folders(folder: Path, comparisons: Sequence[Compare]) -> list[Path]:
+    """The folder of each comparison."""
+    if len(comparisons) == 1:
+        return [folder]
+    names: list[str] = []
+    for compared in comparisons:
+        name = re.sub(r"\W+", "_", compared.reference).strip("_")
+        used = {name, *(f"{name}_{i}" for i in range(2, len(comparisons) + 1))}.intersection(names)
+        names.append(f"{name}_{len(used) + 1}" if used else name)
+    return [folder / name for name in names]
 
 
 def _models(
@@ -103,11 +115,10 @@ def _write_page(
         {names[name]: [evaluation for _, evaluation in found] for name, found in models.items()},
         notes=[(names[model], line) for model, line in notes],
     )
-    images = folders.raw / data.dataset / "imagesTs"
     write_comparison_report(
         comparison,
         folder,
-        images=images if images.is_dir() and _has_predictions(comparison) else None,
+        images=_images(folders.raw / data.dataset, comparison),
         curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
         progress=progress,
     )
@@ -135,13 +146,17 @@ def _curves(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> list[dict
     ]
 
 
-def _has_predictions(comparison: Comparison) -> bool:
-    """Whether the predictions are still there, for pictures of them."""
-    return all(
-        folder.is_dir()
-        for trainings in comparison.evaluations.values()
-        for folder in trainings[0].sources.pred_folders
-    )
+def _images(raw: Path, comparison: Comparison) -> Path | None:
+    """The folder with the images of all cases; None without it, or without their predictions."""
+    for trainings in comparison.evaluations.values():
+        folders = trainings[0].sources.pred_folders
+        for case in comparison.cases:
+            if not any((folder / f"{case}.npz").is_file() for folder in folders):
+                return None
+    for folder in (raw / "imagesTs", raw / "imagesTr"):
+        if all(any(folder.glob(f"{escape(case)}_0000.*")) for case in comparison.cases):
+            return folder
+    return None
 
 
 def _write_csv(results: Results, path: Path) -> None:

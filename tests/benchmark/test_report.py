@@ -1,0 +1,194 @@
+"""The report of a benchmark, from results whose trainings never were."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from made_up import DATASET, TRAINERS, evaluation, finish, prepared
+from predictions import LABELS, PredictionFolder, softmax_case
+
+import nnunet_meep as nm
+from nnunet_meep.benchmark import report as module
+from nnunet_meep.benchmark.collect import collect
+from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.report import write_report
+from nnunet_meep.benchmark.results import Results, TrainingResult
+from nnunet_meep.benchmark.run import Options, report
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.report import tables
+
+pytestmark = pytest.mark.usefixtures("unrendered")
+PLAIN, MEEP = TRAINERS
+PLAN = f"""\
+[data.hip]
+dataset = "{DATASET}"
+
+[[training]]
+trainers = ["{PLAIN}", "{MEEP}"]
+seeds = [0, 1]
+
+[calibrate]
+methods = ["temperature"]
+"""
+
+
+@pytest.fixture
+def options(tmp_path) -> Options:
+    (tmp_path / "plan.toml").write_text(PLAN)
+    prepared(tmp_path / "work")
+    return Options(tmp_path / "plan.toml", tmp_path / "work", device="cpu")
+
+
+@pytest.fixture
+def tables_only(monkeypatch) -> None:
+    """Comparisons without pictures and page, which have tests of their own."""
+
+    def write(comparison: Comparison, folder: Path, **_: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tables.write(comparison, folder)
+
+    monkeypatch.setattr(module, "write_comparison_report", write)
+
+
+def comparison(options: Options, *folder: str) -> dict:
+    path = options.work.joinpath("report", "hip", *folder, "comparison.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_all_trainings_of_all_models(options, capsys) -> None:
+    report(options.state())
+    assert "No training is finished yet" in capsys.readouterr().out
+    assert not (options.work / "report" / "hip").exists()
+    finish(options.state())
+    report(options.state())
+    printed = capsys.readouterr().out
+    assert f"Report: {options.work / 'report' / 'hip' / 'report.html'}" in printed
+    content = comparison(options)
+    assert len(content["models"]) == 4
+    first = content["models"][0]
+    sharp = [evaluation(("t0", "t1", "t2"), 3.0, seed) for seed in (0, 1)]
+    ece = np.mean([[c.rois["image"].classes["1"]["ece"] for c in e.cases] for e in sharp])
+    assert content["summary"][first]["1"]["ece"]["mean"] == pytest.approx(ece, rel=1e-4)
+    files = ("hip/comparison.json", "results.csv.gz", "hip/comparison.md")
+    before = {name: (options.work / "report" / name).read_bytes() for name in files}
+    report(options.state())
+    assert before == {name: (options.work / "report" / name).read_bytes() for name in files}
+    # From the stored results alone, elsewhere.
+    elsewhere = Options(options.plan, options.work.parent / "elsewhere")
+    prepared(elsewhere.work)
+    report(elsewhere.state(), options.work / "report" / "results")
+    path = elsewhere.work / "report" / "hip" / "comparison.json"
+    assert json.loads(path.read_text())["summary"] == content["summary"]
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_what_is_missing_is_said(options) -> None:
+    finish(options.state(), lambda key: f"{MEEP}_seed1" not in key)
+    report(options.state())
+    content = comparison(options)
+    assert len(content["models"]) == 4
+    text = (options.work / "report" / "hip" / "comparison.md").read_text()
+    assert "1 of 2 trainings not finished yet" in text
+    rows = gzip.decompress((options.work / "report" / "results.csv.gz").read_bytes()).decode()
+    assert len(set(re.findall(rf"^hip,{MEEP},(\d),", rows, re.MULTILINE))) == 1
+
+
+def test_no_comparison_without_its_reference(options) -> None:
+    finish(options.state(), lambda key: PLAIN not in key)
+    report(options.state())
+    assert not (options.work / "report" / "hip").exists()
+    assert (options.work / "report" / "results.csv.gz").exists()
+
+
+def test_an_evaluation_that_is_not_done_does_not_count(options) -> None:
+    finish(options.state(), lambda key: not key.endswith("evaluate/test+temperature"))
+    state = options.state()
+    assert collect(state, options.work / "results") == Results(())
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_the_models_that_are_asked_for_in_their_order(options) -> None:
+    reference = f"{MEEP} + temperature"
+    asked = f"""
+[[compare]]
+reference = "{reference}"
+models = ["{PLAIN}", "{MEEP}"]
+
+[[compare]]
+reference = "{reference}"
+
+[[compare]]
+reference = "{PLAIN}"
+models = ["{PLAIN} + temperature"]
+"""
+    options.plan.write_text(PLAN + asked)
+    finish(options.state())
+    report(options.state())
+    folder = re.sub(r"\W+", "_", reference)
+    first, second = comparison(options, folder), comparison(options, f"{folder}_2")
+    assert len(first["models"]) == 3
+    assert [name.split("_lambda")[0] for name in first["models"]][1:] == ["DiceCE", "MEEP_H"]
+    assert "temperature" in first["models"][0]
+    assert first["models"][0].endswith(second["models"][0].split(" + ")[-1])
+    assert len(second["models"]) == 4
+    assert len(comparison(options, PLAIN)["models"]) == 2
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_the_chosen_lambda_is_a_model(options) -> None:
+    grid = f"{MEEP[: MEEP.index('0p1')]}{{0p1,0p2}}_2epochs"
+    select = 'select = { over = "lambda", by = "validation ece" }'
+    options.plan.write_text(PLAN.replace(MEEP, grid).replace("[0, 1]", f"[0, 1]\n{select}"))
+    finish(options.state())
+    report(options.state())
+    models = comparison(options)["models"]
+    assert len(models) == 8
+    assert sum("lambda*" in model for model in models) == 2
+    text = (options.work / "report" / "hip" / "comparison.md").read_text()
+    assert "fold 0: lambda 0.1 of 0.1, 0.2, by validation ECE" in text  # equal: the first one
+
+
+@pytest.mark.parametrize("unlabelled_test_scans", [False, True])
+def test_the_images_are_those_of_the_cases(tmp_path, monkeypatch, unlabelled_test_scans) -> None:
+    """Of validation cases in imagesTr, also beside test scans without labels."""
+    places = {name: tmp_path / name for name in ("raw", "preprocessed", "results")}
+    folders = Folders(work=tmp_path / "work", **places)
+    raw = folders.raw / DATASET
+    folder = PredictionFolder(tmp_path / "work", LABELS)
+    for case in ("c0", "c1"):
+        folder.add(case, *softmax_case(np.random.default_rng(0), (4, 5, 6)))
+    names = ["imagesTr/c0", "imagesTr/c1", *(["imagesTs/t0"] if unlabelled_test_scans else [])]
+    for name in names:
+        path = raw / f"{name}_0000.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.float32)), path)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    evaluated = nm.evaluate(folder.gt, folder.pred)
+    result = TrainingResult("hip", PLAIN, 0, 0, {"validation": evaluated})
+    given = []
+    write = module.write_comparison_report
+    monkeypatch.setattr(
+        module,
+        "write_comparison_report",
+        lambda *a, **k: given.append(k["images"]) or write(*a, **k),
+    )
+
+    def pictures() -> list[Path]:
+        write_report(read_plan(plan), Results((result,)), tmp_path / "report", folders)
+        return sorted((tmp_path / "report").rglob("slices/*.png"))
+
+    assert len(pictures()) == 2
+    assert given == [raw / "imagesTr"]
+    # Without some of the predictions there are no pictures of them, but a report.
+    (folder.pred / "c0.npz").unlink()
+    assert pictures() == []
+    assert given[1:] == [None]
