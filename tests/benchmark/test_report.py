@@ -21,8 +21,6 @@ from nnunet_meep.benchmark.report import write_report
 from nnunet_meep.benchmark.results import Results, TrainingResult
 from nnunet_meep.benchmark.run import Options, report
 from nnunet_meep.benchmark.running.folders import Folders
-from nnunet_meep.evaluation.comparison import Comparison
-from nnunet_meep.evaluation.report import tables
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 PLAIN, MEEP = TRAINERS
@@ -44,17 +42,6 @@ def options(tmp_path) -> Options:
     (tmp_path / "plan.toml").write_text(PLAN)
     prepared(tmp_path / "work")
     return Options(tmp_path / "plan.toml", tmp_path / "work", device="cpu")
-
-
-@pytest.fixture
-def tables_only(monkeypatch) -> None:
-    """Comparisons without pictures and page, which have tests of their own."""
-
-    def write(comparison: Comparison, folder: Path, **_: object) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        tables.write(comparison, folder)
-
-    monkeypatch.setattr(module, "write_comparison_report", write)
 
 
 def comparison(options: Options, *folder: str) -> dict:
