@@ -99,18 +99,19 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
         nonlocal last
         if not jobs:
             return
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor = submitit.AutoExecutor(folder, cluster, slurm_max_num_timeout=_AGAIN)
         more = dict(parameters)
         if last and cluster == "slurm":
             ids = ":".join(dict.fromkeys(job.job_id.split("_")[0] for job in last))
             more["dependency"] = f"{need}:{ids}"
-        elif last:  # the jobs of other clusters do not wait for each other
-            for job in last:
-                job.wait()
+        for job in last if cluster != "slurm" else ():  # other jobs do not wait for each other
+            if need == "afterok":
+                job.result()
+            job.wait()
         executor.update_parameters(
             name=f"meep-{name}",
             slurm_additional_parameters=more,
-            **({"slurm_max_num_timeout": _AGAIN} if cluster == "slurm" else {"timeout_min": _LONG}),
+            **({} if cluster == "slurm" else {"timeout_min": _LONG}),
         )
         with executor.batch():
             submitted[name] = [executor.submit(job) for job in jobs]
@@ -123,6 +124,7 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
             jobs = [Line(options, tuple(only)) for only in lines]
             batch(name, jobs, need="afterok" if name == "train" else "afterany")
         batch("report", [Report(options)], need="afterany")
-    except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
-        raise InputError(f"submitit: {' '.join(str(error).split())}") from None
+    except (RuntimeError, OSError, ValueError) as error:  # the last one of an unknown cluster
+        said = str(error).rpartition(f"{InputError.__name__}: ")[2]  # the end of a job's traceback
+        raise InputError(f"submitit: {' '.join(said.split())}") from None
     return submitted
