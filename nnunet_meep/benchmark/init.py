@@ -68,12 +68,11 @@ def _find(dataset: str) -> Path:
             "nnUNet_raw: expected nnU-Net's folder of raw data in this environment variable, "
             "found none"
         )
-    if re.fullmatch(r"\d{1,3}", dataset):
-        found = sorted(Path(place).glob(f"Dataset{int(dataset):03d}_*"))
-    else:
-        found = [Path(place) / dataset] if (Path(place) / dataset).is_dir() else []
+    there = sorted(p.name for p in Path(place).glob("Dataset[0-9][0-9][0-9]_*") if p.is_dir())
+    name = Path(dataset).name  # also with the slash of a completed folder name
+    start = f"Dataset{int(dataset):03d}_" if re.fullmatch(r"\d{1,3}", dataset) else None
+    found = [Path(place) / n for n in there if (n.startswith(start) if start else n == name)]
     if len(found) != 1:
-        there = sorted(p.name for p in Path(place).glob("Dataset[0-9][0-9][0-9]_*"))
         raise InputError(
             f"{dataset}: expected one data set in {place} with this number or name, found "
             f"{', '.join(p.name for p in found) or 'none'} (there: {', '.join(there) or 'none'})"

@@ -17,6 +17,7 @@ from nnunet_meep.benchmark.running.machine import Machine
 from nnunet_meep.benchmark.running.runner import Runner
 from nnunet_meep.benchmark.running.state import State
 from nnunet_meep.benchmark.running.status import failures
+from nnunet_meep.benchmark.running.steps import known_keys
 from nnunet_meep.benchmark.running.watch import Watch
 from nnunet_meep.errors import InputError
 
@@ -39,7 +40,7 @@ class Options:
     device: str | None = None
     jobs: int | None = None
     gpus: tuple[str, ...] = ()
-    per_gpu: int = 1
+    per_gpu: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def state(self, only: Sequence[str] = ()) -> State:
@@ -112,15 +113,12 @@ def report(state: State, stored: Path | None = None) -> None:
 
 def _check_only(plan: Plan, only: Sequence[str]) -> None:
     """Refuse what no step of the plan can be."""
-    trainings = [training.key for training in plan.trainings()]
+    known = list(known_keys(plan)) if only else []
     for key in only:
-        if not any(key == t or key.startswith(f"{t}/") for t in trainings) and not any(
-            key == name or (key.startswith(f"{name}/") and "nnUNetTrainer" not in key)
-            for name in plan.data
-        ):
-            near = difflib.get_close_matches(key, trainings, 1)
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
             meant = f"; the nearest is {near[0]}" if near else ""
             raise InputError(
                 f"--only {key}: expected a training or step of {plan.path}, such as "
-                f"{trainings[0]}, found none{meant}"
+                f"{next(plan.trainings()).key}, found none{meant}"
             )

@@ -53,7 +53,7 @@ class Machine:
         device: str | None,
         jobs: int | None,
         gpus: list[str],
-        per_gpu: int,
+        per_gpu: int | None,
         *,
         environment: Mapping[str, str] | None = None,
     ) -> Machine:
@@ -63,21 +63,21 @@ class Machine:
             device: None: ``cuda`` if there is a GPU, else ``cpu``.
             jobs: steps at a time on the CPU; None: 1, beside the GPU's.
             gpus: their numbers; empty: one, which PyTorch chooses.
-            per_gpu: trainings at a time on each.
+            per_gpu: trainings at a time on each; None: 1.
             environment: variables for trainings, in place of the user's.
 
         Raises:
-            InputError: GPUs are given for a CPU.
+            InputError: GPUs are given for another device.
         """
         device = device or ("cuda" if gpus else _default_device())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if gpus and device != "cuda":
+            raise InputError(f"--gpus: expected -device cuda with it, got -device {device}")
         if device == "cpu":
-            if gpus:
-                raise InputError("--gpus: expected -device cuda with it, got -device cpu")
             slots = [Slot(True, True)] * (jobs or 1)
         else:
             visible: list[str | None] = [*gpus] or [None]
-            slots = [Slot(True, False, gpu) for _ in range(per_gpu) for gpu in visible]
+            slots = [Slot(True, False, gpu) for _ in range(per_gpu or 1) for gpu in visible]
             slots += [Slot(False, True)] * (jobs or 1)
         return cls(device, tuple(slots), cores or 1, dict(environment or {}))
 
