@@ -147,7 +147,6 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-gpu",
         type=_at_least_one,
-        default=1,
         metavar="N",
         help="trainings at a time on each GPU; small data sets do not fill one (default: 1)",
     )
@@ -191,8 +190,8 @@ def _options(arguments: argparse.Namespace) -> Options:
 def _sources(given: list[str], data: list[str]) -> dict[str, Path]:
     found = {}
     for text in given:
-        name, equals, folder = text.partition("=")
-        if not equals and len(data) == 1:
+        name, _, folder = text.partition("=")
+        if len(data) == 1 and name not in data:  # there may be a = in the folder's name
             name, folder = data[0], text
         if name not in data:
             raise InputError(
@@ -249,9 +248,9 @@ def _commands(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.running.status import pending_lines
 
     start = ["meep-benchmark", "run", str(arguments.plan)]
-    for flag in ("work", "device", "jobs", "gpus"):
+    for flag in ("work", "device", "jobs", "gpus", "per_gpu"):
         if value := getattr(arguments, flag):
-            start += [f"--{flag}", str(value)]
+            start += [f"--{flag.replace('_', '-')}", str(value)]
     for source in arguments.source:
         start += ["--source", source]
     for stage in pending_lines(_options(arguments).state()):

@@ -37,7 +37,8 @@ class Folders:
         """Everything inside ``work``; None: nnU-Net's folders, and the rest beside the plan.
 
         Raises:
-            InputError: ``work`` is None, and nnU-Net's folders are not set.
+            InputError: ``work`` is None, and nnU-Net's folders are not set, or there would be no
+                folder beside the plan.
         """
         given = os.environ.get("nnUNet_raw")
         if work is not None:
@@ -49,6 +50,11 @@ class Folders:
             raise InputError(
                 f"{missing[0]}: expected nnU-Net's folder in this environment variable, found "
                 f"none; set it, or give a folder for everything with --work"
+            )
+        if not plan.suffix:
+            raise InputError(
+                f"{plan}: expected a name that ends with .toml, because the folder without it is "
+                f"for the results; or give a folder for everything with --work"
             )
         places = {name: Path(os.environ[var]).absolute() for var, name in NNUNET.items()}
         return cls(work=Path(os.path.abspath(plan.with_suffix(""))), **places)

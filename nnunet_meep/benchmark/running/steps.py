@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from nnunet_meep.benchmark.plans.plan import THEN, Data, Plan, Training
 from nnunet_meep.benchmark.plans.trainer_names import n_epochs
@@ -61,6 +61,25 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
             f"{TEST}+{method}", scans.references, steps.calibrated(method), [apply], scans
         )
     return found
+
+
+def known_keys(plan: Plan) -> Iterator[str]:
+    """The keys of all steps that a plan may have, and what they begin with up to a ``/``."""
+    for name in plan.data:
+        yield name
+        for what in ("data", "fingerprint", "plan", "preprocess", "splits"):
+            yield f"{name}/{what}"
+    evaluated = [VALIDATION, *parts_of(plan, has_test_scans=True).values()]
+    parts = [f"part_{i}_of_{plan.parts}" for i in range(1, plan.parts + 1) if plan.parts > 1]
+    for training in plan.trainings():
+        yield training.key
+        for what in ("train", "predict", "fit", "apply", "evaluate"):
+            yield f"{training.key}/{what}"
+        for method in plan.methods:
+            yield from (f"{training.key}/{what}/{method}" for what in ("fit", "apply"))
+        for part in evaluated:
+            yield f"{training.key}/evaluate/{part}"
+            yield from (f"{training.key}/evaluate/{part}/{share}" for share in parts)
 
 
 def evaluation_folder(training: Training, part: str) -> str:
