@@ -45,6 +45,15 @@ def test_a_fresh_plan(options) -> None:
     assert not (options.work / "nnUNet_preprocessed").exists()
 
 
+def test_a_part_of_the_preparation(options) -> None:
+    raw_data(options.work / "nnUNet_raw")
+    for only, last in (("hip/data", []), ("hip/plan", ["fingerprint", "plan"])):
+        pending = [step.key for step in options.state([only]).pending()]
+        assert pending == [f"hip/{key}" for key in last]
+    both = options.state(["hip/data", KEYS[0]])
+    assert both.pending()[-1].key == "hip/splits"
+
+
 def test_half_done(options) -> None:
     prepared(options.work)
     finish(options.state(), lambda key: "seed0" in key or key.endswith("/train"))

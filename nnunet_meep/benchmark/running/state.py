@@ -58,14 +58,18 @@ class State:
 
     def update(self) -> None:
         """Look which steps are known by now."""
-        asked = [o.split("/")[0] for o in self._only] or [t.data for t in self.trainings]
-        for name in dict.fromkeys(asked):
+        data_sets = [o.split("/")[0] for o in self._only] or [t.data for t in self.trainings]
+        for name in dict.fromkeys(data_sets):
             if name in self._expanded or name in self.problems:
                 continue
             data = self.plan.data[name]
             try:
                 steps = preparation(data, self.folders, self._sources.get(name))
-                self._add(steps, goals=steps[-1:])
+                trains = any(training.data == name for training in self.trainings)
+                asked = [
+                    s for s in steps if not trains and any(_within(s.key, o) for o in self._only)
+                ]
+                self._add(steps, goals=asked or steps[-1:])
                 if len(steps) == 1 or not self.is_done(steps[-1]):
                     continue
             except InputError as error:

@@ -24,13 +24,15 @@ def status_table(state: State) -> str:
 
     Below it the last log line of each failed step.
     """
+    wanted = {step.key for step in state.pending()}
     rows = [["data", "trainer", "fold", *_COLUMNS]]
     for name in dict.fromkeys(t.data for t in state.trainings):
         steps = [s for s in state.steps.values() if s.key.count("/") and _owner(s) == name]
-        rows.append([name, "(preparation)", "", _summary(state, steps), "", "", ""])
+        rows.append([name, "(preparation)", "", _summary(state, steps, wanted), "", "", ""])
         for training in state.trainings:
             if training.data == name:
-                rows.append([name, training.trainer, str(training.fold), *_cells(state, training)])
+                cells = _cells(state, training, wanted)
+                rows.append([name, training.trainer, str(training.fold), *cells])
     lines = [text_table(rows, n_left=len(rows[0]))]
     lines += [f"{key}: {reason}" for key, reason in state.problems.items()]
     lines += failures(state)
@@ -81,19 +83,18 @@ def _owner(step: Step) -> str:
     return "" if "/fold_" in rest and not rest.startswith("test_images") else data
 
 
-def _cells(state: State, training: Training) -> Iterator[str]:
+def _cells(state: State, training: Training, wanted: set[str]) -> Iterator[str]:
     prefix = f"{training.key}/"
     mine = {k.removeprefix(prefix): s for k, s in state.steps.items() if k.startswith(prefix)}
     for starts in _COLUMNS.values():
         steps = [s for k, s in mine.items() if k.split("/")[0] in starts]
-        yield _summary(state, steps) if mine else "pending"
+        yield _summary(state, steps, wanted) if mine else "pending"
 
 
-def _summary(state: State, steps: list[Step]) -> str:
+def _summary(state: State, steps: list[Step], wanted: set[str]) -> str:
     """``done``, ``running on HOST``, ``failed``, ``3 of 5`` or ``pending``."""
     if not steps:
         return "-"
-    wanted = {step.key for step in state.pending()}
     left = [step for step in steps if step.key in wanted]
     if not left:
         return "done"
