@@ -37,6 +37,14 @@ def test_one_of_several_processes_gets_each_step(tmp_path) -> None:
     assert got == dict.fromkeys(keys, 1)
 
 
+def test_of_two_that_saw_no_claim_one_gets_the_step(records, monkeypatch) -> None:
+    other = Records(records._folder)
+    monkeypatch.setattr(other, "_last", lambda key: None)  # it looked before the first one claimed
+    first = records.claim(KEY)
+    assert other.claim(KEY) is None
+    assert records.touch(first)
+
+
 WAIT = "import signal\nprint('ready', flush=True)\nwhile True: signal.pause()"
 
 
@@ -83,7 +91,7 @@ def test_a_runner_on_another_machine_is_waited_for_until_its_claim_is_stale(
     first = records.claim(KEY)
     of_another_machine(first, age=STALE - 60)
     # The clock of this machine does not matter, but that of the file system.
-    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 1e12)
     assert records.holder(KEY).machine == "far away"
     assert records.claim(KEY) is None
     monkeypatch.undo()
@@ -118,11 +126,15 @@ def test_the_identity_of_a_process_is_not_only_its_number(records, monkeypatch) 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_a_group_whose_number_is_used_again_is_left_alone() -> None:
-    work = subprocess.Popen([sys.executable, "-c", WAIT], start_new_session=True)
-    module.end_group(work.pid, time.time() + 3600)
-    assert work.poll() is None
-    module.end_group(work.pid, time.time())
-    assert work.wait(timeout=300) == -9
+    echo = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", echo], start_new_session=True, **pipes) as work:
+        module.end_group(work.pid, time.time() + 3600)
+        work.stdin.write("alive\n")
+        work.stdin.flush()
+        assert work.stdout.readline() == "alive\n"
+        module.end_group(work.pid, time.time())
+        assert work.wait(timeout=300) == -9
 
 
 def test_a_released_step_can_be_claimed_again(records) -> None:
