@@ -163,5 +163,5 @@ def test_a_report_of_no_results(plan, tmp_path, capsys) -> None:
     command = ["report", plan, "--work", tmp_path / "work", "--results", tmp_path]
     assert "expected results of meep-benchmark, found none" in error(capsys, *command)
     (tmp_path / "hip").mkdir()
-    (tmp_path / "hip" / "x.json.gz").write_bytes(b"\x1f\x8b")
-    assert "x.json.gz: expected the result of a training" in error(capsys, *command)
+    (tmp_path / "hip" / "x.json.xz").write_bytes(b"\xfd7zXZ")
+    assert "x.json.xz: expected the result of a training" in error(capsys, *command)
