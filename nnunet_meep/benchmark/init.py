@@ -14,8 +14,8 @@ from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine
-from nnunet_meep.benchmark.running.watch import clock
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.notes import counted
 
 
 def init(
@@ -49,7 +49,7 @@ def init(
     if paper is not None:
         text = paper_plan(Paper[paper], raw.name, file.name)
     else:
-        text = plan_for(raw.name, n_cases=n_cases, n_test=n_test, file=file.name)
+        text = plan_for(raw.name, n_cases=n_cases, n_test=n_test, is_2d=_is_2d(raw), file=file.name)
     with replacing_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     plan = read_plan(file)
@@ -80,13 +80,35 @@ def _find(dataset: str) -> Path:
     return found[0]
 
 
+def _is_2d(raw: Path) -> bool:
+    """Whether its first image has two dimensions, as far as it can be told from its header."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(min((raw / "imagesTr").iterdir())))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # a format of nnU-Net's other readers
+        return False
+    size = reader.GetSize()
+    return len(size) == 2 or 1 in size
+
+
 def _how_long(plan: Plan, work: Path | None, device: str | None) -> str:
     from nnunet_meep.benchmark.estimate import seconds_of_trainings
 
     machine = Machine.of(device, None, [], 1)
     seconds = seconds_of_trainings(plan, Folders.of(plan.path, work), machine)
     return (
-        f"About {clock(sum(seconds.values()))} hours on this machine ({machine.device}), one "
-        f"training after the other, without validation and prediction; --jobs, or --gpus and "
-        f"--per-gpu, let several run side by side."
+        f"About {_in_words(sum(seconds.values()))} on this machine ({machine.device}), one training "
+        f"after the other, without validation and prediction; --jobs, or --gpus and --per-gpu, let "
+        f"several run side by side."
     )
+
+
+def _in_words(seconds: float) -> str:
+    """``40 minutes``, ``5 hours`` or ``131 days``."""
+    for unit, length in (("day", 86400), ("hour", 3600)):
+        if seconds >= 2 * length:
+            return counted(round(seconds / length), unit)
+    return counted(max(1, round(seconds / 60)), "minute")

@@ -14,13 +14,14 @@ TERMS = (RECOMMENDED, "nnUNetTrainerMEEP_KL_lambdaauto")
 DEFAULT = "nnUNetTrainerDiceCE"
 
 
-def plan_for(dataset: str, *, n_cases: int, n_test: int, file: str) -> str:
+def plan_for(dataset: str, *, n_cases: int, n_test: int, is_2d: bool, file: str) -> str:
     """The text of a plan for a data set, ready to run.
 
     Args:
         dataset: ``DatasetXXX_NAME``.
         n_cases: number of training cases.
         n_test: number of test scans with labels.
+        is_2d: whether its images have two dimensions.
         file: the name of the plan's file, for the comments in it.
     """
     name = _short(dataset)
@@ -41,12 +42,12 @@ def plan_for(dataset: str, *, n_cases: int, n_test: int, file: str) -> str:
 # {n_cases} training cases; evaluated: {evaluated}.
 [data.{name}]
 dataset = "{dataset}"
-configuration = "3d_fullres"
+configuration = "{"2d" if is_2d else "3d_fullres"}"
 folds = {folds}        # [0], [0, 1] ... or "all five"
 
 # A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name.
 # [data.{name}.network]
-# patch_size = [32, 64, 64]
+# patch_size = {"[128, 128]" if is_2d else "[32, 64, 64]"}
 # batch_size = 2
 # features_per_stage = [8, 16, 32, 64]
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from nnunet_meep.atomic import creating_folder, replacing_file
 from nnunet_meep.benchmark.plans.plan import Data, Network
-from nnunet_meep.benchmark.running.data_sets import SPLITS, TestScans, file_ending, labelled_cases
+from nnunet_meep.benchmark.running.data_sets import (
+    SPLITS,
+    TestScans,
+    file_ending,
+    labelled_cases,
+    n_channels,
+)
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.progress import progress_bars
 from nnunet_meep.benchmark.running.step import Step
@@ -67,22 +73,23 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
     return [first, fingerprint, planned, preprocess, splits]
 
 
-def test_images(data: Data, fold: int, scans: TestScans) -> Step:
+def test_images(data: Data, fold: int, scans: TestScans, folders: Folders) -> Step:
     """Collect the images of a fold's own test scans, which lie among the training scans."""
+    raw = folders.raw / data.dataset
+    channels, ending = range(n_channels(raw)), file_ending(raw)
+    names = [f"{case}_{channel:04d}{ending}" for case in scans.cases for channel in channels]
 
     def collect(folders: Folders) -> None:
-        raw, target = folders.raw / data.dataset, folders.path(scans.images)
+        target = folders.path(scans.images)
         shutil.rmtree(target, ignore_errors=True)
-        ending = file_ending(raw)
         with creating_folder(target) as temporary:
-            for case in scans.cases:
-                for path in sorted((raw / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}")):
-                    link(path, temporary / path.name)
+            for name in names:
+                link(folders.raw / data.dataset / "imagesTr" / name, temporary / name)
 
     return Step(
         key=f"{data.name}/test_images/fold_{fold}",
         command=("collect the images of", *scans.cases, "in", scans.images),
-        outputs=(),
+        outputs=tuple(f"{scans.images}/{name}" for name in names),
         needs=(f"{data.name}/splits",),
         action=collect,
         is_action=True,

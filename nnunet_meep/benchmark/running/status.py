@@ -8,6 +8,7 @@ from nnunet_meep.benchmark.plans.plan import Training
 from nnunet_meep.benchmark.running.records import FAILED
 from nnunet_meep.benchmark.running.state import State
 from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report.tables import text_table
 
 #: Columns: what the keys of their steps begin with, after the training's own key.
@@ -58,6 +59,10 @@ def pending_lines(state: State) -> tuple[list[list[str]], list[list[str]], list[
         A line for each training that is not finished; if the plan cuts evaluations into parts, a
         line for each part; and a line for each training, which joins its parts. Lines that begin
         before others have made what they need wait for it, or make it themselves.
+
+    Raises:
+        InputError: the plan cuts evaluations into parts, and a data set is not prepared yet, so
+            that the parts are not known.
     """
     pending = [step.key for step in state.pending()]
     trainings: list[list[str]] = []
@@ -66,8 +71,14 @@ def pending_lines(state: State) -> tuple[list[list[str]], list[list[str]], list[
     for training in state.trainings:
         key = training.key
         mine = [k for k in pending if k.startswith(f"{key}/")]
-        if any(k.startswith(f"{key}/") for k in state.steps) and not mine:
+        is_known = any(k.startswith(f"{key}/") for k in state.steps)
+        if is_known and not mine:
             continue
+        if not is_known and state.plan.parts > 1:
+            raise InputError(
+                f"{state.plan.path}: expected {training.data} to be prepared, because evaluations "
+                f"are cut into parts; first run it with --only {training.data}/splits"
+            )
         if state.plan.parts == 1:
             trainings.append([key])
             continue

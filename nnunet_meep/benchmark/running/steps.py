@@ -49,7 +49,7 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
         return found
     needs = [train]
     if not scans.is_whole:
-        needs.append(test_images(data, training.fold, scans))
+        needs.append(test_images(data, training.fold, scans, folders))
     predict = steps.predict(scans, needs)
     found += [*needs[1:], predict]
     found += steps.evaluate(TEST, scans.references, steps.predictions, [predict], scans)
