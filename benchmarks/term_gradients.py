@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 
 from nnunet_meep.losses.regularized import TERMS
 
-OUTPUT = Path(__file__).resolve().parent / "lambda_auto" / "terms.png"
+OUTPUT = Path(__file__).resolve().parent / "pictures" / "terms.png"
 LOOKS = {"MEEP_KL": ("MEEP-KL", "#0072B2"), "MEEP_H": ("MEEP-H", "#D55E00")}
 #: lambda N / |W|: N voxels, W misclassified. About what automatic lambda reaches on hippocampus,
 #: where 1 % of the voxels are misclassified.

@@ -76,7 +76,7 @@ def _choose(
         of_term = {n: _loss(select.not_worse, value(n, select.not_worse)) for n in names}
         worse_by = {n: _or_inf(of_term[n] - of_plain) for n in names}
         allowed = [n for n in names if worse_by[n] <= 0]
-        heading = CATALOGUE[select.not_worse].heading
+        heading = CATALOGUE[select.not_worse].name
         remark = f", at a validation {heading} not worse than that of {plain.trainer}"
         if not allowed:
             best = min(names, key=lambda n: worse_by[n])
@@ -85,7 +85,7 @@ def _choose(
                 f"{plain.trainer}, this one the least"
             )
     best = min(allowed, key=lambda n: _or_inf(loss[n]))
-    what = ("top-label " if select.top_label else "") + CATALOGUE[select.by].heading
+    what = ("top-label " if select.top_label else "") + CATALOGUE[select.by].name
     of = ", ".join(_lambda(n) for n in names)
     return best, f"lambda {_lambda(best)} of {of}, by validation {what}{remark}"
 

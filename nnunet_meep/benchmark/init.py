@@ -100,9 +100,9 @@ def _how_long(plan: Plan, work: Path | None, device: str | None) -> str:
     machine = Machine.of(device, None, [], 1)
     seconds = seconds_of_trainings(plan, Folders.of(plan.path, work), machine)
     return (
-        f"About {_in_words(sum(seconds.values()))} on this machine ({machine.device}), one training "
-        f"after the other, without validation and prediction; --jobs, or --gpus and --per-gpu, let "
-        f"several run side by side."
+        f"About {_in_words(sum(seconds.values()))} on this machine ({machine.device}), one "
+        f"training after the other, without validation and prediction; --jobs, or --gpus and "
+        f"--per-gpu, let several run side by side."
     )
 
 

@@ -14,6 +14,7 @@ from nnunet_meep.atomic import replacing_file
 from nnunet_meep.benchmark.choose import choices
 from nnunet_meep.benchmark.collect import missing
 from nnunet_meep.benchmark.plans.plan import THEN, Compare, Data, Plan
+from nnunet_meep.benchmark.plans.trainer_names import lambda_of
 from nnunet_meep.benchmark.results import Results, TrainingResult
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.short_names import short_names
@@ -111,6 +112,10 @@ def _write_page(
     progress: bool,
 ) -> tuple[Path, list[str]]:
     names = short_names(list(dict.fromkeys([*models, *(model for model, _ in notes)])))
+    for name, found in models.items():
+        if "*" in name:
+            trainer, *after = names[name].split(THEN)
+            names[name] = THEN.join([trainer + _chosen(found), *after])
     comparison = compare(
         {names[name]: [evaluation for _, evaluation in found] for name, found in models.items()},
         notes=[(names[model], line) for model, line in notes],
@@ -123,6 +128,13 @@ def _write_page(
         progress=progress,
     )
     return folder / "report.html", short_verdict(comparison)
+
+
+def _chosen(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> str:
+    """The lambdas that validation cases chose, one for all folds or several: `` (0.1, 0.3)``."""
+    found = [lambda_of(result.trainer) for result, _ in trainings]
+    values = dict.fromkeys(value.replace("p", ".") for _, value in filter(None, found))
+    return f" ({', '.join(values)})"
 
 
 #: What a training costs, as the page names it: key of :attr:`.TrainingResult.cost`.

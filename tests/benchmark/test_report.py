@@ -138,7 +138,9 @@ def test_the_chosen_lambda_is_a_model(options) -> None:
     report(options.state())
     models = comparison(options)["models"]
     assert len(models) == 8
-    assert sum("lambda*" in model for model in models) == 2
+    assert [m for m in models if "*" in m] == [
+        *("MEEP_H_lambda* (0.1)", "MEEP_H_lambda* (0.1) + temperature"),
+    ]
     text = (options.work / "report" / "hip" / "comparison.md").read_text()
     assert "fold 0: lambda 0.1 of 0.1, 0.2, by validation ECE" in text  # equal: the first one
 
