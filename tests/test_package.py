@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_meep
+from nnunet_meep.trainers.grammar import RECOMMENDED
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -94,14 +95,19 @@ def test_the_documentation_names_every_trainer():
     assert not [name for name in base_names() if not re.search(rf"\b{name}\b", page)]
 
 
+def test_the_readme_uses_the_recommended_trainer():
+    assert f"-tr {RECOMMENDED} --npz" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MEASURED = sorted((ROOT / "benchmarks").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", [*PAGES, *MEASURED], ids=lambda path: path.stem)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)

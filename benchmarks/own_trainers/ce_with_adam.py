@@ -1,4 +1,4 @@
-"""Cross-entropy alone with nnU-Net's AdamW variant, for the runs behind ``lambda_auto.md``.
+"""Cross-entropy alone with nnU-Net's AdamW variant.
 
 With SGD, cross-entropy alone comes to a Dice of 0.28 in the 2500 iterations that all other runs
 have, and to 0.59 in 5000. Each trainer is nnU-Net's own ``nnUNetTrainerAdam1en3`` (AdamW 0.001 with

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nnunet_meep.benchmark.plans.write_plan import RECOMMENDED
 from nnunet_meep.benchmark.run import Options, run
 from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
 from nnunet_meep.benchmark.running.prepare import link
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
+from nnunet_meep.trainers.grammar import RECOMMENDED
 
 _LENGTH = "_3epochs_12iters"
 SYNTHETIC_DATASET = "Dataset001_SyntheticLA"

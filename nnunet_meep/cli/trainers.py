@@ -38,6 +38,7 @@ def _overview() -> str:
             *_aligned(options),
             "",
             f"For example {grammar.EXAMPLE}; meep-trainers NAME explains it.",
+            f"Recommended, if there is no reason for another: {grammar.RECOMMENDED}.",
         ]
     )
 

@@ -46,6 +46,8 @@ PAPER_EPOCHS, PAPER_ITERATIONS = 200, 40
 PAPER_LEARNING_RATE, PAPER_DECAY, PAPER_DECAY_EVERY = 1e-4, 0.85, 10
 
 EXAMPLE = f"{PREFIX}MEEP_KL_lambda0p3_50epochs_100iters"
+#: The trainer for whoever has no reason for another one.
+RECOMMENDED = f"{PREFIX}MEEP_H_lambdaauto"
 
 #: The value of ``_lambda`` that is not a number: lambda is found during training.
 AUTO = "auto"

@@ -6,9 +6,8 @@ import re
 
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import THEN
+from nnunet_meep.trainers.grammar import RECOMMENDED
 
-#: The trainer that the README recommends.
-RECOMMENDED = "nnUNetTrainerMEEP_H_lambdaauto"
 #: What a plan for a data set trains beside nnU-Net's default.
 TERMS = (RECOMMENDED, "nnUNetTrainerMEEP_KL_lambdaauto")
 DEFAULT = "nnUNetTrainerDiceCE"
