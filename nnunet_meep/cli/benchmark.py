@@ -22,9 +22,15 @@ _EPILOG = """\
   meep-benchmark commands plan.toml         what is pending, one line each, for any scheduler
   meep-benchmark report plan.toml           tables and pages of what is there so far
 
+where it runs:
+  meep-benchmark run plan.toml --jobs 2                 two trainings at a time on a CPU
+  meep-benchmark run plan.toml --gpus 0,1 --per-gpu 3   three at a time on each of two GPUs
+  meep-benchmark run plan.toml --slurm partition=gpu,gres=gpu:1,time=24:00:00
+  meep-benchmark commands plan.toml | xargs -P 2 -I{} sh -c '{}'
+
 Everything but nnU-Net's own files goes into the folder PLAN (without .toml), or with --work into
 that folder, then with nnUNet_raw, nnUNet_preprocessed and nnUNet_results in it, too:
-  report/       the comparison of each data set: report.html, tables, pictures; results.csv
+  report/       the comparison of each data set: report.html, tables, pictures; results.csv.gz
   steps/        a record for each step that was begun
   logs/         what each command said
   predictions/, calibrators/, calibrated/, evaluations/
