@@ -165,3 +165,8 @@ def test_a_report_of_no_results(plan, tmp_path, capsys) -> None:
     (tmp_path / "hip").mkdir()
     (tmp_path / "hip" / "x.json.xz").write_bytes(b"\xfd7zXZ")
     assert "x.json.xz: expected the result of a training" in error(capsys, *command)
+
+
+def test_a_file_is_no_folder_to_work_in(plan, capsys) -> None:
+    line = error(capsys, "status", plan, "--work", plan)
+    assert line.endswith("expected a folder to work in, found a file (--work)\n")

@@ -93,7 +93,7 @@ def test_slots() -> None:
 
 
 def test_what_the_user_has_set_stays(monkeypatch) -> None:
-    folders = {"nnUNet_results": "/work/results"}
+    folders = {"nnUNet_results": "/data/results"}
     mine = {"OMP_NUM_THREADS": "7", "nnUNet_n_proc_DA": "5", "MALLOC_ARENA_MAX": "9"}
     for name in ("nnUNet_def_n_proc", *mine):
         monkeypatch.delenv(name, raising=False)
@@ -104,7 +104,7 @@ def test_what_the_user_has_set_stays(monkeypatch) -> None:
     made = cpu.environment(cpu.slots[0], folders, trains=True)
     assert made["OMP_NUM_THREADS"] == made["nnUNet_def_n_proc"] == "4"
     assert (made["nnUNet_n_proc_DA"], made["ITERS"]) == ("1", "2")
-    assert (made["nnUNet_results"], made["CUDA_VISIBLE_DEVICES"]) == ("/work/results", "0,1,2,3")
+    assert (made["nnUNet_results"], made["CUDA_VISIBLE_DEVICES"]) == ("/data/results", "0,1,2,3")
     assert cpu.environment(cpu.slots[0], folders, trains=False)["ITERS"] == "4"
     for name, value in mine.items():
         monkeypatch.setenv(name, value)

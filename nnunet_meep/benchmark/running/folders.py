@@ -37,10 +37,12 @@ class Folders:
         """Everything inside ``work``; None: nnU-Net's folders, and the rest beside the plan.
 
         Raises:
-            InputError: ``work`` is None, and nnU-Net's folders are not set, or there would be no
-                folder beside the plan.
+            InputError: ``work`` is a file; or it is None, and nnU-Net's folders are not set, or
+                there would be no folder beside the plan.
         """
         given = os.environ.get("nnUNet_raw")
+        if work is not None and work.exists() and not work.is_dir():
+            raise InputError(f"{work}: expected a folder to work in, found a file (--work)")
         if work is not None:
             work = Path(os.path.abspath(work))
             places = {name: work / variable for variable, name in NNUNET.items()}
