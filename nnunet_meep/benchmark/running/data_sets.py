@@ -55,12 +55,7 @@ def read_json(path: Path, expected: str, is_right: Callable[[Any], bool]) -> Any
 
 def file_ending(raw: Path) -> str:
     """The ending of the scans of a data set, from its ``dataset.json``."""
-    content = read_json(
-        raw / "dataset.json",
-        'nnU-Net\'s dataset.json with "file_ending"',
-        lambda c: isinstance(c, dict) and isinstance(c.get("file_ending"), str),
-    )
-    return str(content["file_ending"])
+    return str(_entry(raw, "file_ending", str))
 
 
 def labelled_cases(raw: Path) -> list[str]:
@@ -150,9 +145,14 @@ def test_scans(
 
 def n_channels(raw: Path) -> int:
     """The number of images of a case."""
+    return len(_entry(raw, "channel_names", dict))
+
+
+def _entry(raw: Path, name: str, kind: type) -> Any:
+    """An entry of a data set's ``dataset.json``."""
     content = read_json(
         raw / "dataset.json",
-        'nnU-Net\'s dataset.json with "channel_names"',
-        lambda c: isinstance(c, dict) and isinstance(c.get("channel_names"), dict),
+        f'nnU-Net\'s dataset.json with "{name}"',
+        lambda c: isinstance(c, dict) and isinstance(c.get(name), kind),
     )
-    return len(content["channel_names"])
+    return content[name]
