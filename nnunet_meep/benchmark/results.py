@@ -19,6 +19,7 @@ from nnunet_meep.benchmark.running.steps import TEST, VALIDATION
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.result_format import malformed, nan_to_none, none_to_nan
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.json_file import parse_json
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _DAMAGED = (
     *(OSError, EOFError, lzma.LZMAError),
-    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    *(ValueError, LookupError, TypeError, AttributeError),
 )
 #: Types of the entries of a stored result, and of a curve in it.
 _KINDS: dict[str, Any] = {
@@ -158,7 +159,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         InputError: it is something else, or damaged.
     """
     try:
-        content = json.loads(lzma.decompress(path.read_bytes()))
+        content = parse_json(lzma.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
             raise InputError(f"expected schema {SCHEMA}, got {content['schema']}")
         if malformed(content, {**_KINDS, "curves": dict.fromkeys(content["curves"], _CURVE)}, ""):

@@ -7,7 +7,6 @@ labels, so nothing can be measured on them, and they are left out.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from nnunet_meep.datasets.division import Division
 from nnunet_meep.datasets.labelled_scans import ENDING, make_dataset, nifti_files, numbered
 from nnunet_meep.datasets.raw_folder import RawDataset, shown, skipped_files
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 
 
 def find(source: Path, *, division: Division) -> RawDataset:
@@ -75,14 +75,14 @@ def find(source: Path, *, division: Division) -> RawDataset:
 def _read_description(path: Path) -> tuple[list[str], list[tuple[str, int]], Sequence[str]]:
     """Modalities, (name, value) of the labels but the background, and the training cases."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         modalities = {int(i): str(name) for i, name in content["modality"].items()}
         labels = [(str(name), int(value)) for value, name in content["labels"].items()]
         listed = [Path(entry["image"]).name for entry in content["training"]]
         channel_names = [modalities[i] for i in range(len(modalities))]
     except FileNotFoundError:
         raise InputError(f"{path}: expected this file of the task, found none") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f'{path}: expected JSON with "modality", "labels" and "training", as the Medical '
             f"Segmentation Decathlon has them, got {error!r}"

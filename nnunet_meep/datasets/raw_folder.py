@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
 
 Splits = list[dict[str, list[str]]]
@@ -247,7 +248,7 @@ def _conflicting_splits(name: str, splits: Splits) -> list[str]:
     try:  # compared as the planner does: order does not matter, and more folds are allowed
         same = [
             {part: sorted(fold[part]) for part in ("train", "val")}
-            for fold in json.loads(path.read_text())[: len(splits)]
+            for fold in read_json(path)[: len(splits)]
         ] == [{part: sorted(fold[part]) for part in ("train", "val")} for fold in splits]
     except (ValueError, TypeError, KeyError):
         same = False

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation, Sources
+from nnunet_meep.json_file import read_json
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -88,10 +89,10 @@ def read_evaluation(path: StrPath) -> Evaluation:
         )
     path = found
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         schema, settings = content["schema"], content["settings"]
         malformed = malformed_settings(settings, complete=schema == SCHEMA)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         raise InputError(
             f"{path}: expected a result of meep-calib-eval, got something else"
         ) from None

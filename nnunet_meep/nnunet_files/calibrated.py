@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import parse_json, read_json
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.networks import RECORD
 
@@ -100,8 +101,8 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
     if not record.is_file():
         return None
     try:
-        any_network = json.loads(record.read_bytes())["any_network"]
-        content = json.loads(path.read_bytes())
+        any_network = read_json(record)["any_network"]
+        content = read_json(path)
         cases = fitted_cases(content)
         return AppliedCalibrator(
             file_identity(path),
@@ -110,7 +111,7 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
             cases,
             tuple(map(str, any_network)),
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{folder}: expected {RECORD} and {CALIBRATOR_COPY} as meep-calib-apply writes them, "
             f"got something else ({type(error).__name__} {error}); calibrate the predictions again"
@@ -130,9 +131,9 @@ def note(uncalibrated: str, calibrator: str) -> bytes:
 def read_note(comment: bytes) -> dict[str, str]:
     """The identities that :func:`note` stored; empty if the file was never calibrated."""
     try:
-        content = json.loads(comment)
+        content = parse_json(comment)
         found = {name: content[name] for name in ("uncalibrated", "calibrator")}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return {}
     return found if all(isinstance(value, str) for value in found.values()) else {}
 

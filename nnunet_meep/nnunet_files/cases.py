@@ -8,7 +8,6 @@ segmentation ``CASE<file_ending>``. The latter is read with nnU-Net's own reader
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
 
 
@@ -278,8 +278,8 @@ def find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Pa
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = read_json(path)
+    except ValueError as error:
         raise InputError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")

@@ -8,7 +8,6 @@ they know about the network.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.identity import archive_identity
 
 #: The record that ``meep-calib-apply`` and ``meep-predict`` leave in the folder they write.
@@ -177,8 +177,8 @@ def _network_of(folder: Path) -> Network:
 
 def _recorded(path: Path) -> Network:
     try:
-        return Network.from_dict(json.loads(path.read_bytes())["network"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        return Network.from_dict(read_json(path)["network"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path}: expected what meep-calib-apply writes there, got something else ({error}); "
             f"calibrate the predictions again"
@@ -188,9 +188,9 @@ def _recorded(path: Path) -> Network:
 def _named_in_plans(path: Path) -> tuple[str | None, str | None]:
     """Names of data set and plans; None if unreadable, which :mod:`.cases` reports as an error."""
     try:
-        plans = json.loads(path.read_bytes())
+        plans = read_json(path)
         names = plans.get("dataset_name"), plans.get("plans_name")
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError):
         return None, None
     dataset, name = (text if isinstance(text, str) else None for text in names)
     return dataset, name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import (
     Dataset,
     Folders,
@@ -97,9 +97,9 @@ class Predictions:
             places.append(Path(preprocessed) / network.dataset)
         for place in places:
             try:
-                splits = json.loads((place / "splits_final.json").read_bytes())
+                splits = read_json(place / "splits_final.json")
                 cases = [split["val"] for split in splits]
-            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            except (OSError, ValueError, TypeError, KeyError):
                 continue
             if all(isinstance(c, list) and all(isinstance(n, str) for n in c) for c in cases):
                 return [sorted(c) for c in cases]

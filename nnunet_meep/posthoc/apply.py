@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
 from nnunet_meep.nnunet_files.identity import file_identity
@@ -338,7 +339,7 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
         return
     try:
         same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
-        same_folder = json.loads((output / RECORD).read_bytes()) == record.to_dict()
+        same_folder = read_json(output / RECORD) == record.to_dict()
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     if not (same_calibrator and same_folder):

@@ -33,6 +33,7 @@ from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.surface import bounding_box
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import fitted_cases
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
 from nnunet_meep.nnunet_files.networks import Network
@@ -266,10 +267,10 @@ def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except OSError as error:
         raise InputError(f"{path}: expected a calibrator: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: expected a calibrator in JSON, got {error}") from None
     if not isinstance(content, dict) or "format" not in content or "method" not in content:
         raise InputError(f"{path}: expected a calibrator of meep-calib-fit, got another file")

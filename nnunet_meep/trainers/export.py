@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import creating_folder
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.trainers.checkpoints import read_checkpoint
 from nnunet_meep.trainers.names import TrainerNameError, parse
 from nnunet_meep.trainers.progress import KEYS
@@ -144,7 +144,7 @@ def _check(model_folder: Path) -> dict[str, str]:
 
 def _read_json(path: Path, *keys: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return {key: content[key] for key in keys}
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path}: not a file of nnU-Net, or cut short ({error!r})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from nnunet_meep.benchmark.plans.plan import Data
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import case_names
 
 SPLITS = "splits_final.json"
@@ -36,17 +36,17 @@ class TestScans:
     is_whole: bool
 
 
-def read_json(path: Path, expected: str, is_right: Callable[[Any], bool]) -> Any:
+def checked_json(path: Path, expected: str, is_right: Callable[[Any], bool]) -> Any:
     """The content of a JSON file.
 
     Raises:
         InputError: it is missing, no JSON, or ``is_right`` says no.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path}: expected {expected}, found no file") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: expected {expected}, found no JSON: {error}") from None
     if not is_right(content):
         raise InputError(f"{path}: expected {expected}, found something else")
@@ -77,7 +77,7 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
         )
 
     return list(
-        read_json(
+        checked_json(
             path,
             "nnU-Net's folds, a list of objects with train and val",
             lambda c: isinstance(c, list) and bool(c) and all(map(is_split, c)),
@@ -150,7 +150,7 @@ def n_channels(raw: Path) -> int:
 
 def _entry(raw: Path, name: str, kind: type) -> Any:
     """An entry of a data set's ``dataset.json``."""
-    content = read_json(
+    content = checked_json(
         raw / "dataset.json",
         f'nnU-Net\'s dataset.json with "{name}"',
         lambda c: isinstance(c, dict) and isinstance(c.get(name), kind),

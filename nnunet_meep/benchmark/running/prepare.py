@@ -20,6 +20,7 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.progress import progress_bars
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
+from nnunet_meep.json_file import read_json
 
 
 def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]:
@@ -186,7 +187,7 @@ def _plan(data: Data, output: str, fingerprint: Step) -> Step:
 def _identifier(plans: Path, name: str) -> str:
     """The folder of a configuration's preprocessed cases; some planners share nnU-Net's default."""
     try:
-        configuration = json.loads(plans.read_bytes())["configurations"][name]
+        configuration = read_json(plans)["configurations"][name]
         return str(configuration["data_identifier"])
     except (OSError, ValueError, KeyError, TypeError):  # not planned yet
         return f"{plans.stem}_{name}"
@@ -203,7 +204,7 @@ def _changes(network: Network) -> dict[str, object]:
 
 
 def _change(path: Path, name: str, network: Network) -> None:
-    plans = json.loads(path.read_bytes())
+    plans = read_json(path)
     try:
         configuration = plans["configurations"][name]
         architecture = configuration["architecture"]["arch_kwargs"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nnunet_meep.json_file import read_json
 
 #: As much of the end of a log as is read to see how far a command is.
 _TAIL = 1 << 20
@@ -63,7 +64,7 @@ class Process:
     def usage(self) -> dict[str, Any]:
         """See :func:`.launch.usage`; empty if it was killed. Reading removes it."""
         try:
-            return dict(json.loads(self._usage.read_bytes()))
+            return dict(read_json(self._usage))
         except (OSError, ValueError):
             return {}
         finally:

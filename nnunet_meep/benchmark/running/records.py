@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from nnunet_meep.atomic import replacing_file
+from nnunet_meep.json_file import read_json
 
 #: Seconds after which the claim of a runner on another machine counts as left behind.
 STALE = 180.0
@@ -92,7 +93,7 @@ class Records:
     def read(self, key: str) -> Record | None:
         """The record of a step; None if there is none, or none that can be read."""
         try:
-            return Record(**json.loads(self._path(key).read_bytes()))
+            return Record(**read_json(self._path(key)))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -233,7 +234,7 @@ def _content(claim: Claim) -> str:
 
 def _read(path: Path) -> Claim | None:
     try:
-        return Claim(path=path, **json.loads(path.read_bytes()))
+        return Claim(path=path, **read_json(path))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -19,6 +19,7 @@ from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.counting.bins import CaseSums, Cells, ClassSums, RoiSums
 from nnunet_meep.evaluation.counting.roi import Roi
+from nnunet_meep.json_file import parse_json
 from nnunet_meep.nnunet_files.calibrated import read_note
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import label_map_identity
@@ -125,7 +126,7 @@ def has(path: Path, key: dict[str, Any]) -> bool:
     """Whether :func:`find` would find sums, unless they are damaged; they are not read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return json.loads(archive["about"].tobytes())["key"] == key
+            return parse_json(archive["about"].tobytes())["key"] == key
     except Exception:  # as in find()
         return False
 
@@ -133,7 +134,7 @@ def has(path: Path, key: dict[str, Any]) -> bool:
 def load(path: Path) -> tuple[dict[str, Any], CaseSums]:
     """The key and the sums that :func:`save` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        about = json.loads(archive["about"].tobytes())
+        about = parse_json(archive["about"].tobytes())
         arrays = {name: archive[name] for name in ("length", "index", "count", "sum_p")}
     return about["key"], _case_sums(about, arrays)
 
