@@ -34,6 +34,7 @@ SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 #: By how much a probability may lie outside [0, 1] (rounding); it is then clipped.
 RANGE_TOLERANCE = 1e-3
 
+_MAX_HEADER = 1 << 16  # bytes of an npy header; nnU-Net's have 128
 _READ = 1 << 16  # compressed bytes read at a time
 _PARTS_AHEAD = 8  # how many parts may be read before the first is released
 # zlib's fastest level: 0.35 s for 21 MB instead of 1.0 s with numpy's level; files are 4 % larger.
@@ -182,8 +183,6 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
             member = _Member(file, members[0])
             header = _npy_header(member)
             shape, _, dtype = header
-            if dtype.hasobject:
-                raise ValueError("it holds pickled objects, which are never loaded")
             if dtype.name not in SUM_TOLERANCE:
                 raise InputError(f"{path}: expected float16, 32 or 64 probabilities, got {dtype}")
             expected = math.prod(shape) * dtype.itemsize
@@ -194,7 +193,6 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
             NotImplementedError,  # zipfile, for a feature that it does not support
             ValueError,
             struct.error,
-            tokenize.TokenError,  # numpy, from a damaged header
             *GUNZIP_ERRORS,
         ) as error:
             raise _unreadable(path, error) from None
@@ -222,7 +220,9 @@ class _Member:
             raise ValueError("it is compressed otherwise than by deflate")
 
     def read(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
+        """The next ``size`` bytes of the npy header, whose length may be a lie."""
+        if size > _MAX_HEADER:
+            raise ValueError(f"its npy header has {size} bytes")
         result = bytearray(size)
         self.fill(memoryview(result))
         return bytes(result)
@@ -259,10 +259,21 @@ class _Member:
 
 
 def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype of an array; raises ``ValueError`` as do zip and deflate."""
     version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
+    read = np.lib.format.read_array_header_2_0
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)  # type: ignore[arg-type]
-    return np.lib.format.read_array_header_2_0(member)  # type: ignore[arg-type]
+        read = np.lib.format.read_array_header_1_0
+    try:
+        shape, fortran_order, dtype = read(member)  # type: ignore[arg-type]
+    except (MemoryError, RecursionError, TypeError, tokenize.TokenError):
+        # numpy evaluates the header as a Python expression, and lets through what that raises.
+        raise ValueError("its npy header is damaged") from None
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are never loaded")
+    if any(type(n) is not int or n < 0 for n in shape):  # numpy takes -1 and True, too
+        raise ValueError(f"its npy header has the shape {shape}")
+    return shape, fortran_order, dtype
 
 
 def refuse_shape(

@@ -239,6 +239,30 @@ def test_a_damaged_npy_header_is_said(tmp_path) -> None:
     assert outcomes <= {"refused", "right"}
 
 
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("-" * 9_000, "its npy header is damaged"),  # more than Python's parser takes
+        ("{[]}", "its npy header is damaged"),
+        ("(" * 400, "its npy header is damaged"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, -4, -5, 6)}", "(3, -4, -5, 6)"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4, 5, 6, True)}", ", 6, True)"),
+    ],
+)
+def test_a_header_that_numpy_falls_over_or_lets_through(tmp_path, header, problem) -> None:
+    array = header.encode() + b"\n"
+    array = b"\x93NUMPY\1\0" + struct.pack("<H", len(array)) + array + random_p().tobytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("probabilities.npy", array)
+    assert problem in refusal(tmp_path / "a.npz")
+
+
+def test_a_header_that_says_it_fills_the_memory(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("probabilities.npy", b"\x93NUMPY\2\0" + struct.pack("<L", 2**32 - 1))
+    assert "its npy header has 4294967295 bytes" in refusal(tmp_path / "a.npz")
+
+
 class Trap:
     """Unpickling it leaves a trace."""
 
