@@ -211,14 +211,10 @@ class _Job:
         """Calibrate a case; return in how many voxels its segmentation was not the argmax."""
         source = self.pred_folder / f"{name}.npz"
         labels, ending = self.dataset.labels, self.dataset.file_ending
-        probabilities, identity = _read_npz(source, labels)
         old = self.pred_folder / f"{name}{ending}"
         codes, _, _ = read_codes(old, self.dataset)
-        if codes.shape != probabilities.shape[1:]:
-            raise InputError(
-                f"{old}: expected a segmentation of shape {probabilities.shape[1:]} like its "
-                f"probabilities, got {codes.shape}"
-            )
+        # Its shape comes first: a small npz may declare, or inflate to, more than the memory holds.
+        probabilities, identity = _read_npz(source, (labels.n_channels, *codes.shape), labels)
         n_not_argmax = int(
             np.count_nonzero(codes != labels.encode(segmentation(probabilities, labels)))
         )
@@ -260,20 +256,26 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
     return result
 
 
-def _read_npz(path: Path, labels: Labels) -> tuple[NDArray[np.float32], str]:
+def _read_npz(
+    path: Path, expected: tuple[int, ...], labels: Labels
+) -> tuple[NDArray[np.float32], str]:
     """Read all probabilities of a case, with the same checks as ``meep-calib-eval``.
+
+    Args:
+        path: the npz.
+        expected: the shape (C, *shape) that it must have, from labels and segmentation.
+        labels: the classes.
 
     Returns:
         Probabilities, (C, *shape), and their identity (see
         :mod:`nnunet_meep.nnunet_files.identity`).
     """
     with open_probabilities(path) as file:
-        expected = (labels.n_channels, *file.shape[1:])
         if read_note(file.comment):
             raise InputError(
                 f"{path}: expected a prediction as nnU-Net wrote it, found a calibrated one"
             )
-        refuse_shape(path, file.shape, expected)
+        refuse_shape(path, file.shape, expected, "the segmentation beside it")
         flat = np.empty((expected[0], math.prod(expected[1:])), np.float32)
         n_not_finite, low, high = 0, 0.0, 1.0
         for part in file.parts():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +362,20 @@ def save(name: str, **arrays: np.ndarray):
     return lambda folder: np.savez_compressed(folder / name, **arrays)
 
 
+def declare(name: str, shape: tuple[int, ...]):
+    """A file of a few bytes that says it holds an array of this shape."""
+
+    def make(folder: Path) -> None:
+        header = io.BytesIO()
+        entries = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, entries)
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("probabilities.npy", header.getvalue())
+            archive.infolist()[0].file_size = len(header.getvalue()) + 4 * math.prod(shape)
+
+    return make
+
+
 BAD = {
     "no segmentation": (remove("case_1.nii.gz"), "case_1.npz: expected case_1.nii.gz beside it"),
     "no probabilities": (remove("case_1.npz"), "case_1.nii.gz: expected case_1.npz beside it"),
@@ -375,7 +392,15 @@ BAD = {
     ),
     "shape": (
         save("case_1.npz", probabilities=np.full((2, 6, 9, 11), 0.5, np.float32)),
-        "case_1.nii.gz: expected a segmentation of shape (6, 9, 11) like its probabilities",
+        "case_1.npz: expected probabilities of shape (2, 6, 9, 10) (classes or regions of ",
+    ),
+    "no axes": (
+        save("case_1.npz", probabilities=np.full((2, 540), 0.5, np.float32)),
+        "case_1.npz: expected probabilities of shape (2, 6, 9, 10) (classes or regions of ",
+    ),
+    "more voxels than any memory holds": (
+        declare("case_1.npz", (2, 10**4, 10**4, 10**4)),
+        "case_1.npz: expected probabilities of shape (2, 6, 9, 10) (classes or regions of ",
     ),
     "NaN": (
         save("case_1.npz", probabilities=np.full((2, 6, 9, 10), np.nan, np.float32)),
