@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import signal
 from pathlib import Path
 
 
 def main() -> None:
     """Print each command with the first line of its module's docstring."""
+    if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     commands = {}
     for path in sorted((Path(__file__).parent / "cli").glob("[a-z]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

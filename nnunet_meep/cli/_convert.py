@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nnunet_meep.cli._run import say
 
 if TYPE_CHECKING:
     from nnunet_meep.datasets.division import Division
@@ -71,13 +72,13 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
             part = "Ts" if scan.is_test else "Tr"
             print(f"{scan.name} ({part}): {', '.join(map(str, (*scan.channels, scan.mask)))}")
         for line in dataset.problems:
-            print(f"Problem: {line}", file=sys.stderr)
+            say(f"Problem: {line}")
     else:
         write(dataset, folder)
     for line in dataset.notes:
         print(line)
     for line in dataset.warnings:
-        print(f"Warning: {line}", file=sys.stderr)
+        say(f"Warning: {line}")
     splits = f", splits_final.json with {dataset.folds}" if dataset.splits else ""
     print(
         f"{'Would write' if options.dry_run else 'Wrote'} {folder} from {dataset.layout}: "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from nnunet_meep import __version__
+from nnunet_meep.cli._run import flush
 
 
 class _Parser(argparse.ArgumentParser):
@@ -15,6 +16,9 @@ class _Parser(argparse.ArgumentParser):
         if callable(self.epilog):
             self.epilog = self.epilog()
         return super().format_help()
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(flush(status), message)
 
 
 def command_parser(prog: str, **options: Any) -> argparse.ArgumentParser:

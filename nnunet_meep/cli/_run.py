@@ -1,14 +1,16 @@
-"""Error handling of all commands: one line on stderr, exit code 1, no traceback."""
+"""What all commands do with errors and their output: one line on stderr, exit code 1."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
 
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, printable
 
 
 def run(action: Callable[[], None]) -> int:
@@ -17,23 +19,89 @@ def run(action: Callable[[], None]) -> int:
     0 if it returns; 1, after one line on stderr, if the input was bad or the system reported an
     error; 130 if it was interrupted; 141 if the reader of its output has closed the pipe.
     """
+    _open_closed_streams()
+    # Pictures are files: no window is opened, whatever the variable asks for or misspells.
+    os.environ["MPLBACKEND"] = "agg"
     try:
-        action()
-        sys.stdout.flush()  # here, because at exit Python prints a traceback if the pipe is closed
+        with redirect_stdout(_Escaped(sys.stdout)):
+            action()
     except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}")
         return 1
     except BrokenPipeError:  # not an error, for example in `meep-trainers | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # what a shell reports for SIGPIPE
+        return pipe_closed()
     except OSError as error:  # disk full, no permission: the system's message and the file
         where = f"{error.filename}: " if error.filename else ""
-        print(f"Error: {where}{error.strerror or error}", file=sys.stderr)
+        say(f"Error: {where}{error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        print("Interrupted", file=sys.stderr)
+        say("Interrupted")
         return 130
-    return 0
+    return flush()
+
+
+def say(line: str) -> None:
+    """Print one line on stderr, in which names may be anything that a file can be called."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def flush(code: int = 0) -> int:
+    """Write out stdout; return ``code``, or 141 if the reader has closed the pipe.
+
+    Here, because at exit Python would print a traceback then.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return pipe_closed()
+    return code
+
+
+def pipe_closed() -> int:
+    """The exit code if the reader of stdout has closed the pipe; what is left goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13  # what a shell reports for SIGPIPE
+
+
+def _open_closed_streams() -> None:
+    """Let a closed stdout or stderr (``>&-``) lead nowhere, and not into the next opened file."""
+    if sys.stdout is None or sys.stderr is None:
+        while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(opened)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+class _Escaped(io.TextIOBase):
+    """Writes text to a stream, with what is not printable as escapes, but for line ends and tabs.
+
+    Names in the text come from files. They could otherwise send commands to a terminal, or stop the
+    program with letters that the terminal's encoding does not have.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding or "utf-8"  # none of a StringIO
+
+    def write(self, text: str) -> int:
+        shown = "".join(c if c in "\n\r\t" else printable(c) for c in text)
+        shown = shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        self._stream.write(shown)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 @contextmanager

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from nnunet_meep.cli._folders import add_cases, add_counting, add_references
 from nnunet_meep.cli._parser import command_parser
-from nnunet_meep.cli._run import run
+from nnunet_meep.cli._run import run, say
 
 _EPILOG = """\
 models:
@@ -140,7 +139,7 @@ def _compare(options: argparse.Namespace) -> None:
         comparison, options.o, gt_folder=options.gt, images=options.images, progress=True
     )
     for line in warnings:
-        print(f"Warning: {line}", file=sys.stderr, flush=True)
+        say(f"Warning: {line}")
     print(terminal(comparison))
     print("\nWritten:")
     for path in paths:

@@ -307,5 +307,4 @@ def _mistakes_of_order(
 
 def _as_json(value: Any) -> str:
     """A value as JSON in one line, as in the file."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # lone surrogates cannot be printed
+    return json.dumps(value, ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from nnunet_meep.errors import printable
 from nnunet_meep.trainers.control import BEGINS_AT
 from nnunet_meep.trainers.grammar import (
     AUTO,
@@ -74,9 +75,8 @@ def parse(name: str) -> Experiment | None:
 
 
 def _error(name: str, problem: str) -> TrainerNameError:
-    message = f"{name}: {problem}; {suggestion(name)}"
     # A name from a script with Windows line endings has a \r, which would hide the text before it.
-    return TrainerNameError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+    return TrainerNameError(printable(f"{name}: {problem}; {suggestion(name)}"))
 
 
 def _parts(name: str, base: str) -> list[str]:

@@ -1,0 +1,100 @@
+"""How commands end, and what they write where a terminal, a file or nothing may be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_meep.cli._run import run, say
+from nnunet_meep.errors import InputError, printable
+
+#: A class or file may be called so.
+EVIL = "a\x1b[2Jb\nc\rd\udce9e\u202ef"
+#: And so it is shown, in one line.
+SHOWN = r"a\x1b[2Jb\nc\rd\udce9e\u202ef"
+
+
+def test_printable_is_one_line_and_leaves_letters_alone() -> None:
+    assert printable(EVIL) == SHOWN
+    assert printable("ventrículo 左心房 $x$ <b> 100 %") == "ventrículo 左心房 $x$ <b> 100 %"
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(capsys) -> None:
+    def fail() -> None:
+        raise InputError(f"{EVIL}: expected a file")
+
+    assert run(fail) == 1
+    say(f"Warning: {EVIL}")
+    assert capsys.readouterr().err == f"Error: {SHOWN}: expected a file\nWarning: {SHOWN}\n"
+
+
+def test_names_in_the_output_send_nothing_to_the_terminal(capsys) -> None:
+    assert run(lambda: print("a\x1b[2J\udce9\tb\nc")) == 0
+    assert capsys.readouterr().out == "a\\x1b[2J\\udce9\tb\nc\n"
+
+
+SCRIPT = """
+import sys
+from nnunet_meep.cli._run import run
+from nnunet_meep.errors import InputError
+
+def action():
+    print("x µ\u4e2d" * 50_000)
+    with open(sys.argv[1], "w") as file:  # must not be where stdout was
+        print("table", flush=True)
+        print("bar", file=sys.stderr)
+        file.write("whole")
+    if sys.argv[2:]:
+        raise InputError("bad")
+
+sys.exit(run(action))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell of POSIX")
+@pytest.mark.parametrize(
+    ("redirection", "fails", "code"),
+    [(">&-", False, 0), ("2>&-", False, 0), (">&- 2>&- <&-", True, 1), ("| true", False, 141)],
+)
+def test_streams_that_are_closed(redirection, fails, code, tmp_path) -> None:
+    python = [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), *["fail"] * fails]
+    shell = f'set -o pipefail; "$@" {redirection}'
+    result = subprocess.run(
+        ["bash", "-c", shell, "-", *python], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+    if code != 141:
+        assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_letters_that_the_terminal_does_not_have(tmp_path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out")],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (0, b"bar\n")
+    assert result.stdout.startswith(b"x \xb5\\u4e2dx")
+
+
+@pytest.mark.parametrize("arguments", [["nnunet_meep.cli.trainers", "--help"], ["nnunet_meep"]])
+def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    start = "import sys, runpy; runpy.run_module('nnunet_meep', run_name='__main__')"
+    if arguments[1:]:
+        start = f"import sys; from {arguments[0]} import main; sys.exit(main({arguments[1:]}))"
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", start], stdout=write, stderr=subprocess.PIPE, timeout=120
+        )
+    finally:
+        os.close(write)
+    assert result.stderr == b""
+    assert result.returncode in (0, 141, -13)  # argparse itself may swallow it
