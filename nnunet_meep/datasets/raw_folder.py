@@ -23,6 +23,7 @@ from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 
 Splits = list[dict[str, list[str]]]
 #: What is to be written of an image: the image, or its file, which is then copied as it is.
@@ -209,7 +210,7 @@ def _write_whole(image: Volume, path: Path) -> None:
     if isinstance(image, Path):
         shutil.copyfile(image, path)
         return
-    sitk.WriteImage(image, path, useCompression=True)
+    sitk.WriteImage(image, itk_path(path), useCompression=True)
     try:  # ITK does not notice when the disk is full
         gunzipped_size(path)
     except GUNZIP_ERRORS as error:

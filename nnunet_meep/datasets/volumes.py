@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from nnunet_meep.datasets.raw_folder import Scan, shown
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 
 # Headers that differ by at most this, in mm or in a direction cosine, are taken as equal: float32
 # and text are rounded differently.
@@ -103,7 +104,7 @@ def read_volume(path: Path, n_channels: int = 1) -> sitk.Image:
     try:
         # ITK silently reads a truncated .nii.gz and makes up the missing voxels.
         n_bytes = gunzipped_size(path) if path.name.endswith(".nii.gz") else None
-        image = sitk.ReadImage(path)
+        image = sitk.ReadImage(itk_path(path))
     except (*GUNZIP_ERRORS, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path}: cannot be read ({reason})") from error

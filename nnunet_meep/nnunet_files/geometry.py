@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.images import read_label_map
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 
 
 def geometry(
@@ -32,7 +33,7 @@ def geometry(
     if not case.reference.name.endswith((".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")):
         return lambda array: _plain_image(array, spacing_mm)
     reference = sitk.ImageFileReader()
-    reference.SetFileName(str(case.reference))
+    reference.SetFileName(itk_path(case.reference))
     reference.ReadImageInformation()
     size = (2, 3, 4)[: reference.GetDimension()]
     numbers: NDArray[np.float32] = np.arange(math.prod(size), dtype=np.float32).reshape(size[::-1])
@@ -41,7 +42,7 @@ def geometry(
     small.SetSpacing(reference.GetSpacing())
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"small{dataset.file_ending}"
-        sitk.WriteImage(small, str(path))
+        sitk.WriteImage(small, itk_path(path))
         seen = read_label_map(path, dataset).labels
 
     # nnU-Net adds a first axis of length 1 to 2D images.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import gunzipped_size
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 
 _NIFTI = (".nii", ".nii.gz")
 #: Formats whose header has the position of the voxels in space (spacing, origin, direction).
@@ -153,7 +154,7 @@ def _grid_by_itk(path: Path) -> VoxelGrid:
     import SimpleITK
 
     header = SimpleITK.ImageFileReader()
-    header.SetFileName(str(path))
+    header.SetFileName(itk_path(path))
     header.ReadImageInformation()
     return grid_of(header)
 
@@ -209,7 +210,7 @@ def _voxel_bytes_by_itk(path: Path) -> int:
     import SimpleITK
 
     header = SimpleITK.ImageFileReader()
-    header.SetFileName(str(path))
+    header.SetFileName(itk_path(path))
     header.ReadImageInformation()
     one = SimpleITK.Image([1] * header.GetDimension(), header.GetPixelID())
     return math.prod(header.GetSize()) * one.GetSizeOfPixelComponent()

@@ -23,6 +23,7 @@ from nnunet_meep.nnunet_files.headers import (
     refuse_short,
     spacing_of,
 )
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 from nnunet_meep.nnunet_files.labels import UnknownLabels
 
 
@@ -68,7 +69,7 @@ def _read_by_itk(path: Path) -> LabelMap | None:
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     with _errors_in_one_line(path, "a segmentation"):
-        image = SimpleITK.ReadImage(str(path))
+        image = SimpleITK.ReadImage(itk_path(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         return None
     grid = grid_of(image) if has_grid(path) else None
@@ -95,7 +96,7 @@ def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Da
             f"got {old.shape}"
         )
     del old
-    _reader(like, dataset).write_seg(label_map, str(path), properties)
+    _reader(like, dataset).write_seg(label_map, itk_path(path), properties)
 
 
 def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -121,7 +122,7 @@ def _read(
     reader = _reader(path, dataset)
     with _errors_in_one_line(path, f"{'an' if what == 'image' else 'a'} {what}"):
         refuse_short(path)
-        return how(reader)(str(path))
+        return how(reader)(itk_path(path))
 
 
 @contextmanager
@@ -140,6 +141,7 @@ def _errors_in_one_line(path: Path, what: str) -> Iterator[None]:
 def _reader(path: Path, dataset: Dataset) -> Any:
     """nnU-Net's reader and writer named in the plans, or else the one it uses for such a file."""
     import SimpleITK
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
     from nnunetv2.imageio.reader_writer_registry import (
         determine_reader_writer_from_dataset_json,
         recursive_find_reader_writer_by_name,
@@ -149,14 +151,17 @@ def _reader(path: Path, dataset: Dataset) -> Any:
     try:
         if dataset.reader is None:
             reader = determine_reader_writer_from_dataset_json(
-                dataset.dataset_json, str(path), verbose=False
+                dataset.dataset_json, itk_path(path), verbose=False
             )
         else:
             reader = recursive_find_reader_writer_by_name(dataset.reader)
-    except (RuntimeError, AssertionError):
-        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
+        # It finds whatever has that name in one of its modules, such as os.
+        if not issubclass(reader, BaseReaderWriter):
+            raise TypeError
+        return reader()  # TypeError if it is the abstract class
+    except (RuntimeError, AssertionError, TypeError):
+        named = f"plans.json names {dataset.reader!r}" if dataset.reader else "its ending has none"
         raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
-    return reader()
 
 
 def _first_line(text: str) -> str:

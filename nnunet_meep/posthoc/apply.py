@@ -22,6 +22,7 @@ from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
 from nnunet_meep.nnunet_files.probabilities import (
@@ -168,6 +169,7 @@ class _Job:
         calibrator, identity = read_calibrator(calibrator_json), file_identity(calibrator_json)
         if not pred_folder.is_dir():
             raise InputError(f"{pred_folder}: expected a folder of predictions, found none")
+        itk_path(pred_folder)  # before an output folder is begun
         dataset = read_dataset([pred_folder], dataset_json, plans_json)
         dataset_path = find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
         calibrator.check_labels(dataset.labels, dataset_path)
@@ -335,6 +337,7 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     """Check that calibrated predictions can be written to ``output``; raise as :func:`begin`."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
+    itk_path(output)
     if output.resolve() == record.pred_folder.resolve():
         raise InputError(f"{output}: expected another folder than the one that is read (-o)")
     if not output.is_dir() or not any(output.iterdir()):

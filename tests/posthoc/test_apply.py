@@ -428,3 +428,21 @@ def test_bad_files_are_one_clear_line(bad, fitted, tmp_path):
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out/*case_1*"))
     assert not list(tmp_path.glob("out/.tmp*"))
+
+
+@pytest.mark.parametrize("which", ["predictions", "output"])
+def test_a_folder_that_is_not_utf8_is_refused_before_anything_is_written(which, fitted, tmp_path):
+    """SimpleITK would abort the process when it gets such a path."""
+    path, test = fitted("platt", "two classes")
+    other = tmp_path / os.fsdecode(b"caf\xe9")
+    pred, out = test.pred, tmp_path / "out"
+    if which == "predictions":
+        try:
+            pred = test.pred.rename(other)
+        except OSError:
+            pytest.skip("this file system has no such names")
+    else:
+        out = other
+    with pytest.raises(InputError, match=r"caf\\udce9: expected a path in UTF-8"):
+        apply(path, pred, out)
+    assert not out.exists()

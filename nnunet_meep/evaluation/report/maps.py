@@ -20,6 +20,7 @@ from nnunet_meep.atomic import creating_folder
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry
 from nnunet_meep.nnunet_files.images import read_label_map
+from nnunet_meep.nnunet_files.itk_paths import itk_path
 from nnunet_meep.nnunet_files.probabilities import read_channels
 
 
@@ -65,7 +66,7 @@ def minus_p_log_p(p: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _write(image: sitk.Image, path: Path) -> None:
-    sitk.WriteImage(image, str(path), True)
+    sitk.WriteImage(image, itk_path(path), True)
 
 
 def _file_name(name: str) -> str:
