@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _check(data: Path, folder: Path) -> None:
         raise InputError(f"{data}: expected a folder with nnU-Net raw data, found none")
     if not re.fullmatch(r"Dataset\d{3}_.+", data.name):
         raise InputError(f"{data}: expected nnU-Net raw data, a folder named DatasetXXX_NAME")
-    inside, outside = data.resolve(), folder.resolve()
+    inside, outside = (Path(os.path.realpath(path)) for path in (data, folder))
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise InputError(f"{folder}: the working folder and the data {data} must not overlap")
     labelled_cases(data)

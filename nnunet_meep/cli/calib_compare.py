@@ -114,6 +114,7 @@ def _compare(options: argparse.Namespace) -> None:
     from nnunet_meep.evaluation.report.compare_folders import compare_folders
     from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
     from nnunet_meep.evaluation.report.comparison_tables import terminal
+    from nnunet_meep.nnunet_files.paths import refuse_no_folder
 
     # Check the arguments before all the work.
     names = [name for name, _ in options.models]
@@ -121,8 +122,7 @@ def _compare(options: argparse.Namespace) -> None:
         raise InputError(
             f"{twice[0]}: expected each name once, got it {names.count(twice[0])} times"
         )
-    if options.o.exists() and not options.o.is_dir():
-        raise InputError(f"{options.o}: expected a folder to write into, got a file (-o)")
+    refuse_no_folder(options.o)
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
     asked = {} if options.bins is None else {"bins": options.bins}

@@ -146,14 +146,13 @@ def main(args: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation.evaluate import evaluate
-    from nnunet_meep.nnunet_files.itk_paths import itk_path
+    from nnunet_meep.nnunet_files.paths import itk_path, refuse_no_folder
 
     gt_folder, pred_folders = references_and_predictions(options)
     if options.o is None and len(pred_folders) > 1:
         raise InputError("-o: expected an output folder, because there are several PRED_FOLDER")
     output = options.o or pred_folders[0] / "calibration"
-    if output.exists() and not output.is_dir():  # checked before all the work
-        raise InputError(f"{output}: expected a folder to write into, got a file (-o)")
+    refuse_no_folder(output)
     if options.maps:
         itk_path(output)
     arguments = {

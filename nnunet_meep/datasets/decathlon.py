@@ -16,6 +16,7 @@ from nnunet_meep.datasets.labelled_scans import ENDING, make_dataset, nifti_file
 from nnunet_meep.datasets.raw_folder import RawDataset, shown, skipped_files
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
+from nnunet_meep.nnunet_files.paths import real_path
 
 
 def find(source: Path, *, division: Division) -> RawDataset:
@@ -30,7 +31,7 @@ def find(source: Path, *, division: Division) -> RawDataset:
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
-    source = source.resolve()
+    source = real_path(source)
     if not (task := re.fullmatch(r"Task\d+_(\w+)", source.name)):
         raise InputError(
             f"{source}: expected a task folder of the Medical Segmentation Decathlon, TaskNN_NAME, "

@@ -40,6 +40,7 @@ from nnunet_meep.datasets.raw_folder import (
 )
 from nnunet_meep.datasets.volumes import TOLERANCE, differences, not_finite, read_volume
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.paths import real_path
 
 # The lists in the paper's repository, sorted. The validation cases are among the training cases;
 # fold 0 excludes them from training.
@@ -118,7 +119,7 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
-    source = source.resolve()
+    source = real_path(source)
     layout, where, files, of_cases = _find(source)
     listed = (*TRAINING_CASES, *TEST_CASES)
     test, training = set(TEST_CASES), set(TRAINING_CASES)

@@ -16,6 +16,7 @@ from nnunet_meep.datasets.division import Division
 from nnunet_meep.datasets.labelled_scans import ENDING, make_dataset, nifti_files, numbered
 from nnunet_meep.datasets.raw_folder import RawDataset, shown, skipped_files
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.paths import real_path
 
 
 def find(
@@ -43,7 +44,7 @@ def find(
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     labels, become = numbered(classes, ignored, "--labels, --ignore")
-    source = source.resolve()
+    source = real_path(source)
     image_files, strays = _files(source, "images*")
     mask_files, more_strays = _files(source, "labels*")
     if not image_files and not mask_files:

@@ -23,7 +23,7 @@ from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 Splits = list[dict[str, list[str]]]
 #: What is to be written of an image: the image, or its file, which is then copied as it is.

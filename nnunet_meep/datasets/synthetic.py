@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_meep.atomic import creating_folder
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 #: Voxels along z, y and x. (SimpleITK gives the axes of the files in the order x, y, z.)
 SHAPE = (24, 32, 32)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunet_meep.datasets.raw_folder import Scan, shown
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 # Headers that differ by at most this, in mm or in a direction cosine, are taken as equal: float32
 # and text are rounded differently.

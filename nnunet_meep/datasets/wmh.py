@@ -33,6 +33,7 @@ from nnunet_meep.datasets.raw_folder import (
 )
 from nnunet_meep.datasets.volumes import read_scan, recoded
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.paths import real_path
 
 #: {scanner: numbers of the scans that were released for training}.
 PUBLISHED = {
@@ -92,7 +93,7 @@ def find(
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
-    source = source.resolve()
+    source = real_path(source)
     folders, notes = _subjects(source)
     if not folders:
         raise InputError(

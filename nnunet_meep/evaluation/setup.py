@@ -19,6 +19,7 @@ from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.cases import Case, Folders, refuse_unpaired
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
+from nnunet_meep.nnunet_files.paths import real_path
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 
@@ -125,7 +126,7 @@ def _refuse_to_keep_among(keep: Path | None, folders: Folders, rois: Sequence[Ro
     """Refuse a folder that is read: sums are named like probabilities and would replace them."""
     masks = [roi.mask_folder for roi in rois if roi.mask_folder is not None]
     for folder in (folders.references, *folders.predictions, *masks):
-        if keep is not None and keep.resolve() == folder.resolve():
+        if keep is not None and real_path(keep) == real_path(folder):
             raise InputError(
                 f"{keep}: expected a folder for the sums of finished cases, found one that is "
                 f"read; give another output folder (-o)"

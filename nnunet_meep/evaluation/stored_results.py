@@ -14,6 +14,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.json_file import read_json
+from nnunet_meep.nnunet_files.paths import real_path
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -129,7 +130,7 @@ def _as_seen_from(folder: Path, sources: Sources) -> dict[str, Any]:
     """Paths of the files relative to the result's folder, so that both can be moved together."""
 
     def from_here(path: Path | None) -> str | None:
-        return None if path is None else os.path.relpath(path.resolve(), folder.resolve())
+        return None if path is None else os.path.relpath(real_path(path), real_path(folder))
 
     return {
         "gt_folder": from_here(sources.gt_folder),

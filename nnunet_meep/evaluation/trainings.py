@@ -29,6 +29,7 @@ from nnunet_meep.evaluation.stored_results import (
 )
 from nnunet_meep.nnunet_files.calibrated import applied_calibrator
 from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.paths import real_path
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 #: Settings of a result that are kept when it is evaluated again.
@@ -112,8 +113,8 @@ def _of_now(
             raise
         sources = Sources(gt_folder, (folder,), None, None)
         return evaluate_again(sources, {"rois": [roi or "image"], **asked}), []
-    if holds_predictions(folder) and [folder.resolve()] != [
-        path.resolve() for path in sources.pred_folders
+    if holds_predictions(folder) and [real_path(folder)] != [
+        real_path(path) for path in sources.pred_folders
     ]:  # the stored result covers other folders, or more of them
         sources = replace(sources, pred_folders=(folder,))
     if not any(map(holds_predictions, sources.pred_folders)):
@@ -152,7 +153,7 @@ def _refuse_other_masks(sources: Sources, where: Path) -> None:
     """Refuse ``mask:FOLDER`` if FOLDER now means another folder than when it was evaluated."""
     for name, there in sources.masks.items():
         here = parse_roi(name).mask_folder
-        if here is not None and there.is_dir() and here.resolve() != there.resolve():
+        if here is not None and there.is_dir() and real_path(here) != real_path(there):
             raise InputError(
                 f"{where / RESULT}: expected the masks {there} with which it was evaluated, found "
                 f"others at {here} from here; evaluate it again with meep-calib-eval, or compare "

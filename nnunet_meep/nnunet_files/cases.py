@@ -17,6 +17,7 @@ from typing import Any
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
+from nnunet_meep.nnunet_files.paths import real_path
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
     """
     expanded: list[Path] = []
     for i, folder in enumerate(pred_folders):
-        if folder.resolve() in [other.resolve() for other in pred_folders[:i]]:
+        if real_path(folder) in map(real_path, pred_folders[:i]):
             raise InputError(f"{folder}: expected each folder of predictions once, got it twice")
-    for folder in pred_folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: expected a folder of predictions, found none")
         folds = sorted(folder.glob("fold_*/validation"))
@@ -110,6 +110,11 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
         gt_folder = _default_references(expanded[0])
     if not gt_folder.is_dir():
         raise InputError(f"{gt_folder}: expected a folder of reference segmentations, found none")
+    if real_path(gt_folder) in map(real_path, expanded):
+        raise InputError(
+            f"{gt_folder}: expected a folder of reference segmentations, got that of the "
+            f"predictions, which would be compared with themselves"
+        )
     if _has_probabilities(gt_folder) and not any(map(_has_probabilities, expanded)):
         raise InputError(
             f"{gt_folder}: expected references, found predictions (CASE.npz), and none in "
@@ -238,8 +243,8 @@ def _read_dataset(pred_folder: Path, dataset_json: Path | None, plans_json: Path
 
 
 def _default_references(pred_folder: Path) -> Path:
-    model = pred_folder.resolve().parent.parent
-    if pred_folder.resolve().name != "validation" or not (model / "plans.json").is_file():
+    model = real_path(pred_folder).parent.parent
+    if real_path(pred_folder).name != "validation" or not (model / "plans.json").is_file():
         raise InputError(
             f"{pred_folder}: expected the folder of reference segmentations before it, or with "
             f"--gt; only for a model folder (TRAINER__PLANS__CONFIG) or its fold_X/validation they "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.images import read_label_map
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 
 def geometry(

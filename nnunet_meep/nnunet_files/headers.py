@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import gunzipped_size
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 _NIFTI = (".nii", ".nii.gz")
 #: Formats whose header has the position of the voxels in space (spacing, origin, direction).

@@ -23,8 +23,8 @@ from nnunet_meep.nnunet_files.headers import (
     refuse_short,
     spacing_of,
 )
-from nnunet_meep.nnunet_files.itk_paths import itk_path
 from nnunet_meep.nnunet_files.labels import UnknownLabels
+from nnunet_meep.nnunet_files.paths import itk_path
 
 
 @dataclass(frozen=True)

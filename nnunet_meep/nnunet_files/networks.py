@@ -17,6 +17,7 @@ from typing import Any
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.identity import archive_identity
+from nnunet_meep.nnunet_files.paths import real_path
 
 #: The record that ``meep-calib-apply`` and ``meep-predict`` leave in the folder they write.
 RECORD = "calib_apply_args.json"
@@ -154,7 +155,7 @@ def network_of(pred_folders: Sequence[Path]) -> Network:
 def _network_of(folder: Path) -> Network:
     if (folder / RECORD).is_file():
         return _recorded(folder / RECORD)
-    place = folder.resolve()
+    place = real_path(folder)
     fold = re.fullmatch(r"fold_(\w+)", place.parent.name)
     names = place.parent.parent.name.split("__")
     if place.name == "validation" and fold is not None and len(names) == 3:

@@ -19,6 +19,7 @@ from nnunet_meep.nnunet_files.cases import (
     read_dataset,
 )
 from nnunet_meep.nnunet_files.networks import network_of
+from nnunet_meep.nnunet_files.paths import real_path
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Predictions:
         """
         folds = {
             f.parent.name.removeprefix("fold_")
-            for f in (folder.resolve() for folder in self.folders.predictions)
+            for f in (real_path(folder) for folder in self.folders.predictions)
             if f.name == "validation" and f.parent.name.startswith("fold_")
         }
         splits = self._splits() if folds and self.all_cases else []
@@ -91,7 +92,7 @@ class Predictions:
 
     def _splits(self) -> list[list[str]]:
         """The validation cases of each fold; empty if ``splits_final.json`` is not found."""
-        places = [self.folders.references.resolve().parent]
+        places = [real_path(self.folders.references).parent]
         network = network_of(self.folders.predictions)
         if (preprocessed := os.environ.get("nnUNet_preprocessed")) and network.dataset:
             places.append(Path(preprocessed) / network.dataset)

@@ -22,9 +22,9 @@ from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
-from nnunet_meep.nnunet_files.itk_paths import itk_path
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
+from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
 from nnunet_meep.nnunet_files.probabilities import (
     PART,
     open_probabilities,
@@ -141,7 +141,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """The content of the file in the output folder."""
         return {
-            "pred_folder": str(self.pred_folder.resolve()),
+            "pred_folder": str(real_path(self.pred_folder)),
             "network": self.network.to_dict(),
             "any_network": list(self.any_network),
         }
@@ -335,10 +335,9 @@ def begin(output: Path, calibrator_json: Path, record: Record) -> None:
 
 def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     """Check that calibrated predictions can be written to ``output``; raise as :func:`begin`."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: expected a folder to write into, found a file (-o)")
+    refuse_no_folder(output)
     itk_path(output)
-    if output.resolve() == record.pred_folder.resolve():
+    if real_path(output) == real_path(record.pred_folder):
         raise InputError(f"{output}: expected another folder than the one that is read (-o)")
     if not output.is_dir() or not any(output.iterdir()):
         return

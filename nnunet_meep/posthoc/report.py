@@ -13,6 +13,7 @@ from nnunet_meep.evaluation.notes import fold_notes
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.report.plots import COLORS, plain
 from nnunet_meep.evaluation.report.tables import text_table
+from nnunet_meep.nnunet_files.paths import refuse_no_folder
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import Fit
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
@@ -28,9 +29,7 @@ def check_target(path: Path) -> None:
     """
     if path.suffix != ".json" or path.is_dir():
         raise InputError(f"{path}: expected the name of a .json file to write (-o)")
-    for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
-            raise InputError(f"{parent}: expected a folder to write into, found a file (-o)")
+    refuse_no_folder(path.parent)
     if path.exists():
         try:
             read_calibrator(path)

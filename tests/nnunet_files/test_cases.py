@@ -282,6 +282,31 @@ def test_one_folder_that_is_no_model(two_folders, tmp_path, capsys) -> None:
     assert "reference segmentations before it" in line
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_predictions_are_not_their_own_references(two_folders, tmp_path, capsys, link) -> None:
+    one, two = two_folders
+    references = one.pred
+    if link:
+        references = tmp_path / "link"
+        references.symlink_to(one.pred)
+    line = refused(capsys, references, two.pred, one.pred, "-o", tmp_path / "out")
+    assert line.startswith(f"Error: {references}: expected a folder of reference segmentations")
+
+
+@pytest.mark.parametrize("role", ["gt", "pred", "out", "above out"])
+def test_a_link_that_leads_to_itself(two_folders, tmp_path, capsys, role) -> None:
+    one, _ = two_folders
+    (tmp_path / "loop").symlink_to("loop")
+    loop, out = tmp_path / "loop", tmp_path / "out"
+    arguments = {
+        "gt": (loop, one.pred, "-o", out),
+        "pred": (one.gt, loop, "-o", out),
+        "out": (one.gt, one.pred, "-o", loop),
+        "above out": (one.gt, one.pred, "-o", loop / "out"),
+    }
+    assert refused(capsys, *arguments[role]).startswith(f"Error: {loop}: expected a folder")
+
+
 @pytest.mark.parametrize("n", ["1", "2"])
 def test_chill_with_no_case_left_is_one_line(two_folders, tmp_path, capsys, n) -> None:
     one, _ = two_folders

@@ -20,7 +20,7 @@ from nnunet_meep.atomic import creating_folder
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry
 from nnunet_meep.nnunet_files.images import read_label_map
-from nnunet_meep.nnunet_files.itk_paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path
 from nnunet_meep.nnunet_files.probabilities import read_channels
 
 

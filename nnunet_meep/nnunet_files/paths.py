@@ -1,0 +1,42 @@
+"""Paths that the user gave: which can be used, and which are the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nnunet_meep.errors import InputError
+
+
+def itk_path(path: Path) -> str:
+    """A path as SimpleITK, and nnU-Net's readers that use it, take it.
+
+    Raises:
+        InputError: the path is not UTF-8, at which SimpleITK would end the whole process.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{path}: expected a path in UTF-8, which the library that reads and writes images "
+            f"needs, got other bytes; rename the file or folder"
+        ) from None
+    return str(path)
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path behind all links; a link that leads to itself stays what it is."""
+    return Path(os.path.realpath(path))
+
+
+def refuse_no_folder(path: Path) -> None:
+    """Check before all the work that a folder can be made, or is there.
+
+    Raises:
+        InputError: it, or what should be a folder above it, is something else.
+    """
+    for place in (path, *path.parents):
+        if os.path.lexists(place):
+            if not place.is_dir():
+                raise InputError(f"{place}: expected a folder to write into, found a file (-o)")
+            return
