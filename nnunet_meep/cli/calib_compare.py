@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_meep.cli._folders import add_cases, add_counting, add_references
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run, say
+from nnunet_meep.errors import InputError, printable
 
 _EPILOG = """\
 models:
@@ -100,7 +101,7 @@ def _model(text: str) -> tuple[str, list[Path]]:
     name, equals, folders = text.partition("=")
     if not name.strip() or not equals or not all(folders.split(",")):
         raise argparse.ArgumentTypeError(f"expected NAME=FOLDER, got {text!r}")
-    return " ".join(name.split()), [Path(folder) for folder in folders.split(",")]
+    return printable(" ".join(name.split())), [Path(folder) for folder in folders.split(",")]
 
 
 def main(args: list[str] | None = None) -> int:
@@ -110,7 +111,6 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation.report.compare_folders import compare_folders
     from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
     from nnunet_meep.evaluation.report.comparison_tables import terminal

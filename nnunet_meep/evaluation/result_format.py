@@ -149,6 +149,8 @@ def _malformed_part(part: Any) -> str:
     for key, entry in part["classes"].items():
         if problem := malformed(entry, {"name": str, **_POOLED}, f"class {key}"):
             return problem
+        if not entry["name"].isprintable():
+            return f"the name of class {key} is not one line of text"
     if part["top_label"] is None:
         return ""
     kinds = {"classwise_ece": {"pooled": (int, float, type(None))}, **_POOLED}

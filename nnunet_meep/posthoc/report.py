@@ -11,7 +11,7 @@ from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.calibration import ece_of_bins
 from nnunet_meep.evaluation.notes import fold_notes
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
-from nnunet_meep.evaluation.report.plots import COLORS, plain
+from nnunet_meep.evaluation.report.plots import COLORS
 from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.nnunet_files.paths import refuse_no_folder
 from nnunet_meep.posthoc.calibrator import read_calibrator
@@ -57,7 +57,7 @@ def write(fit: Fit, path: Path) -> list[Path]:
         panels = {}
         for key, c in fit.classes.items():
             change = f"{1e3 * ece_of_bins(c.before):.2f} to {1e3 * ece_of_bins(c.after):.2f} e-3"
-            panels[plain(f"{c.name} (label {key})\nECE {change}")] = [
+            panels[f"{c.name} (label {key})\nECE {change}"] = [
                 Layer("before", c.before, color=COLORS[1]),
                 Layer("after", c.after, color=COLORS[0]),
             ]

@@ -56,7 +56,7 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
         if undefined in all cases.
     """
     titles = {
-        key: "all classes (top label)" if key == TOP_LABEL else plain(f"{name} (label {key})")
+        key: "all classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
         for key, name in comparison.classes.items()
     }
     foreground = {k: t for k, t in titles.items() if k != TOP_LABEL}

@@ -25,6 +25,7 @@ from nnunet_meep.evaluation.report.comparison_pictures import comparison_picture
 from nnunet_meep.evaluation.report.figures import save_figure
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut
+from nnunet_meep.evaluation.report.tables import write_text
 from nnunet_meep.evaluation.report.training_panels import Curves, refuse_curves
 from nnunet_meep.evaluation.report.verdict import about
 from nnunet_meep.evaluation.results import Evaluation
@@ -102,7 +103,7 @@ def write_comparison_report(
             if dropped:
                 lines.append(f"no pictures in report.html, to keep it small: {named(dropped)}")
             text = page.render(comparison, pictures, embedded, lines, of_curves, progress)
-            (Path(new) / "report.html").write_text(text, encoding="utf-8")
+            write_text(Path(new) / "report.html", text)
             return _replace(Path(new), folder), lines
     except BaseException:
         if is_new:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nnunet_meep.atomic import replacing_files
 from nnunet_meep.evaluation.comparison import COLUMNS, NOT_SEGMENTED, SIGNIFICANT, Comparison
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
-from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv
+from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv, write_text
 from nnunet_meep.evaluation.report.verdict import (
     about,
     columns,
@@ -48,8 +49,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         content = nan_to_none(comparison.to_dict())
         json_path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_csv(csv_path, COLUMNS, comparison.rows())
-        md_path.write_text(markdown(comparison))
-        tex_path.write_text(latex(comparison))
+        write_text(md_path, markdown(comparison))
+        write_text(tex_path, latex(comparison))
     return paths
 
 
@@ -81,7 +82,8 @@ def markdown(comparison: Comparison) -> str:
     if comparison.differences:
         rows = [difference_head(comparison), *difference_rows(comparison)]
         blocks += [about_differences(comparison), markdown_table(rows, n_left=3)]
-    return "\n\n".join(blocks) + "\n"
+    # Names come from files: none of them is a tag of HTML.
+    return re.sub(r"<(?=[a-zA-Z/!?])", r"\<", "\n\n".join(blocks)) + "\n"
 
 
 def latex(comparison: Comparison) -> str:

@@ -88,20 +88,25 @@ def save_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:
 def panels_of(
     titles: Sequence[str], title: str, *, histograms: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure and, for each panel, its axes: a square one, and one below if ``histograms``."""
+    """A figure and, for each panel, its axes: a square one, and one below if ``histograms``.
+
+    Titles may hold names from files: they are shown as they are, in as many lines as they need.
+    """
     from matplotlib.figure import Figure
 
+    # Centred above the diagram, to whose right is the least room.
+    titles = [_in_lines(text, _DIAGRAM + 2 * _RIGHT) for text in titles]
     columns = min(_COLUMNS, len(titles))
     rows = math.ceil(len(titles) / columns)
     heights = [_DIAGRAM, *([_HISTOGRAM] if histograms else [])]
     top = _TOP + _TITLE_LINE * (1 + max(text.count("\n") for text in titles))
     panel_height = top + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
     width = columns * _PANEL_WIDTH
-    title = "\n".join(textwrap.wrap(title, int(width / _TITLE_LETTER)))
+    title = _in_lines(title, width)
     above = _TITLE + _TITLE_LINE * title.count("\n") if title else 0
     height = above + rows * panel_height
     figure = Figure(figsize=(width, height))
-    figure.suptitle(plain(title), fontsize="medium", y=1 - 0.08 / height, va="top")
+    figure.suptitle(title, fontsize="medium", y=1 - 0.08 / height, va="top")
     axes: list[list[Axes]] = []
     for i, text in enumerate(titles):
         row, column = divmod(i, columns)
@@ -120,6 +125,15 @@ def panels_of(
         panel[0].set_title(text, fontsize="medium")
         axes.append(panel)
     return figure, axes
+
+
+def _in_lines(text: str, width: float) -> str:
+    """A title in lines that fit into a width in inches, for each of its own at most four."""
+    n_letters = int(width / _TITLE_LETTER)
+    lines = (
+        textwrap.wrap(line, n_letters, max_lines=4, placeholder="...") for line in text.split("\n")
+    )
+    return plain("\n".join(line for wrapped in lines for line in wrapped))
 
 
 def label_left_and_legend(figure: Figure, axes: Sequence[Sequence[Axes]]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,9 @@ from nnunet_meep.nnunet_files.geometry import geometry
 from nnunet_meep.nnunet_files.images import read_label_map
 from nnunet_meep.nnunet_files.paths import itk_path
 from nnunet_meep.nnunet_files.probabilities import read_channels
+
+#: Of a class name in a file name; file systems take 255 for the whole name.
+_MOST_BYTES = 150
 
 
 def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
@@ -42,7 +47,7 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
     target, new = folder / case.name, folder / f".new-{case.name}"
     shutil.rmtree(new, ignore_errors=True)
     with creating_folder(new) as temporary:
-        names = {labels.channel(i): _file_name(name) for i, name in enumerate(labels.names)}
+        names = {labels.channel(i): name for i, name in enumerate(file_names(labels.names))}
         n_channels = labels.n_channels
         entropy = np.zeros(shape, np.float32)
         for channel, p in read_channels(case.probabilities, (n_channels, *shape)):
@@ -69,6 +74,17 @@ def _write(image: sitk.Image, path: Path) -> None:
     sitk.WriteImage(image, itk_path(path), True)
 
 
-def _file_name(name: str) -> str:
-    """A class name without characters that are unsafe in file names."""
-    return re.sub(r"[^\w.+-]+", "_", name)
+def file_names(names: Sequence[str]) -> list[str]:
+    """A different file name for each class, of what of its name is safe in one, and not too long.
+
+    Names that become the same, also on file systems that do not tell capitals apart, get the number
+    of their class, from 1, behind a sign that no other name has.
+    """
+    safe = [
+        re.sub(r"[^\w.+-]+", "_", name).encode()[:_MOST_BYTES].decode(errors="ignore")
+        for name in names
+    ]
+    n_alike = Counter(map(str.casefold, safe))
+    return [
+        f"{name}@{i}" if n_alike[name.casefold()] > 1 else name for i, name in enumerate(safe, 1)
+    ]

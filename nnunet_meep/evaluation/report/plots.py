@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnunet_meep.errors import printable
 from nnunet_meep.evaluation.metrics.calibration import reliability_band
 
 if TYPE_CHECKING:
@@ -32,15 +33,27 @@ PAGE_COLORS = (
 )
 
 
+_MOST_LETTERS = 100
+
+
 def color_of(i: int) -> str:
     """The colour of the i-th model."""
     return COLORS[i % len(COLORS)]
 
 
 def plain(text: str) -> str:
-    """A name that matplotlib shows literally: not as a formula, and not hidden in legends."""
-    text = text.replace("$", r"\$")
+    """Text with names in it that matplotlib shows literally, in lines of at most 100 letters.
+
+    Not as a formula, not hidden in legends, and without signs that no font has.
+    """
+    lines = [shorten(printable(line)).replace("$", r"\$") for line in text.split("\n")]
+    text = "\n".join(lines)
     return f" {text}" if text.startswith("_") else text
+
+
+def shorten(name: str) -> str:
+    """A name of at most 100 letters, for a place that has no room for more."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 3]}..."
 
 
 def new_axes(*, square: bool = False) -> Axes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.report.plots import plain
+from nnunet_meep.evaluation.report.plots import plain, shorten
 from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice, error_kinds
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def slices_figure(cut: CaseSlice, dice: dict[str, float]) -> Figure:
             if row == 0:
                 ax.set_title(name, fontsize="medium")
         value = dice.get(of_model.model, np.nan)
-        label = textwrap.fill(plain(of_model.model), max(int(cell_height / _LETTER), 8))
+        label = plain(textwrap.fill(shorten(of_model.model), max(int(cell_height / _LETTER), 8)))
         label += "" if np.isnan(value) else f"\nDice of the case {value:.3f}"
         axes[0].set_ylabel(label, fontsize="small")
     for column, shown in maps.items():

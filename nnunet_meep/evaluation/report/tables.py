@@ -34,11 +34,16 @@ def _sides(head: Sequence[str], n_left: int) -> list[str]:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file, numbers with all their digits and NaN as an empty cell."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
             writer.writerow([_csv_cell(value) for value in row])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, and as escapes what is none: names of files may be of other bytes."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _csv_cell(value: Any) -> str:

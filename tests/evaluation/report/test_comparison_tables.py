@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from predictions import compared, stored_result
 
+from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report.verdict import (
     short_verdict,
@@ -40,6 +41,27 @@ def result(shift):
 
 def two_models():
     return compared({"plain": result(0), NAME: result(0.1)})
+
+
+def test_names_are_no_tags_in_markdown() -> None:
+    name = "</td><script>alert(1)</script>"
+    text = tables.markdown(compared({name: result(0), "a < b": result(0.1)}))
+    assert not re.search(r"(?<!\\)<[a-z/]", text)
+    assert r"\</td>\<script>alert(1)\</script>" in text
+    assert "a < b" in text
+
+
+def test_bytes_that_are_not_utf8_are_written_as_escapes(tmp_path) -> None:
+    cases = {f"c\udce9{i}": {"1": {"dice": 0.5, "ece": 0.01 * i}} for i in range(2)}
+    comparison = compared({"m\udce9": stored_result(cases), "b": stored_result(cases)})
+    for path in tables.write(comparison, tmp_path):
+        assert r"\udce9" in path.read_text(encoding="utf-8")
+
+
+def test_a_class_whose_name_is_not_printable_is_damage() -> None:
+    content = stored_result({"a": {"1": {"dice": 0.5}}}, names={"1": "a\ud800"})
+    with pytest.raises(InputError, match="the name of class 1 is not one line of text"):
+        compared({"m": content})
 
 
 def test_markdown_has_as_many_cells_in_each_row() -> None:

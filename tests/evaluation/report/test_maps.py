@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
 from predictions import softmax_case
 
 from nnunet_meep.cli.calib_eval import main
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.report.maps import write_maps
+from nnunet_meep.evaluation.report.maps import file_names, write_maps
 from nnunet_meep.nnunet_files.cases import Case, find_folders, pair_cases, read_dataset
 
 SHAPE = (4, 5, 6)
@@ -130,3 +132,22 @@ def test_the_command_writes_them_on_demand(make_folder, tmp_path, capsys) -> Non
     assert len(list((tmp_path / "out" / "maps" / "a").iterdir())) == 3
     assert str(tmp_path / "out" / "maps") in capsys.readouterr().out
     assert main([*command, "--maps"]) == 0  # in place of the old ones
+
+
+NAMES = st.one_of(
+    st.text("aB/ _.", min_size=1, max_size=3), st.text(min_size=1), st.just("ü" * 3000)
+)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=8, unique=True))
+def test_each_class_has_a_file_of_its_own_in_the_folder(names) -> None:
+    files = file_names(names)
+    assert len({file.casefold() for file in files}) == len(names)
+    for file in files:
+        assert "/" not in file
+        assert len(f"probability_{file}.nii.gz".encode()) <= 255
+
+
+def test_names_that_are_fine_stay_as_they_are() -> None:
+    assert file_names(["Anterior", "left-ventricle 2"]) == ["Anterior", "left-ventricle_2"]
+    assert file_names(["a/b", "A b", "c"]) == ["a_b@1", "A_b@2", "c"]

@@ -155,13 +155,30 @@ def test_the_axes_hold_the_curves_of_all_models() -> None:
 @pytest.mark.parametrize("name", ["_hidden", r"$\frac$", "$5 and $10", "a_b^c"])
 def test_names_are_drawn_as_they_are(name, tmp_path) -> None:
     layers = [Layer(plain(name), bins([3], [0.5], [0.4])) for _ in range(2)]
-    figure = reliability_figure({plain(name): layers}, name)
+    figure = reliability_figure({name: layers}, name)
     save_figure(figure, tmp_path / "a.svg", "svg")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [label.replace("\\$", "$").strip() for label in labels[1:]] == [name, name]
 
 
+def test_what_no_font_has_is_drawn_as_its_escape(tmp_path) -> None:
+    figure = reliability_figure({"a\udce9\x1b": [Layer("m", bins([3], [0.5], [0.4]))]}, "\ud800")
+    save_figure(figure, tmp_path / "a.png", "png")
+    assert figure.axes[0].get_title() == r"a\udce9\x1b"
+    assert figure.get_suptitle() == r"\ud800"
+
+
 class TestFigures:
+    @pytest.mark.parametrize("name", ["ü" * 3000, "a $b$ " * 500, "a" * 95 + "$" * 20])
+    def test_long_names_stay_above_their_panels(self, name) -> None:
+        layers = [Layer("model", bins([1, 2], [0.2, 0.7], [0.1, 0.8]))]
+        figure = reliability_figure({f"{name} (label {i})\nECE": layers for i in (1, 2)}, name)
+        figure.canvas.draw()
+        first, second = (ax.title.get_window_extent() for ax in figure.axes[::2])
+        assert 0 <= first.x0 < first.x1 < second.x0 < second.x1 <= figure.bbox.x1
+        assert first.y1 < figure._suptitle.get_window_extent().y0
+        assert figure.axes[0].get_title().endswith("\nECE")
+
     def test_panels_have_one_legend_that_lies_on_none_of_them(self) -> None:
         layers = [Layer(name, bins([1, 2], [0.2, 0.7], [0.1, 0.8])) for name in ("model", "n" * 60)]
         for n in (1, 2, 5):
