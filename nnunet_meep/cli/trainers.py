@@ -10,7 +10,7 @@ from functools import partial
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 from nnunet_meep.errors import InputError
-from nnunet_meep.trainers import grammar, names, nearest
+from nnunet_meep.trainers import grammar, names, nearest, others
 
 _WIDTH = 88
 
@@ -58,18 +58,23 @@ def _explain(name: str) -> None:
 
 
 def _explanation(name: str) -> str:
+    problem = ""
     try:
         experiment = names.parse(name)
     except names.TrainerNameError as error:
-        raise InputError(str(error)) from None
+        experiment, problem = None, str(error)
     if experiment is None:
-        others = (
+        left = (
             f"{name!r} is no name of nnunet-meep: it is left to nnU-Net and the folders of "
             "nnUNet_extTrainer"
         )
         if meant := nearest.meant(name):
-            raise InputError(f"{others}; if one of ours is meant, {meant}")
-        return others
+            problem = problem or f"{left}; if one of ours is meant, {meant}"
+        if not problem:
+            return left
+        if folder := others.folder_with(name, others.external_folders()):
+            return f"{name!r} is no name of nnunet-meep: nnU-Net finds it in {folder}"
+        raise InputError(problem)
     return "\n".join([name, *_aligned(names.explain(experiment).items())])
 
 

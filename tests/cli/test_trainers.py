@@ -153,6 +153,23 @@ def test_a_name_that_is_unlike_ours_is_left_to_nnunet_without_a_suggestion(answe
         assert "nearest" not in line
 
 
+def test_a_name_like_ours_that_a_folder_of_the_users_has_is_nnunets(answer, tmp_path, monkeypatch):
+    name = "nnUNetTrainerDA5_MEEP"
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert answer(name)[0] == 1
+    (tmp_path / "mine_of_test_trainers.py").write_text(f"class {name}: pass\n")
+    assert answer(name) == (
+        0,
+        f"{name!r} is no name of nnunet-meep: nnU-Net finds it in {tmp_path}\n",
+        [],
+    )
+    assert answer("nnUNetTrainerDA6_MEEP")[0] == 1
+    (tmp_path / "mine_of_test_trainers.py").write_text("1 / 0\n")
+    code, _, (error,) = answer(name)
+    assert code == 1
+    assert error.startswith(f"Error: {tmp_path}: expected trainers")
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["nnUNetTrainerMEEP_KL"], ["nnUNetTrainerMEEP"], ["nnUNetTrainerDA5", "MEEP"]]
 )

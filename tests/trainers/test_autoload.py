@@ -235,22 +235,28 @@ def test_the_scanned_module_has_no_foreign_name_and_ends_with_one_line_at_a_wron
     assert line.startswith("Error: nnUNetTrainerMEEP_KL_lambda0p30: 'lambda0p30'")
 
 
-@pytest.mark.parametrize("behind", [False, True])
-def test_a_name_that_seems_misspelt_is_answered_where_nobody_elses_class_can_have_it(behind):
+@pytest.mark.parametrize("name", ["nnUNetTrainer_seed4", "nnUNetTrainerDA5_MEEP"])
+@pytest.mark.parametrize("behind", ["nothing", "others", "it", "what cannot be imported"])
+def test_a_wrong_or_misspelt_name_is_answered_unless_a_folder_behind_ours_has_it(
+    name, behind, tmp_path
+):
+    content = {"others": "class Other: pass", "it": f"class {name}: pass"}.get(behind, "1 / 0")
+    (tmp_path / "mine.py").write_text(content)
     script = (
         f"import os, sys; sys.path.insert(0, {EXTENSION!r})\n"
-        "os.environ['nnUNet_extTrainer'] += (os.pathsep + '/others') * " + str(behind) + "\n"
         "import nnunet_meep_trainers as module\n"
-        "print(hasattr(module, 'nnUNetTrainer_seed4'))\n"
+        f"print(hasattr(module, {name!r}))\n"
     )
-    result = python(script)
-    if behind:
-        assert (result.stdout, result.stderr) == ("False\n", "")
-    else:
+    folders = [EXTENSION, *[str(tmp_path)] * (behind != "nothing"), "/nowhere", ""]
+    result = python(script, **{VARIABLE: join(*folders)})
+    if behind in ("nothing", "others"):
         assert result.returncode == 1
         (line,) = result.stderr.splitlines()
-        assert line.startswith("Error: nnU-Net has no trainer 'nnUNetTrainer_seed4'; ")
-        assert line.endswith(" nnUNetTrainerDiceCE_seed4")
+        assert line.startswith("Error: ")
+        assert name in line
+        assert "nearest right name" in line
+    else:  # nnU-Net's search goes on
+        assert (result.stdout, result.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize("name", ["__path__", "names", "parse", "TrainerNameError", "__all__"])

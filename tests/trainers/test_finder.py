@@ -132,14 +132,17 @@ def test_a_users_own_folder_stays_in_front_and_is_searched_as_well(tmp_path, use
 
 def test_switched_off_nothing_is_found_until_the_variable_is_set_by_hand(tmp_path, users_folder):
     value = os.pathsep.join([EXTENSION_DIR, users_folder])
-    searches = (None, ["nnUNetTrainerMEEP_KL"]), (value, [*OURS[:2], USERS])
+    own = [USERS, "nnUNetTrainerDA5_MEEP"]
+    searches = (None, ["nnUNetTrainerMEEP_KL"]), (value, [*OURS[:2], *own])
     off, by_hand = find(tmp_path, *searches, NNUNET_MEEP_AUTOLOAD="0")
     assert off["nnUNet_extTrainer"] is None
     assert off["nnUNetTrainerMEEP_KL"][0] == "RuntimeError"
     assert by_hand["nnUNet_extTrainer"] == value
     for name in OURS[:2]:
         assert by_hand[name] == [name, "nnunet_meep.trainers"]
-    assert by_hand[USERS] == [USERS, "my_trainers"]  # the search goes on behind our folder
+    # The search goes on behind our folder, also for names that are like ours, but wrong.
+    assert by_hand[own[0]] == [own[0], "my_trainers"]
+    assert by_hand[own[1]] == [own[1], "from_the_readme"]
 
 
 def test_the_stock_command_ends_at_a_wrong_name_with_one_line_and_exit_code_1():

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import os
 import re
-from functools import cache
-from pathlib import Path
 
-from nnunet_meep.trainers import names, nearest
+from nnunet_meep.trainers import names, nearest, others
 from nnunet_meep.trainers.grammar import PREFIX, Experiment, base_name
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -123,13 +119,13 @@ def _check(trainer: str) -> None:
     """Raise ``WrongTrainer`` if neither this package nor nnU-Net has such a trainer."""
     wrong = ""
     try:
-        if names.parse(trainer) is not None or trainer in _others():
+        if names.parse(trainer) is not None or trainer in others.written_classes():
             return
     except names.TrainerNameError as error:
         wrong = str(error)
-    if _is_found_by_nnunet(trainer):
+    if others.folder_with(trainer, others.external_folders()):
         return
-    close = difflib.get_close_matches(trainer, _others(), 1)
+    close = difflib.get_close_matches(trainer, others.written_classes(), 1)
     right = nearest.meant(trainer) or (f"the nearest right name is {close[0]}" if close else "")
     raise WrongTrainer(
         wrong
@@ -137,42 +133,3 @@ def _check(trainer: str) -> None:
         f"nnUNet_extTrainer, found none"
         + (f"; {right}" if right else "")
     )
-
-
-def _is_found_by_nnunet(trainer: str) -> bool:
-    """Whether a folder of the user's has it, which may make names on demand, as ours does."""
-    ours = Path(names.__file__).parent / "extension"
-    folders = [p for p in _external() if Path(p).is_dir() and not ours.samefile(p)]
-    if not folders:
-        return False
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    return any(
-        recursive_find_python_class(
-            folder, trainer, None, base_folder=folder, cleanup_imports_from_base_folder=True
-        )
-        is not None
-        for folder in folders
-    )
-
-
-def _external() -> list[str]:
-    return [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
-
-
-@cache
-def _others() -> frozenset[str]:
-    """The classes in nnU-Net's own trainer files and in those of ``nnUNet_extTrainer``.
-
-    They are read, not imported: importing all of nnU-Net's takes many seconds.
-    """
-    spec = importlib.util.find_spec("nnunetv2")
-    packages = spec.submodule_search_locations if spec else None
-    places = [Path(p) / "training" / "nnUNetTrainer" for p in packages or ()]
-    places += map(Path, _external())
-    found: set[str] = set()
-    for place in places:
-        for path in place.rglob("*.py"):
-            text = path.read_text(encoding="utf-8", errors="replace")
-            found.update(re.findall(r"^class (\w+)", text, re.MULTILINE))
-    return frozenset(found)

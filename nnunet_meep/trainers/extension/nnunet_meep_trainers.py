@@ -7,13 +7,12 @@ Another environment may inherit ``nnUNet_extTrainer`` and import this file witho
 nnunet-meep: then no name is found here, and nnU-Net's search goes on.
 """
 
-import os
-
 
 def __getattr__(name: str) -> type:
     try:
         from nnunet_meep import trainers
-        from nnunet_meep.trainers import nearest
+        from nnunet_meep.errors import InputError
+        from nnunet_meep.trainers import nearest, others
     except ModuleNotFoundError as error:
         if error.name != "nnunet_meep":
             raise
@@ -22,15 +21,17 @@ def __getattr__(name: str) -> type:
         # Not getattr(): what else that module holds (__path__, functions) is no trainer.
         return trainers.trainer_class(name)
     except trainers.TrainerNameError as error:
-        # hasattr() swallows AttributeError alone; this ends the nnU-Net command with one line.
-        raise SystemExit(f"Error: {error}") from None
+        problem = str(error)
     except AttributeError:
-        # Whoever else has a class of this name is searched before us: it is not found anyway.
-        if _is_searched_last() and (suggestion := nearest.meant(name)):
-            raise SystemExit(f"Error: nnU-Net has no trainer {name!r}; {suggestion}") from None
-        raise
-
-
-def _is_searched_last() -> bool:
-    *_, last = os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)
-    return bool(last) and os.path.realpath(last) == os.path.dirname(os.path.realpath(__file__))
+        if not (suggestion := nearest.meant(name)):
+            raise
+        problem = f"nnU-Net has no trainer {name!r}; {suggestion}"
+    # Folders in front of ours have been searched already; one behind it may have the name.
+    try:
+        is_found = others.folder_with(name, others.folders_behind_ours()) is not None
+    except InputError:
+        is_found = True  # nnU-Net's search goes on to that folder, and says what is wrong there
+    if is_found:
+        raise AttributeError(name)
+    # hasattr() swallows AttributeError alone; this ends the nnU-Net command with one line.
+    raise SystemExit(f"Error: {problem}")
