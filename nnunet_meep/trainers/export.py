@@ -75,7 +75,7 @@ def export_model(model_folder: Path, out: Path) -> Export:
     Raises:
         InputError: ``model_folder`` is not a model; its trainer is nnU-Net's own already, or builds
             a network of its own; a checkpoint cannot be read or holds something else; ``out``
-            exists.
+            exists, or is inside of ``model_folder``.
     """
     names = _check(model_folder)
     folds = [f for f in model_folder.glob("fold_*") if re.fullmatch("fold_([0-9]+|all)", f.name)]
@@ -84,6 +84,10 @@ def export_model(model_folder: Path, out: Path) -> Export:
         raise InputError(f"{model_folder}: {_EXPECTED}, got no checkpoint")
     if out.exists():
         raise InputError(f"{out} exists: remove it or choose another folder")
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(model_folder)):
+        raise InputError(
+            f"{out}: expected a folder outside of the model {model_folder}, which stays as it is"
+        )
 
     others = [file for pattern in _OF_THE_MODEL for file in model_folder.glob(pattern)]
     others += [fold / name for fold in folds for name in _OF_A_FOLD if (fold / name).is_file()]

@@ -516,6 +516,13 @@ def test_what_exists_is_never_written_to(model, tmp_path, capfd):
         assert f"{out} exists: remove it" in refusal(model, out, capfd)
 
 
+@pytest.mark.parametrize("inside", ["exported", "fold_0/validation/exported", "../link/exported"])
+def test_a_model_is_never_exported_into_itself(model, tmp_path, capfd, inside):
+    (model.parent / "link").symlink_to(model)
+    out = model / inside
+    assert f"{out}: expected a folder outside of the model" in refusal(model, out, capfd)
+
+
 def test_a_full_disk_leaves_nothing_behind(model, tmp_path, monkeypatch, capfd):
     save, saved = torch.save, []
 
