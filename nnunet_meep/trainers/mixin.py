@@ -17,6 +17,7 @@ Everything that it does not name stays as in the other base class.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks
 from nnunet_meep.trainers.names import explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
 from nnunet_meep.trainers.report import epoch_lines, not_finite
+from nnunet_meep.trainers.resumed import refuse_other_trainer
 from nnunet_meep.trainers.sampling import oversample_with_probability, unforced_patches
 from nnunet_meep.trainers.schedule import paper_optimizer
 
@@ -51,7 +53,8 @@ class MEEPMixin(nnUNetTrainer):
     - every epoch logs the calibration (:mod:`nnunet_meep.trainers.monitor`).
 
     An experiment that cannot be trained raises an ``InputError`` of one line, in ``__init__()``,
-    ``initialize()`` or ``run_training()``; a loss that is not finite, a ``FloatingPointError``.
+    ``initialize()`` or ``run_training()``; a checkpoint of another trainer, in
+    ``load_checkpoint()``. A loss that is not finite, a ``FloatingPointError``.
 
     Attributes:
         experiment: what :func:`nnunet_meep.trainers.names.parse` returns for a name.
@@ -143,6 +146,12 @@ class MEEPMixin(nnUNetTrainer):
         self.listener = LossListener(self.monitor)
         self._iteration = 0
         self._follow_loss()
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Go on from a checkpoint of the same trainer; one of another is refused."""
+        if isinstance(filename_or_checkpoint, str):
+            refuse_other_trainer(Path(filename_or_checkpoint), type(self).__name__)
+        super().load_checkpoint(filename_or_checkpoint)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's training and validation cases of the fold; disjoint if lambda is automatic."""

@@ -10,6 +10,9 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.trainers.grammar import Experiment
 from nnunet_meep.trainers.mixin import MEEPMixin
 
+#: The methods that nnU-Net's commands call, and that may refuse.
+_CALLED = ("__init__", "initialize", "load_checkpoint", "run_training")
+
 
 @functools.cache
 def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
@@ -28,7 +31,7 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
             "__module__": "nnunet_meep.trainers",
             "__doc__": f"nnU-Net's trainer with {experiment.segmentation_loss}{term}.",
             "experiment": experiment,
-            **{name: _one_line(name) for name in ("__init__", "initialize", "run_training")},
+            **{name: _one_line(name) for name in _CALLED},
         },
     )
 
