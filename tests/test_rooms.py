@@ -34,7 +34,7 @@ ARROWS = {
     "benchmark.running": {"benchmark.plans", "evaluation.report", "nnunet_files"},
     "benchmark": {
         *("benchmark.plans", "benchmark.running", "datasets", "trainers"),
-        *("evaluation", "evaluation.metrics", "evaluation.report"),
+        *("nnunet_files", "evaluation", "evaluation.metrics", "evaluation.report"),
     },
 }
 ARROWS["cli"] = set(ARROWS)

@@ -16,6 +16,7 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.nnunet_files.paths import itk_path
 
 
 def init(
@@ -85,7 +86,7 @@ def _is_2d(raw: Path) -> bool:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(min((raw / "imagesTr").iterdir())))
+    reader.SetFileName(itk_path(min((raw / "imagesTr").iterdir())))
     try:
         reader.ReadImageInformation()
     except RuntimeError:  # a format of nnU-Net's other readers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -174,7 +175,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _count_part(options, arguments)
         return
     # matplotlib takes a while to load; meanwhile other processes count voxels.
-    preload = Thread(target=import_module, args=("matplotlib.backends.backend_agg",))
+    preload = Thread(target=_import_matplotlib)
     preload.start()
     evaluation = evaluate(**arguments)
     preload.join()
@@ -196,6 +197,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")
+
+
+def _import_matplotlib() -> None:
+    with suppress(Exception):  # what is wrong is said when it is needed
+        import_module("matplotlib.backends.backend_agg")
 
 
 def _count_part(options: argparse.Namespace, arguments: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.cases import case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
+from nnunet_meep.nnunet_files.paths import itk_path
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
 from nnunet_meep.posthoc.apply import Applied, Record, begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
@@ -158,6 +159,7 @@ def _network(asked: Prediction, model: Path) -> Network:
 def _check_images(asked: Prediction, ending: str) -> None:
     if not asked.images.is_dir():
         raise InputError(f"{asked.images}: expected a folder of images, found none (-i)")
+    itk_path(asked.images)
     names = case_names(asked.images, ending)
     if not names:
         raise InputError(f"{asked.images}: expected images CASE_0000{ending}, found none (-i)")
@@ -171,6 +173,8 @@ def _check_images(asked: Prediction, ending: str) -> None:
             f"{asked.previous_stage}: expected a folder of predictions, found none "
             f"(-prev_stage_predictions)"
         )
+    if asked.previous_stage is not None:
+        itk_path(asked.previous_stage)
 
 
 def _forget_damaged(staging: Path) -> None:

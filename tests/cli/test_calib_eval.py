@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_meep.cli import calib_eval
+
 
 @pytest.fixture
 def folders(tmp_path):
@@ -45,3 +47,17 @@ def test_a_bad_file_is_one_line_with_several_processes_too(folders):
         assert errors[-1].startswith(f"Error: {pred / 'case_0.npz'}: expected an npz file")
     # Only what was finished is kept, for the next try.
     assert {p.name for p in (pred / "calibration").iterdir()} <= {"cases"}
+
+
+def test_pictures_that_cannot_be_drawn_are_said_when_they_are_due(folders, monkeypatch, capsys):
+    """Where matplotlib has no folder that it may write to; it is loaded beside the counting."""
+
+    def fail(name):
+        raise OSError(f"no writable folder for {name}")
+
+    monkeypatch.setattr(calib_eval, "import_module", fail)
+    gt, pred = folders
+    assert calib_eval.main([str(gt), str(pred), "-np", "1", "--no-surface"]) == 1
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith(f"Error: {pred / 'case_0.npz'}: expected an npz file")
+    assert "no writable folder" not in error

@@ -83,6 +83,20 @@ def test_letters_that_the_terminal_does_not_have(tmp_path) -> None:
     assert result.stdout.startswith(b"x \xb5\\u4e2dx")
 
 
+def test_a_backend_that_does_not_exist_keeps_no_picture_from_being_drawn() -> None:
+    script = (
+        "import sys; from nnunet_meep.cli._run import run\n"
+        "sys.exit(run(lambda: __import__('matplotlib.figure')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MPLBACKEND": "nonsense"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("arguments", [["nnunet_meep.cli.trainers", "--help"], ["nnunet_meep"]])
 def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
     read, write = os.pipe()

@@ -272,6 +272,11 @@ def break_labels(root: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def rename_images(root: Path) -> None:
+    """Give their folder a name that is not UTF-8; nnU-Net's workers would be aborted."""
+    (root / "images").rename(root / os.fsdecode(b"caf\xe9"))
+
+
 def empty_images(root: Path) -> None:
     shutil.rmtree(root / "images")
     (root / "images").mkdir()
@@ -308,6 +313,7 @@ BAD = {
     "labels": (break_labels, [], "dataset.json: expected the labels that the calibrator was"),
     "output": (mine, [], "out: expected an empty folder"),
     "no images": (empty_images, [], "images: expected images CASE_0000.nii.gz, found none (-i)"),
+    "not UTF-8": (rename_images, ["-i", os.fsdecode(b"caf\xe9")], "caf\\udce9: expected a path in"),
     "numbers": (unnumbered, [], "images/case.nii.gz: expected the number of its channel"),
     "checkpoint": (damaged, [], "checkpoint_final.pth: expected the checkpoint of a trained model"),
     "no plans": (without_plans, [], "plans.json: expected nnU-Net's plans.json of the model"),
