@@ -12,7 +12,7 @@ from nnunet_meep.benchmark.plans.plan import Data, Plan
 from nnunet_meep.benchmark.plans.trainer_names import n_iterations
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine
-from nnunet_meep.benchmark.running.process import Process
+from nnunet_meep.benchmark.running.process import Process, end
 from nnunet_meep.benchmark.running.progress import last_error
 from nnunet_meep.benchmark.running.runner import Runner
 from nnunet_meep.benchmark.running.state import State
@@ -66,5 +66,5 @@ def _seconds_per_iteration(data: Data, folders: Folders, machine: Machine) -> fl
                     raise InputError(f"{command[0]} failed: {last_error(process.output())}")
                 time.sleep(0.5)
         finally:
-            process.end()
+            end([process])
     return float(times[1]) / _ITERATIONS

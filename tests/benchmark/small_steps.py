@@ -26,13 +26,15 @@ COMMAND = """\
 import pathlib, signal, sys
 def main():
     _, name, work, wait, *outputs = sys.argv
+    if wait == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(pathlib.Path(work, "ran.txt"), "a") as file:
         file.write(name + "\\n")
     if wait == "fail":
         raise SystemExit("ValueError: on purpose")
     if wait == "die":
         signal.raise_signal(signal.SIGKILL)
-    while wait == "forever":
+    while wait in ("forever", "stubborn"):
         signal.pause()
     for output in outputs:
         pathlib.Path(output).parent.mkdir(exist_ok=True)
@@ -80,7 +82,7 @@ def command(key: str, *needs: str, wait: str = "no", **more: Any) -> Step:
 
 def run(state: State, n_slots: int = 1, show: Any = lambda _: None) -> Runner:
     """Run what is pending, looking around all the time."""
-    runner._LOOK, runner._LOOK_AROUND, runner._TOUCH = 0.005, 0.05, 0.0
+    runner._LOOK, runner._LOOK_AROUND, runner._CHECK = 0.005, 0.05, 0.0
     machine = Machine("cpu", (Slot(True, True),) * n_slots, n_slots)
     told: list[tuple[str, str, str]] = []
     made = Runner(state, machine, lambda event, step, text: told.append((event, step.key, text)))
@@ -107,7 +109,7 @@ def in_turn(work: Path) -> list[Step]:
 
 def run_beside_others(work: Path, barrier: Barrier | None) -> None:
     """What a process does that runs :func:`in_turn`; says on stdout what begins and ends."""
-    runner._LOOK, runner._LOOK_AROUND, runner._TOUCH = 0.005, 0.05, 0.0
+    runner._LOOK, runner._LOOK_AROUND, runner._CHECK = 0.005, 0.05, 0.0
     machine = Machine("cpu", (Slot(True, True),) * 2, 2)
     if barrier is not None:
         barrier.wait()

@@ -11,11 +11,14 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from small_steps import claim_all, of_another_machine
 
+from nnunet_meep.benchmark.running import keep_alive
 from nnunet_meep.benchmark.running import records as module
 from nnunet_meep.benchmark.running.records import DONE, STALE, Record, Records
 
@@ -95,6 +98,8 @@ def test_a_runner_on_another_machine_is_waited_for_until_its_claim_is_stale(
     assert records.holder(KEY).machine == "far away"
     assert records.claim(KEY) is None
     monkeypatch.undo()
+    of_another_machine(first, age=-STALE - 60)  # its clock was wrong, and is right again
+    assert records.holder(KEY) is None
     of_another_machine(first, age=STALE + 60)
     assert records.holder(KEY) is None
     second = records.claim(KEY)
@@ -105,6 +110,43 @@ def test_a_runner_on_another_machine_is_waited_for_until_its_claim_is_stale(
     records.release(KEY, second)
     assert not records.touch(first)
     assert not records.touch(second)
+
+
+def test_a_runner_that_wakes_up_does_not_take_the_claim_of_the_next_one_for_its_own(
+    records,
+) -> None:
+    first = records.claim(KEY)
+    first.path.unlink()  # taken over and released
+    next_one = records.claim(KEY)
+    assert next_one.path == first.path
+    of_another_machine(next_one, age=0)
+    assert not records.touch(first)
+    records.release(KEY, first)
+    assert records.holder(KEY).machine == "far away"
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+def test_a_look_that_others_have_overtaken_claims_nothing(records, monkeypatch, is_stale) -> None:
+    """Between the look and the claim, others claim the step, and release it, and claim it again."""
+    if is_stale:
+        first = records.claim(KEY)
+        of_another_machine(first, age=STALE + 60)
+    start_of, held = module.start_of, []
+
+    def meanwhile(process: int) -> float:
+        monkeypatch.setattr(module, "start_of", start_of)
+        if is_stale:  # it is taken over and released, and then claimed as the first
+            first.path.unlink()
+            held.append(records.claim(KEY))
+        else:  # it is claimed as the second, after a first one that is released
+            path = records.claim(KEY).path
+            held.append(replace(records.holder(KEY), path=path.rename(f"{str(path)[:-1]}2")))
+        return start_of(process)
+
+    monkeypatch.setattr(module, "start_of", meanwhile)
+    assert Records(records._folder).claim(KEY) is None
+    assert records.holder(KEY) == held[0]
+    assert records.touch(held[0])
 
 
 def test_a_claim_without_content(records) -> None:
@@ -124,16 +166,38 @@ def test_the_identity_of_a_process_is_not_only_its_number(records, monkeypatch) 
     assert records.holder(KEY) is None
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="starts are fixed elsewhere")
+@pytest.mark.parametrize("seconds", [-7200, 5, 7200])
+def test_a_runner_is_alive_although_the_clock_was_set(records, monkeypatch, seconds) -> None:
+    claim = records.claim(KEY)
+    boot, start = psutil.boot_time, psutil.Process.create_time
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot() + seconds)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: start(process) + seconds)
+    assert records.holder(KEY) == claim
+
+
+def test_claims_are_touched_beside_the_work_of_the_runner(monkeypatch) -> None:
+    monkeypatch.setattr(keep_alive, "_TOUCH", 0.001)
+    touched: Queue[str] = Queue()
+    records = SimpleNamespace(touch=touched.put)
+    claims = ["a"]
+    with keep_alive.kept_alive(records, claims):
+        assert touched.get(timeout=300) == "a"
+        claims[:] = ["b"]
+        assert "b" in (touched.get(timeout=300) for _ in range(10**6))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_a_group_whose_number_is_used_again_is_left_alone() -> None:
     echo = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", echo], start_new_session=True, **pipes) as work:
-        module.end_group(work.pid, time.time() + 3600)
+        started = module.start_of(work.pid)
+        module.end_group(work.pid, started - 60)
         work.stdin.write("alive\n")
         work.stdin.flush()
         assert work.stdout.readline() == "alive\n"
-        module.end_group(work.pid, time.time())
+        module.end_group(work.pid, started)
         assert work.wait(timeout=300) == -9
 
 

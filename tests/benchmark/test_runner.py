@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from small_steps import (
 )
 
 from nnunet_meep.benchmark.running import runner
+from nnunet_meep.benchmark.running.process import Process
 from nnunet_meep.benchmark.running.records import BEGUN, DONE, FAILED, Record
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
@@ -44,7 +46,7 @@ def _commands(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.syspath_prepend(place)
     known = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), *([known] if known else [])]))
-    for name in ("_LOOK", "_LOOK_AROUND", "_TOUCH"):  # which small_steps.run changes
+    for name in ("_LOOK", "_LOOK_AROUND", "_CHECK"):  # which small_steps.run changes
         monkeypatch.setattr(runner, name, getattr(runner, name))
 
 
@@ -257,6 +259,48 @@ def test_interrupted(tmp_path) -> None:
     (of_a,) = running
     assert of_a.process.returncode() < 0
     assert state.records.read("a").state == BEGUN
+    assert state.records.holder("a") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_second_interruption_ends_all_at_once(tmp_path, monkeypatch) -> None:
+    """Also workers that ignore the request to end; a step that could not begin is free, too."""
+
+    def refuse(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    steps = [command("a", wait="stubborn"), command("b", wait="stubborn"), action("c", "a")]
+    state = Given(tmp_path, steps)
+    monkeypatch.setattr(Process, "wait", refuse)
+    running = []
+
+    def interrupt(made: runner.Runner) -> None:
+        if len(ran(tmp_path)) == 2:
+            running.extend(made.running)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(state, n_slots=2, show=interrupt)
+    for of_step in running:
+        assert of_step.process._process.wait(timeout=300) == -signal.SIGKILL
+    assert len(running) == 2
+    assert not [p for p in (tmp_path / "steps").rglob("*") if "claim" in p.name]
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"), [(FileNotFoundError("gone"), {"a": "gone"}), (KeyboardInterrupt(), None)]
+)
+def test_a_step_that_cannot_begin_is_free_again(tmp_path, error, failed) -> None:
+    def resume(*_: object) -> list[str]:
+        raise error
+
+    step = command("a", resume=resume, adopts=True)
+    state = Given(tmp_path, [step])
+    if failed is None:
+        with pytest.raises(KeyboardInterrupt):
+            run(state)
+    else:
+        assert run(state).failed == failed
     assert state.records.holder("a") is None
 
 

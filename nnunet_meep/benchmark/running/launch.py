@@ -3,7 +3,7 @@
 The command runs in this process, as its console script would, but
 
 - with a given number of threads: on a CPU nnU-Net gives torch as many as there are cores;
-- it ends when the process that started it is killed (Linux);
+- it ends when the runner that started it is killed (Linux);
 - at its end it writes the memory it took and the device into a file, as JSON.
 """
 
@@ -31,9 +31,10 @@ def main(args: list[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(prog="nnunet_meep.benchmark.running.launch")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--usage", type=Path, required=True)
+    parser.add_argument("--parent", type=int, default=os.getppid())
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(args)
-    _end_with_parent()
+    _end_with(options.parent)
     entry = entry_point(options.command[0]).load()
     sys.argv = [options.command[0], *options.command[1:]]
     if options.command[0].startswith("nnUNetv2_"):
@@ -71,10 +72,9 @@ def usage() -> dict[str, Any]:
     return found
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     if not sys.platform.startswith("linux"):
         return
-    parent = os.getppid()
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):  # no such call: the next runner ends what is left

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from nnunet_meep.json_file import read_json
 
 #: As much of the end of a log as is read to see how far a command is.
 _TAIL = 1 << 20
+#: Seconds in which a command may end by itself once it was asked to.
+_PATIENCE = 5.0
 
 
 class Process:
@@ -36,6 +39,7 @@ class Process:
         self._usage.unlink(missing_ok=True)
         launcher = [sys.executable, "-m", "nnunet_meep.benchmark.running.launch"]
         launcher += ["--threads", str(threads), "--usage", str(self._usage)]
+        launcher += ["--parent", str(os.getpid())]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*launcher, *command],
@@ -56,10 +60,13 @@ class Process:
         return self._process.poll()
 
     def output(self) -> str:
-        """The end of what it has written."""
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL))
-            return file.read().decode("utf-8", errors="replace")
+        """The end of what it has written; empty if its log was deleted."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+                return file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def usage(self) -> dict[str, Any]:
         """See :func:`.launch.usage`; empty if it was killed. Reading removes it."""
@@ -70,18 +77,33 @@ class Process:
         finally:
             self._usage.unlink(missing_ok=True)
 
-    def end(self) -> None:
-        """End it and the workers that it started, which may outlive it."""
+    def send(self, number: int) -> None:
+        """Send a signal to it and the workers that it started, which may outlive it."""
         if os.name != "posix":
             self._process.kill()
-            self._process.wait()
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            # All have ended already (Linux; macOS).
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
+        # All have ended already (Linux; macOS).
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, but no longer than so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=max(0.0, seconds))
+
+
+def end(processes: Sequence[Process]) -> None:
+    """End processes and their workers, all at the same time.
+
+    A second Ctrl-C meanwhile only means that they get no time to end by themselves.
+    """
+    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        for process in processes:
+            process.send(number)
+        until = time.monotonic() + _PATIENCE
+        with contextlib.suppress(KeyboardInterrupt):
+            for process in processes:
+                process.wait(until - time.monotonic())
 
 
 def how_it_ended(returncode: int) -> str:

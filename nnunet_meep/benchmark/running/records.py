@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +28,7 @@ from nnunet_meep.json_file import read_json
 #: Seconds after which the claim of a runner on another machine counts as left behind.
 STALE = 180.0
 #: The same for a claim without content: its runner was killed while it wrote it.
-_UNWRITTEN = 10.0
+_UNWRITTEN = 60.0
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 
@@ -71,7 +71,7 @@ class Claim:
         path: its file.
         machine: see :func:`this_machine`.
         process: the runner's process ID.
-        process_started: when that process started, seconds since 1970; IDs are used again.
+        process_started: when that process started (:func:`start_of`); IDs are used again.
         group: process group of the command that it runs; 0 if none.
         group_started: when that command started.
     """
@@ -82,6 +82,11 @@ class Claim:
     process_started: float
     group: int = 0
     group_started: float = 0.0
+
+    @property
+    def owner(self) -> tuple[str, int, float]:
+        """What tells its runner from all others."""
+        return self.machine, self.process, self.process_started
 
 
 class Records:
@@ -113,25 +118,26 @@ class Records:
         last = self._last(key)
         if last is not None and self.holder(key) is not None:
             return None
+        left = None if last is None else _read(last)
         number = 1 if last is None else _number(last) + 1
-        claim = Claim(
-            self._path(key, f".claim-{number}"),
-            this_machine(),
-            os.getpid(),
-            psutil.Process().create_time(),
-        )
+        me = os.getpid()
+        claim = Claim(self._path(key, f".claim-{number}"), this_machine(), me, start_of(me))
         try:
             with claim.path.open("x") as file:
                 file.write(_content(claim))
         except FileExistsError:
             return None
-        if last is not None and (left := _read(last)) and left.machine == claim.machine:
+        # Since the look at the last one, others may have claimed and released the step.
+        if self._last(key) != claim.path or (last is not None and _read(last) != left):
+            claim.path.unlink(missing_ok=True)
+            return None
+        if left is not None and left.machine == claim.machine:
             end_group(left.group, left.group_started)
         return claim
 
     def update(self, claim: Claim, group: int) -> Claim:
         """Note in a claim which process group works on it."""
-        claim = replace(claim, group=group, group_started=time.time())
+        claim = replace(claim, group=group, group_started=start_of(group))
         with replacing_file(claim.path) as temporary:
             temporary.write_text(_content(claim), encoding="utf-8")
         return claim
@@ -139,15 +145,19 @@ class Records:
     def touch(self, claim: Claim) -> bool:
         """Show that the claim's runner is alive. False if another runner has taken it over."""
         try:
+            if not _is_of(claim, claim.path.read_bytes()):
+                return False
             os.utime(claim.path)
+            return not claim.path.with_name(_following(claim.path)).exists()
         except FileNotFoundError:  # taken over, and by now released
             return False
         except OSError:  # a network drive may be away for a moment
             return True
-        return not claim.path.with_name(_following(claim.path)).exists()
 
     def release(self, key: str, claim: Claim) -> None:
-        """Give a claim up; its step's record has to be written before."""
+        """Give a claim up, unless it was taken over; its step's record has to be written before."""
+        if not self.touch(claim):
+            return
         for number in range(1, _number(claim.path) + 1):
             self._path(key, f".claim-{number}").unlink(missing_ok=True)
 
@@ -158,7 +168,7 @@ class Records:
             return None
         claim = _read(last)
         if claim is None:
-            return None if self._age(last) > _UNWRITTEN else Claim(last, "", 0, 0.0)
+            return None if self._age(last) > _UNWRITTEN else Claim(last, "unknown", 0, 0.0)
         if claim.machine == this_machine():
             return claim if _is_alive(claim) else None
         return None if self._age(last) > STALE else claim
@@ -169,11 +179,14 @@ class Records:
         return max(found, key=_number, default=None)
 
     def _age(self, path: Path) -> float:
-        """Seconds since a file was touched, by the clock of the file system it lies on."""
+        """Seconds since a file was touched, by the clock of the file system it lies on.
+
+        Also if that clock was set back since, and the file seems to be touched in the future.
+        """
         probe = self._folder / f".clock-{socket.gethostname()}-{os.getpid()}"
         try:
             probe.touch()
-            return probe.stat().st_mtime - path.stat().st_mtime
+            return abs(probe.stat().st_mtime - path.stat().st_mtime)
         except OSError:  # released in the meantime
             return 0.0
         finally:
@@ -200,31 +213,54 @@ def this_machine() -> str:
     return " ".join([socket.gethostname(), boot, read(lambda: os.readlink("/proc/self/ns/pid"))])
 
 
+def start_of(process: int) -> float:
+    """When a process started, in seconds; 0 if there is no such process.
+
+    On Linux since the machine started, because the time of day may be set while the process runs;
+    elsewhere since 1970, as the system noted it at the time.
+    """
+    try:
+        # First, because older versions of psutil keep it for the start of processes.
+        boot = psutil.boot_time() if sys.platform.startswith("linux") else 0.0
+        return psutil.Process(process).create_time() - boot
+    except psutil.Error:
+        return 0.0
+
+
 def end_group(group: int, started: float) -> None:
-    """End the processes of a group, unless its ID has been used again since ``started``.
+    """End the processes of a group, unless its ID has been used again.
+
+    An ID is free as long as nothing of the group is left. Its first process is therefore the right
+    one, has ended before its workers, or is another one with another start.
 
     Args:
         group: process group; 0 does nothing.
-        started: when its first process started, seconds since 1970.
+        started: when its first process started, see :func:`start_of`.
     """
     if not group or os.name != "posix":
         return
-    for process in psutil.process_iter():
+    first = start_of(group)
+    if first and not _is_near(first, started):
+        return
+    for process in psutil.pids():
         with suppress(psutil.Error, ProcessLookupError, PermissionError):
-            # Clocks are kept in ticks: a process may seem a little older than it is.
-            if os.getpgid(process.pid) == group and process.create_time() > started - 5:
-                process.kill()
+            if os.getpgid(process) == group:
+                psutil.Process(process).kill()
 
 
 def _is_alive(claim: Claim) -> bool:
     try:
-        process = psutil.Process(claim.process)
         return (
-            abs(process.create_time() - claim.process_started) < 1
-            and process.status() != psutil.STATUS_ZOMBIE
+            _is_near(start_of(claim.process), claim.process_started)
+            and psutil.Process(claim.process).status() != psutil.STATUS_ZOMBIE
         )
     except psutil.Error:
         return False
+
+
+def _is_near(one: float, other: float) -> bool:
+    """Whether two starts are the same; they are kept in ticks."""
+    return abs(one - other) < 1
 
 
 def _content(claim: Claim) -> str:
@@ -237,6 +273,14 @@ def _read(path: Path) -> Claim | None:
         return Claim(path=path, **read_json(path))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _is_of(claim: Claim, content: bytes) -> bool:
+    """Whether the file of a claim holds one of the same runner; its command may differ."""
+    try:
+        return Claim(path=claim.path, **json.loads(content)).owner == claim.owner
+    except (ValueError, TypeError):
+        return False
 
 
 def _number(path: Path) -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from nnunet_meep import __version__
+from nnunet_meep.benchmark.running.keep_alive import kept_alive
 from nnunet_meep.benchmark.running.launch import entry_point
 from nnunet_meep.benchmark.running.machine import Machine, Slot
-from nnunet_meep.benchmark.running.process import Process, how_it_ended
+from nnunet_meep.benchmark.running.process import Process, end, how_it_ended
 from nnunet_meep.benchmark.running.progress import last_error
 from nnunet_meep.benchmark.running.records import (
     BEGUN,
@@ -29,7 +30,7 @@ from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
 
 #: Seconds between two looks at the running steps, at other runners' steps, and at the claims.
-_LOOK, _LOOK_AROUND, _TOUCH = 0.2, 2.0, 20.0
+_LOOK, _LOOK_AROUND, _CHECK = 0.2, 2.0, 20.0
 
 
 @dataclass
@@ -63,8 +64,9 @@ class Runner:
         self.failed: dict[str, str] = {}
         self.running: list[Running] = []
         self._free = list(machine.slots)
+        self._claims: list[Claim] = []
         self._earlier: dict[str, Record | None] = {}
-        self._looked = self._touched = float("-inf")
+        self._looked = self._checked = float("-inf")
         self._pending: list[Step] = []
 
     def run(self, show: Callable[[Runner], None] = lambda _: None) -> None:
@@ -73,21 +75,22 @@ class Runner:
         Args:
             show: is called again and again, to show what is running.
         """
-        try:
-            while True:
-                ended = self._finish()
-                if ended or time.monotonic() - self._looked > _LOOK_AROUND:
-                    self._look_around()
-                    self._start()
-                    if self._is_over():
-                        return
-                self._touch()
-                show(self)
-                time.sleep(_LOOK)
-        finally:
-            for running in self.running:
-                running.process.end()
-                self.state.records.release(running.step.key, running.claim)
+        with kept_alive(self.state.records, self._claims):
+            try:
+                while True:
+                    ended = self._finish()
+                    if ended or time.monotonic() - self._looked > _LOOK_AROUND:
+                        self._look_around()
+                        self._start()
+                        if self._is_over():
+                            return
+                    self._give_up_lost()
+                    show(self)
+                    time.sleep(_LOOK)
+            finally:
+                end([running.process for running in self.running])
+                for running in self.running:
+                    self._release(running.step, running.claim)
 
     def _look_around(self) -> None:
         self.state.update()
@@ -124,9 +127,13 @@ class Runner:
                 claim = self.state.records.claim(step.key)
                 if claim is None:
                     continue
-                if not self._begin(step, slot, claim):
-                    self.state.records.release(step.key, claim)
-                    acted = True
+                self._claims.append(claim)
+                try:
+                    self._begin(step, slot, claim)
+                finally:
+                    if not any(running.step is step for running in self.running):
+                        self._release(step, claim)
+                        acted = True
             if acted:
                 self._look_around()
 
@@ -146,11 +153,11 @@ class Runner:
         self.failed[step.key] = failure.reason
         return True
 
-    def _begin(self, step: Step, slot: Slot | None, claim: Claim) -> bool:
-        """Begin a claimed step; whether it is running now."""
+    def _begin(self, step: Step, slot: Slot | None, claim: Claim) -> None:
+        """Begin a claimed step, unless it is done by now; a small action is then done, too."""
         state = self.state
         if state.is_done(step):
-            return False
+            return
         before = state.records.read(step.key)
         record = Record(
             BEGUN,
@@ -171,7 +178,7 @@ class Runner:
                 f"{state.folders.path(theirs[0])}: expected no such file, because this benchmark "
                 f"did not make it; give another name in the plan",
             )
-            return False
+            return
         record = replace(record, outputs=sizes)
         goes_on = state.can_resume(step, before) or (before is None and step.adopts)
         if step.resume is None or not goes_on:
@@ -181,16 +188,16 @@ class Runner:
         if step.is_action or slot is None:
             self._tell("start", step, " ".join(state.folders.fill(w) for w in words(step)))
             self._end(step, record)
-            return False
+            return
         command = [state.folders.fill(word) for word in step.command]
-        if step.resume is not None and goes_on:
-            command = step.resume(state.folders, command)
         try:
+            if step.resume is not None and goes_on:
+                command = step.resume(state.folders, command)
             entry_point(command[0])
             command = step.complete(command)
-        except InputError as error:
+        except (InputError, OSError) as error:
             self._fail(step, record, str(error))
-            return False
+            return
         line = shlex.join(command + self._device(step)) + step.detail
         command += self._device(step)
         if step.processes:
@@ -208,10 +215,10 @@ class Runner:
             ),
             self.machine.threads,
         )
-        claim = state.records.update(claim, process.group)
+        running = Running(step, slot, claim, record, process)
+        self.running.append(running)  # at once, so that it is ended whatever happens
         self._free.remove(slot)
-        self.running.append(Running(step, slot, claim, record, process))
-        return True
+        running.claim = state.records.update(claim, process.group)
 
     def _device(self, step: Step) -> list[str]:
         return ["-device", self.machine.device] if step.on_device else []
@@ -236,7 +243,7 @@ class Runner:
                 end_group(running.process.group, running.claim.group_started)
                 reason = f"{last_error(running.process.output())} ({how_it_ended(code or 0)})"
                 self._fail(running.step, record, reason)
-            self.state.records.release(running.step.key, running.claim)
+            self._release(running.step, running.claim)
         return bool(ended)
 
     def _end(self, step: Step, record: Record) -> None:
@@ -265,11 +272,15 @@ class Runner:
 
     # Others
 
-    def _touch(self) -> None:
-        """Show that this runner is alive; give up what another one has taken over."""
-        if time.monotonic() - self._touched < _TOUCH:
+    def _release(self, step: Step, claim: Claim) -> None:
+        self._claims[:] = [other for other in self._claims if other.path != claim.path]
+        self.state.records.release(step.key, claim)
+
+    def _give_up_lost(self) -> None:
+        """Look from time to time whether another runner has taken something over."""
+        if time.monotonic() - self._checked < _CHECK:
             return
-        self._touched = time.monotonic()
+        self._checked = time.monotonic()
         for running in list(self.running):
             self._is_lost(running)
 
@@ -277,9 +288,10 @@ class Runner:
         """Whether another runner has taken a step over; this one then stops working on it."""
         if self.state.records.touch(running.claim):
             return False
-        running.process.end()
+        end([running.process])
         self.running.remove(running)
         self._free.append(running.slot)
+        self._release(running.step, running.claim)
         self._tell("lost", running.step, "another runner has taken it over")
         return True
 
