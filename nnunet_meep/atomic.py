@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     The temporary name keeps the file ending, for writers that depend on it. An old file is kept
     until the rename, and for good if the block raises.
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -41,13 +42,18 @@ def creating_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise FileExistsError(f"{path} exists")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = _beside(path)
     try:
         temporary.mkdir()
         yield temporary
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that nobody else writes to: process IDs are the same on several machines."""
+    return path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
 
 
 @contextmanager
