@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from nnunet_meep.benchmark.running.resume import resume_prediction, resume_training
 
@@ -26,10 +27,37 @@ GOES_ON = [*COMMAND, "--continue_prediction"]
 )
 def test_a_training_goes_on_from_its_checkpoint(tmp_path, files, flags) -> None:
     for name in files:
-        (tmp_path / name).touch()
+        np.savez(tmp_path / name, weights=np.eye(50))  # a zip file, as checkpoints are
+        (tmp_path / f"{name}.npz").rename(tmp_path / name)
     command = ["nnUNetv2_train", "4", "3d_fullres", "0"]
     assert resume_training(tmp_path, command) == [*command, *flags]
     assert resume_training(tmp_path / "missing", command) == command
+
+
+@pytest.mark.parametrize(
+    ("whole", "torn", "flags"),
+    [
+        ("latest best", "final", ["--c"]),
+        ("best", "final latest", ["--c"]),
+        ("final", "latest best", ["--val"]),
+        ("", "latest best", []),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 9000])
+def test_checkpoints_that_were_not_written_to_the_end_are_left_out(
+    tmp_path, whole, torn, flags, size
+) -> None:
+    for name in [*whole.split(), *torn.split()]:
+        path = tmp_path / f"checkpoint_{name}.pth"
+        torch.save({"weights": torch.eye(50)}, path)
+        if name in torn.split():
+            os.truncate(path, size)
+    assert resume_training(tmp_path, COMMAND) == [*COMMAND, *flags]
+    used = next((n for n in ("final", "latest", "best") if n in whole.split()), None)
+    for name in ("final", "latest", "best"):  # nnU-Net takes the first one that is there
+        if name == used:
+            break
+        assert not (tmp_path / f"checkpoint_{name}.pth").exists()
 
 
 def predicted(folder, ending, cases="abc") -> None:

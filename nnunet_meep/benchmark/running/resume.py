@@ -15,14 +15,22 @@ _CHUNK = 1 << 20
 def resume_training(fold: Path, command: list[str]) -> list[str]:
     """``--c`` if there is a checkpoint, ``--val`` if only the validation is missing.
 
+    Checkpoints that were not written to the end are deleted: nnU-Net would stop at them, although
+    there is an older one.
+
     Args:
         fold: nnU-Net's ``fold_X``.
         command: the one that begins the training.
     """
-    if (fold / "checkpoint_final.pth").is_file():
-        return [*command, "--val"]
-    names = ("checkpoint_latest.pth", "checkpoint_best.pth")
-    return [*command, "--c"] if any((fold / name).is_file() for name in names) else command
+    # nnU-Net takes the first one that is there, in this order.
+    for name, flag in (("final", "--val"), ("latest", "--c"), ("best", "--c")):
+        path = fold / f"checkpoint_{name}.pth"
+        if not path.is_file():
+            continue
+        if zipfile.is_zipfile(path):  # what a zip file holds is written at its end
+            return [*command, flag]
+        path.unlink()
+    return command
 
 
 def resume_prediction(folder: Path, command: list[str], ending: str) -> list[str]:
