@@ -8,10 +8,14 @@ from pathlib import Path
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.benchmark.plans.paper import Paper
-from nnunet_meep.benchmark.plans.plan import Plan
+from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME, Plan
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
-from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
+from nnunet_meep.benchmark.running.data_sets import (
+    file_ending,
+    given_test_scans,
+    labelled_cases,
+)
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine
 from nnunet_meep.errors import InputError
@@ -43,9 +47,13 @@ def init(
     """
     if file.exists():
         raise InputError(f"{file}: expected no file yet, found one; give another name with -o")
-    if file.suffix != ".toml":
-        raise InputError(f"{file}: expected a name that ends with .toml (-o)")
+    if file.suffix != ".toml" or not file.name.isprintable():
+        raise InputError(f"{file}: expected a name on one line that ends with .toml (-o)")
+    if not file.parent.is_dir():
+        raise InputError(f"{file.parent}: expected a folder for the plan, found none (-o)")
     raw = _find(dataset)
+    if not DATASET.fullmatch(raw.name):
+        raise InputError(f"{raw}: expected {DATASET_NAME}, so that a plan can name it; rename it")
     n_cases, n_test = len(labelled_cases(raw)), len(given_test_scans(raw))
     if paper is not None:
         text = paper_plan(Paper[paper], raw.name, file.name)
@@ -85,8 +93,12 @@ def _is_2d(raw: Path) -> bool:
     """Whether its first image has two dimensions, as far as it can be told from its header."""
     import SimpleITK as sitk
 
+    ending = file_ending(raw)
+    images = [p for p in raw.glob("imagesTr/*") if p.name.endswith(ending) and p.name[0] != "."]
+    if not images:
+        raise InputError(f"{raw / 'imagesTr'}: expected images *{ending}, found none")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(itk_path(min((raw / "imagesTr").iterdir())))
+    reader.SetFileName(itk_path(min(images)))
     try:
         reader.ReadImageInformation()
     except RuntimeError:  # a format of nnU-Net's other readers
@@ -98,7 +110,7 @@ def _is_2d(raw: Path) -> bool:
 def _how_long(plan: Plan, work: Path | None, device: str | None) -> str:
     from nnunet_meep.benchmark.estimate import seconds_of_trainings
 
-    machine = Machine.of(device, None, [], 1)
+    machine = Machine.of(device, None, [], None)
     seconds = seconds_of_trainings(plan, Folders.of(plan.path, work), machine)
     return (
         f"About {_in_words(sum(seconds.values()))} on this machine ({machine.device}), one "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.run import Options, run
 from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
 from nnunet_meep.benchmark.running.prepare import link
@@ -79,8 +80,8 @@ def _check(data: Path, folder: Path) -> None:
     """Refuse what is not nnU-Net raw data, before anything is written."""
     if not data.is_dir():
         raise InputError(f"{data}: expected a folder with nnU-Net raw data, found none")
-    if not re.fullmatch(r"Dataset\d{3}_.+", data.name):
-        raise InputError(f"{data}: expected nnU-Net raw data, a folder named DatasetXXX_NAME")
+    if not DATASET.fullmatch(data.name):
+        raise InputError(f"{data}: expected nnU-Net raw data, a folder named {DATASET_NAME}")
     inside, outside = (Path(os.path.realpath(path)) for path in (data, folder))
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise InputError(f"{folder}: the working folder and the data {data} must not overlap")
@@ -101,4 +102,5 @@ def _begin(folder: Path, plan: Path, text: str) -> None:
             f"give another folder with -o"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    plan.write_text(text, encoding="utf-8")
+    with replacing_file(plan) as temporary:
+        temporary.write_text(text, encoding="utf-8")

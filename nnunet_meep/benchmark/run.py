@@ -87,7 +87,10 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
     problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
     problems += failures(state)
     if not only:
-        report(state)
+        try:
+            report(state)
+        except InputError as error:
+            problems.append(f"report: {error}")
     if problems:
         raise InputError("\n  ".join(["not everything could be done:", *problems]))
 

@@ -92,6 +92,8 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
         raise InputError("--slurm: expected a time limit of each job too, such as time=24:00:00")
     state = options.state()
     folder = state.folders.work / "slurm"
+    if "%" in str(folder) and cluster == "slurm":
+        raise InputError(f"{folder}: expected a work folder without %, which sbatch would replace")
     submitted: dict[str, list[Any]] = {}
     last: list[Any] = []
 
@@ -104,6 +106,7 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
         if last and cluster == "slurm":
             ids = ":".join(dict.fromkeys(job.job_id.split("_")[0] for job in last))
             more["dependency"] = f"{need}:{ids}"
+            more["kill-on-invalid-dep"] = "yes"  # else trainings wait for ever if it failed
         for job in last if cluster != "slurm" else ():  # other jobs do not wait for each other
             if need == "afterok":
                 job.result()

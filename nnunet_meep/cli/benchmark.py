@@ -26,7 +26,7 @@ where it runs:
   meep-benchmark run plan.toml --jobs 2                 two trainings at a time on a CPU
   meep-benchmark run plan.toml --gpus 0,1 --per-gpu 3   three at a time on each of two GPUs
   meep-benchmark run plan.toml --slurm partition=gpu,gres=gpu:1,time=24:00:00
-  meep-benchmark commands plan.toml | xargs -P 2 -I{} sh -c '{}'
+  meep-benchmark commands plan.toml | tr '\\n' '\\0' | xargs -0 -n 1 -P 2 sh -c
 
 Everything but nnU-Net's own files goes into the folder PLAN (without .toml), or with --work into
 that folder, then with nnUNet_raw, nnUNet_preprocessed and nnUNet_results in it, too:
@@ -148,7 +148,10 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "time (default: 1)",
     )
     parser.add_argument(
-        "--gpus", default="", metavar="0,1", help="these GPUs (default: the one PyTorch takes)"
+        "--gpus",
+        default="",
+        metavar="0,1",
+        help="these GPUs, as PyTorch counts those that it sees (default: the first one)",
     )
     parser.add_argument(
         "--per-gpu",
@@ -227,7 +230,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.run import run as run_plan
 
     options = _options(arguments)
-    if arguments.slurm:
+    if arguments.slurm is not None:
+        if arguments.only:
+            raise InputError("--only: expected no --slurm with it, which submits the whole plan")
         _submit(options, arguments.slurm)
         return
     with ended_like_ctrl_c():
@@ -261,7 +266,10 @@ def _commands(arguments: argparse.Namespace) -> None:
         start += ["--source", source]
     for stage in pending_lines(_options(arguments).state()):
         for only in stage:
-            print(shlex.join([*start, "--only", *only]))
+            line = shlex.join([*start, "--only", *only])
+            if len(line.splitlines()) > 1:
+                raise InputError(f"{line!r}: expected names without a line break in them")
+            print(line)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from made_up import DATASET, PLAN, TRAINERS, finish, prepared, raw_data
 
 from nnunet_meep.benchmark.run import Options
 from nnunet_meep.cli.benchmark import main
+from nnunet_meep.errors import InputError
 
 PLAIN, MEEP = TRAINERS
 KEY = f"hip/{PLAIN}_seed0/fold_0"
@@ -157,6 +158,33 @@ def test_slurm_without_a_time_limit(plan, tmp_path, capsys) -> None:
     command = ["run", plan, "--work", tmp_path / "work", "--slurm", "partition=gpu"]
     assert "time=24:00:00" in error(capsys, *command)
     assert "expected options of sbatch" in error(capsys, *command[:-1], "gpu")
+
+
+def test_a_cluster_for_a_part_of_the_plan(plan, tmp_path, capsys) -> None:
+    command = ["run", plan, "--work", tmp_path / "work", "--slurm"]
+    assert "--only: expected no --slurm" in error(capsys, *command, "time=1", "--only", KEY)
+    assert "--slurm : expected options of sbatch" in error(capsys, *command, "")
+
+
+def test_lines_need_names_on_one_line(plan, tmp_path, capsys) -> None:
+    work = tmp_path / "a\nb"
+    prepared(work)
+    line = error(capsys, "commands", plan, "--work", work)
+    assert "expected names without a line break" in line
+
+
+def test_failed_steps_are_shown_although_the_report_fails_too(
+    plan, tmp_path, capsys, monkeypatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise InputError("no report")
+
+    monkeypatch.setattr("nnunet_meep.benchmark.run.report", fail)
+    assert main(["run", str(plan), "--work", str(tmp_path / "work"), "-device", "cpu"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Error: not everything could be done:"
+    assert "hip: " in lines[1]
+    assert lines[2] == "  report: no report"
 
 
 def test_a_report_of_no_results(plan, tmp_path, capsys) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from made_up import DATASET, raw_data
 
 from nnunet_meep.benchmark.init import init
@@ -43,6 +46,44 @@ def test_the_papers_plan(tmp_path, raw) -> None:
     assert len(read_plan(tmp_path / "plan.toml").models) == 9
 
 
+@pytest.mark.parametrize("file", ["my plan.toml", "a'b%j\".toml"])
+def test_names_that_a_shell_would_change(tmp_path, raw, file) -> None:
+    raw_data(raw)
+    init("4", tmp_path / file)
+    lines = (tmp_path / file).read_text().splitlines()
+    assert shlex.split(lines[2]) == ["#", "meep-benchmark", "run", file]
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "said"),
+    [
+        ("a\nb.toml", DATASET, "expected a name on one line"),
+        ("no/plan.toml", DATASET, "expected a folder for the plan, found none"),
+        ("plan.toml", "Dataset004_Hippo campus", "rename it"),
+        ("plan.toml", 'Dataset004_"', "rename it"),
+    ],
+)
+def test_names_that_a_plan_cannot_have(tmp_path, raw, file, folder, said) -> None:
+    raw_data(raw).rename(raw / folder)
+    with pytest.raises(InputError, match=said):
+        init("4", tmp_path / file)
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_files_of_others_among_the_images(tmp_path, raw) -> None:
+    images = raw_data(raw) / "imagesTr"
+    for path in images.iterdir():
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((5, 6), np.float32)), path)
+    (images / ".DS_Store").touch()
+    (images / "0.txt").touch()
+    init("4", tmp_path / "plan.toml")
+    assert read_plan(tmp_path / "plan.toml").data["hippocampus"].configuration == "2d"
+    for path in images.glob("*.nii.gz"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"imagesTr: expected images \*\.nii\.gz, found none"):
+        init("4", tmp_path / "other.toml")
+
+
 @pytest.mark.parametrize("name", ["5", "hippocampus", "notes", ".", "..", "", "Dataset4_X", "0x4"])
 def test_an_unknown_data_set(tmp_path, raw, name) -> None:
     raw_data(raw)
@@ -77,10 +118,11 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path, raw, monkeypatch)
         init("4", tmp_path / "other.toml")
 
 
-def test_slots() -> None:
+def test_slots(monkeypatch) -> None:
     cpu = Machine.of("cpu", 3, [], None)
     assert cpu.slots == (Slot(True, True),) * 3
     assert cpu.threads == max(1, cpu.cores // 3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     gpus = Machine.of(None, 2, ["0", "3"], 2)
     assert gpus.device == "cuda"
     assert [slot.gpu for slot in gpus.slots if slot.for_device] == ["0", "3", "0", "3"]
@@ -90,6 +132,48 @@ def test_slots() -> None:
     for device in ("cpu", "mps"):
         with pytest.raises(InputError, match=f"--gpus: .* got -device {device}"):
             Machine.of(device, None, ["0"], None)
+
+
+@pytest.mark.parametrize(
+    ("visible", "given", "seen"),
+    [
+        (None, ["2", "0"], ["2", "0"]),
+        ("5, 7,GPU-8f2c", ["2", "1"], ["GPU-8f2c", "7"]),  # as a cluster hides the others
+        (None, ["MIG-1a", "GPU-2b"], ["MIG-1a", "GPU-2b"]),
+    ],
+)
+def test_each_step_sees_its_gpu_alone(monkeypatch, visible, given, seen) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine = Machine.of(None, None, given, 2)
+    environments = [machine.environment(s, {}, trains=True) for s in machine.slots if s.for_device]
+    assert [made["CUDA_VISIBLE_DEVICES"] for made in environments] == seen * 2
+
+
+@pytest.mark.parametrize(
+    ("n", "visible", "given", "said"),
+    [
+        (2, None, ["2"], "got '2'; it sees 0 to 1$"),
+        (2, None, ["-1"], "got '-1'; it sees 0 to 1$"),
+        (2, "2,3", ["0", "2"], "got '2'; it sees 0 to 1 with CUDA_VISIBLE_DEVICES=2,3$"),
+        (0, "", ["0"], "got '0'; it sees no GPU with CUDA_VISIBLE_DEVICES=$"),
+        (2, None, ["1", "0", "1"], "expected different GPUs, got 1 twice"),
+    ],
+)
+def test_gpus_that_are_not_there(monkeypatch, n, visible, given, said) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: n)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(InputError, match=f"--gpus: .*{said}"):
+        Machine.of(None, None, given, None)
+
+
+def test_a_share_of_a_gpu_on_the_cpu() -> None:
+    with pytest.raises(InputError, match=r"--per-gpu: expected a GPU, .* --jobs"):
+        Machine.of("cpu", None, [], 2)
 
 
 def test_what_the_user_has_set_stays(monkeypatch) -> None:

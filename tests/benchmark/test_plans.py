@@ -132,6 +132,8 @@ def test_a_plan_is_read(tmp_path) -> None:
         ("top_label ece", "top_label dice", 16, "by: expected one of"),
         ("top_label ece", "top_label eec", 16, "is validation top_label ece meant?"),
         ("boundary:5", "boundary:x", 22, "boundary:x"),
+        ("bins = 10", "bins = 1000000", 23, "bins: expected a whole number from 1 to"),
+        ("parts = 2", "parts = 1000000000", 24, "expected a whole number from 1 to 10000"),
         ('data = "hip"', 'data = "hap"', 27, "expected one of hip, got 'hap'; is hip meant?"),
         ('data = "hip"', "data = [[1]]", 27, "expected one of hip"),
         ("MEEP_KL_lambda*_2epochs", "MEEP_KL_lambda*", 29, "meant?"),
@@ -202,6 +204,11 @@ def test_words_in_quotation_marks_stay_together(tmp_path) -> None:
 )
 def test_what_is_no_plan_is_one_line(tmp_path, text) -> None:
     assert "expected" in refusal(tmp_path, text)
+
+
+def test_a_mark_that_editors_on_windows_write_first(tmp_path) -> None:
+    plan = read(tmp_path, b"\xef\xbb\xbf" + PLAN.replace("\n", "\r\n").encode())
+    assert plan.parts == 2
 
 
 def test_a_file_that_is_missing(tmp_path) -> None:

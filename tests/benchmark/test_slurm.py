@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_jobs_of_a_fresh_plan_wait_for_each_other(options, calls, capsys) -> Non
         assert job["output"].startswith(str(options.work / "slurm"))
     assert "dependency" not in prepare
     assert train["dependency"] == "afterok:101"
+    assert train["kill-on-invalid-dep"] == "yes"
     assert report["dependency"] == "afterany:102"
     assert train["array"].startswith("0-3")
     assert [job["job-name"] for job in (prepare, train, report)] == [
@@ -125,6 +127,12 @@ def test_what_cannot_be_submitted_is_one_line(options, calls, slurm, said) -> No
     with pytest.raises(InputError, match=said) as error:
         submit(options, slurm)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_sbatch_would_change(options, calls) -> None:
+    with pytest.raises(InputError, match="expected a work folder without %"):
+        submit(replace(options, work=options.work.rename(options.work / "../100%j")), {"time": "1"})
+    assert not calls.exists()
 
 
 def test_no_cluster_here(options, monkeypatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from nnunet_meep.trainers.grammar import PREFIX
 
 #: How a model's name joins a trainer and the calibration after it.
 THEN = " + "
+#: The folder of a data set, and what it is in words.
+DATASET = re.compile(r"Dataset[0-9]{3}_[\w.-]+")
+DATASET_NAME = "DatasetXXX_NAME with a name of letters, digits, _, . and -"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class PlanFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.text = path.read_text(encoding="utf-8")
+            self.text = path.read_text(encoding="utf-8-sig")  # editors on Windows mark it
             self.content: dict[str, Any] = tomllib.loads(self.text)
         except OSError as error:
             raise InputError(

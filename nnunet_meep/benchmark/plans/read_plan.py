@@ -8,7 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_meep.benchmark.plans.plan import Compare, Data, Model, Network, Plan, Select, plain_of
+from nnunet_meep.benchmark.plans.plan import (
+    DATASET,
+    DATASET_NAME,
+    Compare,
+    Data,
+    Model,
+    Network,
+    Plan,
+    Select,
+    plain_of,
+)
 from nnunet_meep.benchmark.plans.plan_file import (
     REQUIRED,
     PlanFile,
@@ -26,12 +36,15 @@ from nnunet_meep.benchmark.plans.trainer_names import (
     with_seeds,
 )
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.bins import MAX_BINS
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Of
 from nnunet_meep.posthoc.fit import METHODS, check_installed
 
 FOLDS = "all five"
+#: More parts than there are machines to share them.
+_MANY = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -71,9 +84,19 @@ def read_plan(path: Path) -> Plan:
         models=tuple(models),
         methods=tuple(methods),
         rois=_rois(file, evaluate),
-        bins=evaluate.take("bins", lambda v: is_whole(v, 1), "a whole number from 1", 15),
+        bins=evaluate.take(
+            "bins",
+            lambda v: is_whole(v, 1) and v <= MAX_BINS,
+            f"a whole number from 1 to {MAX_BINS}",
+            15,
+        ),
         surface=evaluate.take("surface", lambda v: isinstance(v, bool), "true or false", True),
-        parts=evaluate.take("parts", lambda v: is_whole(v, 1), "a whole number from 1", 1),
+        parts=evaluate.take(
+            "parts",
+            lambda v: is_whole(v, 1) and v <= _MANY,
+            f"a whole number from 1 to {_MANY}",
+            1,
+        ),
         comparisons=(),
     )
     evaluate.finish()
@@ -95,8 +118,8 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
             name=name,
             dataset=table.take(
                 "dataset",
-                lambda v: is_text(v) and re.fullmatch(r"Dataset\d{3}_[\w.-]+", v) is not None,
-                '"DatasetXXX_NAME"',
+                lambda v: is_text(v) and DATASET.fullmatch(v) is not None,
+                DATASET_NAME,
             ),
             configuration=table.take(
                 "configuration",

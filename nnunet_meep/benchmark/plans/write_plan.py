@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import THEN
@@ -117,11 +118,12 @@ models = [
 
 
 def _head(file: str) -> str:
+    name = shlex.quote(file)
     return f"""\
 # A benchmark. Run it, stop it whenever you like, and go on with the same command:
 #
-#   meep-benchmark run {file}
-#   meep-benchmark status {file}
+#   meep-benchmark run {name}
+#   meep-benchmark status {name}
 """
 
 

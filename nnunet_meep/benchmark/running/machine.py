@@ -62,21 +62,27 @@ class Machine:
         Args:
             device: None: ``cuda`` if there is a GPU, else ``cpu``.
             jobs: steps at a time on the CPU; None: 1, beside the GPU's.
-            gpus: their numbers; empty: one, which PyTorch chooses.
+            gpus: their numbers, as PyTorch counts those that it sees (``CUDA_VISIBLE_DEVICES``), or
+                names such as ``GPU-8f2c``; empty: the first one.
             per_gpu: trainings at a time on each; None: 1.
             environment: variables for trainings, in place of the user's.
 
         Raises:
-            InputError: GPUs are given for another device.
+            InputError: GPUs are given for another device, twice, or are not there.
         """
         device = device or ("cuda" if gpus else _default_device())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         if gpus and device != "cuda":
             raise InputError(f"--gpus: expected -device cuda with it, got -device {device}")
+        if per_gpu and device == "cpu":
+            raise InputError(
+                "--per-gpu: expected a GPU, but it runs on the CPU, where --jobs says how many "
+                "trainings run at a time"
+            )
         if device == "cpu":
             slots = [Slot(True, True)] * (jobs or 1)
         else:
-            visible: list[str | None] = [*gpus] or [None]
+            visible: list[str | None] = [*_names(gpus)] or [None]
             slots = [Slot(True, False, gpu) for _ in range(per_gpu or 1) for gpu in visible]
             slots += [Slot(False, True)] * (jobs or 1)
         return cls(device, tuple(slots), cores or 1, dict(environment or {}))
@@ -108,6 +114,34 @@ class Machine:
         if trains:
             forced.update(self.for_trainings)
         return {**defaults, **os.environ, **forced}
+
+
+def _names(gpus: list[str]) -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls these GPUs, so that a step sees one of them alone.
+
+    Their numbers count the ones that this process sees: where a cluster or the user hides some, 0
+    is the first of the others.
+    """
+    if twice := [gpu for i, gpu in enumerate(gpus) if gpu in gpus[:i]]:
+        raise InputError(
+            f"--gpus: expected different GPUs, got {twice[0]} twice; --per-gpu lets several "
+            f"trainings share one"
+        )
+    if all(gpu.startswith(("GPU-", "MIG-")) for gpu in gpus):
+        return gpus
+    import torch
+
+    n, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [*map(str, range(n))] if visible is None else visible.split(",")[:n]
+    for gpu in gpus:
+        if not (gpu.isdecimal() and int(gpu) < n):
+            hidden = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}"
+            there = f"0 to {n - 1}" if n else "no GPU"
+            raise InputError(
+                f"--gpus: expected numbers of GPUs that PyTorch sees, got {gpu!r}; it sees "
+                f"{there}{hidden}"
+            )
+    return [names[int(gpu)].strip() for gpu in gpus]
 
 
 def _default_device() -> str:
