@@ -114,11 +114,12 @@ class Network:
             raise ValueError(f"network: expected an object, got {content!r}")
         names = {name: content.get(name) for name in _NAMED}
         folds, checkpoints = content.get("folds", []), content.get("checkpoints", {})
+        if not isinstance(checkpoints, dict) or not all(
+            isinstance(value, list) for value in (folds, *checkpoints.values())
+        ):
+            raise ValueError(f"network: expected lists of names, got {content!r}")
         texts = [*(v for v in names.values() if v is not None), *folds]
-        if isinstance(checkpoints, dict) and all(isinstance(c, list) for c in checkpoints.values()):
-            texts += [text for c in checkpoints.values() for text in c]
-        else:
-            texts.append(None)
+        texts += [text for identities in checkpoints.values() for text in identities]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"network: expected names, got {content!r}")
         averaged = content.get("averaged") is True

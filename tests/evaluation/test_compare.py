@@ -628,6 +628,14 @@ class TestLoad:
             read_evaluation(tmp_path)
         assert "\n" not in str(error.value)
 
+    @pytest.mark.parametrize("folds", [1, None, "0", ["0", 1], {"0": "1"}])
+    def test_a_damaged_network(self, tmp_path, folds) -> None:
+        content = random_result(0)
+        content["network"]["folds"] = folds
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match="one that is damaged: network: expected"):
+            read_evaluation(tmp_path)
+
     def test_another_schema(self, tmp_path) -> None:
         content = {**random_result(0), "schema": 1}
         (tmp_path / "calibration.json").write_text(json.dumps(content))
