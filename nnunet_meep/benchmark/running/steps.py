@@ -200,6 +200,7 @@ class _Steps:
                 command=(*command, "--part", f"{i}/{n}"),
                 outputs=(),
                 needs=tuple(step.key for step in needs),
+                processes="-np",
                 progress=progress_bars,
             )
             for i in (range(1, n + 1) if n > 1 else ())
@@ -210,6 +211,7 @@ class _Steps:
             outputs=(f"{output}/calibration.json",),
             needs=tuple(step.key for step in (*needs, *shares)),
             clear=() if shares else (output,),
+            processes="-np",
             progress=progress_bars,
             resume=resume_itself,
         )
