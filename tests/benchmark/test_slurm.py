@@ -66,10 +66,9 @@ def calls(tmp_path, monkeypatch) -> Path:
     return log
 
 
-@pytest.mark.parametrize("cluster", ["debug", pytest.param("local", marks=pytest.mark.slow)])
-def test_a_finished_plan_on_this_machine_is_reported(options, cluster) -> None:
+def test_a_finished_plan_on_this_machine_is_reported(options) -> None:
     finish(options.state())
-    submitted = submit(options, {"cluster": cluster})
+    submitted = submit(options, {"cluster": "debug"})
     assert list(submitted) == ["prepare", "report"]
     (job,) = submitted["report"]
     assert job.result() is None

@@ -7,10 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from nnunetv2.experiment_planning import verify_dataset_integrity as verify
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_meep import trainers
 from nnunet_meep.cli import convert_folder, convert_la, convert_wmh
@@ -53,24 +57,21 @@ def flair_as_released(source: Path) -> list[str]:
     return ["wmh"]
 
 
-def few_hippocampi(source: Path) -> list[str]:
-    """Five scans in three folds, with labels that have to be numbered anew."""
+def few_hippocampi(source: Path) -> None:
     real = need("hippocampus")
     for path in sorted((real / "labelsTr").iterdir())[:5]:
         case = path.name.removesuffix(".nii.gz")
         for name in (f"imagesTr/{case}_0000.nii.gz", f"labelsTr/{case}.nii.gz"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             os.symlink(real / name, source / name)
-    labels = ["--name", "Posterior", "--labels", "Posterior=2", "--ignore", "1"]
-    return ["folder", *labels, "--folds", "3", "--validation", "1"]
 
 
-def train(dataset: Path, plans: dict, fold: int | str) -> None:
+def train(dataset: Path, plans: dict) -> None:
     """As nnUNetv2_train does, without the validation at the end, which takes a minute."""
     trainer = trainers.nnUNetTrainerMEEP_KL_1epochs_3iters(
         {**plans, "continue_training": False},
         "3d_fullres",
-        fold,
+        "all",
         json.loads((dataset / "dataset.json").read_text()),
         torch.device("cpu"),
     )
@@ -90,7 +91,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("make", [few_left_atria, flair_as_released, few_hippocampi])
+@pytest.mark.parametrize("make", [few_left_atria, flair_as_released])
 def test_plan_preprocess_and_train(
     make, tmp_path, monkeypatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,13 +101,12 @@ def test_plan_preprocess_and_train(
     for name in ("nnUNet_n_proc_DA", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     which, *flags = make(tmp_path / "source")
-    command = {"la": convert_la, "wmh": convert_wmh, "folder": convert_folder}[which]
+    command = {"la": convert_la, "wmh": convert_wmh}[which]
     assert command.main([str(tmp_path / "source"), "-d", "777", *flags]) == 0
-    has_folds = which == "folder"
-    # Else too few for the splits: said, and not written.
-    assert ("no splits_final.json" in capfd.readouterr().err) is not has_folds
+    # Too few for the splits: said, and not written.
+    assert "no splits_final.json" in capfd.readouterr().err
     one = ("-np", "1", "-npfp", "1", "-c", "3d_fullres")
-    coarse = ("-overwrite_target_spacing", *(["2" if which == "folder" else "5"] * 3))
+    coarse = ("-overwrite_target_spacing", "5", "5", "5")
     said = run(
         "nnUNetv2_plan_and_preprocess",
         *("-d", "777", "--verify_dataset_integrity", "-gpu_memory_target", "1", *one, *coarse),
@@ -125,9 +125,37 @@ def test_plan_preprocess_and_train(
     (dataset / "nnUNetPlans.json").write_text(json.dumps(plans))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # with which nnU-Net's planner does not run
     capfd.readouterr()
-    train(dataset, plans, 1 if has_folds else "all")
+    train(dataset, plans)
     said = capfd.readouterr().out
-    if has_folds:  # two of the five are for testing
-        assert "This split has 2 training and 1 validation cases." in said
     assert "segmentation_loss" in said
     assert "misclassified" in said
+
+
+def test_folds_with_test_scans_of_their_own(tmp_path, monkeypatch, capsys) -> None:
+    """Five scans in three folds, with labels that have to be numbered anew."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    few_hippocampi(tmp_path / "source")
+    labels = ["--name", "Posterior", "--labels", "Posterior=2", "--ignore", "1"]
+    arguments = ["-d", "777", *labels, "--folds", "3", "--validation", "1"]
+    assert convert_folder.main([str(tmp_path / "source"), *arguments]) == 0
+    (raw,) = (tmp_path / "raw").iterdir()
+    # In a thread: a process of its own loads nnU-Net once more.
+    threads = SimpleNamespace(Pool=ThreadPool)
+    monkeypatch.setattr(verify.multiprocessing, "get_context", lambda _: threads)
+    capsys.readouterr()
+    verify.verify_dataset_integrity(str(raw), 1)
+    said = capsys.readouterr().out
+    assert "verify_dataset_integrity Done" in said
+    assert "warning" not in said.lower()
+    (folder,) = {path.parent for path in tmp_path.rglob("splits_final.json")}
+    fake = SimpleNamespace(
+        fold=1,
+        preprocessed_dataset_folder_base=str(folder),
+        preprocessed_dataset_folder="",
+        folder_with_segs_from_previous_stage=None,
+        dataset_class=lambda *_, **__: None,
+        print_to_log_file=lambda *_: None,
+    )
+    training, validation = nnUNetTrainer.do_split(fake)
+    assert (len(training), len(validation)) == (2, 1)  # two of the five are for testing
