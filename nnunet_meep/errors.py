@@ -1,5 +1,7 @@
 """The exception for bad input, which a command turns into one clear line."""
 
+_LONGEST = 1000  # characters of a message; what a damaged file holds may fill many screens
+
 
 class InputError(ValueError):
     """Something the user gave (a file, a folder, an argument) cannot be used.
@@ -10,7 +12,10 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        line = printable(message)
+        if len(line) > _LONGEST:  # the file is named at its beginning, what to do at its end
+            line = f"{line[: _LONGEST // 2]} ... {line[5 - _LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 def printable(text: str) -> str:

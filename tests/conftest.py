@@ -19,6 +19,16 @@ settings.register_profile("nnunet_meep", deadline=None, max_examples=30)
 settings.load_profile("nnunet_meep")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz-minutes",
+        type=float,
+        default=0,
+        metavar="N",
+        help="feed damaged input that was never seen before, for so long (tests/fuzz)",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that no process is left with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

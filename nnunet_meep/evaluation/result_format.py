@@ -10,6 +10,7 @@ import math
 import sys
 from typing import Any
 
+from nnunet_meep.evaluation.counting.roi import KINDS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
@@ -93,6 +94,8 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     if problem := malformed(settings, kinds, "settings"):
         return problem
     optional = {name: kind for name, kind in _OPTIONAL_SETTINGS.items() if name in settings}
+    if unknown := [roi for roi in settings["rois"] if roi.partition(":")[0] not in KINDS]:
+        return f"{unknown[0]!r} is not an ROI"
     if not settings["rois"] or isinstance(settings["bins"], bool):
         return "no ROIs, or no number of bins"
     folders = settings["pred_folder"]

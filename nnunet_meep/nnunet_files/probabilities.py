@@ -206,9 +206,12 @@ class _Member:
         if info.flag_bits & 1:
             raise ValueError("it is encrypted")
         file.seek(info.header_offset)
-        # The name and extra field in the local header may differ in length from the directory's.
-        name_length, extra_length = struct.unpack("<26xHH", file.read(30))
-        file.seek(name_length + extra_length, 1)
+        # The extra field in the local header may differ in length from the directory's.
+        signature, name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))
+        name = file.read(name_length)
+        if signature != b"PK\x03\x04" or name != info.orig_filename.encode():
+            raise ValueError("its directory leads to something else than the array")
+        file.seek(extra_length, 1)
         self.left = info.file_size
         self._file = file
         self._compressed_left = info.compress_size

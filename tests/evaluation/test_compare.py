@@ -628,6 +628,14 @@ class TestLoad:
             read_evaluation(tmp_path)
         assert "\n" not in str(error.value)
 
+    def test_a_region_of_interest_that_is_none(self, tmp_path) -> None:
+        content = random_result(0)
+        content["settings"]["rois"] = ["$x$"]
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"one that is damaged: '\$x\$' is not an ROI"):
+            read_evaluation(path)
+
     @pytest.mark.parametrize("folds", [1, None, "0", ["0", 1], {"0": "1"}])
     def test_a_damaged_network(self, tmp_path, folds) -> None:
         content = random_result(0)

@@ -189,6 +189,14 @@ class TestDamagedFiles:
         patch(self.path, 16, b"\1\2\3\4")
         assert "checksum" in refusal(self.path)
 
+    @pytest.mark.parametrize("at", [0, 3, 30, 38])
+    def test_a_header_that_is_not_that_of_the_directory(self, at) -> None:
+        """Readers differ in what they look at; numpy refuses these, too."""
+        content = bytearray(self.path.read_bytes())
+        content[at] ^= 0x10
+        self.path.write_bytes(content)
+        assert "its directory leads to something else" in refusal(self.path)
+
     def test_encrypted(self) -> None:
         patch(self.path, 8, b"\1\0")
         assert "encrypted" in refusal(self.path)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from nnunet_meep.errors import InputError
 
+#: What a name may begin with, before a colon.
+KINDS = ("image", "crop", "boundary", "mask")
 _FORMS = "image, crop, boundary:MM or mask:FOLDER"
 
 

@@ -1,0 +1,35 @@
+"""Thousands of damaged and odd inputs: each is refused in one line, or gives the right numbers.
+
+``run.py`` says how to see what is wrong with one of them.
+"""
+
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).with_name("run.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 10_000, 2_500))
+def test_each_input_is_refused_or_right(first: int) -> None:
+    _run(str(first), str(first + 2_500))
+
+
+def test_inputs_never_seen_before(request: pytest.FixtureRequest) -> None:
+    minutes = request.config.getoption("--fuzz-minutes")
+    if not minutes:
+        pytest.skip("only with --fuzz-minutes")
+    _run(str(secrets.randbelow(10**12)), "--minutes", str(minutes))
+
+
+def _run(*arguments: str) -> None:
+    # A process of its own: a library may end it, and the number of the input then stands last.
+    done = subprocess.run(
+        [sys.executable, RUN, *arguments], capture_output=True, text=True, check=False
+    )
+    numbers = done.stderr.splitlines()
+    assert not done.returncode, f"{done.stdout}\nthe last input was {numbers[-1]}"
