@@ -633,7 +633,7 @@ class TestLoad:
         content["settings"]["rois"] = ["$x$"]
         path = tmp_path / "calibration.json"
         path.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"one that is damaged: '\$x\$' is not an ROI"):
+        with pytest.raises(InputError, match=r"whose settings are damaged: '\$x\$' is not an ROI"):
             read_evaluation(path)
 
     @pytest.mark.parametrize("folds", [1, None, "0", ["0", 1], {"0": "1"}])

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random as Draw
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -97,11 +98,17 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _image(labels: np.ndarray, ending: str, spacing: list[float], turned: bool) -> bytes:
     """A label map as a file; SimpleITK writes only to disk."""
-    path = Path(f"/dev/shm/fuzz{ending}")
     image = sitk.GetImageFromArray(labels)
     image.SetSpacing(spacing)
     if turned:
         image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
         image.SetOrigin((-3.5, 2, 1))
-    sitk.WriteImage(image, str(path), ending != ".nrrd")
-    return path.read_bytes()
+    with TemporaryDirectory(dir=memory()) as folder:
+        path = Path(folder) / f"labels{ending}"
+        sitk.WriteImage(image, str(path), ending != ".nrrd")
+        return path.read_bytes()
+
+
+def memory() -> str | None:
+    """A file system in memory, if there is one: most of the time would go to the disk."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -18,6 +18,7 @@ import atheris
 
 # numba cannot compile what atheris has instrumented.
 with atheris.instrument_imports(["nnunet_meep"], exclude=["nnunet_meep.evaluation.counting.loops"]):
+    import folders
     import run
 
 
@@ -40,7 +41,7 @@ class _FromBytes(Random):
 
 
 def _one_input(data: bytes) -> None:
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=run.memory()) as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=folders.memory()) as folder:
         failure = run.check(_FromBytes(data), Path(folder))
     assert not failure, failure
 

@@ -38,11 +38,11 @@ def metrics(root: Path, case: str, file_ending: str) -> dict[str, dict[str, floa
     allowed = values | ({ignore} if ignore is not None else set())
     assert set(np.unique(reference)) <= allowed
     assert set(np.unique(predicted)) <= values
-    assert len(p) == len(labels) - regions
+    foreground = [label for label in labels.values() if label not in (0, [0])]
+    assert len(p) == len(foreground) + (not regions)
     assert np.abs(p - np.clip(p, 0, 1)).max() < 1e-2
     assert regions or np.abs(p.sum(0) - 1).max() < 3e-2
     counted = reference != ignore if ignore is not None else np.full(reference.shape, True)
-    foreground = [label for label in labels.values() if label != 0]
     if not regions:
         assert sorted(labels.values()) == list(range(len(labels)))
         foreground = sorted(foreground)

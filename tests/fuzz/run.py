@@ -24,6 +24,7 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+from folders import memory
 from targets import TARGETS
 
 from nnunet_meep.errors import InputError
@@ -84,11 +85,6 @@ def check(draw: Random, folder: Path, verdicts: Counter[str] | None = None) -> s
     if verdicts is not None:
         verdicts[f"{target.__name__} {verdict}"] += 1
     return None
-
-
-def memory() -> str | None:
-    """A file system in memory, if there is one: most of the time would go to the disk."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class _limits:
