@@ -1,21 +1,28 @@
 """The exception for bad input, which a command turns into one clear line."""
 
-_LONGEST = 1000  # characters of a message; what a damaged file holds may fill many screens
+_LONGEST = 1000  # characters of a line; what a damaged file holds may fill many screens
 
 
 class InputError(ValueError):
     """Something the user gave (a file, a folder, an argument) cannot be used.
 
-    The message is one line: the file or argument, what was expected, what was found, what to do.
-    Commands print it without a traceback and exit with 1. Names in it may be anything that a file
-    can be called: see :func:`printable`.
+    The message is one line: the file or argument, what was expected, what was found, what to do; or
+    several, one for each problem. Commands print it without a traceback and exit with 1. Names in
+    it may be anything that a file can be called: see :func:`printable`.
     """
 
-    def __init__(self, message: str) -> None:
-        line = printable(message)
-        if len(line) > _LONGEST:  # the file is named at its beginning, what to do at its end
-            line = f"{line[: _LONGEST // 2]} ... {line[5 - _LONGEST // 2 :]}"
-        super().__init__(line)
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*(_shortened(printable(line)) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST:
+        return line
+    # The file is named at its beginning, what to do at its end.
+    return f"{line[: _LONGEST // 2]} ... {line[5 - _LONGEST // 2 :]}"
 
 
 def printable(text: str) -> str:

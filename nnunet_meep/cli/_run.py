@@ -26,7 +26,7 @@ def run(action: Callable[[], None]) -> int:
         with redirect_stdout(_Escaped(sys.stdout)):
             action()
     except InputError as error:
-        say(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr, flush=True)
         return 1
     except BrokenPipeError:  # not an error, for example in `meep-trainers | head`
         return pipe_closed()

@@ -102,7 +102,7 @@ def make_dataset(
     try:
         divided = divide(files, division, source)
     except InputError as error:  # perhaps because of the problems
-        raise InputError("\n".join([*problems, str(error)])) from error
+        raise InputError(*problems, *error.args) from error
     scans = [
         Scan(case, case in divided.test, (files[case][0],), files[case][1])
         for case in divided.cases

@@ -291,7 +291,7 @@ def _read_case(scan: Scan, mask_values: tuple[int, int]) -> tuple[list[sitk.Imag
     if len(read) == 2:
         problems += differences(read["image"], read["mask"], mask_file)
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     mask.CopyInformation(read["image"])
     return [read["image"]], mask
 

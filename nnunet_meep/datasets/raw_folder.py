@@ -107,7 +107,7 @@ def target(dataset: RawDataset, dataset_id: int, *, overwrite: bool) -> Path:
     if not raw:
         problems.insert(0, "nnUNet_raw is not set: export it as nnU-Net's installation guide says")
     if not raw or problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     return Path(raw) / name
 
 
@@ -129,7 +129,7 @@ def write(dataset: RawDataset, folder: Path) -> None:
             try:
                 channels, mask = dataset.read(scan)
             except InputError as error:
-                problems += str(error).splitlines()
+                problems += error.args
                 continue
             if problems:
                 continue  # nothing will be written, so only check the remaining scans
@@ -139,7 +139,7 @@ def write(dataset: RawDataset, folder: Path) -> None:
             _write_whole(mask, temporary / f"labels{part}" / f"{scan.name}.nii.gz")
         if problems:
             # One file may contain both image and mask, so the same problem may occur twice.
-            raise InputError("\n".join(dict.fromkeys(problems)))
+            raise InputError(*dict.fromkeys(problems))
         content = {
             "channel_names": {str(i): name for i, name in enumerate(dataset.channel_names)},
             "labels": dataset.labels,

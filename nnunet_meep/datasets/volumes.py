@@ -64,7 +64,7 @@ def read_scan(
                 what = "mask" if path == scan.mask else path.name.removesuffix(".nii.gz")
                 problems += differences(volumes[first][0], volumes[path][0], path, what, of)
     if problems:
-        raise InputError("\n".join(problems))
+        raise InputError(*problems)
     return [volume for path in scan.channels for volume in volumes[path]], volumes[scan.mask][0]
 
 

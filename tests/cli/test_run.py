@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -29,6 +30,16 @@ def test_an_error_is_one_line_whatever_a_file_is_called(capsys) -> None:
     assert run(fail) == 1
     say(f"Warning: {EVIL}")
     assert capsys.readouterr().err == f"Error: {SHOWN}: expected a file\nWarning: {SHOWN}\n"
+
+
+def test_several_problems_are_a_line_each(capsys) -> None:
+    def fail() -> None:
+        raise InputError(f"{EVIL}: one", "two")
+
+    assert run(fail) == 1
+    assert capsys.readouterr().err == f"Error: {SHOWN}: one\ntwo\n"
+    error = pickle.loads(pickle.dumps(InputError(EVIL, "two")))  # as from another process
+    assert str(error) == f"{SHOWN}\ntwo"
 
 
 def test_names_in_the_output_send_nothing_to_the_terminal(capsys) -> None:
