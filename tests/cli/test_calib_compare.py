@@ -375,7 +375,7 @@ class TestBadInput:
 def test_an_output_that_is_a_file(evaluated, tmp_path, capsys) -> None:
     (tmp_path / "out").write_text("mine")
     assert main([f"a={evaluated / 'sharp'}", "-o", str(tmp_path / "out")]) == 1
-    assert "got a file (-o)" in capsys.readouterr().err
+    assert "found a file (-o)" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
 
 
