@@ -160,7 +160,7 @@ def _reader(path: Path, dataset: Dataset) -> Any:
             raise TypeError
         return reader()  # TypeError if it is the abstract class
     except (RuntimeError, AssertionError, TypeError):
-        named = f"plans.json names {dataset.reader!r}" if dataset.reader else "its ending has none"
+        named = f"plans.json names {dataset.reader}" if dataset.reader else "its ending has none"
         raise InputError(f"{path}: expected one of nnU-Net's readers for it, {named}") from None
 
 

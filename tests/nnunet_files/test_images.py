@@ -29,7 +29,7 @@ def test_a_name_that_is_no_readers_is_one_line(reader, folder) -> None:
     """nnU-Net finds whatever has that name in one of its modules."""
     (folder.pred / "plans.json").write_text(json.dumps({"image_reader_writer": reader}))
     opened = Predictions.open(folder.gt, [folder.pred])
-    with pytest.raises(InputError, match=r"^[^\n]* readers for it, plans.json names '[^\n]*'$"):
+    with pytest.raises(InputError, match=r"^[^\n]* readers for it, plans.json names [^\n]+$"):
         read_label_map(opened.paired.cases[0].reference, opened.dataset)
 
 
