@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from nnunet_meep.atomic import replacing_file
-from nnunet_meep.json_file import read_json
+from nnunet_meep.json_file import parse_json, read_json
 
 #: Seconds after which the claim of a runner on another machine counts as left behind.
 STALE = 180.0
@@ -278,7 +278,7 @@ def _read(path: Path) -> Claim | None:
 def _is_of(claim: Claim, content: bytes) -> bool:
     """Whether the file of a claim holds one of the same runner; its command may differ."""
     try:
-        return Claim(path=claim.path, **json.loads(content)).owner == claim.owner
+        return Claim(path=claim.path, **parse_json(content)).owner == claim.owner
     except (ValueError, TypeError):
         return False
 
