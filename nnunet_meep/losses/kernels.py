@@ -431,22 +431,29 @@ def backward_kernel(
             z, y, valid = _label_tile(
                 logits, target, sample, voxels, n_voxels, ignore_label, K, WIDTH, IGNORE, KIND
             )
-            p, log_p, is_label, _, is_wrong = _softmax(z, channels, y)
-            of_label = tl.sum(tl.where(is_label, a * p, 0.0), 0)
-            rest = e - of_label - tl.sum(b * p, 0)
+            p, log_p, is_label, log_p_y, is_wrong = _softmax(z, channels, y)
+            p_y = tl.exp(log_p_y)
+            of_others = tl.where(is_label, 0.0, p)
+            others = tl.sum(of_others, 0)
+            b_others = tl.sum(b * of_others, 0)
+            a_and_b_y = tl.sum(tl.where(is_label, a + b, 0.0), 0)
+            rest = e - b_others - a_and_b_y * p_y
             result = p * (b + rest[None, :])
+            of_label = p_y * (a_and_b_y * others - b_others) - e * others  # see multiclass.py
             if TERM:
                 takes_part = _takes_part(valid, is_wrong, TERM)
                 if TERM == 1:
                     more = p - 1.0 / K
+                    more_of_label = p_y - 1.0 / K
                 else:
-                    log_p = tl.where(p > 0, log_p, 0.0)
-                    more = -p * (log_p + _entropy(p, log_p)[None, :])
+                    entropy = _entropy(of_others, log_p)
+                    log_p_y = tl.where(p_y > 0, log_p_y, 0.0)
+                    more_of_label = -p_y * (log_p_y * others + entropy)
+                    entropy -= p_y * log_p_y
+                    more = -p * (tl.where(p > 0, log_p, 0.0) + entropy[None, :])
                 result += tl.where(takes_part[None, :], t * more, 0.0)
-            # The gradient sums to zero over the classes, so the label's is minus the sum of the
-            # others: 1 - p_y would lose digits where p_y is nearly 1.
-            result = tl.where(is_label | (channels >= K)[:, None], 0.0, result)
-            result = tl.where(is_label, -tl.sum(result, 0)[None, :], result)
+                of_label += tl.where(takes_part, t * more_of_label, 0.0)
+            result = tl.where(is_label, of_label[None, :], result)
             counts = valid[None, :]
         result = tl.where(counts, result, 0.0)
         inside = (channels < K)[:, None] & (voxels < n_voxels)[None, :]
@@ -489,7 +496,7 @@ def _softmax(z, channels, y):
     z_y = tl.sum(tl.where(is_label, z, 0.0), 0)
     # The largest logits are now exactly 0, and the first of them is the predicted class.
     before = tl.max(tl.where(channels[:, None] < y[None, :], z, -float("inf")), 0)
-    is_wrong = (z_y < 0) | (before == 0)
+    is_wrong = (z_y < 0) | (before == 0) | (log_total != log_total)  # the last one with a NaN
     log_p = z - log_total[None, :]
     return tl.exp(log_p), log_p, is_label, z_y - log_total, is_wrong
 
@@ -524,7 +531,10 @@ def _region_tile(
         place = _start(sample, K, n_masks, n_voxels) + voxels
         ignored = tl.load(target + place, mask=inside, other=0).to(tl.float32) > 0.5
         valid = inside & (ignored == 0)
-    return tl.where(y, -d, d), y, valid, mask & valid[None, :], (d > 0) != y
+    x = tl.where(y, -d, d)
+    x = tl.where(x < -3e38, -3e38, x)  # -inf: 0 log 0 is 0, and not 0 * -inf
+    is_wrong = ((d > 0) != y) | (d != d)  # the last one with a NaN
+    return x, y, valid, mask & valid[None, :], is_wrong
 
 
 @triton.jit
