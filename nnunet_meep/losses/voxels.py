@@ -13,10 +13,10 @@ inside if ``logit > 0``). A voxel is misclassified if that is not its label. Ign
 out of all sums and counts.
 
 The probabilities come from a log-softmax (or log-sigmoid) in at least float32, whatever the
-autocast dtype, so the values and gradients are finite for every logit that float16 can hold (and
-up to 1e37 in bfloat16 and float32). Sums and counts run over the whole batch and, if
-``torch.distributed`` is initialised, over all ranks. Every rank must then call the loss, even if
-it has no misclassified voxel.
+autocast dtype, so the values and gradients are finite for every finite logit that float16 can hold
+(and up to 1e37 in bfloat16 and float32). A NaN among the logits gives NaN. Sums and counts run over
+the whole batch and, if ``torch.distributed`` is initialised, over all ranks. Every rank must then
+call the loss, even if it has no misclassified voxel.
 """
 
 from __future__ import annotations
@@ -94,12 +94,16 @@ def voxels(
 
 def entropy(log_p: Tensor) -> Tensor:
     """Entropy of the probabilities along axis 1 in nats; from (B, K, ...) to (B, ...)."""
-    return -(log_p.exp() * log_p).sum(1)
+    # 0 log 0 is 0, and not 0 * -inf.
+    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(1)
 
 
 def mean_over(mask: Tensor, values: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` is True, over all ranks; 0 if it is True nowhere."""
-    total = sum_over_ranks(torch.where(mask, values, 0).sum())
+    """Mean of ``values`` where ``mask`` is True, over all ranks; 0 if it is True nowhere.
+
+    NaN if one of ``values`` is NaN, wherever it is: its gradient would be NaN in any case.
+    """
+    total = sum_over_ranks(torch.where(mask | values.isnan(), values, 0).sum())
     count = sum_over_ranks(mask.sum())
     return total / count.clamp(min=1)
 

@@ -300,6 +300,36 @@ def test_logits_of_ten_thousand_give_finite_values_and_gradients(name, kind, dty
 
 @every_term
 @every_kind
+def test_a_nan_gives_nan_wherever_it_is(name, kind):
+    """Not a finite value with a gradient of NaN."""
+    logits, target, options = random_batch(kind, shape=(1, 3, 2, 2))
+    for where in np.ndindex(logits.shape):
+        bad = logits.copy()
+        bad[where] = np.nan
+        value, _ = value_and_gradient(name, bad, target, options)
+        assert math.isnan(value), where
+
+
+@every_term
+@every_kind
+def test_minus_infinity_in_a_right_voxel_is_the_limit_of_low_logits(name, kind):
+    logits, _, options = random_batch(kind)
+    low = np.where(logits < np.sort(logits, axis=1)[:, -1:], -1e4, logits)
+    if options["regions"]:
+        low = np.where(logits < 0, -1e4, logits)
+    wrong = np.zeros(low.shape if options["regions"] else (2, 1, 5, 6), bool)
+    wrong[..., 0] = True
+    low[..., 0] = logits[..., 0]
+    target = make_target(wrong, np.zeros((2, 1, 5, 6), bool), low, kind)
+    infinite = np.where(low == -1e4, -np.inf, low)
+    value, gradient = value_and_gradient(name, infinite, target, options)
+    expected, of_low = value_and_gradient(name, low, target, options)
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(gradient, of_low, rtol=1e-12, atol=1e-15)
+
+
+@every_term
+@every_kind
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_give_the_value_of_the_same_logits_in_float64(name, kind, dtype):
     logits, target, options = random_batch(kind, shape=(2, 4, 12, 12))
