@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Logits per block on a CPU: few enough for the cache, enough for the time that it takes to start
-#: an operation not to matter.
-BLOCK = 1 << 17
+#: Logits per block on a CPU, at most: few enough for the cache, and so many that the threads, of
+#: which only one at a time can start an operation, seldom meet.
+BLOCK = 1 << 19
 #: Logits per block on a GPU without Triton: more, because starting an operation costs time there.
 BLOCK_GPU = 1 << 25
 
@@ -73,7 +73,7 @@ class Problem:
 
         def write(sample: int, voxels: slice) -> None:
             a, b = of_channels[sample]
-            gradient[sample, :, voxels] = self._gradient_of(sample, voxels, a, b, e, t)
+            self._write_gradient(gradient[sample, :, voxels], sample, voxels, a, b, e, t)
 
         self._for_blocks(write)
         return gradient.view(self.shape)
@@ -82,17 +82,19 @@ class Problem:
         """A row of :meth:`forward` for one block, (3 C + 4,)."""
         raise NotImplementedError
 
-    def _gradient_of(
-        self, sample: int, voxels: slice, a: Tensor, b: Tensor, e: float, t: float
-    ) -> Tensor:
-        """The gradient of one block, (K, n); a and b are (C, 1)."""
+    def _write_gradient(
+        self, out: Tensor, sample: int, voxels: slice, a: Tensor, b: Tensor, e: float, t: float
+    ) -> None:
+        """Write the gradient of one block into ``out``, (K, n); a and b are (C, 1)."""
         raise NotImplementedError
 
     def _blocks(self) -> list[tuple[int, slice]]:
         """The sample index and the range of voxels of each block."""
         n_samples, n_channels, n_voxels = self.logits.shape
         block = BLOCK if self.logits.device.type == "cpu" else BLOCK_GPU
-        step = max(block // n_channels, 1)
+        # Of equal length, so that no thread waits for a last long one.
+        n_blocks = max(-(-n_voxels * n_channels // block), 1)
+        step = max(-(-n_voxels // n_blocks), 1)
         return [
             (sample, slice(start, min(start + step, n_voxels)))
             for sample in range(n_samples)

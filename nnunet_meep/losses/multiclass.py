@@ -83,9 +83,9 @@ class Multiclass(Problem):
         scalars = torch.stack((nll.sum(), term, n_valid, n_term))
         return torch.cat((intersection, predicted, labelled, scalars))
 
-    def _gradient_of(
-        self, sample: int, voxels: slice, a: Tensor, b: Tensor, e: float, t: float
-    ) -> Tensor:
+    def _write_gradient(
+        self, out: Tensor, sample: int, voxels: slice, a: Tensor, b: Tensor, e: float, t: float
+    ) -> None:
         z, y, valid = self._block(sample, voxels)
         log_total, wrong = (x[sample, voxels] for x in self.kept)
         log_p = z.sub_(log_total)
@@ -116,7 +116,7 @@ class Multiclass(Problem):
         if self.term == "MEEP_KL":
             p -= t_of.mul_(1 / len(p))
         p.addcmul_(is_label, label)
-        return p if valid is None else p.mul_(valid)
+        out.copy_(p if valid is None else p.mul_(valid))
 
     def _block(self, sample: int, voxels: slice) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits z - max z (K, n), labels y (n,) (0 where ignored), valid voxels (n,) or None.
