@@ -22,8 +22,7 @@ from tqdm import tqdm
 from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
-from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS, gunzipped_size
-from nnunet_meep.nnunet_files.paths import itk_path
+from nnunet_meep.nnunet_files.writing import write_image
 
 Splits = list[dict[str, list[str]]]
 #: What is to be written of an image: the image, or its file, which is then copied as it is.
@@ -135,8 +134,8 @@ def write(dataset: RawDataset, folder: Path) -> None:
                 continue  # nothing will be written, so only check the remaining scans
             for i, channel in enumerate(channels):
                 name = f"{scan.name}_{i:04d}.nii.gz"
-                _write_whole(channel, temporary / f"images{part}" / name)
-            _write_whole(mask, temporary / f"labels{part}" / f"{scan.name}.nii.gz")
+                _write(channel, temporary / f"images{part}" / name)
+            _write(mask, temporary / f"labels{part}" / f"{scan.name}.nii.gz")
         if problems:
             # One file may contain both image and mask, so the same problem may occur twice.
             raise InputError(*dict.fromkeys(problems))
@@ -206,17 +205,11 @@ def splits_of(
     return splits if all(split["train"] and split["val"] for split in splits) else []
 
 
-def _write_whole(image: Volume, path: Path) -> None:
+def _write(image: Volume, path: Path) -> None:
     if isinstance(image, Path):
         shutil.copyfile(image, path)
         return
-    sitk.WriteImage(image, itk_path(path), useCompression=True)
-    try:  # ITK does not notice when the disk is full
-        gunzipped_size(path)
-    except GUNZIP_ERRORS as error:
-        raise InputError(
-            f"{path.name}: could not be written whole into {path.parents[2]}; is the disk full?"
-        ) from error
+    write_image(image, path)
 
 
 def _taken(name: str, *, overwrite: bool) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_meep.atomic import creating_folder
-from nnunet_meep.nnunet_files.paths import itk_path
+from nnunet_meep.nnunet_files.writing import write_image
 
 #: Voxels along z, y and x. (SimpleITK gives the axes of the files in the order x, y, z.)
 SHAPE = (24, 32, 32)
@@ -119,4 +119,4 @@ def _write(array: np.ndarray, path: Path) -> None:
 
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([SPACING_MM] * 3)
-    sitk.WriteImage(image, itk_path(path))
+    write_image(image, path)

@@ -25,6 +25,7 @@ from nnunet_meep.nnunet_files.headers import (
 )
 from nnunet_meep.nnunet_files.labels import UnknownLabels
 from nnunet_meep.nnunet_files.paths import itk_path
+from nnunet_meep.nnunet_files.writing import not_whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Da
 
     Raises:
         InputError: ``like`` cannot be read, or has a different shape.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; it is read again, as not every library notices that.
     """
     old, properties = _read_label_map(like, dataset)
     if old.shape != label_map.shape:
@@ -96,7 +97,14 @@ def write_label_map(label_map: NDArray[Any], path: Path, like: Path, dataset: Da
             f"got {old.shape}"
         )
     del old
-    _reader(like, dataset).write_seg(label_map, itk_path(path), properties)
+    name = itk_path(path)
+    try:
+        _reader(like, dataset).write_seg(label_map, name, properties)
+        written, _ = _read_label_map(path, dataset)
+    except (RuntimeError, InputError) as error:
+        raise not_whole(path) from error
+    if not np.array_equal(written, label_map):
+        raise not_whole(path)
 
 
 def _read_label_map(path: Path, dataset: Dataset) -> tuple[NDArray[Any], dict[str, Any]]:

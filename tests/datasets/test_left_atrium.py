@@ -652,7 +652,7 @@ def test_an_interrupted_run_leaves_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     write_nrrd(source, TRAIN, volume(), outline())
-    real = raw_folder._write_whole
+    real = raw_folder._write
 
     def interrupt(image: sitk.Image, path: Path) -> None:
         real(image, path)
@@ -660,7 +660,7 @@ def test_an_interrupted_run_leaves_nothing(
         if "labels" in str(path):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(raw_folder, "_write_whole", interrupt)
+    monkeypatch.setattr(raw_folder, "_write", interrupt)
     assert main([str(source), "-d", "501"]) == 130
     assert capfd.readouterr().err == "Interrupted\n"
     assert nothing_in(raw)
@@ -675,7 +675,8 @@ def test_a_full_disk_is_noticed(source: Path, raw: Path, capfd: pytest.CaptureFi
         (line,) = refused(source, capfd)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert line.endswith(f"could not be written whole into {raw}; is the disk full?")
+    assert line.startswith(f"{raw}/Dataset501_")
+    assert line.endswith(".nii.gz: could not be written whole; is the disk full?")
     assert nothing_in(raw)
 
 
