@@ -1,4 +1,4 @@
-"""The exception for bad input, which a command turns into one clear line."""
+"""What a command turns into one clear line: the exception for bad input, the system's errors."""
 
 _LONGEST = 1000  # characters of a line; what a damaged file holds may fill many screens
 
@@ -32,3 +32,10 @@ def printable(text: str) -> str:
     command for the terminal ``\x1b``, a byte that is not UTF-8 ``\udcff``.
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def described(error: OSError) -> str:
+    """The system's message, such as that the disk is full, and the file, in one line."""
+    name = error.filename2 or error.filename  # of two the one that was to be written
+    where = f"{name}: " if name else ""
+    return printable(f"{where}{error.strerror or error}")

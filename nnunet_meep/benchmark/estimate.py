@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from nnunet_meep.atomic import temporary_folder
 from nnunet_meep.benchmark.plans.plan import Data, Plan
 from nnunet_meep.benchmark.plans.trainer_names import n_iterations
 from nnunet_meep.benchmark.running.folders import Folders
@@ -55,10 +54,10 @@ def _seconds_per_iteration(data: Data, folders: Folders, machine: Machine) -> fl
     plans = data.network.plans if data.network else data.plans
     command = ["nnUNetv2_train", data.dataset, data.configuration, str(data.folds[0])]
     command += ["-tr", _TIMED, "-p", plans, "-device", machine.device]
-    with TemporaryDirectory() as temporary:
-        elsewhere = replace(folders, results=Path(temporary))
+    with temporary_folder() as temporary:
+        elsewhere = replace(folders, results=temporary)
         environment = machine.environment(machine.slots[0], elsewhere.environment(), trains=True)
-        log = Path(temporary) / "train.log"
+        log = temporary / "train.log"
         process = Process(command, log, environment, machine.threads)
         try:
             while len(times := re.findall(r"Epoch time: ([\d.]+) s", process.output())) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nnunet_meep.atomic import replacing_file
+from nnunet_meep.atomic import is_temporary, replacing_file
 from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.run import Options, run
 from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
@@ -96,7 +96,8 @@ def _begin(folder: Path, plan: Path, text: str) -> None:
     if plan.is_file() and plan.read_text(encoding="utf-8", errors="replace") == text:
         print(f"{folder} is from an earlier run, which goes on; delete it to begin anew.\n")
         return
-    if folder.exists() and (others := sorted(folder.iterdir())):
+    found = folder.iterdir() if folder.exists() else ()
+    if others := sorted(path for path in found if not is_temporary(path)):
         raise InputError(
             f"{folder}: found {others[0].name}, which is not from a meep-quickstart of these data; "
             f"give another folder with -o"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunet_meep.atomic import remove_left_over
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import MAX_BINS
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
@@ -109,6 +110,8 @@ class Setup:
             cases: some of the cases, in the order of the results.
             processes, progress: as for :func:`.evaluate`.
         """
+        if self.job.keep is not None:  # where all cases are kept, nothing else would do it
+            remove_left_over(self.job.keep)
         n_processes = processes or os.cpu_count() or 1
         outcomes = self.job.in_this_process if n_processes == 1 else self.job.in_processes
         with (

@@ -39,11 +39,17 @@ class OtherFormat(InputError):
         self.settings, self.sources = settings, sources
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write an evaluation as JSON, with the paths of its files relative to the output folder."""
+def write_evaluation(evaluation: Evaluation, path: Path, folder: Path) -> None:
+    """Write an evaluation as JSON, with the paths of its files relative to the output folder.
+
+    Args:
+        evaluation: what to write.
+        path: the new file, maybe in a temporary folder.
+        folder: the output folder.
+    """
     origin = {
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **_as_seen_from(path.parent, evaluation.sources),
+        **_as_seen_from(folder, evaluation.sources),
     }
     content = nan_to_none({**evaluation.to_dict(), "origin": origin})
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

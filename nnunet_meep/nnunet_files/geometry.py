@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnunet_meep.atomic import temporary_folder
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.images import read_label_map
 from nnunet_meep.nnunet_files.paths import itk_path
@@ -40,8 +39,8 @@ def geometry(
     small = sitk.GetImageFromArray(numbers)
     small.SetDirection(reference.GetDirection())
     small.SetSpacing(reference.GetSpacing())
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"small{dataset.file_ending}"
+    with temporary_folder() as folder:
+        path = folder / f"small{dataset.file_ending}"
         sitk.WriteImage(small, itk_path(path))
         seen = read_label_map(path, dataset).labels
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_meep.atomic import replacing_file
+from nnunet_meep.atomic import is_temporary, move_files, replacing_file, temporary_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
@@ -222,20 +220,14 @@ class _Job:
         )
         del codes
         self.calibrator(probabilities, out=probabilities)
-        # All files are first written to a temporary folder. The npz is moved last, because it marks
-        # the case as finished.
-        with TemporaryDirectory(prefix=".tmp-", dir=output) as temporary:
-            folder = Path(temporary)
-            write_label_map(
-                segmentation(probabilities, labels), folder / old.name, old, self.dataset
-            )
+        npz = output / f"{name}.npz"
+        with temporary_folder(output, error_names=npz) as new:
+            # Some of nnU-Net's readers write a second file beside the segmentation.
+            write_label_map(segmentation(probabilities, labels), new / old.name, old, self.dataset)
             if (properties := self.pred_folder / f"{name}.pkl").is_file():
-                shutil.copyfile(properties, folder / properties.name)
-            others = sorted(folder.iterdir())
-            npz = folder / f"{name}.npz"
-            write_probabilities(npz, probabilities, note(identity, self.identity))
-            for path in (*others, npz):
-                os.replace(path, output / path.name)
+                shutil.copyfile(properties, new / properties.name)
+            write_probabilities(new / npz.name, probabilities, note(identity, self.identity))
+            move_files(new, output, last=npz.name)  # it marks the case as finished
         return n_not_argmax
 
 
@@ -339,11 +331,15 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     itk_path(output)
     if real_path(output) == real_path(record.pred_folder):
         raise InputError(f"{output}: expected another folder than the one that is read (-o)")
-    if not output.is_dir() or not any(output.iterdir()):
+    if not output.is_dir():
+        return
+    found = {path.name for path in output.iterdir() if not is_temporary(path)}
+    if not found:
         return
     try:
         same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
-        same_folder = read_json(output / RECORD) == record.to_dict()
+        # A run that was killed before it wrote its record has left the calibrator and nothing else.
+        same_folder = found == {CALIBRATOR_COPY} or (read_json(output / RECORD) == record.to_dict())
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     if not (same_calibrator and same_folder):

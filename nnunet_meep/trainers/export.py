@@ -25,7 +25,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tqdm import tqdm
 
-from nnunet_meep.atomic import creating_folder
+from nnunet_meep.atomic import creating_folder, remove_left_over
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.trainers.checkpoints import read_checkpoint
@@ -82,6 +82,7 @@ def export_model(model_folder: Path, out: Path) -> Export:
     checkpoints = sorted(file for fold in folds for file in fold.glob("checkpoint_*.pth"))
     if not checkpoints:
         raise InputError(f"{model_folder}: {_EXPECTED}, got no checkpoint")
+    remove_left_over(out.parent)
     if out.exists():
         raise InputError(f"{out} exists: remove it or choose another folder")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(model_folder)):

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_meep.atomic import creating_folder, replacing_file
+from nnunet_meep.atomic import creating_folder, replacing_file, replacing_folder
 from nnunet_meep.benchmark.plans.plan import Data, Network
 from nnunet_meep.benchmark.running.data_sets import (
     SPLITS,
@@ -82,8 +82,7 @@ def test_images(data: Data, fold: int, scans: TestScans, folders: Folders) -> St
 
     def collect(folders: Folders) -> None:
         target = folders.path(scans.images)
-        shutil.rmtree(target, ignore_errors=True)
-        with creating_folder(target) as temporary:
+        with replacing_folder(target) as temporary:
             for name in names:
                 link(folders.raw / data.dataset / "imagesTr" / name, temporary / name)
 
@@ -103,7 +102,12 @@ def link(path: Path, target: Path) -> None:
     try:
         target.symlink_to(path.absolute(), target_is_directory=path.is_dir())
     except OSError:  # no permission for links on Windows; some network drives
-        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+        if path.is_dir():
+            with creating_folder(target) as temporary:
+                shutil.copytree(path, temporary, dirs_exist_ok=True)
+        else:
+            with replacing_file(target) as copy:
+                shutil.copyfile(path, copy)
 
 
 def _make(data: Data, folders: Folders, source: Path | None) -> Step:

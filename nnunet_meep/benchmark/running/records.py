@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from nnunet_meep.atomic import replacing_file
+from nnunet_meep.atomic import boot_id, remove_left_over, replacing_file, temporary_folder
 from nnunet_meep.json_file import parse_json, read_json
 
 #: Seconds after which the claim of a runner on another machine counts as left behind.
@@ -108,6 +108,11 @@ class Records:
         with replacing_file(path) as temporary:
             temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
 
+    def remove_left_over(self) -> None:
+        """Remove what killed runners were writing."""
+        for folder in list(self._folder.glob("**/")):
+            remove_left_over(folder)
+
     def claim(self, key: str) -> Claim | None:
         """Claim a step for this process; None if somebody else holds it.
 
@@ -127,6 +132,10 @@ class Records:
                 file.write(_content(claim))
         except FileExistsError:
             return None
+        except OSError as error:  # the disk is full
+            claim.path.unlink(missing_ok=True)
+            error.filename = str(claim.path)
+            raise
         # Since the look at the last one, others may have claimed and released the step.
         if self._last(key) != claim.path or (last is not None and _read(last) != left):
             claim.path.unlink(missing_ok=True)
@@ -183,14 +192,11 @@ class Records:
 
         Also if that clock was set back since, and the file seems to be touched in the future.
         """
-        probe = self._folder / f".clock-{socket.gethostname()}-{os.getpid()}"
         try:
-            probe.touch()
-            return abs(probe.stat().st_mtime - path.stat().st_mtime)
+            with temporary_folder(self._folder) as probe:
+                return abs(probe.stat().st_mtime - path.stat().st_mtime)
         except OSError:  # released in the meantime
             return 0.0
-        finally:
-            probe.unlink(missing_ok=True)
 
     def _path(self, key: str, ending: str = ".json") -> Path:
         return self._folder / f"{key}{ending}"
@@ -203,14 +209,11 @@ def new_identity() -> str:
 def this_machine() -> str:
     """A name for where process IDs mean the same: the host since its start, and the container."""
 
-    def read(action: Any) -> str:
-        try:
-            return str(action()).strip()
-        except OSError:
-            return ""
-
-    boot = read(Path("/proc/sys/kernel/random/boot_id").read_text) or str(psutil.boot_time())
-    return " ".join([socket.gethostname(), boot, read(lambda: os.readlink("/proc/self/ns/pid"))])
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {boot_id()} {namespace}"
 
 
 def start_of(process: int) -> float:

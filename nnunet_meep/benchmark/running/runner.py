@@ -75,6 +75,7 @@ class Runner:
         Args:
             show: is called again and again, to show what is running.
         """
+        self.state.records.remove_left_over()
         with kept_alive(self.state.records, self._claims):
             try:
                 while True:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
 
+from nnunet_meep.atomic import move_files, temporary_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.notes import named
@@ -84,27 +83,27 @@ def write_comparison_report(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # Inside the folder: it may be a mount point, and files are moved within one file system.
-        with TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
-            tables.write(comparison, Path(new))
+        with temporary_folder(folder) as new:
+            tables.write(comparison, new)
             pictures = comparison_pictures(comparison)
             for name, picture in bar(pictures.items(), desc="pictures"):
                 figure = picture.draw(list(picture.panels), about(comparison))
                 for kind in ("png", "svg"):
-                    save_figure(figure, Path(new) / f"{name}.{kind}", kind)
+                    save_figure(figure, new / f"{name}.{kind}", kind)
             lines, cases = [*comparison.warnings], []
             try:
-                cases = _write_slices(comparison, gt_folder, images, Path(new), n_worst, bar)
+                cases = _write_slices(comparison, gt_folder, images, new, n_worst, bar)
             except InputError as error:
                 if images is not None:
                     raise
-                shutil.rmtree(Path(new) / _SLICES, ignore_errors=True)
+                shutil.rmtree(new / _SLICES, ignore_errors=True)
                 lines.append(f"no slices: {error}")
             embedded, dropped = _that_fit(cases)
             if dropped:
                 lines.append(f"no pictures in report.html, to keep it small: {named(dropped)}")
             text = page.render(comparison, pictures, embedded, lines, of_curves, progress)
-            write_text(Path(new) / "report.html", text)
-            return _replace(Path(new), folder), lines
+            write_text(new / "report.html", text)
+            return _replace(new, folder), lines
     except BaseException:
         if is_new:
             with suppress(OSError):
@@ -206,12 +205,14 @@ def _cases(
 
 def _replace(new: Path, folder: Path) -> list[Path]:
     """Move the files of a complete folder into another one, replacing older ones."""
-    if (folder / "comparison.json").is_file():  # we wrote this folder, so its slices are ours too
-        shutil.rmtree(folder / _SLICES, ignore_errors=True)
-    paths = []
-    for path in sorted(p for p in new.rglob("*") if p.is_file()):
-        target = folder / path.relative_to(new)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(path, target)
-        paths.append(target)
+    # If we wrote this folder, its slices are ours too. They go last, so that none is missed if the
+    # process is killed here.
+    ours = (folder / "comparison.json").is_file()
+    old = list((folder / _SLICES).glob("*")) if ours else []
+    paths = move_files(new, folder)
+    for path in set(old).difference(paths):
+        path.unlink(missing_ok=True)
+    if ours:
+        with suppress(OSError):  # it is not there, or not empty
+            (folder / _SLICES).rmdir()
     return paths

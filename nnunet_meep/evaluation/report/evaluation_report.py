@@ -16,7 +16,7 @@ from nnunet_meep.evaluation.stored_results import write_evaluation
 def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write ``calibration.json``, ``.csv``, ``reliability.png`` and ``.svg`` into a folder.
 
-    All are complete before the first one replaces an old file.
+    All are complete before the first one replaces an old file; ``calibration.json`` comes last.
 
     Returns:
         The paths.
@@ -27,8 +27,8 @@ def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
     paths = [folder / name for name in names]
-    with replacing_files(paths) as (json_path, csv_path, png_path, svg_path):
-        write_evaluation(evaluation, json_path)
+    with replacing_files(paths[::-1]) as (svg_path, png_path, csv_path, json_path):
+        write_evaluation(evaluation, json_path, folder)
         write_csv(csv_path, evaluation.columns, evaluation.rows())
         pooled = evaluation.pooled[evaluation.roi]
         panels = {

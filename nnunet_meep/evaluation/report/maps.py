@@ -9,21 +9,19 @@ divided by its maximum, log K: 0 is certain, 1 means that all K classes are equa
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_meep.atomic import creating_folder
+from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry
 from nnunet_meep.nnunet_files.images import read_label_map
-from nnunet_meep.nnunet_files.paths import itk_path
 from nnunet_meep.nnunet_files.probabilities import read_channels
+from nnunet_meep.nnunet_files.writing import write_image
 
 #: Of a class name in a file name; file systems take 255 for the whole name.
 _MOST_BYTES = 150
@@ -44,9 +42,8 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
     shape, spacing_mm = reference.labels.shape, reference.spacing_mm
     del reference
     to_image = geometry(case, dataset, spacing_mm)
-    target, new = folder / case.name, folder / f".new-{case.name}"
-    shutil.rmtree(new, ignore_errors=True)
-    with creating_folder(new) as temporary:
+    target = folder / case.name
+    with replacing_folder(target) as temporary:
         names = {labels.channel(i): name for i, name in enumerate(file_names(labels.names))}
         n_channels = labels.n_channels
         entropy = np.zeros(shape, np.float32)
@@ -55,23 +52,17 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
                 entropy += minus_p_log_p(p) / np.float32(np.log(n_channels))
             else:
                 two = (minus_p_log_p(p) + minus_p_log_p(1 - p)) / np.float32(np.log(2))
-                _write(to_image(two), temporary / f"entropy_{names[channel]}.nii.gz")
+                write_image(to_image(two), temporary / f"entropy_{names[channel]}.nii.gz")
             if channel in names:
-                _write(to_image(p), temporary / f"probability_{names[channel]}.nii.gz")
+                write_image(to_image(p), temporary / f"probability_{names[channel]}.nii.gz")
         if not labels.is_region_based:
-            _write(to_image(np.clip(entropy, 0, 1)), temporary / "entropy.nii.gz")
-    shutil.rmtree(target, ignore_errors=True)
-    new.rename(target)
+            write_image(to_image(np.clip(entropy, 0, 1)), temporary / "entropy.nii.gz")
     return target
 
 
 def minus_p_log_p(p: NDArray[np.float32]) -> NDArray[np.float32]:
     """-p log p; 0 where p is 0."""
     return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
-
-
-def _write(image: sitk.Image, path: Path) -> None:
-    sitk.WriteImage(image, itk_path(path), True)
 
 
 def file_names(names: Sequence[str]) -> list[str]:

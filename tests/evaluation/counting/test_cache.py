@@ -395,7 +395,7 @@ class TestFullDisk:
         self.fails("--bins", "10")
 
     def test_while_the_csv_is_written(self) -> None:
-        self.full(Path, "open", lambda path, *_: path.match(".tmp-*calibration.csv"))
+        self.full(Path, "open", lambda path, *_: path.match(".tmp-*/calibration.csv"))
         self.fails("--bins", "10")
 
     def test_while_the_picture_is_drawn(self) -> None:
