@@ -1,4 +1,4 @@
-"""What all commands do with errors and their output: one line on stderr, exit code 1."""
+"""How all commands end: on an error or a signal with one line on stderr; what they print."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from types import FrameType
 from typing import TextIO
 
-from nnunet_meep.errors import InputError, printable
+from nnunet_meep.errors import InputError, described, printable
+
+#: Seconds in which another SIGTERM or SIGHUP is taken for the same one: schedulers and ``timeout``
+#: send it to a process and again to its group.
+_THE_SAME = 5.0
 
 
 def run(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code.
 
     0 if it returns; 1, after one line on stderr, if the input was bad or the system reported an
-    error; 130 if it was interrupted; 141 if the reader of its output has closed the pipe.
+    error; 130, 143 or 129 if it was ended by Ctrl-C, SIGTERM or SIGHUP; 141 if the reader of its
+    output has closed the pipe.
     """
     _open_closed_streams()
     # Pictures are files: no window is opened, whatever the variable asks for or misspells.
     os.environ["MPLBACKEND"] = "agg"
     try:
-        with redirect_stdout(_Escaped(sys.stdout)):
+        with _ended_like_ctrl_c(), redirect_stdout(_Escaped(sys.stdout)):
             action()
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
@@ -31,9 +39,12 @@ def run(action: Callable[[], None]) -> int:
     except BrokenPipeError:  # not an error, for example in `meep-trainers | head`
         return pipe_closed()
     except OSError as error:  # disk full, no permission: the system's message and the file
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"Error: {where}{error.strerror or error}")
+        say(f"Error: {described(error)}")
         return 1
+    except _Ended as ended:
+        with suppress(OSError):  # the terminal is gone
+            say(f"Ended by {ended.signal.name}")
+        return 128 + ended.signal
     except KeyboardInterrupt:
         say("Interrupted")
         return 130
@@ -104,17 +115,34 @@ class _Escaped(io.TextIOBase):
         return self._stream.isatty()
 
 
+class _Ended(KeyboardInterrupt):
+    """The process was sent a signal that is to end it as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+
 @contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
+def _ended_like_ctrl_c() -> Iterator[None]:
     """Let SIGTERM and SIGHUP (its terminal is closed) end what runs inside as Ctrl-C does.
 
-    For commands that start others, which have to be ended, too. Under nohup, SIGHUP is ignored and
-    stays so.
+    So processes that it has started are ended, and temporary files removed. Under nohup, SIGHUP is
+    ignored and stays so.
     """
+    last = float("-inf")
+
+    def end(number: int, _: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > _THE_SAME:
+            last = time.monotonic()
+            raise _Ended(number)
+
     signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    changed = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set them
+    changed = [s for s in signals if is_main and signal.getsignal(s) is signal.SIG_DFL]
     for s in changed:
-        signal.signal(s, signal.default_int_handler)
+        signal.signal(s, end)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_meep.cli._parser import command_parser
-from nnunet_meep.cli._run import ended_like_ctrl_c, run
+from nnunet_meep.cli._run import run
 from nnunet_meep.errors import InputError
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ def _run(arguments: argparse.Namespace) -> None:
             raise InputError("--only: expected no --slurm with it, which submits the whole plan")
         _submit(options, arguments.slurm)
         return
-    with ended_like_ctrl_c():
-        run_plan(options, arguments.only)
+    run_plan(options, arguments.only)
 
 
 def _submit(options: Options, text: str) -> None:

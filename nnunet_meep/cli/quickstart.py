@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_meep.cli._parser import command_parser
-from nnunet_meep.cli._run import ended_like_ctrl_c, run
+from nnunet_meep.cli._run import run
 
 
 def _get_parser() -> argparse.ArgumentParser:
@@ -62,5 +62,4 @@ def main(args: list[str] | None = None) -> int:
 def _quickstart(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.quickstart import quickstart
 
-    with ended_like_ctrl_c():
-        quickstart(arguments.o, data=arguments.data, device=arguments.device)
+    quickstart(arguments.o, data=arguments.data, device=arguments.device)

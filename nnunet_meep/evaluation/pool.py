@@ -6,17 +6,19 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from nnunet_meep.atomic import remove_left_over, temporary_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.bins import (
@@ -78,28 +80,34 @@ class Job:
         """Evaluate several cases at once; results come in the order of the cases."""
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
+        its_end, ours = spawn.Pipe(duplex=False)
+        with _not_for_workers():
+            pool = ProcessPoolExecutor(n, spawn, _end_with, (its_end,))
         waiting: deque[Future[Finished] | InputError] = deque()
-        warm = False
-        with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
+        warm = is_done = False
+        with temporary_folder() as folder:
+
+            def start(*job: Any) -> Future[Any]:
+                with _not_for_workers():
+                    return pool.submit(*job)
 
             def submit(i: int, case: Case) -> Future[Finished] | InputError:
                 nonlocal warm
                 try:
                     key = self._key(case)
                     if sums := self._kept(case, key):
-                        return pool.submit(self.finish, case, key, sums, True)
+                        return start(self.finish, case, key, sums, True)
                     if not warm:  # workers load Numba while this process loads SimpleITK
                         for _ in range(n):
-                            pool.submit(_warm_up)
+                            start(_warm_up)
                         warm = True
                     reference = self._read(case)
                 except InputError as error:
                     return error
                 # Passed in a file: a pipe would hold it in memory until a worker is free.
-                path = Path(folder) / f"{i}.npz"
+                path = folder / f"{i}.npz"
                 reference.save(path)
-                return pool.submit(self.count_and_finish, case, key, path)
+                return start(self.count_and_finish, case, key, path)
 
             try:
                 for i, case in enumerate(cases):
@@ -109,14 +117,19 @@ class Job:
                         yield _outcome(waiting.popleft())
                 while waiting:
                     yield _outcome(waiting.popleft())
+                is_done = True
             except BrokenProcessPool:
                 raise InputError(
                     f"one of {n} processes was killed, probably for want of memory, or could not "
                     f"start; try fewer (-np {max(n // 2, 1)})"
                 ) from None
             finally:
-                # If no work is left, let the workers exit while the results are written.
-                pool.shutdown(wait=bool(waiting), cancel_futures=True)
+                if not is_done:
+                    ours.close()  # the workers end at once
+                # If no work is left, they exit while the results are written.
+                pool.shutdown(wait=not is_done, cancel_futures=True)
+                if not is_done and self.keep is not None:
+                    remove_left_over(self.keep)
 
     def _read(self, case: Case) -> Reference:
         return read_reference(case, self.dataset, self.rois)
@@ -175,16 +188,35 @@ class Job:
         return self.finish(case, key, counted, False)
 
 
-def _follow_parent() -> None:
-    """Make a worker ignore Ctrl-C, which its parent handles, and exit when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _not_for_workers() -> Iterator[None]:
+    """Keep Ctrl-C and SIGHUP, which a terminal sends to all, from processes that are started here.
 
-    def end_with_parent() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-            os._exit(1)  # the parent was killed and cannot tell the worker to stop
+    From their first moment: their parent ends them. This process gets such a signal afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    Thread(target=end_with_parent, daemon=True).start()
+
+def _end_with(other: Connection) -> None:
+    """Make a worker exit when its parent says so.
+
+    Args:
+        other: a pipe whose other end the parent closes; the system does it if the parent is killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; see _not_for_workers
+
+    def end() -> None:
+        other.poll(None)
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
 
 
 def _warm_up() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +127,71 @@ def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
         os.close(write)
     assert result.stderr == b""
     assert result.returncode in (0, 141, -13)  # argparse itself may swallow it
+
+
+def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleaning_up(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cleaned = []
+
+    def action() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(number)
+            cleaned.append(number)
+
+    for number, code, said in (
+        (signal.SIGTERM, 143, "Ended by SIGTERM\n"),
+        (signal.SIGHUP, 129, "Ended by SIGHUP\n"),
+    ):
+        assert run(action) == code
+        assert capsys.readouterr().err == said
+        assert cleaned.pop() == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(lambda: signal.raise_signal(signal.SIGHUP)) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_runs_in_any_thread() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(run(lambda: None)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InputError("a.npz: expected this, got that"), "a.npz: expected this, got that"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "b"), "b: No space left on device"),
+        # Copied: the second one is written.
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), "b", None, "c"), "c: File too large"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OSError("encoder error -2"), "encoder error -2"),
+    ],
+)
+def test_errors_are_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> None:
+        raise error
+
+    assert run(action) == 1
+    assert capsys.readouterr().err == f"Error: {said}\n"
+
+
+def test_it_does_not_matter_that_the_terminal_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path(os.devnull).open() as closed:  # every write to it fails
+        monkeypatch.setattr("sys.stderr", closed)
+        assert run(lambda: signal.raise_signal(signal.SIGHUP)) == 129
