@@ -17,7 +17,7 @@ from nnunet_meep.nnunet_files.cases import case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path
-from nnunet_meep.nnunet_files.probabilities import open_probabilities
+from nnunet_meep.nnunet_files.unfinished import remove_unfinished
 from nnunet_meep.posthoc.apply import Applied, Record, begin, calibrate_into
 from nnunet_meep.posthoc.calibrator import read_calibrator
 
@@ -92,7 +92,7 @@ def predict(
         shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(exist_ok=True)
     if asked.continue_prediction:
-        _forget_damaged(staging)
+        remove_unfinished(staging, dataset.file_ending)
         _show_finished(asked.output, staging, dataset.file_ending)
     try:
         _nnunet([*asked.arguments, "-o", str(staging), "--save_probabilities"])
@@ -101,7 +101,11 @@ def predict(
             shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
         raise
     applied = calibrate_into(asked.output, calibrator_json, staging, record, progress=progress)
-    shutil.rmtree(staging)
+    try:
+        shutil.rmtree(staging)
+    except OSError as error:
+        error.filename = str(staging)  # Python names the file alone
+        raise
     return applied
 
 
@@ -175,16 +179,6 @@ def _check_images(asked: Prediction, ending: str) -> None:
         )
     if asked.previous_stage is not None:
         itk_path(asked.previous_stage)
-
-
-def _forget_damaged(staging: Path) -> None:
-    """Delete damaged npz files, so that nnU-Net predicts these cases again."""
-    for npz in staging.glob("*.npz"):
-        try:
-            with open_probabilities(npz):
-                pass
-        except InputError:
-            npz.unlink()
 
 
 def _check_device(device: str) -> None:

@@ -217,11 +217,12 @@ def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrat
     assert {p.stat().st_mtime_ns for p in Path("out").glob("*.npz")}.isdisjoint(finished.values())
 
 
-def test_a_prediction_that_was_cut_short_is_made_again(nnunet, calibrator):
+@pytest.mark.parametrize("ending", [".npz", ".nii.gz"])
+def test_a_prediction_that_was_cut_short_is_made_again(nnunet, calibrator, ending):
     nnunet.stop_after = 1
     assert main(COMMAND) == 130
-    npz = Path("out/.uncalibrated/case_0.npz")
-    npz.write_bytes(npz.read_bytes()[:1000])
+    path = Path(f"out/.uncalibrated/case_0{ending}")
+    path.write_bytes(path.read_bytes()[:-20])
     nnunet.stop_after = None
     assert main([*COMMAND, "--continue_prediction"]) == 0
     assert nnunet.predicted == [0, 0, 1]
