@@ -29,7 +29,7 @@ ARROWS = {
         *("nnunet_files", "evaluation.counting", "evaluation.metrics", "evaluation"),
         "evaluation.report",
     },
-    "trainers": {"losses", "evaluation.counting"},
+    "trainers": {"losses", "nnunet_files", "evaluation.counting"},
     "benchmark.plans": {"evaluation.counting", "evaluation.metrics", "posthoc", "trainers"},
     "benchmark.running": {"benchmark.plans", "evaluation.report", "nnunet_files"},
     "benchmark": {

@@ -1,4 +1,4 @@
-"""Read nnU-Net's checkpoints without running any code in them.
+"""Read nnU-Net's checkpoints without running any code in them; say what to do with a torn one.
 
 Checkpoints are pickles, which can run any code. They are refused if they hold anything but tensors,
 numbers, strings, and lists and dictionaries of these.
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.unfinished import is_whole_zip
 
 #: What nnU-Net's checkpoints hold beyond what torch considers safe: numpy scalars, in the log.
 #: The function that creates them is in different modules in numpy 1 and numpy 2.
@@ -64,3 +65,38 @@ def read_checkpoint(path: Path, *, weights: bool = True) -> dict[str, Any]:
     ):
         raise InputError(f"{path}: not a checkpoint of nnU-Net: it needs {', '.join(needed)}")
     return checkpoint
+
+
+def refuse_torn(path: Path, error: Exception) -> None:
+    """Raise if a checkpoint that could not be loaded was not written to its end.
+
+    Args:
+        path: ``checkpoint_*.pth`` in the folder of a fold.
+        error: with which loading it has failed.
+
+    Raises:
+        InputError: it is cut short; the message names the one to go on from.
+    """
+    if path.is_file() and not is_whole_zip(path):
+        raise InputError(
+            f"{path}: expected a checkpoint, found one that is cut short: the training ended while "
+            f"it was saved; remove it, then {go_on_from(path.parent, without=path)}"
+        ) from error
+
+
+def go_on_from(fold: Path, *, without: Path | None = None) -> str:
+    """From which checkpoint in the folder of a fold nnU-Net's ``--c`` goes on, as words.
+
+    Args:
+        fold: ``fold_X``.
+        without: a checkpoint that will be gone.
+    """
+    for name in ("final", "latest", "best"):
+        path = fold / f"checkpoint_{name}.pth"
+        if path != without and is_whole_zip(path):
+            try:
+                epoch = f", epoch {read_checkpoint(path, weights=False).get('current_epoch')}"
+            except InputError:  # of a trainer that keeps objects of its own in it
+                epoch = ""
+            return f"--c goes on from {path.name}{epoch}"
+    return "there is no other one, so begin the training anew"

@@ -26,8 +26,10 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_meep import __version__
+from nnunet_meep.atomic import move_files, temporary_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.losses import RegularizedLoss
+from nnunet_meep.trainers.checkpoints import go_on_from, refuse_torn
 from nnunet_meep.trainers.controller import LambdaController
 from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, Experiment
 from nnunet_meep.trainers.listener import LossListener, at_one_resolution, losses_with_term
@@ -148,10 +150,33 @@ class MEEPMixin(nnUNetTrainer):
         self._follow_loss()
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Go on from a checkpoint of the same trainer; one of another is refused."""
-        if isinstance(filename_or_checkpoint, str):
-            refuse_other_trainer(Path(filename_or_checkpoint), type(self).__name__)
-        super().load_checkpoint(filename_or_checkpoint)
+        """Go on from a whole checkpoint of the same trainer; any other is refused."""
+        if not isinstance(filename_or_checkpoint, str):
+            super().load_checkpoint(filename_or_checkpoint)
+            return
+        path = Path(filename_or_checkpoint)
+        refuse_other_trainer(path, type(self).__name__)
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except Exception as error:  # a broken file can raise anything in torch
+            refuse_torn(path, error)
+            raise
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save a checkpoint completely or not at all; nnU-Net writes it under its final name."""
+        if self.local_rank != 0:  # writes none
+            super().save_checkpoint(filename)
+            return
+        path = Path(filename)
+        try:
+            with temporary_folder(path.parent, error_names=path) as new:
+                super().save_checkpoint(str(new / path.name))
+                move_files(new, path.parent)
+        except RuntimeError as error:  # torch's, if it cannot write
+            reason, after = str(error).partition("\n")[0], go_on_from(path.parent)
+            raise InputError(
+                f"{path}: could not be saved; is the disk full? ({reason}); {after}"
+            ) from error
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's training and validation cases of the fold; disjoint if lambda is automatic."""

@@ -96,8 +96,9 @@ class CalibrationLogger(LocalLogger):
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Draw nnU-Net's figure with our panel below it."""
-        super().plot_progress_png(output_folder)
-        _append_below(Path(output_folder) / "progress.png", self._panel())
+        with replacing_file(Path(output_folder) / "progress.png") as temporary:
+            super().plot_progress_png(str(temporary.parent))
+            _append_below(temporary, self._panel())
 
     def _panel(self) -> NDArray[np.uint8]:
         """The panel as an image, (height, width, 4)."""
@@ -154,5 +155,4 @@ def _append_below(path: Path, panel: NDArray[np.uint8]) -> None:
     both = Image.new("RGB", (max(above.width, below.width), above.height + below.height), "white")
     both.paste(above, (0, 0))
     both.paste(below, (0, above.height))
-    with replacing_file(path) as temporary:
-        both.save(temporary, compress_level=1)
+    both.save(path, compress_level=1)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, described
 from nnunet_meep.trainers.grammar import Experiment
 from nnunet_meep.trainers.mixin import MEEPMixin
 
@@ -37,7 +37,10 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
 
 
 def _one_line(name: str) -> Callable[..., Any]:
-    """A method of ``MEEPMixin`` that ends nnU-Net's commands with one line on an ``InputError``."""
+    """A method of ``MEEPMixin`` that ends nnU-Net's commands with one line on an ``InputError``.
+
+    Also if the system reports an error, such as that the disk is full.
+    """
     method = getattr(MEEPMixin, name)
 
     @functools.wraps(method)  # nnU-Net inspects the signature of __init__
@@ -46,5 +49,7 @@ def _one_line(name: str) -> Callable[..., Any]:
             return method(*args, **kwargs)
         except InputError as error:
             raise SystemExit(f"Error: {error}") from None
+        except OSError as error:
+            raise SystemExit(f"Error: {described(error)}") from None
 
     return calling
