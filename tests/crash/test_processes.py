@@ -112,9 +112,7 @@ def test_tampered_with_by_the_system(folder, tmp_path, traced, monkeypatch) -> N
         ("write", f"signal=KILL:when={ours[0]}"),
         ("write", f"error=ENOSPC:when={ours[-1]}"),
         ("/^rename", "signal=KILL:when=2"),
-        ("/^rename", "error=EACCES:when=5"),
         ("fsync", "error=EIO:when=4"),
-        ("/^unlink|^rmdir", "signal=KILL:when=1"),
     ]:
         write_state(out, before)
         code, said, _ = traced(tampered, what)
@@ -123,7 +121,7 @@ def test_tampered_with_by_the_system(folder, tmp_path, traced, monkeypatch) -> N
         else:
             (line,) = said.splitlines()
             assert code == 1
-            assert re.match(rf"Error: {out}.*: (No space|Permission|Input/output)", line)
+            assert re.match(rf"Error: {out}.*: (No space|Input/output)", line)
             assert not any(is_temporary(path) for path in out.rglob("*"))
         left = {name: c for name, c in read_state(out).items() if ".tmp-meep-" not in name}
         assert_whole(left, before, after)
