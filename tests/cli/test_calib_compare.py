@@ -367,7 +367,7 @@ class TestBadInput:
         capsys.readouterr()
         for out in ("old", "new"):
             assert main([f"a={evaluated / 'other'}", "-o", str(tmp_path / out)]) == 1
-            assert "/old: No space left on device" in capsys.readouterr().err
+            assert f"/{out}: No space left on device" in capsys.readouterr().err
         assert files(tmp_path / "old") == before
         assert not (tmp_path / "new").exists()
 
