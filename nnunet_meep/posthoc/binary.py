@@ -1,8 +1,10 @@
-"""Fits a calibration map for one class against the rest, using the evaluator's cells.
+"""Fits a calibration map for one class against the rest.
 
-A cell (see :mod:`nnunet_meep.evaluation.counting.bins`) is only 0.003 wide in logit p. All its
-voxels with the class are treated as having their mean p, and likewise those without. The fits thus
-need only the counts and mean p of the cells, not the voxels themselves.
+Smooth maps are fitted to the evaluator's cells. A cell (see
+:mod:`nnunet_meep.evaluation.counting.bins`) is only 0.003 wide in logit p. All its voxels with the
+class are treated as having their mean p, and likewise those without. The fits thus need only the
+counts and mean p of the cells, not the voxels themselves. Isotonic regression, whose steps can be
+narrower than a cell, is fitted to the distinct values of p (see :mod:`.values`).
 """
 
 from __future__ import annotations
@@ -45,25 +47,24 @@ class WeightedVoxels:
         return cls(p, y, cells.count.T[filled].astype(np.float64))
 
 
-def fit_binary(method: str, cells: Cells) -> BinaryMap:
+def fit_binary(method: str, voxels: WeightedVoxels) -> BinaryMap:
     """Fit the map with the smallest log loss (for ``isotonic`` also the smallest squared error).
 
     Args:
         method: ``platt``, ``isotonic``, ``temperature`` or one of ``SCALINGS``.
-        cells: counts and sums of p of the class.
+        voxels: those of the class and of the rest.
 
     Raises:
         NothingToLearn: there are no voxels with the class, or none without. For methods other than
             ``isotonic`` also if p is the same everywhere, or separates the two without error: the
             best map would be infinitely steep.
     """
-    voxels = WeightedVoxels.from_cells(cells)
     if not (voxels.y == 1).any():
         raise NothingToLearn("no voxels of it in the references")
     if not (voxels.y == 0).any():
         raise NothingToLearn("no voxels but those of it in the references")
     if method == "isotonic":
-        return _fit_isotonic(cells)
+        return _fit_isotonic(voxels)
     if np.ptp(voxels.p) == 0:
         raise NothingToLearn("its probabilities are all the same")
     # If a threshold separates the classes perfectly, a steeper sigmoid is always better.
@@ -86,22 +87,22 @@ def _fit_platt(voxels: WeightedVoxels) -> Platt:
     return Platt(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
 
 
-def _fit_isotonic(cells: Cells) -> Isotonic:
+def _fit_isotonic(voxels: WeightedVoxels) -> Isotonic:
     from sklearn.isotonic import IsotonicRegression
 
-    # One mean p for the whole cell: the means of its voxels with and without the class differ too
-    # little to be informative.
-    count = cells.count.sum(axis=1)
-    p, cell = np.unique(np.clip(cells.sum_p.sum(axis=1) / count, 0, 1), return_inverse=True)
-    n_voxels = np.bincount(cell, weights=count)
-    frequency = np.bincount(cell, weights=cells.count[:, 1]) / n_voxels
+    p, value = np.unique(voxels.p, return_inverse=True)
+    n_voxels = np.bincount(value, weights=voxels.weight)
+    frequency = np.bincount(value, weights=voxels.weight * voxels.y) / n_voxels
     # Only the order of p matters. Ranks are used because scikit-learn treats values that differ by
     # less than 1e-15 as equal.
     rank = np.arange(len(p))
     fitted = IsotonicRegression().fit_transform(rank, frequency, sample_weight=n_voxels)
     last = np.flatnonzero(np.diff(fitted) > 0)  # where each step ends, without the last step
-    # A border is half way between the p of neighbouring cells, which is about where they meet.
-    borders = (p[last] + p[last + 1]) / 2
+    below, above = p[last], p[last + 1]
+    # A border is half way between neighbouring values. If there is no number between them, it is
+    # the lower one, because p equal to a border belongs to the lower step.
+    middle = (below + above) / 2
+    borders = np.where(middle < above, middle, below)
     return Isotonic(borders, fitted[[*last, len(p) - 1]])
 
 

@@ -39,6 +39,7 @@ from nnunet_meep.posthoc.calibrator import (
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap, JointTemperature
 from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
 from nnunet_meep.posthoc.scalings import check_installed, fit_scaling
+from nnunet_meep.posthoc.values import MAX_COUNTS, ValueCounts
 from nnunet_meep.posthoc.voxels import FileVoxels, Voxels
 
 #: Number of bins of the reliability diagrams before and after calibration.
@@ -96,9 +97,10 @@ def fit(
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
 
-    Maps of one class against the rest are fitted to the evaluator's cells, which include all
-    voxels. These are ``platt``, ``isotonic``, and all methods if there are two classes or regions.
-    Maps of several classes together are fitted to a weighted sample, see :mod:`.sample`.
+    Maps of one class against the rest are fitted to all voxels: ``isotonic`` to its distinct
+    probabilities (see :mod:`.values`); ``platt``, and all other methods if there are two classes or
+    regions, to the evaluator's cells. Maps of several classes together are fitted to a weighted
+    sample, see :mod:`.sample`.
 
     Args:
         method: one of ``METHODS``.
@@ -210,24 +212,17 @@ def learn(method: str, cases: Iterable[Voxels], n_cases: int, labels: Labels, ro
 def _fit_binaries(
     method: str, cases: Iterable[Voxels], labels: Labels, roi: Roi
 ) -> tuple[dict[str, Any], dict[str, ClassFit], dict[str, Any]]:
-    cells_of_grid = grid(N_BINS)
-    totals = {key: CellTotals(cells_of_grid.n_cells) for key in binary_keys(labels)}
-    for case in cases:
-        sums = case.counts(N_BINS).sums_of(roi)
-        for key, total in totals.items():
-            total.add(sums.channels[binary_channel(labels, key)].cells)
+    read = _read_values if method == "isotonic" else _read_cells
     maps: dict[str, BinaryMap | None] = {}
     reasons: dict[str, str] = {}
     classes = {}
     n_voxels = 0
-    for key, total in totals.items():
-        cells = total.total()
-        n_voxels = int(cells.count.sum())
+    for key, voxels in read(cases, labels, roi).items():
+        n_voxels = round(voxels.weight.sum())
         try:
-            maps[key] = fit_binary(method, cells)
+            maps[key] = fit_binary(method, voxels)
         except NothingToLearn as error:
             maps[key], reasons[key] = None, str(error)
-        voxels = WeightedVoxels.from_cells(cells)
         function = maps[key]
         after = voxels.p if function is None else function(voxels.p)
         classes[key] = _class_fit(_name(labels, key), voxels, after)
@@ -235,6 +230,31 @@ def _fit_binaries(
         why = "; ".join(f"{classes[key].name}: {reason}" for key, reason in reasons.items())
         raise InputError(f"{method}: nothing to learn from these {n_voxels} voxels: {why}")
     return {"binary": maps, "reasons": reasons}, classes, {"n_voxels": n_voxels}
+
+
+def _read_cells(cases: Iterable[Voxels], labels: Labels, roi: Roi) -> dict[str, WeightedVoxels]:
+    """For each key the voxels in the evaluator's cells; reads each file once."""
+    totals = {key: CellTotals(grid(N_BINS).n_cells) for key in binary_keys(labels)}
+    for case in cases:
+        sums = case.counts(N_BINS).sums_of(roi)
+        for key, total in totals.items():
+            total.add(sums.channels[binary_channel(labels, key)].cells)
+    return {key: WeightedVoxels.from_cells(total.total()) for key, total in totals.items()}
+
+
+def _read_values(cases: Iterable[Voxels], labels: Labels, roi: Roi) -> dict[str, WeightedVoxels]:
+    """For each key the voxels by their distinct probabilities; reads each file twice."""
+    keys = binary_keys(labels)
+    counts = {binary_channel(labels, key): ValueCounts(MAX_COUNTS // len(keys)) for key in keys}
+    y_of_code = {c: labels.y_of_code(labels.channel_members(c)) for c in counts}
+    for case in cases:
+        codes = case.counts(N_BINS).codes_in(roi)  # checks the probabilities, and finds padding
+        for part in case.parts():
+            if part.channel in counts:
+                y = y_of_code[part.channel][codes[part.start : part.stop]]
+                counts[part.channel].add(part.p[y < 2], y[y < 2])
+            part.release()
+    return {key: counts[binary_channel(labels, key)].voxels() for key in keys}
 
 
 def _fit_joint(

@@ -1,4 +1,4 @@
-"""Fits over cells against fits on all voxels, and what must hold for every fit."""
+"""Fits to counts against fits on all voxels, and what must hold for every fit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from nnunet_meep.evaluation.counting.bins import Cells
 from nnunet_meep.evaluation.counting.loops import count_voxels
-from nnunet_meep.posthoc.binary import MAX_TEMPERATURE, NothingToLearn, fit_binary
-from nnunet_meep.posthoc.maps import Platt, Temperature, logit
+from nnunet_meep.posthoc.binary import (
+    MAX_TEMPERATURE,
+    NothingToLearn,
+    WeightedVoxels,
+    fit_binary,
+)
+from nnunet_meep.posthoc.maps import BinaryMap, Platt, Temperature, logit
 from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, JointScaling, fit_scaling
+from nnunet_meep.posthoc.values import ValueCounts
 
 #: More voxels than cells are divided for: those of a real case.
 MANY = 1 << 19
 TABLE_1 = ("platt", "isotonic", "temperature")
 
 
-def cells_of(p: np.ndarray, y: np.ndarray) -> Cells:
-    return count_voxels(p, y, p > 0.5, 15).cells
+def map_of(method: str, p: np.ndarray, y: np.ndarray) -> BinaryMap:
+    """The map for voxels as ``meep-calib-fit`` counts them."""
+    if method == "isotonic":
+        counts = ValueCounts()
+        for i in range(0, len(p), 1000):
+            counts.add(p[i : i + 1000], y[i : i + 1000])
+        return fit_binary(method, counts.voxels())
+    return fit_binary(method, WeightedVoxels.from_cells(count_voxels(p, y, p > 0.5, 15).cells))
 
 
 def voxels(kind: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -57,10 +68,11 @@ def on_all_voxels(method: str, p: np.ndarray, y: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["overconfident", "saturated", "underconfident"])
 @pytest.mark.parametrize("method", TABLE_1)
 @pytest.mark.parametrize("n", [3000, MANY])
-def test_the_fit_over_cells_is_that_on_all_voxels(method, kind, n):
+def test_the_fit_to_counts_is_that_on_all_voxels(method, kind, n):
     p, y = voxels(kind, n)
-    over_cells = fit_binary(method, cells_of(p, y))(p.astype(np.float64))
-    assert np.abs(over_cells - on_all_voxels(method, p, y)).mean() < 1e-4
+    to_counts = map_of(method, p, y)(p.astype(np.float64))
+    tolerance = 1e-12 if method == "isotonic" else 1e-4
+    assert np.abs(to_counts - on_all_voxels(method, p, y)).mean() < tolerance
 
 
 def test_the_network_that_was_made_too_sure_is_found_out():
@@ -68,8 +80,8 @@ def test_the_network_that_was_made_too_sure_is_found_out():
     logits = 4 * rng.normal(size=MANY)
     y = rng.random(MANY) < expit(logits)
     p = expit(3 * logits)
-    assert fit_binary("temperature", cells_of(p, y)).temperature == pytest.approx(3, rel=0.02)
-    platt = fit_binary("platt", cells_of(expit(3 * logits - 1), y))
+    assert map_of("temperature", p, y).temperature == pytest.approx(3, rel=0.02)
+    platt = map_of("platt", expit(3 * logits - 1), y)
     assert (platt.slope, platt.intercept) == pytest.approx((1 / 3, 1 / 3), abs=0.02)
 
 
@@ -89,7 +101,7 @@ def draw(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @given(numbers, seeds, st.sampled_from(TABLE_1))
 def test_the_log_loss_of_the_fitting_set_never_gets_worse(n, seed, method):
     p, y = draw(n, seed)
-    after = fit_binary(method, cells_of(p, y))(p.astype(np.float64))
+    after = map_of(method, p, y)(p.astype(np.float64))
     # The cells are divided: p of one are the same to 5e-5 of their odds.
     assert reference.nll(after, y) <= reference.nll(p.astype(np.float64), y) + 1e-6
 
@@ -97,7 +109,7 @@ def test_the_log_loss_of_the_fitting_set_never_gets_worse(n, seed, method):
 @given(numbers, seeds)
 def test_isotonic_is_monotone_and_its_training_ece_is_zero(n, seed):
     p, y = draw(n, seed)
-    fitted = fit_binary("isotonic", cells_of(p, y))
+    fitted = map_of("isotonic", p, y)
     everywhere = fitted(np.linspace(0, 1, 1001))
     assert (np.diff(everywhere) >= 0).all()
     assert everywhere.min() >= 0
@@ -111,11 +123,11 @@ def test_isotonic_is_monotone_and_its_training_ece_is_zero(n, seed):
 @given(numbers, seeds, st.sampled_from(TABLE_1))
 def test_a_second_fit_changes_nothing(n, seed, method):
     p, y = draw(n, seed)
-    first = fit_binary(method, cells_of(p, y))
+    first = map_of(method, p, y)
     if method == "temperature":
         assume(first.temperature < 0.9 * MAX_TEMPERATURE)  # there it would like to go on
     once = first(p.astype(np.float64))
-    again = fit_binary(method, cells_of(once, y))
+    again = map_of(method, once, y)
     np.testing.assert_allclose(again(once), once, atol=2e-3)
     if method == "platt" and np.ptp(logit(once)) > 0.5:
         assert (again.slope, again.intercept) == pytest.approx((1, 0), abs=0.02)
@@ -125,9 +137,9 @@ def test_a_second_fit_changes_nothing(n, seed, method):
 def test_without_voxels_of_the_class_or_of_others_there_is_nothing_to_learn(method):
     p = np.array([0.1, 0.6, 0.9], np.float32)
     with pytest.raises(NothingToLearn, match="no voxels of it"):
-        fit_binary(method, cells_of(p, np.zeros(3, bool)))
+        map_of(method, p, np.zeros(3, bool))
     with pytest.raises(NothingToLearn, match="no voxels but those of it"):
-        fit_binary(method, cells_of(p, np.ones(3, bool)))
+        map_of(method, p, np.ones(3, bool))
 
 
 @pytest.mark.parametrize("method", [*TABLE_1, *SCALINGS])
@@ -135,31 +147,31 @@ def test_what_would_get_infinitely_steep_is_not_learnt(method):
     p = np.array([0.1, 0.2, 0.8, 0.9], np.float32)
     y = np.array([False, False, True, True])
     if method == "isotonic":  # a step is a function like others
-        assert fit_binary(method, cells_of(p, y))(np.array([0.2, 0.8])) == pytest.approx([0, 1])
+        assert map_of(method, p, y)(np.array([0.2, 0.8])) == pytest.approx([0, 1])
         return
     with pytest.raises(NothingToLearn, match="make no error"):
-        fit_binary(method, cells_of(p, y))
+        map_of(method, p, y)
 
 
 def test_a_temperature_learns_of_errors_though_another_border_would_make_none():
     """It leaves p = 1/2 where it is, on whose wrong side a voxel of the class lies."""
     p, y = np.array([0.1, 0.2, 0.3, 0.9], np.float32), np.array([False, False, True, True])
-    assert fit_binary("temperature", cells_of(p, y)).temperature > 0
+    assert map_of("temperature", p, y).temperature > 0
     with pytest.raises(NothingToLearn, match="make no error"):
-        fit_binary("platt", cells_of(p, y))
+        map_of("platt", p, y)
 
 
 def test_temperatures_stay_in_their_range():
     p = np.array([0.1, 0.9, 0.1, 0.9], np.float32)
     wrong = np.array([True, False, True, False])
-    found = fit_binary("temperature", cells_of(p, wrong))
+    found = map_of("temperature", p, wrong)
     assert isinstance(found, Temperature)
     assert found.temperature == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
 
 
 def test_a_platt_fit_may_turn_what_is_upside_down():
     p, y = voxels("overconfident", 3000)
-    found = fit_binary("platt", cells_of(1 - p, y))
+    found = map_of("platt", 1 - p, y)
     assert isinstance(found, Platt)
     assert found.slope < 0
 
@@ -187,7 +199,7 @@ def test_a_weight_is_as_many_voxels():
 def test_scalings_over_cells_are_those_on_all_voxels(method):
     pytest.importorskip("fiducio")
     p, y = voxels("overconfident", 20_000)
-    over_cells = fit_binary(method, cells_of(p, y))
+    over_cells = map_of(method, p, y)
     both = np.stack([1 - p, p], axis=1)
     on_voxels = BinaryScaling(fit_scaling(method, both, y.astype(np.intp), np.ones(len(p))))
     probe = p.astype(np.float64)
@@ -200,6 +212,6 @@ def test_scalings_over_cells_are_those_on_all_voxels(method):
 def test_the_argmax_scaling_keeps_the_larger_class(seed):
     pytest.importorskip("fiducio")
     p, y = draw(200, seed)
-    after = fit_binary("class-conditional-argmax", cells_of(p, y))(p.astype(np.float64))
+    after = map_of("class-conditional-argmax", p, y)(p.astype(np.float64))
     unsure = np.abs(after - 0.5) < 1e-6
     assert ((after > 0.5) == (p > 0.5))[~unsure].all()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.optimize import minimize_scalar
+from sklearn.isotonic import IsotonicRegression
 from too_sure import KINDS, SHAPE, overconfident, softmax
 
 from nnunet_meep.errors import InputError
@@ -170,6 +171,18 @@ def test_each_region_is_calibrated_on_its_own(make_validation):
         np.testing.assert_array_equal(
             found(p.reshape(2, 1, 1, -1))[i].ravel(), found.binary[key](p[i]).astype(np.float32)
         )
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes"])
+def test_isotonic_is_scikit_learns_fit_to_all_voxels(kind, make_validation, tmp_path):
+    folder = make_validation(kind)
+    fit("isotonic", folder.gt, folder.pred).calibrator.save(tmp_path / "calibrator.json")
+    found = read_calibrator(tmp_path / "calibrator.json")
+    p, y = everything(folder)
+    for key, function in found.binary.items():
+        mine = p[int(key)]
+        expected = IsotonicRegression().fit(mine, y == int(key)).predict(mine)
+        np.testing.assert_allclose(function(mine), expected, atol=1e-12)
 
 
 def test_one_against_the_rest_then_a_sum_of_one(make_validation):
