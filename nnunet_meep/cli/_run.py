@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.garbage import collect_rarely
 
 
 def run(action: Callable[[], None]) -> int:
@@ -17,6 +18,7 @@ def run(action: Callable[[], None]) -> int:
     0 if it returns; 1, after one line on stderr, if the input was bad or the system reported an
     error; 130 if it was interrupted; 141 if the reader of its output has closed the pipe.
     """
+    collect_rarely()
     try:
         action()
         sys.stdout.flush()  # here, because at exit Python prints a traceback if the pipe is closed

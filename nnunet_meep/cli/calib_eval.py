@@ -21,6 +21,8 @@ from nnunet_meep.cli._run import run
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
 
+_FOR_PICTURES = ("matplotlib.figure", "matplotlib.backends.backend_svg")
+
 _EPILOG = """\
 written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
@@ -172,7 +174,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _count_part(options, arguments)
         return
     # matplotlib takes a while to load; meanwhile other processes count voxels.
-    preload = Thread(target=import_module, args=("matplotlib.backends.backend_agg",))
+    preload = Thread(target=lambda: [import_module(name) for name in _FOR_PICTURES])
     preload.start()
     evaluation = evaluate(**arguments)
     preload.join()

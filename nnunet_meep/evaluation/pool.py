@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -19,10 +20,8 @@ import numpy as np
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import cache
-from nnunet_meep.evaluation.counting.bins import (
-    CaseSums,
-    grid,
-)
+from nnunet_meep.evaluation.counting.bins import FEW_VOXELS, CaseSums, grid
+from nnunet_meep.evaluation.counting.class_counts import class_sums
 from nnunet_meep.evaluation.counting.reference import Reference, read_reference
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.metrics.scores import (
@@ -31,7 +30,9 @@ from nnunet_meep.evaluation.metrics.scores import (
 )
 from nnunet_meep.evaluation.results import CaseResult
 from nnunet_meep.evaluation.roi_results import roi_result
+from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Job:
         """Evaluate several cases at once; results come in the order of the cases."""
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_follow_parent)
+        pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker)
         waiting: deque[Future[Finished] | InputError] = deque()
         warm = False
         with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
@@ -89,17 +90,18 @@ class Job:
                     key = self._key(case)
                     if sums := self._kept(case, key):
                         return pool.submit(self.finish, case, key, sums, True)
-                    if not warm:  # workers load Numba while this process loads SimpleITK
+                    if not warm and not is_small(case):
+                        # Workers load Numba while this process loads SimpleITK.
                         for _ in range(n):
                             pool.submit(_warm_up)
                         warm = True
                     reference = self._read(case)
                 except InputError as error:
                     return error
-                # Passed in a file: a pipe would hold it in memory until a worker is free.
-                path = Path(folder) / f"{i}.npz"
-                reference.save(path)
-                return pool.submit(self.count_and_finish, case, key, path)
+                # Passed in files: a pipe would hold it in memory until a worker is free.
+                files = Path(folder) / str(i)
+                reference.save(files)
+                return pool.submit(self.count_and_finish, case, key, files)
 
             try:
                 for i, case in enumerate(cases):
@@ -170,13 +172,14 @@ class Job:
         return Finished(result, sums, key["files"], was_kept)
 
     def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
-        """Both, with the reference in a file (``Reference.save``), which is removed."""
+        """Both, with the reference in a folder (``Reference.save``), which is removed."""
         counted = self.count(case, key, Reference.load_and_remove(reference))
         return self.finish(case, key, counted, False)
 
 
-def _follow_parent() -> None:
+def _start_worker() -> None:
     """Make a worker ignore Ctrl-C, which its parent handles, and exit when its parent does."""
+    collect_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -187,12 +190,23 @@ def _follow_parent() -> None:
     Thread(target=end_with_parent, daemon=True).start()
 
 
+def is_small(case: Case) -> bool:
+    """Whether a case is known to be counted without Numba; only the header of its npz is read."""
+    try:
+        with open_probabilities(case.probabilities) as file:
+            return math.prod(file.shape[1:]) <= FEW_VOXELS
+    except InputError:  # it will be raised again when the case is counted
+        return False
+
+
 def _warm_up() -> None:
     """Load the compiled loops, and all else that a case needs, before the first case arrives."""
-    from nnunet_meep.evaluation.counting.loops import count_voxels
+    from nnunet_meep.evaluation.counting import one_pass  # noqa: F401
+    from nnunet_meep.evaluation.counting.loops import ClassCounter
 
-    none = np.zeros(1, np.bool_)
-    sums = count_voxels(np.zeros(1, np.float32), none, none, 1)
+    counter = ClassCounter(grid(1), np.array([0, 1, 2], np.uint8), score=True)
+    counter.add(np.array([0.25, 0.75], np.float32), np.array([0, 1], np.uint8))
+    sums = class_sums(counter.counted(), tp=1, fp=0, fn=0, voxel_ml=1.0)
     class_metrics(sums, grid(1))
     top_label_metrics(sums.cells, grid(1))
 

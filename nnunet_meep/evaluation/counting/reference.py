@@ -6,7 +6,9 @@ lie on the voxel grid of the reference.
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from nnunet_meep.nnunet_files.labels import Labels
 #: The segmentation from which Dice, volumes and distances are computed: the file, if there is one,
 #: or the labels that follow from the probabilities by nnU-Net's rule.
 FILE, ARGMAX = "file", "argmax"
+
+_ABOUT, _CODES, _SEGMENTATION = "about.json", "codes.npy", "segmentation.npy"
 
 
 @dataclass(frozen=True)
@@ -51,34 +55,37 @@ class Reference:
         names = {r.counted_as for r in rois}
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
 
-    def save(self, path: Path) -> None:
-        """Write the label maps for :meth:`load_and_remove`, which may run in another process."""
-        arrays: dict[str, Any] = {f"roi:{name}": c for name, c in self.restricted.items()}
-        np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
+    def save(self, folder: Path) -> None:
+        """Write the label maps for :meth:`load_and_remove`, which may run in another process.
+
+        Args:
+            folder: a new folder.
+        """
+        folder.mkdir()
+        about = {"rois": list(self.restricted), "spacing_mm": self.spacing_mm}
+        (folder / _ABOUT).write_text(json.dumps(about))
+        np.save(folder / _CODES, self.codes)
+        for i, codes in enumerate(self.restricted.values()):
+            np.save(folder / f"{i}.npy", codes)
         if self.segmentation is not None:
-            np.save(_beside(path), self.segmentation)
+            np.save(folder / _SEGMENTATION, self.segmentation)
 
     @classmethod
-    def load_and_remove(cls, path: Path) -> Reference:
-        """Read what :meth:`save` wrote and delete the files."""
-        with np.load(path, allow_pickle=False) as archive:
-            restricted = {
-                name.removeprefix("roi:"): archive[name]
-                for name in archive.files
-                if name.startswith("roi:")
-            }
-            codes, spacing_mm = archive["codes"], tuple(archive["spacing_mm"].tolist())
-        path.unlink()
+    def load_and_remove(cls, folder: Path) -> Reference:
+        """Open what :meth:`save` wrote, memory-mapped and without a copy, and delete the files."""
+        about = json.loads((folder / _ABOUT).read_text())
+        codes = _mapped(folder / _CODES)
+        restricted = {name: _mapped(folder / f"{i}.npy") for i, name in enumerate(about["rois"])}
         segmentation = None
-        if (other := _beside(path)).exists():
-            # Memory-mapped: it is not needed before the steps that take most memory are over.
-            segmentation = np.load(other, mmap_mode="r", allow_pickle=False)
-            other.unlink()
-        return cls(codes, restricted, spacing_mm, segmentation)
+        if (path := folder / _SEGMENTATION).exists():
+            segmentation = _mapped(path)
+        shutil.rmtree(folder)
+        return cls(codes, restricted, tuple(about["spacing_mm"]), segmentation)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".segmentation.npy")
+def _mapped(path: Path) -> NDArray[np.unsignedinteger]:
+    # "c" (copy on write), as the compiled loops are compiled anew for arrays that are read-only.
+    return np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
 
 
 def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:

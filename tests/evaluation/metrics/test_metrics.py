@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from nnunet_meep.evaluation.counting.bins import CLIP, bin_edges, grid
-from nnunet_meep.evaluation.counting.loops import count_voxels
+from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.calibration import reliability_band, reliability_bins
 from nnunet_meep.evaluation.metrics.catalogue import Of, metrics_of
