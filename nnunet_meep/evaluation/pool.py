@@ -12,7 +12,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, TypeAlias
 
@@ -22,7 +21,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.bins import FEW_VOXELS, CaseSums, grid
 from nnunet_meep.evaluation.counting.class_counts import class_sums
-from nnunet_meep.evaluation.counting.reference import Reference, read_reference
+from nnunet_meep.evaluation.counting.reference import PackedReference, Reference, read_reference
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.metrics.scores import (
     class_metrics,
@@ -82,43 +81,39 @@ class Job:
         pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker)
         waiting: deque[Future[Finished] | InputError] = deque()
         warm = False
-        with TemporaryDirectory(prefix="meep-calib-eval-") as folder:
 
-            def submit(i: int, case: Case) -> Future[Finished] | InputError:
-                nonlocal warm
-                try:
-                    key = self._key(case)
-                    if sums := self._kept(case, key):
-                        return pool.submit(self.finish, case, key, sums, True)
-                    if not warm and not is_small(case):
-                        # Workers load Numba while this process loads SimpleITK.
-                        for _ in range(n):
-                            pool.submit(_warm_up)
-                        warm = True
-                    reference = self._read(case)
-                except InputError as error:
-                    return error
-                # Passed in files: a pipe would hold it in memory until a worker is free.
-                files = Path(folder) / str(i)
-                reference.save(files)
-                return pool.submit(self.count_and_finish, case, key, files)
-
+        def submit(case: Case) -> Future[Finished] | InputError:
+            nonlocal warm
             try:
-                for i, case in enumerate(cases):
-                    waiting.append(submit(i, case))
-                    # Queue one case more than there are workers, so none waits for a reference.
-                    while len(waiting) > n:
-                        yield _outcome(waiting.popleft())
-                while waiting:
+                key = self._key(case)
+                if sums := self._kept(case, key):
+                    return pool.submit(self.finish, case, key, sums, True)
+                if not warm and not is_small(case):
+                    # Workers load Numba while this process loads SimpleITK.
+                    for _ in range(n):
+                        pool.submit(_warm_up)
+                    warm = True
+                reference = self._read(case).packed()
+            except InputError as error:
+                return error
+            return pool.submit(self.count_and_finish, case, key, reference)
+
+        try:
+            for case in cases:
+                waiting.append(submit(case))
+                # Queue one case more than there are workers, so none waits for a reference.
+                while len(waiting) > n:
                     yield _outcome(waiting.popleft())
-            except BrokenProcessPool:
-                raise InputError(
-                    f"one of {n} processes was killed, probably for want of memory, or could not "
-                    f"start; try fewer (-np {max(n // 2, 1)})"
-                ) from None
-            finally:
-                # If no work is left, let the workers exit while the results are written.
-                pool.shutdown(wait=bool(waiting), cancel_futures=True)
+            while waiting:
+                yield _outcome(waiting.popleft())
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of {n} processes was killed, probably for want of memory, or could not "
+                f"start; try fewer (-np {max(n // 2, 1)})"
+            ) from None
+        finally:
+            # If no work is left, let the workers exit while the results are written.
+            pool.shutdown(wait=bool(waiting), cancel_futures=True)
 
     def _read(self, case: Case) -> Reference:
         return read_reference(case, self.dataset, self.rois)
@@ -171,10 +166,11 @@ class Job:
         result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
         return Finished(result, sums, key["files"], was_kept)
 
-    def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
-        """Both, with the reference in a folder (``Reference.save``), which is removed."""
-        counted = self.count(case, key, Reference.load_and_remove(reference))
-        return self.finish(case, key, counted, False)
+    def count_and_finish(
+        self, case: Case, key: dict[str, Any], reference: PackedReference
+    ) -> Finished:
+        """Both, with the reference as it comes from another process."""
+        return self.finish(case, key, self.count(case, key, reference.unpacked()), False)
 
 
 def _start_worker() -> None:

@@ -12,6 +12,7 @@ above 1/2, and those with two (rounding), are counted separately.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,15 @@ def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
     return math.prod(spacing_mm) / 1000
 
 
+def _zeros(n: int, dtype: type[np.floating]) -> NDArray[np.floating]:
+    """``numpy.zeros``, but in pages of ordinary size.
+
+    NumPy asks for huge pages. Where free memory is in small pieces, the system first has to join
+    them, which for a large image took up to half as long as reading it.
+    """
+    return np.frombuffer(mmap.mmap(-1, max(n, 1) * np.dtype(dtype).itemsize), dtype, n)
+
+
 class CaseCounts:
     """The counts of a case so far. Arrays over voxels are in the memory order of the file.
 
@@ -83,8 +93,8 @@ class CaseCounts:
         n_winners = len(labels.predicted_label)
         self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
         exact = np.float64 if file.dtype.itemsize == 8 else np.float32
-        self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
-        self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
+        self._largest = _zeros(0 if self._has_regions else n_voxels, exact)
+        self._total = _zeros(n_voxels if labels.n_channels > 2 else 0, exact)
         self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
         finds_padding = any(r.without_padding for r in rois)
         self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)

@@ -6,9 +6,7 @@ lie on the voxel grid of the reference.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
@@ -30,7 +29,7 @@ from nnunet_meep.nnunet_files.labels import Labels
 #: or the labels that follow from the probabilities by nnU-Net's rule.
 FILE, ARGMAX = "file", "argmax"
 
-_ABOUT, _CODES, _SEGMENTATION = "about.json", "codes.npy", "segmentation.npy"
+_PIECE = 1 << 20  # bytes decompressed at a time
 
 
 @dataclass(frozen=True)
@@ -42,50 +41,81 @@ class Reference:
         restricted: {name of an ROI: ``codes``, with ``ignored_code`` outside of the ROI}.
             ``image`` and ``crop`` are not in it; both are counted over the whole image.
         spacing_mm: size of a voxel along each axis of ``shape``.
-        segmentation: the predicted segmentation, (*shape); None if there is no file.
+        segmentation: the predicted segmentation, (*shape), which may be packed; None if there is no
+            file.
     """
 
     codes: NDArray[np.unsignedinteger]
     restricted: dict[str, NDArray[np.unsignedinteger]]
     spacing_mm: tuple[float, ...]
-    segmentation: NDArray[np.unsignedinteger] | None
+    segmentation: NDArray[np.unsignedinteger] | PackedCodes | None
 
     def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
         """The codes to count for some ROIs: {``Roi.counted_as``: codes (*shape)}."""
         names = {r.counted_as for r in rois}
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
 
-    def save(self, folder: Path) -> None:
-        """Write the label maps for :meth:`load_and_remove`, which may run in another process.
+    def segmentation_codes(self) -> NDArray[np.unsignedinteger] | None:
+        """The predicted segmentation, unpacked if it is packed."""
+        found = self.segmentation
+        return found.unpacked() if isinstance(found, PackedCodes) else found
 
-        Args:
-            folder: a new folder.
-        """
-        folder.mkdir()
-        about = {"rois": list(self.restricted), "spacing_mm": self.spacing_mm}
-        (folder / _ABOUT).write_text(json.dumps(about))
-        np.save(folder / _CODES, self.codes)
-        for i, codes in enumerate(self.restricted.values()):
-            np.save(folder / f"{i}.npy", codes)
-        if self.segmentation is not None:
-            np.save(folder / _SEGMENTATION, self.segmentation)
+    def packed(self) -> PackedReference:
+        """The same for another process, which costs less than writing and reading a file."""
+        return PackedReference(
+            PackedCodes.of(self.codes),
+            {name: PackedCodes.of(codes) for name, codes in self.restricted.items()},
+            self.spacing_mm,
+            None if (codes := self.segmentation_codes()) is None else PackedCodes.of(codes),
+        )
+
+
+@dataclass(frozen=True)
+class PackedCodes:
+    """A compressed label map. Most of them shrink to about 1 %, as neighbours have the same label.
+
+    Attributes:
+        data: a zlib stream.
+        shape, dtype: of the label map.
+    """
+
+    data: bytes
+    shape: tuple[int, ...]
+    dtype: str
 
     @classmethod
-    def load_and_remove(cls, folder: Path) -> Reference:
-        """Open what :meth:`save` wrote, memory-mapped and without a copy, and delete the files."""
-        about = json.loads((folder / _ABOUT).read_text())
-        codes = _mapped(folder / _CODES)
-        restricted = {name: _mapped(folder / f"{i}.npy") for i, name in enumerate(about["rois"])}
-        segmentation = None
-        if (path := folder / _SEGMENTATION).exists():
-            segmentation = _mapped(path)
-        shutil.rmtree(folder)
-        return cls(codes, restricted, tuple(about["spacing_mm"]), segmentation)
+    def of(cls, codes: NDArray[np.unsignedinteger]) -> PackedCodes:
+        """Compress a label map."""
+        return cls(
+            isal_zlib.compress(np.ascontiguousarray(codes), 1), codes.shape, str(codes.dtype)
+        )
+
+    def unpacked(self) -> NDArray[np.unsignedinteger]:
+        """The label map, (*shape)."""
+        codes = np.empty(math.prod(self.shape), self.dtype)
+        target, done = codes.view(np.uint8).data, 0
+        stream, data = isal_zlib.decompressobj(), self.data
+        while done < len(target):
+            piece = stream.decompress(data, _PIECE)
+            data = stream.unconsumed_tail
+            target[done : done + len(piece)] = piece
+            done += len(piece)
+        return codes.reshape(self.shape)
 
 
-def _mapped(path: Path) -> NDArray[np.unsignedinteger]:
-    # "c" (copy on write), as the compiled loops are compiled anew for arrays that are read-only.
-    return np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
+@dataclass(frozen=True)
+class PackedReference:
+    """A :class:`Reference` with compressed label maps."""
+
+    codes: PackedCodes
+    restricted: dict[str, PackedCodes]
+    spacing_mm: tuple[float, ...]
+    segmentation: PackedCodes | None
+
+    def unpacked(self) -> Reference:
+        """The reference; only its segmentation, which is needed last, stays packed."""
+        restricted = {name: packed.unpacked() for name, packed in self.restricted.items()}
+        return Reference(self.codes.unpacked(), restricted, self.spacing_mm, self.segmentation)
 
 
 def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:
