@@ -175,9 +175,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     # matplotlib takes a while to load; meanwhile other processes count voxels.
     preload = Thread(target=lambda: [import_module(name) for name in _FOR_PICTURES])
-    preload.start()
-    evaluation = evaluate(**arguments)
-    preload.join()
+    evaluation = evaluate(**arguments, meanwhile=preload.start)
+    if preload.is_alive():
+        preload.join()
     from nnunet_meep.evaluation.notes import counted, notes
     from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
     from nnunet_meep.evaluation.report.text import table

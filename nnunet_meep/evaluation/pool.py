@@ -6,8 +6,9 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ from nnunet_meep.evaluation.roi_results import roi_result
 from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
+
+# How long a worker's thread may keep the others from running Python. The one that decompresses
+# needs Python only for moments, but hundreds of times. With Python's default of 5 ms it would wait
+# longer than it reads while another one imports Numba.
+_SWITCH_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Job:
     segmentation: str
     keep: Path | None
 
-    def in_this_process(self, cases: list[Case], n: int) -> Outcomes:
-        """Evaluate one case after the other; ``n`` is 1."""
+    def in_this_process(self, cases: list[Case]) -> Outcomes:
+        """Evaluate one case after the other."""
         for case in cases:
             try:
                 key = self._key(case)
@@ -74,8 +80,16 @@ class Job:
             except InputError as error:
                 yield error
 
-    def in_processes(self, cases: list[Case], n: int) -> Outcomes:
-        """Evaluate several cases at once; results come in the order of the cases."""
+    def in_processes(
+        self, cases: list[Case], n: int, meanwhile: Callable[[], object] | None
+    ) -> Outcomes:
+        """Evaluate several cases at once; results come in the order of the cases.
+
+        Args:
+            cases: the cases.
+            n: number of other processes.
+            meanwhile: called in this one as soon as the others have enough to do.
+        """
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_start_worker)
@@ -99,8 +113,10 @@ class Job:
             return pool.submit(self.count_and_finish, case, key, reference)
 
         try:
-            for case in cases:
+            for i, case in enumerate(cases):
                 waiting.append(submit(case))
+                if meanwhile is not None and i == min(n, len(cases) - 1):
+                    meanwhile()
                 # Queue one case more than there are workers, so none waits for a reference.
                 while len(waiting) > n:
                     yield _outcome(waiting.popleft())
@@ -176,6 +192,7 @@ class Job:
 def _start_worker() -> None:
     """Make a worker ignore Ctrl-C, which its parent handles, and exit when its parent does."""
     collect_rarely()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -196,7 +213,12 @@ def is_small(case: Case) -> bool:
 
 
 def _warm_up() -> None:
-    """Load the compiled loops, and all else that a case needs, before the first case arrives."""
+    """Begin to load what a case needs; the first case is read meanwhile."""
+    Thread(target=_load_loops, daemon=True).start()
+
+
+def _load_loops() -> None:
+    """Load the compiled loops and metrics by using them."""
     from nnunet_meep.evaluation.counting import one_pass  # noqa: F401
     from nnunet_meep.evaluation.counting.loops import ClassCounter
 

@@ -12,8 +12,8 @@ above 1/2, and those with two (rounding), are counted separately.
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,15 +53,6 @@ def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
     return math.prod(spacing_mm) / 1000
 
 
-def _zeros(n: int, dtype: type[np.floating]) -> NDArray[np.floating]:
-    """``numpy.zeros``, but in pages of ordinary size.
-
-    NumPy asks for huge pages. Where free memory is in small pieces, the system first has to join
-    them, which for a large image took up to half as long as reading it.
-    """
-    return np.frombuffer(mmap.mmap(-1, max(n, 1) * np.dtype(dtype).itemsize), dtype, n)
-
-
 class CaseCounts:
     """The counts of a case so far. Arrays over voxels are in the memory order of the file.
 
@@ -93,22 +84,39 @@ class CaseCounts:
         n_winners = len(labels.predicted_label)
         self.winner = np.zeros(n_voxels, np.uint8 if n_winners <= 256 else np.uint16)
         exact = np.float64 if file.dtype.itemsize == 8 else np.float32
-        self._largest = _zeros(0 if self._has_regions else n_voxels, exact)
-        self._total = _zeros(n_voxels if labels.n_channels > 2 else 0, exact)
+        self._largest = np.zeros(0 if self._has_regions else n_voxels, exact)
+        self._total = np.zeros(n_voxels if labels.n_channels > 2 else 0, exact)
         self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
         finds_padding = any(r.without_padding for r in rois)
         self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
-        self.loops = loops_for(n_voxels)
-        self._lanes = [_LaneCounts(self) for _ in range(N_LANES)]
+        self._n_voxels = n_voxels
+        self._lane: dict[int, _LaneCounts] = {}
+
+    @property
+    def loops(self) -> ModuleType:
+        """The loops over voxels. The first lane loads them, while the file is read already."""
+        return loops_for(self._n_voxels)
 
     @property
     def n_clipped(self) -> int:
         return sum(lane.n_clipped for lane in self._lanes)
 
+    @property
+    def first_channel(self) -> NDArray[np.floating] | None:
+        """Memory for the first channel, if all of it has to be kept: see ``parts`` of a file."""
+        return None if self._has_regions else self._largest
+
+    @property
+    def _lanes(self) -> list[_LaneCounts]:
+        """The lanes that have counted, always in the same order."""
+        return [self._lane[i] for i in sorted(self._lane)]
+
     def add(self, part: Part, lane: int) -> None:
         """Count a part. The same voxels of all previous channels must have been counted before."""
         try:
-            self._add(part, self._lanes[lane])
+            if lane not in self._lane:
+                self._lane[lane] = _LaneCounts(self)
+            self._add(part, self._lane[lane])
         finally:
             part.release()
 
@@ -141,7 +149,8 @@ class CaseCounts:
     ) -> None:
         largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
         if channel == 0:
-            largest[:] = p
+            if not np.may_share_memory(p, largest):
+                largest[:] = p
             if len(total):
                 total[:] = p
             return

@@ -126,7 +126,7 @@ def _count(
 ) -> CaseCounts:
     counts = CaseCounts(labels, grid(n_bins), reference, rois, file)
     with _threads() as lanes:
-        for part in file.parts():
+        for part in file.parts(counts.first_channel):
             lane = part.index % N_LANES
             lanes[lane].submit(counts.add, part, lane)
     counts.check()
