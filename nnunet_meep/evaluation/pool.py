@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -33,11 +32,6 @@ from nnunet_meep.evaluation.roi_results import roi_result
 from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
-
-# How long a worker's thread may keep the others from running Python. The one that decompresses
-# needs Python only for moments, but hundreds of times. With Python's default of 5 ms it would wait
-# longer than it reads while another one imports Numba.
-_SWITCH_SECONDS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -192,7 +186,6 @@ class Job:
 def _start_worker() -> None:
     """Make a worker ignore Ctrl-C, which its parent handles, and exit when its parent does."""
     collect_rarely()
-    sys.setswitchinterval(_SWITCH_SECONDS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end_with_parent() -> None:
@@ -213,12 +206,7 @@ def is_small(case: Case) -> bool:
 
 
 def _warm_up() -> None:
-    """Begin to load what a case needs; the first case is read meanwhile."""
-    Thread(target=_load_loops, daemon=True).start()
-
-
-def _load_loops() -> None:
-    """Load the compiled loops and metrics by using them."""
+    """Load the compiled loops, and all else that a case needs, before the first case arrives."""
     from nnunet_meep.evaluation.counting import one_pass  # noqa: F401
     from nnunet_meep.evaluation.counting.loops import ClassCounter
 

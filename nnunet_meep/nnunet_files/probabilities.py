@@ -86,13 +86,8 @@ class ProbabilityFile:
         """Memory order of the voxels of a channel: "C" or "F", as in numpy."""
         return "F" if self.fortran_order else "C"
 
-    def parts(self, first: NDArray[np.floating] | None = None) -> Iterator[Part]:
+    def parts(self) -> Iterator[Part]:
         """The whole array in parts, each channel from its first voxel to its last.
-
-        Args:
-            first: memory for all voxels of the first channel, (N,). If it has the dtype of the file
-                and the file is in C order, the first channel is read into it, and reading does not
-                wait for the release of its parts.
 
         Raises:
             InputError: the file is truncated or damaged.
@@ -106,24 +101,17 @@ class ProbabilityFile:
         free: queue.SimpleQueue[NDArray] = queue.SimpleQueue()  # limits how far reading runs ahead
         for _ in range(_PARTS_AHEAD):
             free.put(np.empty(step * width, self.dtype))
-        n_kept = 0 if first is None or width > 1 or first.dtype != self.dtype else 1
-        if first is not None and n_kept:
-            for index, start in enumerate(starts):
-                stop, left = min(start + step, n_voxels), len(starts) - 1 - index
-                p = first[start:stop]
-                self._fill(p)
-                yield Part(0, index, left, start, stop, p, _nothing)
-        for lowest in range(n_kept, n_channels, width):
+        for first in range(0, n_channels, width):
             for index, start in enumerate(starts):
                 stop, left = min(start + step, n_voxels), len(starts) - 1 - index
                 memory = free.get()
                 values = memory[: (stop - start) * width]
                 self._fill(values)
-                for channel in range(lowest, lowest + width):
-                    p = values[channel - lowest :: width]
+                for channel in range(first, first + width):
+                    p = values[channel - first :: width]
                     if width > 1 or p.dtype not in (np.float32, np.float64):
                         p = p.astype(np.float64 if p.dtype.itemsize == 8 else np.float32)
-                    is_last = channel == lowest + width - 1
+                    is_last = channel == first + width - 1
                     release = partial(free.put, memory) if is_last else _nothing
                     yield Part(channel, index, left, start, stop, p, release)
         try:
@@ -158,12 +146,8 @@ class ProbabilityArray:
         exact = np.float64 if self.dtype.itemsize == 8 else np.float32
         self._flat = np.ascontiguousarray(probabilities, exact).reshape(len(probabilities), -1)
 
-    def parts(self, first: NDArray[np.floating] | None = None) -> Iterator[Part]:
-        """The whole array in parts, each channel from its first voxel to its last.
-
-        Args:
-            first: not used; nothing has to be read.
-        """
+    def parts(self) -> Iterator[Part]:
+        """The whole array in parts, each channel from its first voxel to its last."""
         n_voxels = self._flat.shape[1]
         starts = range(0, n_voxels, PART)
         for channel, values in enumerate(self._flat):

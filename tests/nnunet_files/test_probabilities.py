@@ -105,28 +105,6 @@ def test_parts_of_a_channel_are_counted_up_and_down(tmp_path, monkeypatch, order
     assert stops == {0: 120, 1: 120, 2: 120}
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
-def test_the_first_channel_may_be_read_into_memory_of_the_caller(
-    tmp_path, monkeypatch, order, dtype
-) -> None:
-    monkeypatch.setattr(stream, "PART", 1)  # more parts than may be read ahead otherwise
-    p = np.asarray(random_p().astype(dtype), order=order)
-    np.savez(tmp_path / "a.npz", probabilities=p)
-    memory = np.full(120, np.nan, np.float32)
-    with open_probabilities(tmp_path / "a.npz") as file:
-        parts = file.parts(memory)
-        if order == "C" and dtype == "float32":
-            first = [next(parts) for _ in range(120)]  # none is released
-            np.testing.assert_array_equal(memory, p[0].ravel())
-            assert all(np.shares_memory(part.p, memory) for part in first)
-        found = np.tile(memory, (3, 1))
-        for part in parts:
-            found[part.channel, part.start : part.stop] = part.p
-            part.release()
-    np.testing.assert_array_equal(found, p.reshape(3, 120, order=order))
-
-
 def test_a_newer_npy_header_is_read(tmp_path) -> None:
     member = io.BytesIO()
     np.lib.format.write_array(member, random_p(), version=(2, 0))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -89,34 +88,17 @@ class CaseCounts:
         self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
         finds_padding = any(r.without_padding for r in rois)
         self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
-        self._n_voxels = n_voxels
-        self._lane: dict[int, _LaneCounts] = {}
-
-    @property
-    def loops(self) -> ModuleType:
-        """The loops over voxels. The first lane loads them, while the file is read already."""
-        return loops_for(self._n_voxels)
+        self.loops = loops_for(n_voxels)
+        self._lanes = [_LaneCounts(self) for _ in range(N_LANES)]
 
     @property
     def n_clipped(self) -> int:
         return sum(lane.n_clipped for lane in self._lanes)
 
-    @property
-    def first_channel(self) -> NDArray[np.floating] | None:
-        """Memory for the first channel, if all of it has to be kept: see ``parts`` of a file."""
-        return None if self._has_regions else self._largest
-
-    @property
-    def _lanes(self) -> list[_LaneCounts]:
-        """The lanes that have counted, always in the same order."""
-        return [self._lane[i] for i in sorted(self._lane)]
-
     def add(self, part: Part, lane: int) -> None:
         """Count a part. The same voxels of all previous channels must have been counted before."""
         try:
-            if lane not in self._lane:
-                self._lane[lane] = _LaneCounts(self)
-            self._add(part, self._lane[lane])
+            self._add(part, self._lanes[lane])
         finally:
             part.release()
 
@@ -149,8 +131,7 @@ class CaseCounts:
     ) -> None:
         largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
         if channel == 0:
-            if not np.may_share_memory(p, largest):
-                largest[:] = p
+            largest[:] = p
             if len(total):
                 total[:] = p
             return

@@ -56,7 +56,8 @@ def sum_case(
     """
     counts = count_case(case, labels, reference, n_bins, rois)
     n_not_argmax = None
-    if (codes := reference.segmentation_codes()) is not None:
+    if reference.segmentation is not None:
+        codes = reference.segmentation.unpacked()
         n_not_argmax = counts.compare_segmentation(codes)
         if n_not_argmax and segmentation == FILE:
             counts.take_segmentation(codes)
@@ -126,7 +127,7 @@ def _count(
 ) -> CaseCounts:
     counts = CaseCounts(labels, grid(n_bins), reference, rois, file)
     with _threads() as lanes:
-        for part in file.parts(counts.first_channel):
+        for part in file.parts():
             lane = part.index % N_LANES
             lanes[lane].submit(counts.add, part, lane)
     counts.check()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,24 +40,18 @@ class Reference:
         restricted: {name of an ROI: ``codes``, with ``ignored_code`` outside of the ROI}.
             ``image`` and ``crop`` are not in it; both are counted over the whole image.
         spacing_mm: size of a voxel along each axis of ``shape``.
-        segmentation: the predicted segmentation, (*shape), which may be packed; None if there is no
-            file.
+        segmentation: the predicted segmentation, packed; None if there is no file.
     """
 
     codes: NDArray[np.unsignedinteger]
     restricted: dict[str, NDArray[np.unsignedinteger]]
     spacing_mm: tuple[float, ...]
-    segmentation: NDArray[np.unsignedinteger] | PackedCodes | None
+    segmentation: PackedCodes | None
 
     def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
         """The codes to count for some ROIs: {``Roi.counted_as``: codes (*shape)}."""
         names = {r.counted_as for r in rois}
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
-
-    def segmentation_codes(self) -> NDArray[np.unsignedinteger] | None:
-        """The predicted segmentation, unpacked if it is packed."""
-        found = self.segmentation
-        return found.unpacked() if isinstance(found, PackedCodes) else found
 
     def packed(self) -> PackedReference:
         """The same for another process, which costs less than writing and reading a file."""
@@ -66,7 +59,7 @@ class Reference:
             PackedCodes.of(self.codes),
             {name: PackedCodes.of(codes) for name, codes in self.restricted.items()},
             self.spacing_mm,
-            None if (codes := self.segmentation_codes()) is None else PackedCodes.of(codes),
+            self.segmentation,
         )
 
 
@@ -113,7 +106,7 @@ class PackedReference:
     segmentation: PackedCodes | None
 
     def unpacked(self) -> Reference:
-        """The reference; only its segmentation, which is needed last, stays packed."""
+        """The reference."""
         restricted = {name: packed.unpacked() for name, packed in self.restricted.items()}
         return Reference(self.codes.unpacked(), restricted, self.spacing_mm, self.segmentation)
 
@@ -124,13 +117,10 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
     Raises:
         InputError: a file cannot be read, has invalid content, or does not match the reference.
     """
-    segmentation, segmented = None, None
-    with ThreadPoolExecutor(1) as other:  # decompression is half of the work and runs in parallel
-        if case.segmentation is not None:
-            segmented = other.submit(read_codes, case.segmentation, dataset)
-        codes, spacing_mm, grid = read_codes(case.reference, dataset)
-    if case.segmentation is not None and segmented is not None:
-        segmentation, its_spacing_mm, its_grid = segmented.result()
+    codes, spacing_mm, grid = read_codes(case.reference, dataset)
+    segmentation = None
+    if case.segmentation is not None:
+        predicted, its_spacing_mm, its_grid = read_codes(case.segmentation, dataset)
         refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
         # Formats without a grid may still have a spacing, in a file beside the image.
         if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
@@ -138,7 +128,9 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
                 f"{case.segmentation}: expected voxels of {spacing_mm} mm like {case.reference}, "
                 f"got {its_spacing_mm}"
             )
-        _refuse_segmentation(case.segmentation, segmentation, case, dataset, codes.shape)
+        _refuse_segmentation(case.segmentation, predicted, case, dataset, codes.shape)
+        segmentation = PackedCodes.of(predicted)  # it is not needed before all is counted
+        del predicted
     restricted = {}
     for roi in rois:
         inside = _inside(roi, case, dataset, codes, spacing_mm, grid)
