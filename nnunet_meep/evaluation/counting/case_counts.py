@@ -167,6 +167,7 @@ class CaseCounts:
         Raises:
             InputError: values are not finite, outside [0, 1], or do not sum to 1 over the classes.
         """
+        self._largest = self._total = np.zeros(0)  # not needed any more
         path = self._file.path
         refuse_values(
             path,
@@ -182,7 +183,6 @@ class CaseCounts:
         Args:
             codes: codes of the segmentation, (*shape).
         """
-        self._largest = self._total = np.zeros(0)  # not needed any more
         n, values = 0, self.labels.values
         code_of = np.array([values.index(v) for v in self.segmented_label], codes.dtype)
         winner = self.winner.reshape(codes.shape, order=self._file.order)
@@ -292,7 +292,6 @@ class CaseCounts:
         """Surface distances of each class over the whole image."""
         codes, labels = self._reference.codes, self.labels
         winner = self.winner.reshape(codes.shape, order=self._file.order)
-        self._largest = self._total = np.zeros(0)  # not needed any more
         result = []
         for i in range(len(labels.classes)):
             y = labels.y_of_code(labels.members(i))[codes]
