@@ -3,10 +3,14 @@
 Makes cases as nnU-Net writes them (88 x 576 x 576 voxels, the size of the left atrium scans;
 padding, smooth errors, compressed), and runs in turn, each in a process of its own, several times:
 
-- ``meep-calib-eval --no-surface`` on that case, and on one of 8 x 8 x 8 voxels for the start-up and
-  the pictures, which are taken off;
+- ``meep-calib-eval --no-surface`` on that case, and on one of 66 x 64 x 64 voxels for the start-up
+  and the pictures, which are taken off (it is the smallest for which the compiled loops are
+  loaded);
 - ``numpy.load`` of the same file;
-- one metric of other libraries on the loaded arrays (those that are installed), loading included;
+- one metric of other libraries on the loaded arrays (those that are installed), loading included,
+  twice;
+- what takes no time but to start: ``--help``, and a case of 8 x 8 x 8 voxels with and without
+  pictures;
 - with --long also 16 classes, and 20 copies of the case with one process and with two.
 
     pip install scikit-learn torchmetrics netcal fiducio      # whichever you want to compare with
@@ -34,6 +38,13 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 SHAPE = (88, 576, 576)
+STARTING, TINY = (66, 64, 64), (8, 8, 8)
+#: Commands that only start, by their title in the report.
+STARTS = {
+    "`--help`": "help",
+    "8 x 8 x 8 voxels, without pictures (`--part 1/1`)": "tiny part",
+    "8 x 8 x 8 voxels, with pictures": "tiny",
+}
 GT = "gt/case_{:02d}.nii.gz"
 LOAD = "import numpy; p = numpy.load({npz!r})['probabilities']"
 #: One metric of each other library, computed as in its documentation, on arrays in memory.
@@ -127,12 +138,12 @@ def main() -> None:
     )
     parser.add_argument("work", type=Path, help="folder for the cases, 0.2 GB (--long: 4 GB)")
     parser.add_argument("-o", type=Path, help="Markdown file to write the table into as well")
-    parser.add_argument("--repeats", type=int, default=7, help="of each (default: 7)")
+    parser.add_argument("--repeats", type=int, default=10, help="of each (default: 10)")
     parser.add_argument("--long", action="store_true", help="16 classes and 20 cases, too")
     options = parser.parse_args()
 
     work = options.work.resolve()
-    folders = {"tiny": ((8, 8, 8), 2, 1), "one": (SHAPE, 2, 1)}
+    folders = {"tiny": (TINY, 2, 1), "starting": (STARTING, 2, 1), "one": (SHAPE, 2, 1)}
     if options.long:
         folders |= {"16": (SHAPE, 16, 1), "20": (SHAPE, 2, 20)}
     for name, (shape, n_classes, n_cases) in folders.items():
@@ -156,7 +167,10 @@ def main() -> None:
     load = LOAD.format(npz=npz)
     python = [sys.executable, "-W", "ignore", "-c"]
     jobs = {
-        "start-up": lambda: ours(work / "tiny"),
+        "help": lambda: [ours(work / "tiny")[0], "--help"],
+        "tiny part": lambda: ours(work / "tiny", "--part", "1/1"),
+        "tiny": lambda: ours(work / "tiny"),
+        "start-up": lambda: ours(work / "starting"),
         "meep-calib-eval": lambda: ours(work / "one"),
         "without": lambda: ours(without),
         "python": lambda: [*python, "import numpy"],
@@ -175,10 +189,12 @@ def main() -> None:
 
     for job in ("start-up", "np.load"):  # warm-up: compiles, fills caches
         measure(jobs[job]())
+    peers = tuple(PEERS)
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
     for _ in tqdm(range(options.repeats), unit="round"):
         for name, job in jobs.items():
-            if name.startswith(("16", "20")) and len(results[name]) == 1:
+            rounds = 1 if name.startswith(("16", "20")) else 2 if name.endswith(peers) else None
+            if len(results[name]) == rounds:
                 continue
             results[name].append(measure(job()))
     text = report(results, os.path.getsize(npz))
@@ -192,9 +208,9 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
     seconds = {name: statistics.median(s for s, _ in runs) for name, runs in results.items()}
     memory = {name: max(m for _, m in runs) for name, runs in results.items()}
 
-    def net(name: str, start_up: str) -> float:
+    def net(name: str, start_up: str) -> list[float]:
         pairs = zip(results[name], results[start_up], strict=True)
-        return statistics.median(a[0] - b[0] for a, b in pairs)
+        return [a[0] - b[0] for a, b in pairs]
 
     np_load = net("np.load", "python")
     lines = [
@@ -202,9 +218,10 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
         "",
         f"`python benchmarks/calibration.py WORK_FOLDER`: a case of {' x '.join(map(str, SHAPE))} "
         f"voxels, two classes, {size / 1e6:.0f} MB of npz. Each run is a process of its own, all "
-        f"in turn, {len(results['np.load'])} rounds, medians; the start-up of each (imports; for "
-        "us the same command on 8 x 8 x 8 voxels, pictures included) is taken off its time. Memory "
-        "is that of the largest process.",
+        f"in turn, {len(results['np.load'])} rounds (other libraries: 2), medians, in brackets the "
+        "lowest and highest; the start-up of each (imports; for us the same command on "
+        f"{' x '.join(map(str, STARTING))} voxels, pictures included) is taken off its time. "
+        "Memory is that of the largest process.",
         "",
         "| what | seconds | times np.load | memory, MB | start-up, seconds |",
         "| --- | --- | --- | --- | --- |",
@@ -217,10 +234,15 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
     rows += [(f"one metric of {n}", n, f"start-up of {n}") for n in PEERS if n in results]
     for title, name, start_up in rows:
         own = net(name, start_up)
+        times = [a / b for a, b in zip(own, np_load, strict=False)]
         lines.append(
-            f"| {title} | {own:.2f} | {own / np_load:.2f} | {memory[name]:.0f} "
+            f"| {title} | {statistics.median(own):.2f} | {statistics.median(times):.2f} "
+            f"({min(times):.2f} to {max(times):.2f}) | {memory[name]:.0f} "
             f"| {seconds[start_up]:.2f} |"
         )
+    lines += ["", "From start to end, where there is next to nothing to count:", ""]
+    lines += ["| `meep-calib-eval` | seconds |", "| --- | --- |"]
+    lines += [f"| {title} | {seconds[name]:.2f} |" for title, name in STARTS.items()]
     if "16 classes" in results:
         lines += [
             "",

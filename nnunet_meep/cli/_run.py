@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TextIO
 
 from nnunet_meep.errors import InputError, described, printable
+from nnunet_meep.garbage import collect_rarely
 
 #: Seconds in which another SIGTERM or SIGHUP is taken for the same one: schedulers and ``timeout``
 #: send it to a process and again to its group.
@@ -30,6 +31,7 @@ def run(action: Callable[[], None]) -> int:
     _open_closed_streams()
     # Pictures are files: no window is opened, whatever the variable asks for or misspells.
     os.environ["MPLBACKEND"] = "agg"
+    collect_rarely()
     try:
         with _ended_like_ctrl_c(), redirect_stdout(_Escaped(sys.stdout)):
             action()

@@ -22,6 +22,8 @@ from nnunet_meep.cli._run import run
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
 
+_FOR_PICTURES = ("matplotlib.figure", "matplotlib.backends.backend_svg")
+
 _EPILOG = """\
 written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
@@ -175,10 +177,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         _count_part(options, arguments)
         return
     # matplotlib takes a while to load; meanwhile other processes count voxels.
-    preload = Thread(target=_import_matplotlib)
-    preload.start()
-    evaluation = evaluate(**arguments)
-    preload.join()
+    preload = Thread(target=_import_for_pictures)
+    evaluation = evaluate(**arguments, meanwhile=preload.start)
+    if preload.is_alive():
+        preload.join()
     from nnunet_meep.evaluation.notes import counted, notes
     from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
     from nnunet_meep.evaluation.report.text import table
@@ -199,9 +201,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"  {path}")
 
 
-def _import_matplotlib() -> None:
+def _import_for_pictures() -> None:
     with suppress(Exception):  # what is wrong is said when it is needed
-        import_module("matplotlib.backends.backend_agg")
+        for name in _FOR_PICTURES:
+            import_module(name)
 
 
 def _count_part(options: argparse.Namespace, arguments: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ def evaluate(
     partial: bool = False,
     progress: bool = False,
     keep: StrPath | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Evaluate the probabilities of folders of nnU-Net predictions.
 
@@ -80,6 +81,8 @@ def evaluate(
         progress: show a progress bar on stderr.
         keep: folder for the sums of finished cases, which later calls with the same arguments
             reuse; None keeps nothing.
+        meanwhile: called once, as soon as all other processes have a case to count, so that this
+            one can do something else; not called if there are none.
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
@@ -130,7 +133,7 @@ def evaluate(
     files: dict[str, dict[str, str]] = {}
     n_kept = 0
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}
-    with closing(setup.outcomes(paired.cases, processes, progress)) as outcomes:
+    with closing(setup.outcomes(paired.cases, processes, progress, meanwhile)) as outcomes:
         for case, outcome in outcomes:
             if isinstance(outcome, InputError):
                 if not chill:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,14 +19,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nnunet_meep.atomic import remove_left_over, temporary_folder
+from nnunet_meep.atomic import remove_left_over
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import cache
-from nnunet_meep.evaluation.counting.bins import (
-    CaseSums,
-    grid,
-)
-from nnunet_meep.evaluation.counting.reference import Reference, read_reference
+from nnunet_meep.evaluation.counting.bins import FEW_VOXELS, CaseSums, grid
+from nnunet_meep.evaluation.counting.class_counts import class_sums
+from nnunet_meep.evaluation.counting.reference import PackedReference, Reference, read_reference
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.metrics.scores import (
     class_metrics,
@@ -33,7 +32,9 @@ from nnunet_meep.evaluation.metrics.scores import (
 )
 from nnunet_meep.evaluation.results import CaseResult
 from nnunet_meep.evaluation.roi_results import roi_result
+from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Job:
     segmentation: str
     keep: Path | None
 
-    def in_this_process(self, cases: list[Case], n: int) -> Outcomes:
-        """Evaluate one case after the other; ``n`` is 1."""
+    def in_this_process(self, cases: list[Case]) -> Outcomes:
+        """Evaluate one case after the other."""
         for case in cases:
             try:
                 key = self._key(case)
@@ -76,60 +77,67 @@ class Job:
             except InputError as error:
                 yield error
 
-    def in_processes(self, cases: list[Case], n: int) -> Outcomes:
-        """Evaluate several cases at once; results come in the order of the cases."""
+    def in_processes(
+        self, cases: list[Case], n: int, meanwhile: Callable[[], object] | None
+    ) -> Outcomes:
+        """Evaluate several cases at once; results come in the order of the cases.
+
+        Args:
+            cases: the cases.
+            n: number of other processes.
+            meanwhile: called in this one as soon as the others have enough to do.
+        """
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
         its_end, ours = spawn.Pipe(duplex=False)
         with _not_for_workers():
-            pool = ProcessPoolExecutor(n, spawn, _end_with, (its_end,))
+            pool = ProcessPoolExecutor(n, spawn, _start_worker, (its_end,))
         waiting: deque[Future[Finished] | InputError] = deque()
         warm = is_done = False
-        with temporary_folder() as folder:
 
-            def start(*job: Any) -> Future[Any]:
-                with _not_for_workers():
-                    return pool.submit(*job)
+        def start(*job: Any) -> Future[Any]:
+            with _not_for_workers():
+                return pool.submit(*job)
 
-            def submit(i: int, case: Case) -> Future[Finished] | InputError:
-                nonlocal warm
-                try:
-                    key = self._key(case)
-                    if sums := self._kept(case, key):
-                        return start(self.finish, case, key, sums, True)
-                    if not warm:  # workers load Numba while this process loads SimpleITK
-                        for _ in range(n):
-                            start(_warm_up)
-                        warm = True
-                    reference = self._read(case)
-                except InputError as error:
-                    return error
-                # Passed in a file: a pipe would hold it in memory until a worker is free.
-                path = folder / f"{i}.npz"
-                reference.save(path)
-                return start(self.count_and_finish, case, key, path)
-
+        def submit(case: Case) -> Future[Finished] | InputError:
+            nonlocal warm
             try:
-                for i, case in enumerate(cases):
-                    waiting.append(submit(i, case))
-                    # Queue one case more than there are workers, so none waits for a reference.
-                    while len(waiting) > n:
-                        yield _outcome(waiting.popleft())
-                while waiting:
+                key = self._key(case)
+                if sums := self._kept(case, key):
+                    return start(self.finish, case, key, sums, True)
+                if not warm and not is_small(case):
+                    # Workers load Numba while this process loads SimpleITK.
+                    for _ in range(n):
+                        start(_warm_up)
+                    warm = True
+                reference = self._read(case).packed()
+            except InputError as error:
+                return error
+            return start(self.count_and_finish, case, key, reference)
+
+        try:
+            for i, case in enumerate(cases):
+                waiting.append(submit(case))
+                if meanwhile is not None and i == min(n, len(cases) - 1):
+                    meanwhile()
+                # Queue one case more than there are workers, so none waits for a reference.
+                while len(waiting) > n:
                     yield _outcome(waiting.popleft())
-                is_done = True
-            except BrokenProcessPool:
-                raise InputError(
-                    f"one of {n} processes was killed, probably for want of memory, or could not "
-                    f"start; try fewer (-np {max(n // 2, 1)})"
-                ) from None
-            finally:
-                if not is_done:
-                    ours.close()  # the workers end at once
-                # If no work is left, they exit while the results are written.
-                pool.shutdown(wait=not is_done, cancel_futures=True)
-                if not is_done and self.keep is not None:
-                    remove_left_over(self.keep)
+            while waiting:
+                yield _outcome(waiting.popleft())
+            is_done = True
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of {n} processes was killed, probably for want of memory, or could not "
+                f"start; try fewer (-np {max(n // 2, 1)})"
+            ) from None
+        finally:
+            if not is_done:
+                ours.close()  # the workers end at once
+            # If no work is left, they exit while the results are written.
+            pool.shutdown(wait=not is_done, cancel_futures=True)
+            if not is_done and self.keep is not None:
+                remove_left_over(self.keep)
 
     def _read(self, case: Case) -> Reference:
         return read_reference(case, self.dataset, self.rois)
@@ -182,10 +190,11 @@ class Job:
         result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
         return Finished(result, sums, key["files"], was_kept)
 
-    def count_and_finish(self, case: Case, key: dict[str, Any], reference: Path) -> Finished:
-        """Both, with the reference in a file (``Reference.save``), which is removed."""
-        counted = self.count(case, key, Reference.load_and_remove(reference))
-        return self.finish(case, key, counted, False)
+    def count_and_finish(
+        self, case: Case, key: dict[str, Any], reference: PackedReference
+    ) -> Finished:
+        """Both, with the reference as it comes from another process."""
+        return self.finish(case, key, self.count(case, key, reference.unpacked()), False)
 
 
 @contextmanager
@@ -204,12 +213,13 @@ def _not_for_workers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with(other: Connection) -> None:
+def _start_worker(other: Connection) -> None:
     """Make a worker exit when its parent says so.
 
     Args:
         other: a pipe whose other end the parent closes; the system does it if the parent is killed.
     """
+    collect_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; see _not_for_workers
 
     def end() -> None:
@@ -219,12 +229,23 @@ def _end_with(other: Connection) -> None:
     Thread(target=end, daemon=True).start()
 
 
+def is_small(case: Case) -> bool:
+    """Whether a case is known to be counted without Numba; only the header of its npz is read."""
+    try:
+        with open_probabilities(case.probabilities) as file:
+            return math.prod(file.shape[1:]) <= FEW_VOXELS
+    except InputError:  # it will be raised again when the case is counted
+        return False
+
+
 def _warm_up() -> None:
     """Load the compiled loops, and all else that a case needs, before the first case arrives."""
-    from nnunet_meep.evaluation.counting.loops import count_voxels
+    from nnunet_meep.evaluation.counting import one_pass  # noqa: F401
+    from nnunet_meep.evaluation.counting.loops import ClassCounter
 
-    none = np.zeros(1, np.bool_)
-    sums = count_voxels(np.zeros(1, np.float32), none, none, 1)
+    counter = ClassCounter(grid(1), np.array([0, 1, 2], np.uint8), score=True)
+    counter.add(np.array([0.25, 0.75], np.float32), np.array([0, 1], np.uint8))
+    sums = class_sums(counter.counted(), tp=1, fp=0, fn=0, voxel_ml=1.0)
     class_metrics(sums, grid(1))
     top_label_metrics(sums.cells, grid(1))
 

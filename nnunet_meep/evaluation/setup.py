@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,11 @@ class Setup:
         )
 
     def outcomes(
-        self, cases: list[Case], processes: int | None, progress: bool
+        self,
+        cases: list[Case],
+        processes: int | None,
+        progress: bool,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Generator[tuple[Case, Finished | InputError], None, None]:
         """Evaluate cases; each with its result, or with the error that there is none.
 
@@ -108,14 +112,18 @@ class Setup:
 
         Args:
             cases: some of the cases, in the order of the results.
-            processes, progress: as for :func:`.evaluate`.
+            processes, progress, meanwhile: as for :func:`.evaluate`.
         """
         if self.job.keep is not None:  # where all cases are kept, nothing else would do it
             remove_left_over(self.job.keep)
         n_processes = processes or os.cpu_count() or 1
-        outcomes = self.job.in_this_process if n_processes == 1 else self.job.in_processes
+        outcomes = (
+            self.job.in_this_process(cases)
+            if n_processes == 1
+            else self.job.in_processes(cases, n_processes, meanwhile)
+        )
         with (
-            closing(outcomes(cases, n_processes)) as in_order,
+            closing(outcomes) as in_order,
             closing(tqdm(in_order, total=len(cases), unit="case", disable=not progress)) as bar,
         ):
             yield from zip(cases, bar, strict=True)

@@ -70,19 +70,16 @@ class Labels:
             segmentation: labels of any dtype, (*shape).
 
         Returns:
-            (*shape), uint8 if that is enough, else uint16.
+            (*shape), uint8 if that is enough, else uint16. It may be ``segmentation`` itself.
 
         Raises:
             UnknownLabels: a label is neither in ``values`` nor the ignore label.
         """
         known = self.values if self.ignore_label is None else (*self.values, self.ignore_label)
         small = np.uint8 if known[-1] < np.iinfo(np.uint8).max else np.uint16
-        labels = np.empty(segmentation.shape, small)
-        for i, part in enumerate(segmentation):  # slice by slice, to stay in the cache
-            with np.errstate(invalid="ignore"):  # a NaN is found below, as it equals no integer
-                labels[i] = part
-            if not np.array_equal(labels[i], part):
-                raise UnknownLabels(np.setdiff1d(segmentation, known))
+        labels = self._as(segmentation, small)
+        if labels is None:
+            raise UnknownLabels(np.setdiff1d(segmentation, known))
         if known == tuple(range(len(known))):
             unknown = labels.max(initial=0) >= len(known)  # the codes are the labels
         else:
@@ -93,6 +90,19 @@ class Labels:
             unknown = labels.max(initial=0) == none
         if unknown:
             raise UnknownLabels(np.setdiff1d(segmentation, known))
+        return labels
+
+    @staticmethod
+    def _as(segmentation: NDArray[Any], dtype: type[np.unsignedinteger]) -> NDArray[Any] | None:
+        """The label map in a small dtype, a copy only if it has another; None if it has others."""
+        if segmentation.dtype == dtype:
+            return segmentation
+        labels = np.empty(segmentation.shape, dtype)
+        for i, part in enumerate(segmentation):  # slice by slice, to stay in the cache
+            with np.errstate(invalid="ignore"):  # a NaN is found below, as it equals no integer
+                labels[i] = part
+            if not np.array_equal(labels[i], part):
+                return None
         return labels
 
     def y_of_code(self, members: Collection[int]) -> NDArray[np.uint8]:

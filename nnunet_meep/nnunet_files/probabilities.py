@@ -35,7 +35,7 @@ SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 RANGE_TOLERANCE = 1e-3
 
 _MAX_HEADER = 1 << 16  # bytes of an npy header; nnU-Net's have 128
-_READ = 1 << 16  # compressed bytes read at a time
+_READ = 1 << 18  # compressed bytes read at a time
 _PARTS_AHEAD = 8  # how many parts may be read before the first is released
 # zlib's fastest level: 0.35 s for 21 MB instead of 1.0 s with numpy's level; files are 4 % larger.
 _COMPRESSION = 1

@@ -12,6 +12,7 @@ from predictions import softmax_case
 from sklearn.metrics import brier_score_loss, f1_score
 
 from nnunet_meep.cli.calib_eval import main
+from nnunet_meep.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -421,3 +422,18 @@ def test_wrong_usage_exits_with_2(two_cases, flags) -> None:
     with pytest.raises(SystemExit) as error:
         main([str(two_cases.gt), str(two_cases.pred), *flags])
     assert error.value.code == 2
+
+
+def test_other_processes_count_the_same_while_this_one_does_something_else(two_cases) -> None:
+    results, calls = [], []
+    for processes in (1, 2):
+        evaluation = evaluate(
+            two_cases.gt,
+            two_cases.pred,
+            rois=["image", "boundary:1"],
+            processes=processes,
+            meanwhile=lambda n=processes: calls.append(n),
+        )
+        results.append(json.dumps(evaluation.to_dict()))
+    assert results[0] == results[1]
+    assert calls == [2]

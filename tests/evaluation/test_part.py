@@ -137,3 +137,11 @@ def test_a_text_that_is_no_part_is_one_line(folder, capsys, text) -> None:
         Part.parse(text)
     if text == "5/4":
         assert text in refused(capsys, folder.gt, folder.pred, "--part", text)
+
+
+def test_a_single_small_case_starts_no_other_process(make_folder, tmp_path, read) -> None:
+    folder = make_folder()
+    folder.add("a", *softmax_case(np.random.default_rng(0), (4, 5, 6)))
+    flags = ["-o", str(tmp_path), "--part", "1/1", "-np", "2", "--no-surface"]
+    assert main([str(folder.gt), str(folder.pred), *flags]) == 0
+    assert read == ["a"]  # here, where it is seen

@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from nnunet_meep.evaluation.counting.loops import count_voxels
+from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.posthoc.binary import (
     MAX_TEMPERATURE,
     NothingToLearn,

@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 from scipy.stats import entropy
 
 from nnunet_meep.evaluation.counting.bins import grid
-from nnunet_meep.evaluation.counting.loops import count_voxels
+from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.evaluation.metrics.scores import class_metrics
 from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
 from nnunet_meep.losses.regularized import LossParts

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +26,7 @@ from nnunet_meep.evaluation.counting.bins import (
     Grid,
     RoiSums,
 )
-from nnunet_meep.evaluation.counting.loops import (
-    ClassCounter,
-    ClassCounts,
-    class_sums,
-    compare_with_largest,
-    count_pairs,
-    take_larger,
-)
+from nnunet_meep.evaluation.counting.class_counts import ClassCounts, class_sums, loops_for
 from nnunet_meep.evaluation.counting.reference import Reference
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.counting.surface import bounding_box, surface_distances_mm
@@ -75,7 +69,7 @@ class CaseCounts:
         file: ProbabilityFile | ProbabilityArray,
     ) -> None:
         self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
-        self.n_voxels = n_voxels = reference.codes.size
+        n_voxels = reference.codes.size
         self._has_regions = labels.is_region_based
         # Codes to count for each ROI. crop is counted as image; its padding is subtracted later.
         self.codes = {
@@ -94,6 +88,7 @@ class CaseCounts:
         self._sum_tolerance = SUM_TOLERANCE[file.dtype.name]
         finds_padding = any(r.without_padding for r in rois)
         self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
+        self.loops = loops_for(n_voxels)
         self._lanes = [_LaneCounts(self) for _ in range(N_LANES)]
 
     @property
@@ -129,7 +124,7 @@ class CaseCounts:
             self._follow(p, part.channel, voxels, lane, is_last)
         if is_last:
             for name, codes in self.codes.items():
-                count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
+                self.loops.count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
 
     def _follow(
         self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts, is_last: bool
@@ -140,7 +135,7 @@ class CaseCounts:
             if len(total):
                 total[:] = p
             return
-        n_both, n_off = compare_with_largest(p, largest, total, self._sum_tolerance)
+        n_both, n_off = self.loops.compare_with_largest(p, largest, total, self._sum_tolerance)
         if n_off and is_last:
             sums = total if len(total) else largest + p
             lane.sum_error = max(lane.sum_error, float(np.abs(sums - 1).max()))
@@ -148,14 +143,14 @@ class CaseCounts:
             both = np.flatnonzero((p > 0.5) & (largest > 0.5))
             loser = np.where(p[both] > largest[both], winner[both], channel)
             self._count_top(lane.losers, np.minimum(p, largest)[both], loser, both, voxels)
-        n_unsure = take_larger(p, channel, largest, winner)
+        n_unsure = self.loops.take_larger(p, channel, largest, winner)
         if n_unsure and is_last:
             unsure = np.flatnonzero(largest <= 0.5)
             self._count_top(lane.unsure, largest[unsure], winner[unsure], unsure, voxels)
 
     def _count_top(
         self,
-        counters: dict[str, ClassCounter],
+        counters: dict[str, Any],
         p: NDArray,
         channel: NDArray,
         where: NDArray[np.intp],
@@ -172,6 +167,7 @@ class CaseCounts:
         Raises:
             InputError: values are not finite, outside [0, 1], or do not sum to 1 over the classes.
         """
+        self._largest = self._total = np.zeros(0)  # not needed any more
         path = self._file.path
         refuse_values(
             path,
@@ -187,7 +183,6 @@ class CaseCounts:
         Args:
             codes: codes of the segmentation, (*shape).
         """
-        self._largest = self._total = np.zeros(0)  # not needed any more
         n, values = 0, self.labels.values
         code_of = np.array([values.index(v) for v in self.segmented_label], codes.dtype)
         winner = self.winner.reshape(codes.shape, order=self._file.order)
@@ -207,7 +202,7 @@ class CaseCounts:
         if not self._is_argmax:
             shape = self.labels.ignored_code + 1, len(self.segmented_label)
             pairs = np.zeros(shape, np.int64)
-            count_pairs(self.codes_in(roi), self.winner, pairs)
+            self.loops.count_pairs(self.codes_in(roi), self.winner, pairs)
             return pairs
         pairs = np.sum([lane.pairs[roi.counted_as] for lane in self._lanes], axis=0)
         if padding is not None:
@@ -297,7 +292,6 @@ class CaseCounts:
         """Surface distances of each class over the whole image."""
         codes, labels = self._reference.codes, self.labels
         winner = self.winner.reshape(codes.shape, order=self._file.order)
-        self._largest = self._total = np.zeros(0)  # not needed any more
         result = []
         for i in range(len(labels.classes)):
             y = labels.y_of_code(labels.members(i))[codes]
@@ -314,10 +308,10 @@ class _LaneCounts:
         self._grid, self._of_channel = case.grid, case.of_channel
         labels, rois = case.labels, case.codes
         right = np.array([0, 1, 2], np.uint8)
-        self._n_voxels = case.n_voxels
+        self._loops = case.loops
         # The Brier score and NLL of the background are not reported.
         self._unscored = () if labels.is_region_based else (0,)
-        self._counters: dict[tuple[int, str], ClassCounter] = {}
+        self._counters: dict[tuple[int, str], Any] = {}
         self.counted: dict[tuple[int, str], ClassCounts] = {}
         self.unsure = {name: self._counter(right, score=False) for name in rois}
         self.losers = {name: self._counter(right, score=False) for name in rois}
@@ -328,8 +322,8 @@ class _LaneCounts:
         self.low, self.high = 0.0, 1.0
         self.sum_error = 0.0
 
-    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> ClassCounter:
-        return ClassCounter(self._grid, y_of_code, score=score, n_voxels=self._n_voxels)
+    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> Any:
+        return self._loops.ClassCounter(self._grid, y_of_code, score=score)
 
     def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
         """Count a part in an ROI; see :meth:`ClassCounter.add`."""

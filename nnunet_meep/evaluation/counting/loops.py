@@ -1,4 +1,4 @@
-"""The compiled loops over voxels.
+"""The compiled loops over voxels, for all images but those of few voxels.
 
 :class:`ClassCounter` sorts probabilities into the cells of :mod:`.bins` as they are read.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -17,15 +16,13 @@ from numpy.typing import NDArray
 from nnunet_meep.evaluation.counting.bins import (
     CELLS_PER_OCTAVE,
     CLIP,
-    FEW_VOXELS,
     HALF_CELL,
     LOG2_COEFFICIENTS,
     N_LOGIT_CELLS,
     Cells,
-    ClassSums,
     Grid,
-    grid,
 )
+from nnunet_meep.evaluation.counting.class_counts import ClassCounts
 from nnunet_meep.nnunet_files.probabilities import RANGE_TOLERANCE
 
 # Voxels are processed in blocks that stay in the cache. Likelihoods are multiplied before the
@@ -39,10 +36,12 @@ _SPREAD = 8
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # With NumPy's error model, divisions are not checked for 0, so that they can be vectorized.
+    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(function, nogil=True, cache=True)
+        return numba.njit(function, cache=True, **options)
     except RuntimeError:  # no writable cache folder: compile again in every process
-        return numba.njit(function, nogil=True)
+        return numba.njit(function, **options)
 
 
 _A, _B, _C, _D, _E, _F = (np.float32(c) for c in LOG2_COEFFICIENTS)
@@ -73,15 +72,14 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
     first_saturated = len(count) // 2 - 2 * _SPREAD
     nowhere = 2 * (first_saturated - 1)
     width = 1.0 / n_bins
-    n_bad = 0
-    n_clipped = 0
+    last_bin = n_bins - 1.0
+    n_outside = 0
     log_sum = 0.0
     for start in range(0, len(p), _BLOCK):
         n = min(_BLOCK, len(p) - start)
         for j in range(n):
             x = np.float64(p[start + j])
-            n_bad += not (x >= -RANGE_TOLERANCE and x <= 1 + RANGE_TOLERANCE)
-            n_clipped += (x < 0) | (x > 1)
+            n_outside += 0 if (x >= 0) & (x <= 1) else 1
             x = min(max(x, 0.0), 1.0)
             value[j] = x
             odds[j] = np.float32(max(x, CLIP)) / np.float32(max(1 - x, CLIP))
@@ -93,16 +91,17 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
             t = odds[j] - _ONE
             log2 = (((((_F * t + _E) * t + _D) * t + _C) * t + _B) * t + _A) * t
             position = (exponent[j] + log2) * _PER_OCTAVE + _HALF
-            cell = np.int64(min(max(position, np.float32(0)), _LAST))
-            # Edges are at k * width, exactly as from numpy's linspace; the last one is 1.
+            cell = np.floor(min(max(position, np.float32(0)), _LAST))
+            # Edges are at k * width, exactly as from numpy's linspace; the last one is 1. k is a
+            # float, because most processors cannot convert vectors of float64 to int64.
             x = value[j]
-            k = np.int64(x * n_bins)
-            k -= x <= k * width
-            k += x > (k + 1) * width
-            k = min(max(k, 0), n_bins - 1)
-            cell += 3 * (k + (x > 0.5)) + 1
+            k = np.floor(x * n_bins)
+            k -= 1.0 if x <= k * width else 0.0
+            k += 1.0 if x > (k + 1.0) * width else 0.0
+            k = min(max(k, 0.0), last_bin) + (1.0 if x > 0.5 else 0.0)
+            inside = np.int32(np.float64(cell) + 3.0 * k + 1.0)
             saturated = first_saturated + (j & (_SPREAD - 1)) + (_SPREAD if x >= 1 else 0)
-            slot[j] = 2 * (cell if (x > 0) & (x < 1) else saturated)
+            slot[j] = 2 * (inside if (x > 0) & (x < 1) else saturated)
         for j in range(n):
             y = y_of_code[codes[start + j]]
             i = slot[j] + y if y < 2 else nowhere
@@ -136,6 +135,12 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
     sums[0] += minus.sum()
     sums[1] += plus.sum()
     sums[2] += log_sum
+    n_bad = 0
+    n_clipped = 0
+    if n_outside:
+        for i in range(len(p)):
+            n_bad += not (p[i] >= -RANGE_TOLERANCE and p[i] <= 1 + RANGE_TOLERANCE)
+            n_clipped += (p[i] < 0) | (p[i] > 1)
     return n_bad, n_clipped
 
 
@@ -224,33 +229,17 @@ def count_pairs(
     _count_pairs(a, b, table)
 
 
-@dataclass(frozen=True)
-class ClassCounts:
-    """Result of a :class:`ClassCounter`; see ``ClassSums``. Without ``score`` the sums are 0."""
-
-    cells: Cells
-    squared_minus: float
-    squared_plus: float
-    log_likelihood: float
-
-
 class ClassCounter:
     """Counts the voxels of one class, part by part of the image."""
 
-    def __init__(
-        self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool, n_voxels: int
-    ) -> None:
+    def __init__(self, grid: Grid, y_of_code: NDArray[np.uint8], *, score: bool) -> None:
         """Start with no voxels counted.
 
         Args:
             grid: the cells.
             y_of_code: for each code 1 (the class), 0 (another class), or 2 (ignored).
             score: also sum squared errors and the log likelihood.
-            n_voxels: upper limit for the number of voxels; if small, cells are divided into parts.
         """
-        self._voxels: list[tuple[NDArray[np.float64], NDArray[np.uint8]]] | None = None
-        if n_voxels <= FEW_VOXELS:
-            self._voxels = []
         self._n_bins, self._score, self._y_of_code = grid.n_bins, score, y_of_code
         n_slots = grid.n_cells + 1 + 2 * _SPREAD
         self._count = np.zeros((n_slots, 2), np.int64)
@@ -269,10 +258,6 @@ class ClassCounter:
             The number of values that are NaN or outside [0, 1] by more than ``RANGE_TOLERANCE`` (if
             not 0, the sums are invalid), and the number of values that were clipped.
         """
-        if self._voxels is not None:
-            y = self._y_of_code[codes]
-            exact = np.nan_to_num(p[y < 2].astype(np.float64))
-            self._voxels.append((np.clip(exact, 0, 1), y[y < 2]))
         return _count(
             p,
             codes,
@@ -286,10 +271,6 @@ class ClassCounter:
 
     def counted(self) -> ClassCounts:
         """The counts so far."""
-        if self._voxels is not None:
-            none = (np.zeros(0), np.zeros(0, np.uint8))
-            p, y = (np.concatenate(parts) for parts in zip(none, *self._voxels, strict=True))
-            return ClassCounts(Cells.from_voxels(p, y, self._n_bins), *self._sums.tolist())
         count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
         zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
         count[0], count[-1], sum_p[-1] = zeros, ones, ones
@@ -297,48 +278,3 @@ class ClassCounter:
             Cells.from_dense(count, sum_p),
             *self._sums.tolist(),
         )
-
-
-def count_voxels(
-    p: NDArray[np.floating], y: NDArray[np.bool_], predicted: NDArray[np.bool_], n_bins: int
-) -> ClassSums:
-    """The sums of one class for voxels in memory; the volume of a voxel is taken as 1 ml.
-
-    Args:
-        p: probabilities of the class in [0, 1], (N,).
-        y: whether the voxel has the class in the reference, (N,).
-        predicted: whether it has the class in the segmentation, (N,).
-        n_bins: number of bins, 1 to ``MAX_BINS``.
-
-    Raises:
-        ValueError: values of p are not probabilities.
-    """
-    counter = ClassCounter(grid(n_bins), np.array([0, 1], np.uint8), score=True, n_voxels=len(p))
-    exact = np.ascontiguousarray(p, np.float64 if p.dtype == np.float64 else np.float32)
-    n_bad, _ = counter.add(exact, y.astype(np.uint8))
-    if n_bad:
-        raise ValueError(f"p: expected probabilities in [0, 1], found {n_bad} values that are none")
-    tp = int(np.count_nonzero(predicted & y))
-    return class_sums(
-        counter.counted(),
-        tp=tp,
-        fp=int(np.count_nonzero(predicted)) - tp,
-        fn=int(np.count_nonzero(y)) - tp,
-        voxel_ml=1.0,
-    )
-
-
-def class_sums(counted: ClassCounts, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
-    """Combine the counts of a class's probabilities and of its segmentation."""
-    return ClassSums(
-        tp=tp,
-        fp=fp,
-        fn=fn,
-        squared_plus=counted.squared_plus,
-        squared_minus=counted.squared_minus,
-        log_likelihood=counted.log_likelihood,
-        volume_true_ml=(tp + fn) * voxel_ml,
-        volume_pred_ml=(tp + fp) * voxel_ml,
-        volume_expected_ml=math.fsum(counted.cells.sum_p.flat) * voxel_ml,
-        cells=counted.cells,
-    )

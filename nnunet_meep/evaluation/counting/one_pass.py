@@ -57,9 +57,10 @@ def sum_case(
     counts = count_case(case, labels, reference, n_bins, rois)
     n_not_argmax = None
     if reference.segmentation is not None:
-        n_not_argmax = counts.compare_segmentation(reference.segmentation)
+        codes = reference.segmentation.unpacked()
+        n_not_argmax = counts.compare_segmentation(codes)
         if n_not_argmax and segmentation == FILE:
-            counts.take_segmentation(reference.segmentation)
+            counts.take_segmentation(codes)
     return CaseSums(
         case.name,
         counts.n_clipped,

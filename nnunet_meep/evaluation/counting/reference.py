@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
@@ -28,6 +28,8 @@ from nnunet_meep.nnunet_files.labels import Labels
 #: or the labels that follow from the probabilities by nnU-Net's rule.
 FILE, ARGMAX = "file", "argmax"
 
+_PIECE = 1 << 20  # bytes decompressed at a time
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -38,47 +40,75 @@ class Reference:
         restricted: {name of an ROI: ``codes``, with ``ignored_code`` outside of the ROI}.
             ``image`` and ``crop`` are not in it; both are counted over the whole image.
         spacing_mm: size of a voxel along each axis of ``shape``.
-        segmentation: the predicted segmentation, (*shape); None if there is no file.
+        segmentation: the predicted segmentation, packed; None if there is no file.
     """
 
     codes: NDArray[np.unsignedinteger]
     restricted: dict[str, NDArray[np.unsignedinteger]]
     spacing_mm: tuple[float, ...]
-    segmentation: NDArray[np.unsignedinteger] | None
+    segmentation: PackedCodes | None
 
     def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
         """The codes to count for some ROIs: {``Roi.counted_as``: codes (*shape)}."""
         names = {r.counted_as for r in rois}
         return {name: self.restricted.get(name, self.codes) for name in sorted(names)}
 
-    def save(self, path: Path) -> None:
-        """Write the label maps for :meth:`load_and_remove`, which may run in another process."""
-        arrays: dict[str, Any] = {f"roi:{name}": c for name, c in self.restricted.items()}
-        np.savez(path, codes=self.codes, spacing_mm=self.spacing_mm, **arrays)
-        if self.segmentation is not None:
-            np.save(_beside(path), self.segmentation)
+    def packed(self) -> PackedReference:
+        """The same for another process, which costs less than writing and reading a file."""
+        return PackedReference(
+            PackedCodes.of(self.codes),
+            {name: PackedCodes.of(codes) for name, codes in self.restricted.items()},
+            self.spacing_mm,
+            self.segmentation,
+        )
+
+
+@dataclass(frozen=True)
+class PackedCodes:
+    """A compressed label map. Most of them shrink to about 1 %, as neighbours have the same label.
+
+    Attributes:
+        data: a zlib stream.
+        shape, dtype: of the label map.
+    """
+
+    data: bytes
+    shape: tuple[int, ...]
+    dtype: str
 
     @classmethod
-    def load_and_remove(cls, path: Path) -> Reference:
-        """Read what :meth:`save` wrote and delete the files."""
-        with np.load(path, allow_pickle=False) as archive:
-            restricted = {
-                name.removeprefix("roi:"): archive[name]
-                for name in archive.files
-                if name.startswith("roi:")
-            }
-            codes, spacing_mm = archive["codes"], tuple(archive["spacing_mm"].tolist())
-        path.unlink()
-        segmentation = None
-        if (other := _beside(path)).exists():
-            # Memory-mapped: it is not needed before the steps that take most memory are over.
-            segmentation = np.load(other, mmap_mode="r", allow_pickle=False)
-            other.unlink()
-        return cls(codes, restricted, spacing_mm, segmentation)
+    def of(cls, codes: NDArray[np.unsignedinteger]) -> PackedCodes:
+        """Compress a label map."""
+        return cls(
+            isal_zlib.compress(np.ascontiguousarray(codes), 1), codes.shape, str(codes.dtype)
+        )
+
+    def unpacked(self) -> NDArray[np.unsignedinteger]:
+        """The label map, (*shape)."""
+        codes = np.empty(math.prod(self.shape), self.dtype)
+        target, done = codes.view(np.uint8).data, 0
+        stream, data = isal_zlib.decompressobj(), self.data
+        while done < len(target):
+            piece = stream.decompress(data, _PIECE)
+            data = stream.unconsumed_tail
+            target[done : done + len(piece)] = piece
+            done += len(piece)
+        return codes.reshape(self.shape)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".segmentation.npy")
+@dataclass(frozen=True)
+class PackedReference:
+    """A :class:`Reference` with compressed label maps."""
+
+    codes: PackedCodes
+    restricted: dict[str, PackedCodes]
+    spacing_mm: tuple[float, ...]
+    segmentation: PackedCodes | None
+
+    def unpacked(self) -> Reference:
+        """The reference."""
+        restricted = {name: packed.unpacked() for name, packed in self.restricted.items()}
+        return Reference(self.codes.unpacked(), restricted, self.spacing_mm, self.segmentation)
 
 
 def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Reference:
@@ -87,13 +117,10 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
     Raises:
         InputError: a file cannot be read, has invalid content, or does not match the reference.
     """
-    segmentation, segmented = None, None
-    with ThreadPoolExecutor(1) as other:  # decompression is half of the work and runs in parallel
-        if case.segmentation is not None:
-            segmented = other.submit(read_codes, case.segmentation, dataset)
-        codes, spacing_mm, grid = read_codes(case.reference, dataset)
-    if case.segmentation is not None and segmented is not None:
-        segmentation, its_spacing_mm, its_grid = segmented.result()
+    codes, spacing_mm, grid = read_codes(case.reference, dataset)
+    segmentation = None
+    if case.segmentation is not None:
+        predicted, its_spacing_mm, its_grid = read_codes(case.segmentation, dataset)
         refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
         # Formats without a grid may still have a spacing, in a file beside the image.
         if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
@@ -101,7 +128,9 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
                 f"{case.segmentation}: expected voxels of {spacing_mm} mm like {case.reference}, "
                 f"got {its_spacing_mm}"
             )
-        _refuse_segmentation(case.segmentation, segmentation, case, dataset, codes.shape)
+        _refuse_segmentation(case.segmentation, predicted, case, dataset, codes.shape)
+        segmentation = PackedCodes.of(predicted)  # it is not needed before all is counted
+        del predicted
     restricted = {}
     for roi in rois:
         inside = _inside(roi, case, dataset, codes, spacing_mm, grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import Cells, Grid
 
@@ -48,10 +49,12 @@ def risk_coverage(cells: Cells, grid: Grid, *, top_label: bool) -> dict[str, lis
     return {"coverage": COVERAGES.tolist(), "risk": risk.tolist()}
 
 
+#: Up to this n, 1 + 1/2 + ... + 1/n is added up.
+_N_ADDED = 40
+
+
 def aurc_of_cells(cells: Cells) -> float:
     """``aurc``, as defined in :func:`.scores.top_label_metrics`; NaN without voxels."""
-    from scipy.special import digamma
-
     if not len(cells.index):
         return math.nan
     wrong = cells.count[::-1, 0].astype(np.float64)  # the most confident first
@@ -59,6 +62,21 @@ def aurc_of_cells(cells: Cells) -> float:
     n_before, wrong_before = np.cumsum(n) - n, np.cumsum(wrong) - wrong
     # In random order, the first j voxels of a cell include wrong * j / n of its errors on average.
     # This is the sum over j = 1 .. n of (wrong_before + wrong * j / n) / (n_before + j).
-    harmonic = digamma(n_before + n + 1) - digamma(n_before + 1)
+    harmonic = _harmonic(n_before + n) - _harmonic(n_before)
     risk = wrong_before * harmonic + wrong / n * (n - n_before * harmonic)
     return math.fsum(risk) / float(n.sum())
+
+
+def _harmonic(n: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 + 1/2 + ... + 1/n, without Euler's constant, of whole numbers n >= 0.
+
+    The same as ``scipy.special.digamma(n + 1)``, whose import takes longer than evaluating a small
+    case.
+    """
+    added_up = np.cumsum([-np.euler_gamma, *(1 / np.arange(1, _N_ADDED + 1))])
+    few = np.minimum(n, _N_ADDED).astype(np.intp)
+    many = np.maximum(n, _N_ADDED)
+    # Euler and Maclaurin's series; the terms that are left out are smaller than 1e-17.
+    x = 1 / np.square(many)
+    series = np.log(many) + 0.5 / many - x * (1 / 12 - x * (1 / 120 - x * (1 / 252 - x / 240)))
+    return np.where(n <= _N_ADDED, added_up[few], series)

@@ -4,6 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from nnunet_meep.evaluation.counting import few_voxels, loops
 from nnunet_meep.evaluation.counting.bins import (
     FEW_VOXELS,
     MAX_BINS,
@@ -17,7 +18,8 @@ from nnunet_meep.evaluation.counting.bins import (
     grid,
     subcell_index,
 )
-from nnunet_meep.evaluation.counting.loops import ClassCounter, ClassCounts, count_voxels
+from nnunet_meep.evaluation.counting.class_counts import ClassCounts, count_voxels
+from nnunet_meep.evaluation.counting.loops import ClassCounter
 from nnunet_meep.evaluation.metrics.calibration import reliability_bins
 from nnunet_meep.evaluation.metrics.scores import class_metrics
 
@@ -46,7 +48,7 @@ def voxels(draw):
 
 
 def count(p, codes, n_bins=15, *, score=True) -> ClassCounts:
-    counter = ClassCounter(grid(n_bins), CODES, score=score, n_voxels=2**30)
+    counter = ClassCounter(grid(n_bins), CODES, score=score)
     n_bad, n_clipped = counter.add(p, codes)
     assert n_bad == n_clipped == 0
     return counter.counted()
@@ -217,13 +219,14 @@ def test_few_voxels_are_counted_in_parts_of_the_same_cells(data) -> None:
     p, y, n_bins = data
     p = p.astype(np.promote_types(p.dtype, np.float32))
     codes = y.astype(np.uint8)
-    few = ClassCounter(grid(n_bins), CODES, score=True, n_voxels=len(p))
+    few = few_voxels.ClassCounter(grid(n_bins), CODES, score=True)
     for part in np.array_split(np.arange(len(p)), 3):
         few.add(p[part], codes[part])
     divided, whole = few.counted(), count(p, codes, n_bins)
     assert np.array_equal(dense(whole.cells, n_bins), dense(divided.cells, n_bins))
     assert divided.cells.sum_p.sum() == pytest.approx(whole.cells.sum_p.sum(), rel=1e-12)
-    assert divided.squared_plus == pytest.approx(whole.squared_plus, rel=1e-12)
+    for name in ("squared_plus", "squared_minus", "log_likelihood"):
+        assert getattr(divided, name) == pytest.approx(getattr(whole, name), rel=1e-12, abs=1e-9)
     assert (np.diff(divided.cells.index) > 0).all()
     mean_p = divided.cells.sum_p.sum(axis=1) / divided.cells.count.sum(axis=1)
     assert (np.diff(mean_p) > -1e-12).all()
@@ -265,7 +268,7 @@ def test_counting_part_by_part_is_counting_at_once(dtype) -> None:
     p = rng.random(5000).round(2).astype(dtype)
     codes = rng.integers(0, 3, 5000).astype(np.uint8)
     whole = count(p, codes)
-    counter = ClassCounter(grid(15), CODES, score=True, n_voxels=2**30)
+    counter = ClassCounter(grid(15), CODES, score=True)
     for part in np.split(np.arange(5000), [1, 1024, 1025, 1041, 3000]):
         counter.add(p[part], codes[part])
     parts = counter.counted()
@@ -296,7 +299,7 @@ def test_ignored_voxels_alone_are_no_voxels(p) -> None:
 
 
 def test_codes_are_translated_to_y() -> None:
-    counter = ClassCounter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True, n_voxels=2**30)
+    counter = ClassCounter(grid(15), np.array([2, 0, 1, 1], np.uint8), score=True)
     counter.add(np.full(10, 0.5), np.repeat(np.arange(4, dtype=np.uint8), [1, 2, 3, 4]))
     assert counter.counted().cells.count.tolist() == [[2, 7]]
 
@@ -331,8 +334,31 @@ def test_what_is_no_probability_is_told(dtype, value, bad, clipped) -> None:
     p = np.full(2500, 0.5, dtype)
     p[::7] = value
     n = len(p[::7])
-    counter = ClassCounter(grid(15), CODES, score=True, n_voxels=2**30)
-    assert counter.add(p, np.zeros(2500, np.uint8)) == (n * bad, n * clipped)
+    for module in (loops, few_voxels):
+        counter = module.ClassCounter(grid(15), CODES, score=True)
+        assert counter.add(p, np.zeros(2500, np.uint8)) == (n * bad, n * clipped)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([np.float32, np.float64]))
+def test_few_voxels_are_followed_as_many_are(seed, two_channels, dtype) -> None:
+    """Largest probability, its channel, sums and pairs of codes, over the channels of an image."""
+    rng = np.random.default_rng(seed)
+    n, n_channels = 300, 2 if two_channels else 4
+    p = rng.dirichlet([0.3] * n_channels, n).T.astype(dtype)
+    p[:, rng.random(n) < 0.2] = 1 / n_channels  # as large as those before
+    p[rng.random(p.shape) < 0.1] = 0.9  # two above 1/2, sums that are wrong
+    a = rng.integers(0, 3, n).astype(np.uint8)
+    results = []
+    for module in (loops, few_voxels):
+        largest, total = p[0].copy(), p[0].copy() if not two_channels else np.zeros(0, dtype)
+        winner, table = np.zeros(n, np.uint8), np.zeros((4, n_channels), np.int64)
+        numbers = []
+        for channel in range(1, n_channels):
+            numbers += [*module.compare_with_largest(p[channel], largest, total, 1e-3)]
+            numbers += [module.take_larger(p[channel], channel, largest, winner)]
+        module.count_pairs(a, winner, table)
+        results.append([numbers, *(x.tolist() for x in (largest, total, winner, table))])
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("value", [np.nan, 1.01, -0.01])

@@ -12,6 +12,8 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from predictions import softmax_case
 from test_evaluate import run
 
+from nnunet_meep.evaluation.counting import class_counts
+from nnunet_meep.evaluation.counting.bins import FEW_VOXELS
 from nnunet_meep.nnunet_files import probabilities as stream
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -22,8 +24,16 @@ EXACT = {"rel": 1e-9, "abs": 1e-12}
 
 @pytest.fixture(autouse=True)
 def _many_parts(monkeypatch) -> None:
-    """As of an image that is much larger: both threads count, and parts end anywhere."""
+    """As of an image that is much larger: two threads count in compiled loops, and parts end
+    anywhere."""
     monkeypatch.setattr(stream, "PART", 41)
+    monkeypatch.setattr(class_counts, "FEW_VOXELS", 0)
+
+
+@pytest.fixture
+def _few_voxels(monkeypatch) -> None:
+    """Count as many voxels as these images really have: in NumPy."""
+    monkeypatch.setattr(class_counts, "FEW_VOXELS", FEW_VOXELS)
 
 
 def softmax_labels(n_classes: int, **more: int) -> dict[str, int]:
@@ -111,6 +121,11 @@ def check_softmax(
 
 
 class TestLabels:
+    @pytest.mark.usefixtures("_few_voxels")
+    @pytest.mark.parametrize("n_classes", [2, 3, 5])
+    def test_of_few_voxels(self, make_folder, tmp_path, n_classes) -> None:
+        self.test_of_few_classes(make_folder, tmp_path, n_classes, seed=0)
+
     @pytest.mark.parametrize("seed", [0, 1])
     @pytest.mark.parametrize("n_classes", [2, 3, 5])
     def test_of_few_classes(self, make_folder, tmp_path, n_classes, seed) -> None:
@@ -215,6 +230,10 @@ class TestRois:
         for flags in ([], ["--segmentation", "argmax"]):  # of nnU-Net's file, and made here
             self.check(run(folder, tmp_path, *flags), p, reference, order)
 
+    @pytest.mark.usefixtures("_few_voxels")
+    def test_overlapping_in_few_voxels(self, make_folder, tmp_path) -> None:
+        self.test_overlapping(make_folder, tmp_path, REGIONS, [1, 2, 3], "C")
+
     def test_with_ignored_voxels(self, make_folder, tmp_path) -> None:
         labels = {**REGIONS, "ignore": 4}
         folder = make_folder(labels, regions_class_order=[1, 2, 3])
@@ -273,6 +292,7 @@ class TestTopLabel:
         result = self.check(make_folder, tmp_path, [[1, 0, 0], [0, 1, 0], [0.2, 0.3, 0.5]])
         assert result["cases"][0]["n_clipped"] == 0
 
+    @pytest.mark.usefixtures("_few_voxels")
     def test_risk_coverage_of_distinct_confidences(self, make_folder, tmp_path) -> None:
         folder = make_folder()
         p, reference = softmax_case(np.random.default_rng(10), SHAPE)

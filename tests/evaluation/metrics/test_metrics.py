@@ -8,17 +8,17 @@ import reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from scipy.special import expit
+from scipy.special import digamma, expit
 from scipy.stats import bootstrap
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from nnunet_meep.evaluation.counting.bins import CLIP, bin_edges, grid
-from nnunet_meep.evaluation.counting.loops import count_voxels
+from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.calibration import reliability_band, reliability_bins
 from nnunet_meep.evaluation.metrics.catalogue import Of, metrics_of
-from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
+from nnunet_meep.evaluation.metrics.risk_coverage import _harmonic, risk_coverage
 from nnunet_meep.evaluation.metrics.scores import (
     cases_not_segmented,
     class_metrics,
@@ -422,6 +422,11 @@ def test_the_worst_prediction_has_all_the_error_there_is() -> None:
     assert metrics["smece"] == pytest.approx(reference.smece(1.0 - Y, Y), abs=1e-4)
     all_missed = of_class(np.zeros(9), np.ones(9, np.bool_))
     assert all_missed["smece"] == pytest.approx(1, abs=1e-6)
+
+
+def test_harmonic_numbers_are_those_of_scipy() -> None:
+    n = np.concatenate([np.arange(3000.0), np.geomspace(3e3, 1e12, 200).round()])
+    np.testing.assert_allclose(_harmonic(n), digamma(n + 1), rtol=1e-14)
 
 
 def test_aurc_without_errors_is_zero_and_with_nothing_else_one() -> None:
