@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_meep.atomic import replacing_files
-from nnunet_meep.evaluation.comparison import COLUMNS, NOT_SEGMENTED, SIGNIFICANT, Comparison
+from nnunet_meep.evaluation.comparison import (
+    COLUMNS,
+    NOT_SEGMENTED,
+    SIGNIFICANT,
+    Comparison,
+    judged,
+)
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv, write_text
@@ -179,25 +185,28 @@ def about_differences(comparison: Comparison) -> str:
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
-    """Mean (std) over cases as text, and whether the mean is the best.
+    """Mean (std) over cases as text, and whether the model is the best.
 
-    Means that are equal after rounding are equally good; if all are equal, none is the best. A
+    The mean distance to 1 follows if models are compared by it. Numbers that are equal after rounding are equally good; if all are equal, none is the best. A
     model that does not segment the class is never the best.
     """
     entry, heading = comparison.summary[model][key][metric], CATALOGUE[metric]
     if math.isnan(entry["mean"]):
         return "-", False
-    text = mean = heading.number(entry["mean"])
+    text = heading.number(entry["mean"])
     if not math.isnan(entry["std"]):
         text += f" ({heading.number(entry['std'])})"
     if entry["n_undefined"]:
         text += f" n={entry['n']}"
-    best = {
-        heading.number(comparison.summary[m][key][metric]["mean"])
-        for m in comparison.best(key, metric)
+    numbers = {
+        m: heading.number(judged(comparison.summary[m][key][metric])) for m in comparison.models
     }
-    means = {heading.number(comparison.summary[m][key][metric]["mean"]) for m in comparison.models}
-    return text, comparison.segments(model, key) and mean in best and len(means) > 1
+    mine = numbers[model]
+    if heading.better is Better.NEAR_ONE:
+        text += f", off by {mine}"
+    best = {numbers[m] for m in comparison.best(key, metric)}
+    is_best = comparison.segments(model, key) and mine in best
+    return text, is_best and len(set(numbers.values())) > 1
 
 
 def note(comparison: Comparison, model: str, key: str) -> str:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from tqdm import tqdm
 
 from nnunet_meep import __version__
-from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.comparison import Comparison, judged
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.report.case_choice import RANKED_BY, ranked_cases
@@ -171,10 +171,13 @@ def _class_title(comparison: Comparison, key: str) -> str:
 
 
 def _differences(comparison: Comparison) -> dict[str, Any]:
-    """The table of differences, with the mean of the model that each row is about."""
+    """The table of differences, with the mean of the model that each row is about.
+
+    For metrics whose best value is 1 it is the mean distance to 1, whose difference is shown.
+    """
     means = [
         (CATALOGUE[metric].number(mean), mean)
-        if not math.isnan(mean := comparison.summary[model][key][metric]["mean"])
+        if not math.isnan(mean := judged(comparison.summary[model][key][metric]))
         else ("-", "")
         for key in comparison.classes
         for metric in columns(comparison, key)
