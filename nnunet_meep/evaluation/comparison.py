@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
 from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
+from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.result_format import TOP_LABEL, malformed, none_to_nan
 from nnunet_meep.evaluation.results import Evaluation, RoiResult
 
@@ -288,6 +289,15 @@ def values_of_trainings(
             if case in by_case:
                 row[i] = _value(by_case[case], key, metric)
     return values
+
+
+def not_segmenting(trainings: Sequence[Evaluation], cases: Sequence[str], key: str) -> list[int]:
+    """Which of the trainings do not segment a class: Dice is 0 wherever the reference has it."""
+    dice, brier_plus = (
+        values_of_trainings(trainings, cases, key, metric).tolist()
+        for metric in ("dice", "brier_plus")
+    )
+    return [i for i in range(len(trainings)) if cases_not_segmented(dice[i], brier_plus[i])]
 
 
 def _value(result: RoiResult, key: str, metric: str) -> float:

@@ -30,8 +30,7 @@ from nnunet_meep.evaluation.report.comparison_tables import (
     TOO_SMALL,
     about_differences,
     cell,
-    difference_head,
-    difference_rows,
+    difference_table,
     note,
 )
 from nnunet_meep.evaluation.report.figures import save_figure
@@ -49,7 +48,12 @@ from nnunet_meep.evaluation.report.training_panels import (
     training_curves,
     training_dots,
 )
-from nnunet_meep.evaluation.report.verdict import columns, short_verdict, verdict_sentences
+from nnunet_meep.evaluation.report.verdict import (
+    columns,
+    not_segmented,
+    short_verdict,
+    verdict_sentences,
+)
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 
 if TYPE_CHECKING:
@@ -105,7 +109,8 @@ def render(
         colors=[PAGE_COLORS[i % len(PAGE_COLORS)] for i in range(len(comparison.models))],
         classes={key: _class_title(comparison, key) for key in comparison.classes},
         verdict=short_verdict(comparison),
-        sentences=verdict_sentences(comparison),
+        sentences=_in_words(comparison),
+        not_segmented=not_segmented(comparison),
         warnings=list(warnings),
         reliability=reliability_panels(comparison, bins),
         geometry=GEOMETRY,
@@ -159,6 +164,17 @@ def _table(comparison: Comparison, key: str) -> dict[str, Any]:
     }
 
 
+def _in_words(comparison: Comparison) -> list[str]:
+    """The verdict on each metric in the tables; nothing as long as none is better or worse."""
+    shown = {
+        comparison.verdict(model, key, metric)
+        for model in comparison.differences
+        for key in comparison.classes
+        for metric in columns(comparison, key)
+    }
+    return verdict_sentences(comparison) if {"better", "worse"} & shown else []
+
+
 def _cell(comparison: Comparison, model: str, key: str, metric: str) -> dict[str, Any]:
     text, best = cell(comparison, model, key, metric)
     value = _value(comparison.summary[model][key][metric]["mean"])
@@ -173,26 +189,31 @@ def _class_title(comparison: Comparison, key: str) -> str:
 def _differences(comparison: Comparison) -> dict[str, Any]:
     """The table of differences, with the mean of the model that each row is about.
 
-    For metrics whose best value is 1 it is the mean distance to 1, whose difference is shown.
+    For metrics whose best value is 1 it is the mean distance to 1, whose difference is shown. The
+    page folds the table if there are too few cases for any corrected p to be small.
     """
-    means = [
-        (CATALOGUE[metric].number(mean), mean)
-        if not math.isnan(mean := judged(comparison.summary[model][key][metric]))
-        else ("-", "")
+    if not comparison.differences:
+        return {"rows": []}
+    shown = [
+        (model, key, metric)
         for key in comparison.classes
         for metric in columns(comparison, key)
         for model in comparison.differences
     ]
+    head, *texts = difference_table(comparison)
     rows = []
-    for row, mean in zip(difference_rows(comparison), means, strict=True):
-        key, metric, model, *others = row
+    for (model, key, metric), row in zip(shown, texts, strict=True):
+        class_name, heading, _, *others = row
+        mean = judged(comparison.summary[model][key][metric])
+        text = "-" if math.isnan(mean) else CATALOGUE[metric].number(mean)
         numbers = [(t, "" if t in ("-", TOO_SMALL) else t.split(" ")[0]) for t in others]
-        rows.append([(model, model), (key, key), (metric, metric), mean, *numbers])
-    key, metric, model, *others = difference_head(comparison)
+        names = [(name, name) for name in (model, class_name, heading)]
+        rows.append([*names, (text, "" if math.isnan(mean) else mean), *numbers])
     return {
         "about": about_differences(comparison),
-        "head": [model, key, metric, "mean", *others],
+        "head": ["model", *head[:2], "mean", *head[3:]],
         "rows": rows,
+        "folded": "p (Holm)" not in head,
     }
 
 

@@ -61,10 +61,14 @@ def provenance(comparison: Comparison) -> dict[str, Any]:
 
 
 def training_names(trainings: Sequence[Evaluation]) -> list[str]:
-    """What tells the trainings of a model apart: the parts of their folders that differ."""
+    """What tells trainings of a model apart: seeds and folds, or else parts of their folders."""
     parts = [[p for f in t.sources.pred_folders for p in f.parts] for t in trainings]
     common = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(p for p in of_one if p not in common) for of_one in parts]
+    of_numbers = [re.findall(r"_?(seed|fold)_?(\d+)", name) for name in names]
+    in_words = [", ".join(" ".join(pair) for pair in pairs) for pairs in of_numbers]
+    if len(set(in_words)) == len(in_words) and all(in_words):
+        return in_words
     if len(set(names)) < len(names) or not all(names):
         return [f"training {i}" for i in range(1, len(trainings) + 1)]
     return names

@@ -52,7 +52,12 @@ def test_trainings_are_named_by_what_differs_in_their_folders() -> None:
     (of_seeds,) = compared(
         {"m": [result(f"p/T_seed{seed}/fold_0") for seed in (1, 2)]}
     ).evaluations.values()
-    assert training_names(of_seeds) == ["T_seed1", "T_seed2"]
+    assert training_names(of_seeds) == ["seed 1", "seed 2"]
+    folders = ["p/T_seed1/fold_0", "p/T_seed1/fold_1", "p/T_seed2/fold_0"]
+    (both,) = compared({"m": list(map(result, folders))}).evaluations.values()
+    assert training_names(both) == ["seed 1, fold 0", "seed 1, fold 1", "seed 2, fold 0"]
+    (of_names,) = compared({"m": [result("p/a"), result("p/b")]}).evaluations.values()
+    assert training_names(of_names) == ["a", "b"]
     (same,) = compared({"m": [result("p"), result("p")]}).evaluations.values()
     assert training_names(same) == ["training 1", "training 2"]
 
