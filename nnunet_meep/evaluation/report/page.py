@@ -33,8 +33,9 @@ from nnunet_meep.evaluation.report.comparison_tables import (
     difference_table,
     note,
 )
+from nnunet_meep.evaluation.report.curves import MEANINGS, TITLES
 from nnunet_meep.evaluation.report.figures import save_figure
-from nnunet_meep.evaluation.report.plots import PAGE_COLORS
+from nnunet_meep.evaluation.report.plots import MARKERS, PAGE_COLORS
 from nnunet_meep.evaluation.report.provenance import page_title, provenance, settings_tables
 from nnunet_meep.evaluation.report.reliability_panels import (
     GEOMETRY,
@@ -114,6 +115,7 @@ def render(
         warnings=list(warnings),
         reliability=reliability_panels(comparison, bins),
         geometry=GEOMETRY,
+        markers=[path for _, path in MARKERS],
         tables=[_table(comparison, key) for key in comparison.classes],
         differences=_differences(comparison),
         pictures=_pictures({n: p for n, p in pictures.items() if n in PICTURES}, progress),
@@ -124,6 +126,11 @@ def render(
         dots=training_dots(comparison),
         curves=training_curves(curves, comparison.models),
         costs=training_costs(curves),
+        curve_definitions={
+            key: (TITLES[key], MEANINGS[key])
+            for key in MEANINGS
+            if any(t["values"].get(key) for ts in curves.values() for t in ts)
+        },
         settings=settings_tables(comparison),
         definitions={
             metric: heading
@@ -224,7 +231,7 @@ def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list
         for name in pictures
     }
     panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
-    for name, key, text in tqdm(panels, desc="report", disable=not progress):
+    for name, key, text in tqdm(panels, desc="pictures of the page", disable=not progress):
         uri = _svg(pictures[name].draw([key], ""))
         rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
     return list(rendered.values())
@@ -266,8 +273,15 @@ def _data(comparison: Comparison, bins: dict[str, Any]) -> dict[str, Any]:
         "columns": {key: columns(comparison, key) for key in comparison.classes},
         "models": list(comparison.models),
         "roi": describe(comparison.roi),
-        "settings": {
-            model: [training.settings for training in trainings]
+        "folders": {
+            model: [
+                pair
+                for training in trainings
+                for pair in (
+                    *(("predictions", str(folder)) for folder in training.sources.pred_folders),
+                    ("references", str(training.sources.gt_folder)),
+                )
+            ]
             for model, trainings in comparison.evaluations.items()
         },
         "cases": list(comparison.cases),
