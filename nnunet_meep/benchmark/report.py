@@ -152,10 +152,20 @@ def _curves(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> list[dict
         {
             "name": result.name,
             "values": result.curves,
-            "costs": {name: result.cost[key] for name, key in _COSTS.items() if key in result.cost},
+            "costs": {
+                **{name: result.cost[key] for name, key in _COSTS.items() if key in result.cost},
+                **_trained_with(result),
+            },
         }
         for result, _ in trainings
     ]
+
+
+def _trained_with(result: TrainingResult) -> dict[str, str]:
+    """The versions that matter for a training; nothing if they are not known."""
+    names = {"nnunetv2": "nnU-Net", "torch": "torch"}
+    found = [f"{names[n]} {result.versions[n]}" for n in names if n in result.versions]
+    return {"trained with": ", ".join(found)} if found else {}
 
 
 def _images(raw: Path, comparison: Comparison) -> Path | None:

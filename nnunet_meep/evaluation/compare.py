@@ -38,11 +38,10 @@ from nnunet_meep.evaluation.comparison import (
     FOREGROUND,
     HEADLINE,
     Comparison,
+    not_segmenting,
     shown_tests,
-    values_of_trainings,
 )
 from nnunet_meep.evaluation.folds import Folds
-from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.model_statistics import Model, correct, tables
 from nnunet_meep.evaluation.notes import counted, file_notes, named, of_models
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
@@ -213,12 +212,7 @@ def _not_segmented(
     trainings: Sequence[Evaluation], cases: Sequence[str], keys: Sequence[str]
 ) -> dict[str, int]:
     """Class key: number of trainings that do not segment it, without classes where it is 0."""
-    found = {}
-    for key in keys:
-        dice, brier_plus = (
-            values_of_trainings(trainings, cases, key, metric) for metric in ("dice", "brier_plus")
-        )
-        found[key] = sum(map(bool, map(cases_not_segmented, dice, brier_plus)))
+    found = {key: len(not_segmenting(trainings, cases, key)) for key in keys}
     return {key: n for key, n in found.items() if n}
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
 from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
+from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.result_format import TOP_LABEL, malformed, none_to_nan
 from nnunet_meep.evaluation.results import Evaluation, RoiResult
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 #: The format of ``comparison.json``.
-SCHEMA = 4
+SCHEMA = 5
 SIGNIFICANT = 0.05
 NOT_SEGMENTED = "not segmented"
 #: The key of means over all classes but background.
@@ -45,7 +46,7 @@ _NUMBER = (int, float, type(None))
 _INTERVALS = {"ci95": [_NUMBER], "ci95_trainings": [_NUMBER]}
 _SUMMARY_KINDS = {
     **dict.fromkeys(("mean", "std", "median", "n", "n_undefined"), _NUMBER),
-    **dict.fromkeys(("n_trainings", "training_std"), _NUMBER),
+    **dict.fromkeys(("n_trainings", "training_std", "distance"), _NUMBER),
     **_INTERVALS,
 }
 _TEST_KINDS = {
@@ -81,7 +82,8 @@ class Comparison:
             :func:`.interval_over_trainings` (that over cases for a model that was trained once);
             ``n_trainings``, the number of trainings in which the metric is defined for any case;
             ``training_std``, the standard deviation of the trainings' means over cases (NaN for a
-            single one), which for folds contains the spread of their cases.
+            single one), which for folds contains the spread of their cases; ``distance``, the mean
+            over cases of the distance to 1, of metrics whose best value is 1 (NaN for others).
         differences: by other model, class key and metric: ``mean``, ``ci95`` and ``n`` of the
             difference to the first model over the cases where both are defined (for metrics whose
             best value is 1, the difference between their distances to 1); ``ci95_trainings`` (that
@@ -151,15 +153,16 @@ class Comparison:
         return max(self.n_trainings[model], self.n_trainings[self.models[0]]) > 1
 
     def best(self, key: str, metric: str) -> set[str]:
-        """The models with the best mean of a metric, among those that segment the class.
+        """The models with the best mean (:func:`judged`) among those that segment the class.
 
         Empty if the metric has no best value, or if none of these models has a mean.
         """
         if CATALOGUE[metric].better is Better.NEITHER:
             return set()
         candidates = [m for m in self.models if self.segments(m, key)]
-        means = {m: self.summary[m][key][metric]["mean"] for m in candidates}
-        loss = {m: _loss(metric, value) for m, value in means.items() if not math.isnan(value)}
+        means = {m: judged(self.summary[m][key][metric]) for m in candidates}
+        sign = -1 if CATALOGUE[metric].better is Better.HIGHER else 1
+        loss = {m: sign * value for m, value in means.items() if not math.isnan(value)}
         return {m for m, value in loss.items() if value == min(loss.values())}
 
     def verdict(self, model: str, key: str, metric: str) -> str:
@@ -254,6 +257,11 @@ class Comparison:
                     yield [model, self.roi, key, self.classes[key], metric, *row]
 
 
+def judged(entry: Mapping[str, Any]) -> float:
+    """By which number of a summary models are compared: the mean distance to 1, if it has one."""
+    return float(entry["mean"] if math.isnan(entry["distance"]) else entry["distance"])
+
+
 def without_0(interval: Sequence[float]) -> bool:
     """Whether an interval does not contain 0; False if it is NaN."""
     low, high = interval
@@ -281,6 +289,15 @@ def values_of_trainings(
             if case in by_case:
                 row[i] = _value(by_case[case], key, metric)
     return values
+
+
+def not_segmenting(trainings: Sequence[Evaluation], cases: Sequence[str], key: str) -> list[int]:
+    """Which of the trainings do not segment a class: Dice is 0 wherever the reference has it."""
+    dice, brier_plus = (
+        values_of_trainings(trainings, cases, key, metric).tolist()
+        for metric in ("dice", "brier_plus")
+    )
+    return [i for i in range(len(trainings)) if cases_not_segmented(dice[i], brier_plus[i])]
 
 
 def _value(result: RoiResult, key: str, metric: str) -> float:
@@ -326,10 +343,3 @@ def _damage(content: Any) -> str:
                 if problem := malformed(entry, kinds, f"{metric} of {model}"):
                     return problem
     return ""
-
-
-def _loss(metric: str, value: float) -> float:
-    better = CATALOGUE[metric].better
-    if better is Better.NEAR_ONE:
-        return abs(value - 1)
-    return -value if better is Better.HIGHER else value

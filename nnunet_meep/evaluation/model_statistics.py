@@ -82,7 +82,9 @@ def _summaries(model: Repeated, near_one: NDArray[np.bool_]) -> list[dict[str, A
     for i, n_trainings in enumerate(model.n_trainings.tolist()):
         summary = over_cases(per_case[:, i].tolist())
         std = _training_std(model.values[..., i])
-        entries.append({**summary, "n_trainings": n_trainings, "training_std": std})
+        distance = mean_of_defined(np.abs(per_case[:, i] - 1)) if near_one[i] else math.nan
+        of_trainings = {"n_trainings": n_trainings, "training_std": std}
+        entries.append({**summary, **of_trainings, "distance": float(distance)})
     return _with_intervals(entries, [model], near_one)
 
 

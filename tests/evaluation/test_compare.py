@@ -15,6 +15,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.metrics.repeated import Repeated, interval_over_trainings
+from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.result_format import nan_to_none
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.evaluation.stored_results import read_evaluation
@@ -445,6 +446,22 @@ def test_a_ratio_is_compared_by_its_distance_to_one() -> None:
     test = compared({"a": a, "b": b}).differences["b"]["top_label"]
     # 0.4 - 0.5, 0.1 - 0.2, 0.4 - 0.1
     assert test["error_rate_ratio"]["mean"] == pytest.approx(0.1 / 3)
+
+
+def test_a_ratio_that_is_right_on_average_alone_is_not_the_best() -> None:
+    a = result({"x": [0.9, 0, 1], "y": [0.7, 0, 1]})
+    b = result({"x": [0.5, 0, 1], "y": [1.5, 0, 1]})
+    comparison = compared({"a": a, "b": b})
+    ratios = {m: comparison.summary[m]["top_label"]["error_rate_ratio"] for m in "ab"}
+    assert (ratios["a"]["mean"], ratios["b"]["mean"]) == pytest.approx((0.8, 1.0))
+    assert (ratios["a"]["distance"], ratios["b"]["distance"]) == pytest.approx((0.2, 0.5))
+    assert comparison.best("top_label", "error_rate_ratio") == {"a"}
+    texts = [tables.cell(comparison, m, "top_label", "error_rate_ratio") for m in "ab"]
+    assert texts == [("0.80 (0.14), off by 0.20", True), ("1.00 (0.71), off by 0.50", False)]
+    difference = comparison.differences["b"]["top_label"]["error_rate_ratio"]["mean"]
+    assert difference == pytest.approx(0.5 - 0.2)
+    again = Comparison.from_dict(json.loads(json.dumps(nan_to_none(comparison.to_dict()))))
+    assert again.best("top_label", "error_rate_ratio") == {"a"}
 
 
 def test_the_verdict_knows_what_is_better() -> None:

@@ -16,7 +16,10 @@ class Better(Enum):
 
     HIGHER = "Higher is better."
     LOWER = "Lower is better."
-    NEAR_ONE = "1 is right; below 1 the network is overconfident."
+    NEAR_ONE = (
+        "1 is right; below 1 the network is overconfident. Models are compared by how far their "
+        'cases are from 1 on average ("off by" in tables).'
+    )
     NEITHER = ""  # for information only, not compared between models
 
 

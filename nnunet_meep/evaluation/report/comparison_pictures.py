@@ -19,6 +19,7 @@ from nnunet_meep.evaluation.report.figures import (
 from nnunet_meep.evaluation.report.plots import (
     BLUE,
     color_of,
+    marker_of,
     plain,
     plot_agreement,
     plot_risk_coverage,
@@ -90,7 +91,8 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
                         scale * comparison.values(model, key, metric)
                         for metric in (actual, expected)
                     )
-                    plot_agreement(ax, x, y, label=plain(model), color=color_of(i))
+                    style = {"color": color_of(i), "marker": marker_of(i)}
+                    plot_agreement(ax, x, y, label=plain(model), **style)
                 ax.set(xlabel=f"true {words}", ylabel=f"expected {words}")
             label_left_and_legend(figure, axes)
             return figure

@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunet_meep.atomic import replacing_files
-from nnunet_meep.evaluation.comparison import COLUMNS, NOT_SEGMENTED, SIGNIFICANT, Comparison
+from nnunet_meep.evaluation.comparison import (
+    COLUMNS,
+    NOT_SEGMENTED,
+    SIGNIFICANT,
+    Comparison,
+    judged,
+)
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv, write_text
@@ -64,7 +70,7 @@ def terminal(comparison: Comparison) -> str:
         rows = _rows(comparison, key, lambda text, best: f"*{text}" if best else text)
         blocks.append(f"{title(key, name)}\n{text_table(rows, n_left=1)}")
     if comparison.differences:
-        rows = [difference_head(comparison), *difference_rows(comparison)]
+        rows = difference_table(comparison)
         blocks.append(f"{about_differences(comparison)}\n\n{text_table(rows, n_left=3)}")
     return "\n\n".join(blocks)
 
@@ -80,7 +86,7 @@ def markdown(comparison: Comparison) -> str:
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         blocks += [f"**{title(key, name)}**", markdown_table(rows)]
     if comparison.differences:
-        rows = [difference_head(comparison), *difference_rows(comparison)]
+        rows = difference_table(comparison)
         blocks += [about_differences(comparison), markdown_table(rows, n_left=3)]
     # Names come from files: none of them is a tag of HTML.
     return re.sub(r"<(?=[a-zA-Z/!?])", r"\<", "\n\n".join(blocks)) + "\n"
@@ -153,51 +159,83 @@ def _any_repeated(comparison: Comparison) -> bool:
 
 #: Shown instead of a p that could not be below 0.05, whatever the difference.
 TOO_SMALL = "n too small"
+#: What cells hold that say nothing.
+_NOTHING = {TOO_SMALL, "-", ""}
+
+
+def difference_table(comparison: Comparison) -> list[list[str]]:
+    """:func:`difference_head` and :func:`difference_rows`, without columns that say nothing."""
+    head, rows = difference_head(comparison), difference_rows(comparison)
+    kept = [i for i in range(len(head)) if i < 5 or {row[i] for row in rows} - _NOTHING]
+    return [[row[i] for i in kept] for row in (head, *rows)]
 
 
 def about_differences(comparison: Comparison) -> str:
     """The caption of the table of differences, with the number of tests p is corrected for."""
+    head, *rows = difference_table(comparison)
+    tests = counted(comparison.n_tests, "test")
     text = (
         "Differences to the first model, paired by case: mean, 95 % interval over cases (BCa "
-        "bootstrap), p of Wilcoxon's signed-rank test, alone and Holm-corrected over the "
-        f"{counted(comparison.n_tests, 'test')} of this table."
+        "bootstrap)"
     )
+    if "p" in head:
+        text += ", p of Wilcoxon's signed-rank test"
+    if "p (Holm)" in head:
+        text += f", alone and Holm-corrected over the {tests} of this table"
+    text += "."
     if _any_repeated(comparison):
         text += (
             f" These take the trainings as they are. The interval {OVER_TRAININGS} (rescaling "
-            "bootstrap, t) also tells whether other trainings would give the same. Beyond chance: "
-            f"p (Holm) is below {SIGNIFICANT}, and this interval, if given, does not contain 0."
+            "bootstrap, t) also tells whether other trainings would give the same."
+        )
+    if "beyond chance" in head:
+        text += (
+            f" Beyond chance: p (Holm) is below {SIGNIFICANT}, and this interval, if given, does "
+            "not contain 0."
         )
     if 1 in comparison.n_trainings.values():
         text += f" {trainings_sentence(comparison)}"
-    if any(TOO_SMALL in row for row in difference_rows(comparison)):
-        text += (
-            f' "{TOO_SMALL}": with so few cases p cannot be below {SIGNIFICANT}, whatever the '
-            "difference; the interval still stands."
-        )
-    return text
+    return text + _about_too_small(head, rows, tests)
+
+
+def _about_too_small(head: Sequence[str], rows: Sequence[Sequence[str]], tests: str) -> str:
+    """Why a p is not shown, in single rows or in none; empty if all are shown."""
+    cannot = f"cannot be below {SIGNIFICANT}, whatever the difference"
+    if "p" not in head:
+        text = f" p is left out: with so few cases it {cannot}."
+    elif "p (Holm)" not in head:
+        text = f" p (Holm) is left out: with so few cases and {tests} it {cannot}."
+    elif any(TOO_SMALL in row for row in rows):
+        text = f' "{TOO_SMALL}": with so few cases this p {cannot}.'
+    else:
+        return ""
+    return f"{text} An interval without 0 is no proof then: over few cases it is often too narrow."
 
 
 def cell(comparison: Comparison, model: str, key: str, metric: str) -> tuple[str, bool]:
-    """Mean (std) over cases as text, and whether the mean is the best.
+    """Mean (std) over cases as text, and whether the model is the best.
 
-    Means that are equal after rounding are equally good; if all are equal, none is the best. A
-    model that does not segment the class is never the best.
+    The mean distance to 1 follows if models are compared by it. Numbers that are equal after
+    rounding are equally good; if all are equal, none is the best. A model that does not segment
+    the class is never the best.
     """
     entry, heading = comparison.summary[model][key][metric], CATALOGUE[metric]
     if math.isnan(entry["mean"]):
         return "-", False
-    text = mean = heading.number(entry["mean"])
+    text = heading.number(entry["mean"])
     if not math.isnan(entry["std"]):
         text += f" ({heading.number(entry['std'])})"
     if entry["n_undefined"]:
         text += f" n={entry['n']}"
-    best = {
-        heading.number(comparison.summary[m][key][metric]["mean"])
-        for m in comparison.best(key, metric)
+    numbers = {
+        m: heading.number(judged(comparison.summary[m][key][metric])) for m in comparison.models
     }
-    means = {heading.number(comparison.summary[m][key][metric]["mean"]) for m in comparison.models}
-    return text, comparison.segments(model, key) and mean in best and len(means) > 1
+    mine = numbers[model]
+    if heading.better is Better.NEAR_ONE:
+        text += f", off by {mine}"
+    best = {numbers[m] for m in comparison.best(key, metric)}
+    is_best = comparison.segments(model, key) and mine in best
+    return text, is_best and len(set(numbers.values())) > 1
 
 
 def note(comparison: Comparison, model: str, key: str) -> str:
@@ -264,10 +302,10 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _interval(heading: Metric, ends: Sequence[float]) -> str:
-    """Both ends with their signs, or one number if they are equal after rounding."""
+    """Both ends with their signs."""
     if any(map(math.isnan, ends)):
         return "-"
-    return " to ".join(dict.fromkeys(heading.number(end, "+") for end in ends))
+    return " to ".join(heading.number(end, "+") for end in ends)
 
 
 def _p(p: float, *smallest: float) -> str:

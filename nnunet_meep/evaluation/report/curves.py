@@ -22,6 +22,16 @@ TITLES = {
     "lambda": "lambda, the weight of the term",
     "unexpected_errors": "share of unexpected errors (average)",
 }
+#: Key of a curve: what it is.
+MEANINGS = {
+    "loss": "Mean over the training patches of an epoch, without the term.",
+    "dice": "nnU-Net's own estimate of Dice during the training, over voxels of random validation "
+    "patches: for a look at the training, not for comparisons.",
+    "lambda": "How strongly the term counts beside the segmentation loss.",
+    "unexpected_errors": "1 - expected / actual errors on validation patches, averaged over the "
+    "latest epochs. Near 1 the network expects none of its errors (overconfident); at 0 as many "
+    "as it makes; below 0 more than it makes (underconfident).",
+}
 
 
 def curves_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> Figure:

@@ -53,15 +53,12 @@ function explain(model, key, metric) {
     ["mean over cases", of(entry.mean)],
     ["standard deviation", of(entry.std)],
     ["median", of(entry.median)],
-    // One number where both ends read the same, and one "-" where there is no interval.
-    ["95 % interval of the mean (BCa bootstrap over cases)", [...new Set(entry.ci95.map(of))].join(" to ")],
+    ["95 % interval of the mean (BCa bootstrap over cases)", entry.ci95[0] === null ? "-" : entry.ci95.map(of).join(" to ")],
     ["cases", entry.n_undefined ? `${entry.n}, undefined in ${entry.n_undefined} more` : entry.n],
   ];
   if (entry.training_std !== null) pairs.push(["standard deviation over trainings", of(entry.training_std)]);
-  pairs.push(["voxels", data.roi]);
-  for (const settings of data.settings[model])
-    for (const [name, value] of Object.entries(settings))
-      if (name !== "rois") pairs.push([name, Array.isArray(value) ? value.join(", ") : String(value)]);
+  if (entry.distance !== null) pairs.push(["mean distance to 1", of(entry.distance)]);
+  pairs.push(["voxels", data.roi], ...data.folders[model]);
   show(`${data.metrics[metric].text}: ${model}, ${data.classes[key]}`,
     element("p", data.metrics[metric].what), rowsOf(pairs));
 }
@@ -76,7 +73,7 @@ document.addEventListener("click", (event) => {
   } else if (target.matches("button[data-rank]")) oneCase(ranked(target.dataset.rank));
   else if (target.matches("a.what")) {
     event.preventDefault();
-    const metric = target.hash.slice("#def-".length);
-    show(data.metrics[metric].text, element("p", data.metrics[metric].what));
+    const heading = byId(target.hash.slice(1));
+    show(heading.textContent, element("p", heading.nextElementSibling.textContent));
   } else if (target.matches("dialog, dialog .close")) byId("dialog").close();
 });

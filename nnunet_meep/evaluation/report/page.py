@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from tqdm import tqdm
 
 from nnunet_meep import __version__
-from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.comparison import Comparison, judged
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.report.case_choice import RANKED_BY, ranked_cases
@@ -30,12 +30,12 @@ from nnunet_meep.evaluation.report.comparison_tables import (
     TOO_SMALL,
     about_differences,
     cell,
-    difference_head,
-    difference_rows,
+    difference_table,
     note,
 )
+from nnunet_meep.evaluation.report.curves import MEANINGS, TITLES
 from nnunet_meep.evaluation.report.figures import save_figure
-from nnunet_meep.evaluation.report.plots import PAGE_COLORS
+from nnunet_meep.evaluation.report.plots import MARKERS, PAGE_COLORS
 from nnunet_meep.evaluation.report.provenance import page_title, provenance, settings_tables
 from nnunet_meep.evaluation.report.reliability_panels import (
     GEOMETRY,
@@ -49,7 +49,12 @@ from nnunet_meep.evaluation.report.training_panels import (
     training_curves,
     training_dots,
 )
-from nnunet_meep.evaluation.report.verdict import columns, short_verdict, verdict_sentences
+from nnunet_meep.evaluation.report.verdict import (
+    columns,
+    not_segmented,
+    short_verdict,
+    verdict_sentences,
+)
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 
 if TYPE_CHECKING:
@@ -105,10 +110,12 @@ def render(
         colors=[PAGE_COLORS[i % len(PAGE_COLORS)] for i in range(len(comparison.models))],
         classes={key: _class_title(comparison, key) for key in comparison.classes},
         verdict=short_verdict(comparison),
-        sentences=verdict_sentences(comparison),
+        sentences=_in_words(comparison),
+        not_segmented=not_segmented(comparison),
         warnings=list(warnings),
         reliability=reliability_panels(comparison, bins),
         geometry=GEOMETRY,
+        markers=[path for _, path in MARKERS],
         tables=[_table(comparison, key) for key in comparison.classes],
         differences=_differences(comparison),
         pictures=_pictures({n: p for n, p in pictures.items() if n in PICTURES}, progress),
@@ -119,6 +126,11 @@ def render(
         dots=training_dots(comparison),
         curves=training_curves(curves, comparison.models),
         costs=training_costs(curves),
+        curve_definitions={
+            key: (TITLES[key], MEANINGS[key])
+            for key in MEANINGS
+            if any(t["values"].get(key) for ts in curves.values() for t in ts)
+        },
         settings=settings_tables(comparison),
         definitions={
             metric: heading
@@ -159,6 +171,17 @@ def _table(comparison: Comparison, key: str) -> dict[str, Any]:
     }
 
 
+def _in_words(comparison: Comparison) -> list[str]:
+    """The verdict on each metric in the tables; nothing as long as none is better or worse."""
+    shown = {
+        comparison.verdict(model, key, metric)
+        for model in comparison.differences
+        for key in comparison.classes
+        for metric in columns(comparison, key)
+    }
+    return verdict_sentences(comparison) if {"better", "worse"} & shown else []
+
+
 def _cell(comparison: Comparison, model: str, key: str, metric: str) -> dict[str, Any]:
     text, best = cell(comparison, model, key, metric)
     value = _value(comparison.summary[model][key][metric]["mean"])
@@ -171,25 +194,33 @@ def _class_title(comparison: Comparison, key: str) -> str:
 
 
 def _differences(comparison: Comparison) -> dict[str, Any]:
-    """The table of differences, with the mean of the model that each row is about."""
-    means = [
-        (CATALOGUE[metric].number(mean), mean)
-        if not math.isnan(mean := comparison.summary[model][key][metric]["mean"])
-        else ("-", "")
+    """The table of differences, with the mean of the model that each row is about.
+
+    For metrics whose best value is 1 it is the mean distance to 1, whose difference is shown. The
+    page folds the table if there are too few cases for any corrected p to be small.
+    """
+    if not comparison.differences:
+        return {"rows": []}
+    shown = [
+        (model, key, metric)
         for key in comparison.classes
         for metric in columns(comparison, key)
         for model in comparison.differences
     ]
+    head, *texts = difference_table(comparison)
     rows = []
-    for row, mean in zip(difference_rows(comparison), means, strict=True):
-        key, metric, model, *others = row
+    for (model, key, metric), row in zip(shown, texts, strict=True):
+        class_name, heading, _, *others = row
+        mean = judged(comparison.summary[model][key][metric])
+        text = "-" if math.isnan(mean) else CATALOGUE[metric].number(mean)
         numbers = [(t, "" if t in ("-", TOO_SMALL) else t.split(" ")[0]) for t in others]
-        rows.append([(model, model), (key, key), (metric, metric), mean, *numbers])
-    key, metric, model, *others = difference_head(comparison)
+        names = [(name, name) for name in (model, class_name, heading)]
+        rows.append([*names, (text, "" if math.isnan(mean) else mean), *numbers])
     return {
         "about": about_differences(comparison),
-        "head": [model, key, metric, "mean", *others],
+        "head": ["model", *head[:2], "mean", *head[3:]],
         "rows": rows,
+        "folded": "p (Holm)" not in head,
     }
 
 
@@ -200,7 +231,7 @@ def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list
         for name in pictures
     }
     panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
-    for name, key, text in tqdm(panels, desc="report", disable=not progress):
+    for name, key, text in tqdm(panels, desc="pictures of the page", disable=not progress):
         uri = _svg(pictures[name].draw([key], ""))
         rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
     return list(rendered.values())
@@ -242,8 +273,15 @@ def _data(comparison: Comparison, bins: dict[str, Any]) -> dict[str, Any]:
         "columns": {key: columns(comparison, key) for key in comparison.classes},
         "models": list(comparison.models),
         "roi": describe(comparison.roi),
-        "settings": {
-            model: [training.settings for training in trainings]
+        "folders": {
+            model: [
+                pair
+                for training in trainings
+                for pair in (
+                    *(("predictions", str(folder)) for folder in training.sources.pred_folders),
+                    ("references", str(training.sources.gt_folder)),
+                )
+            ]
             for model, trainings in comparison.evaluations.items()
         },
         "cases": list(comparison.cases),

@@ -40,7 +40,10 @@ function readBin() {
     const row = body.insertRow();
     row.append(element("th", model, { scope: "row" }));
     [...(oneRange ? [] : [rangeOf(model)]), share(bins.mean_p[i]), share(bins.mean_y[i]), interval, voxels]
-      .forEach((text, k) => row.append(element("td", text, { "data-label": heads[k + 1] })));
+      .forEach((text, k) => {
+        const label = heads[k + 1], long = label.length + text.length > 26 ? "long" : "";
+        row.append(element("td", text, { "data-label": label, class: `n ${long}` }));
+      });
     if (model !== models[0]) continue;
     const [left, size] = [Number(picture.dataset.left), Number(picture.dataset.size)];
     cursor.setAttribute("x", left + size * from);

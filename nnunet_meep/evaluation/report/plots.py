@@ -31,6 +31,17 @@ PAGE_COLORS = (
     *(("#222222", "#EEEEEE"), ("#882255", "#CF6496"), ("#85852B", "#B5B54A")),
     ("#332288", "#9A8EE8"),
 )
+#: The shapes of the models, for matplotlib and as an SVG path. Their number has no factor in common
+#: with that of the colours, so that models which share one differ in the other.
+MARKERS = (
+    ("o", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z"),
+    ("s", "M-3.6-3.6h7.2v7.2h-7.2Z"),
+    ("D", "M0-5L5 0L0 5L-5 0Z"),
+    ("^", "M0-5L4.6 3.4H-4.6Z"),
+    ("v", "M0 5L4.6-3.4H-4.6Z"),
+    ("P", "M-1.6-4.8h3.2v3.2h3.2v3.2h-3.2v3.2h-3.2v-3.2h-3.2v-3.2h3.2Z"),
+    ("X", "M0-2l3-3 2 2-3 3 3 3-2 2-3-3-3 3-2-2 3-3-3-3 2-2Z"),
+)
 
 
 _MOST_LETTERS = 100
@@ -39,6 +50,11 @@ _MOST_LETTERS = 100
 def color_of(i: int) -> str:
     """The colour of the i-th model."""
     return COLORS[i % len(COLORS)]
+
+
+def marker_of(i: int) -> str:
+    """The shape of the i-th model, as matplotlib names it."""
+    return MARKERS[i % len(MARKERS)][0]
 
 
 def plain(text: str) -> str:
@@ -159,18 +175,25 @@ def plot_risk_coverage(
 
 
 def plot_agreement(
-    ax: Axes, actual: ArrayLike, expected: ArrayLike, *, label: str, color: str = BLUE
+    ax: Axes,
+    actual: ArrayLike,
+    expected: ArrayLike,
+    *,
+    label: str,
+    color: str = BLUE,
+    marker: str = "o",
 ) -> None:
     """Plot what the probabilities predict for each case against the true value, with the diagonal.
 
     Args:
         ax: where to draw; call again with another colour to overlay models.
         actual, expected: one value >= 0 for each case; NaN is left out.
-        label, color: of the points.
+        label, color, marker: of the points, which are open: those below others are seen.
     """
     if not ax.get_lines():
         ax.axline((0, 0), slope=1, ls="--", color=GREY, linewidth=1, label="expected = true")
-    ax.plot(actual, expected, "o", color=color, markersize=4, alpha=0.6, label=label)
+    style: dict[str, Any] = {"markersize": 5, "markerfacecolor": "none", "markeredgewidth": 1.1}
+    ax.plot(actual, expected, marker, color=color, label=label, **style)
     points = np.concatenate([line.get_xydata() for line in ax.get_lines()[1:]])
     if np.isfinite(points).any():
         low, high = np.nanmin(points), np.nanmax(points)

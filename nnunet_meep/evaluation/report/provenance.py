@@ -18,6 +18,33 @@ from nnunet_meep.evaluation.results import Evaluation
 _MOST_NAMED = 3
 #: Settings that :func:`provenance` lists as folders.
 _FOLDERS = ("gt_folder", "pred_folder")
+#: How the page calls the settings.
+_WORDS = {
+    "rois": "voxels",
+    "bins": "bins of reliability and ECE",
+    "segmentation": "Dice, distances and volumes are of",
+    "surface": "surface distances",
+    "cases": "chosen cases (--cases)",
+    "chill": "cases that cannot be evaluated",
+    "reader": "image reader",
+    "dataset_json": "dataset.json",
+    "plans_json": "plans.json",
+    "bootstrap": "intervals over cases",
+    "bootstrap_resamples": "resamples of the bootstrap",
+    "bootstrap_seed": "seed of the bootstrap",
+    "nll_clip": "smallest p in the NLL",
+    "version": "evaluated with nnunet-meep",
+}
+#: How it says some of their values.
+_SAID = {
+    ("cases", "null"): "all",
+    ("chill", "true"): "are left out",
+    ("chill", "false"): "are an error",
+    ("segmentation", "file"): "the segmentation files",
+    ("segmentation", "argmax"): "the argmax of the probabilities",
+    ("bootstrap", "BCa"): "BCa bootstrap",
+}
+_SAID_OF_ANY = {"null": "-", "true": "yes", "false": "no"}
 
 
 def page_title(comparison: Comparison) -> str:
@@ -40,7 +67,7 @@ def provenance(comparison: Comparison) -> dict[str, Any]:
         "facts": [
             ("Data set", ", ".join(_datasets(comparison)) or "not named in the results"),
             ("Cases", f"{len(comparison.cases)}, {describe(comparison.roi)}"),
-            ("Trainings", str(len(trainings))),
+            ("Trainings", _counted_once(trainings)),
             ("Date", f"compared {datetime.date.today().isoformat()}{evaluated}"),
             ("Versions", f"nnunet-meep {__version__}, evaluated with {', '.join(versions)}"),
         ],
@@ -60,18 +87,35 @@ def provenance(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _counted_once(trainings: Sequence[Evaluation]) -> str:
+    """The number of trainings: several calibrations of one, and the one without, are one."""
+    seen: set[tuple[str, str]] = set()
+    n = 0
+    for t in trainings:
+        made = {(case, f.get("uncalibrated", f["probabilities"])) for case, f in t.files.items()}
+        n += not seen & made
+        seen |= made
+    return str(n) if n == len(trainings) else f"{n}; rows with a calibration are of the same ones"
+
+
 def training_names(trainings: Sequence[Evaluation]) -> list[str]:
-    """What tells the trainings of a model apart: the parts of their folders that differ."""
+    """What tells trainings of a model apart: seeds and folds, or else parts of their folders."""
     parts = [[p for f in t.sources.pred_folders for p in f.parts] for t in trainings]
     common = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(p for p in of_one if p not in common) for of_one in parts]
+    of_numbers = [re.findall(r"_?(seed|fold)_?(\d+)", name) for name in names]
+    in_words = [", ".join(" ".join(pair) for pair in pairs) for pairs in of_numbers]
+    if len(set(in_words)) == len(in_words) and all(in_words):
+        return in_words
     if len(set(names)) < len(names) or not all(names):
         return [f"training {i}" for i in range(1, len(trainings) + 1)]
     return names
 
 
 def settings_tables(comparison: Comparison) -> dict[str, Any]:
-    """Settings that are the same for all trainings, and a table of those that differ; no folders.
+    """Settings that are the same for all trainings, and a table of those that differ, in words.
+
+    Folders are not among them.
 
     Returns:
         ``same``, pairs of a name and a text; ``head`` and ``rows`` (model, training, texts).
@@ -83,11 +127,13 @@ def settings_tables(comparison: Comparison) -> dict[str, Any]:
     ]
     every = dict.fromkeys(name for *_, settings in trainings for name in settings)
     names = [name for name in every if name not in _FOLDERS]
-    texts = {name: [_text(settings.get(name)) for *_, settings in trainings] for name in names}
+    texts = {
+        name: [_text(name, settings.get(name)) for *_, settings in trainings] for name in names
+    }
     differ = [name for name in names if len(set(texts[name])) > 1]
     return {
-        "same": [(name, texts[name][0]) for name in names if name not in differ],
-        "head": differ,
+        "same": [(_WORDS.get(n, n), texts[n][0]) for n in names if n not in differ],
+        "head": [_WORDS.get(name, name) for name in differ],
         "rows": [
             (model, training, [texts[name][i] for name in differ])
             for i, (model, training, _) in enumerate(trainings)
@@ -96,12 +142,11 @@ def settings_tables(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _text(setting: Any) -> str:
-    if setting is None:
-        return "-"
+def _text(name: str, setting: Any) -> str:
     if isinstance(setting, list):
-        return ", ".join(map(str, setting))
-    return json.dumps(setting).strip('"')
+        return ", ".join(describe(roi) if name == "rois" else str(roi) for roi in setting)
+    text = json.dumps(setting).strip('"')
+    return _SAID.get((name, text), _SAID_OF_ANY.get(text, text))
 
 
 def _datasets(comparison: Comparison) -> list[str]:

@@ -41,7 +41,7 @@ def reliability_bins_of(
     """
     found: dict[str, dict[str, dict[str, list[float]]]] = {key: {} for key in comparison.classes}
     pairs = [(key, model) for key in comparison.classes for model in comparison.models]
-    for key, model in tqdm(pairs, desc="report", disable=not progress):
+    for key, model in tqdm(pairs, desc="reliability", disable=not progress):
         of_model = layer(comparison, model, key)
         low = high = np.full(len(of_model.bins["count"]), np.nan)
         if len(of_model.per_case) > 1:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Colours by Okabe and Ito.
 _REFERENCE, _SEGMENTED = "#E69F00", "#56B4E9"
-#: By the kinds of :func:`.error_kinds`.
-ERROR_COLORS = ("#FFFFFF", "#0072B2", "#D55E00", "#999999")
+#: By the kinds of :func:`.error_kinds`; none is the colour of one of the first models.
+ERROR_COLORS = ("#FFFFFF", "#6A3D9A", "#D4B000", "#999999")
 #: Margin around the class.
 _MARGIN_MM = 15.0
 #: In inches. A layout engine would shift the columns with a colour bar against the others.

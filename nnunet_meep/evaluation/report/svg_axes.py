@@ -26,11 +26,11 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
-    def ticks(self, n: int = 4) -> list[tuple[float, str]]:
-        """About ``n`` round values between the ends: coordinate and text of each."""
+    def ticks(self, n: int = 4, *, whole: bool = False) -> list[tuple[float, str]]:
+        """About ``n`` round, or whole, values between the ends: coordinate and text of each."""
         from matplotlib.ticker import MaxNLocator
 
-        values = [float(v) for v in MaxNLocator(n).tick_values(self.low, self.high)]
+        values = [float(v) for v in MaxNLocator(n, integer=whole).tick_values(self.low, self.high)]
         return [(self(v), f"{v:.6g}") for v in values if self.low <= v <= self.high]
 
 

@@ -119,7 +119,11 @@ def _is_number(value: Any) -> bool:
 
 
 def training_curves(curves: Curves, models: Sequence[str]) -> list[dict[str, Any]]:
-    """For each curve its ``name``, the ticks of both axes, and ``lines``: model, training, path."""
+    """What the template draws for each curve.
+
+    Returns:
+        ``key`` and ``name``, the ticks of both axes, and ``lines``: model, training, path.
+    """
     found = dict.fromkeys(n for ts in curves.values() for t in ts for n in t["values"])
     panels = []
     for curve in found:
@@ -134,11 +138,12 @@ def training_curves(curves: Curves, models: Sequence[str]) -> list[dict[str, Any
         up = scale_around((v for *_, values in lines for v in values), _HEIGHT - 36, 8)
         panels.append(
             {
+                "key": curve,
                 "name": TITLES.get(curve, curve),
                 "width": _WIDTH,
                 "height": _HEIGHT,
                 "left": _LEFT,
-                "x_ticks": [tick for tick in across.ticks() if float(tick[1]) >= 0],
+                "x_ticks": [tick for tick in across.ticks(whole=True) if 0 <= float(tick[1]) < n],
                 "y_ticks": up.ticks(),
                 "lines": [
                     (i, name, path([(across(k), up(v)) for k, v in enumerate(values)]))

@@ -10,12 +10,14 @@ from nnunet_meep.evaluation.comparison import (
     NOT_SEGMENTED,
     SIGNIFICANT,
     Comparison,
+    not_segmenting,
     shown,
     without_0,
 )
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
 from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.evaluation.report.provenance import training_names
 from nnunet_meep.evaluation.result_format import TOP_LABEL
 
 #: Two models are about equally good if the 95 % interval of their difference is within this share
@@ -23,6 +25,8 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL
 LEVEL = 0.05
 #: or, for Dice, within this difference.
 LEVEL_DICE = 0.01
+#: Stands for the models of which a sentence is true.
+_MODEL = "\0"
 _WORDS = {
     "better": ("better", "than"),
     "worse": ("worse", "than"),
@@ -34,18 +38,84 @@ def short_verdict(comparison: Comparison) -> list[str]:
     """The verdict for the top of a report, on the few metrics of :data:`.HEADLINE`.
 
     Returns:
-        For each model but the first, two or three short sentences: in which metrics it is better
-        than the first one, in which it is worse or about as good, and in which this is not known.
-        Last, how often the models were trained, see :func:`trainings_sentence`.
+        First the classes that models do not segment, see :func:`not_segmented`, and which models
+        are not compared therefore. For each other model but the first, two or three short
+        sentences: in which metrics it is better than the first one, in which it is worse or about
+        as good, and in which this is not known; one sentence for all for which there are too few
+        cases. Last, how often the models were trained, see :func:`trainings_sentence`.
 
         If one of the two was trained several times, a model is better or worse if the 95 % interval
         over trainings and cases does not contain 0 (each metric on its own); otherwise if that over
         cases does not, and p, corrected for the tests of the headline, is below 0.05. It is about
         as good if the interval is within 5 % of the first model's mean (for Dice, within 0.01).
     """
+    first, *others = comparison.models
+    missing = comparison.not_segmented
+    said: dict[str, list[str]] = {}
+    for model in () if first in missing else others:
+        if model not in missing:
+            said.setdefault(_in_short(comparison, model), []).append(model)
     return [
-        *(_in_short(comparison, model) for model in comparison.models[1:]),
+        *not_segmented(comparison),
+        *_not_compared(comparison),
+        *(text.replace(_MODEL, _listed(models, "or")) for text, models in said.items()),
         trainings_sentence(comparison),
+    ]
+
+
+def not_segmented(comparison: Comparison) -> list[str]:
+    """The classes that models do not segment, and in which trainings; equal ones are put together.
+
+    The trainings are named if the comparison holds its evaluations.
+    """
+    n_classes = len(set(comparison.classes) - {TOP_LABEL})
+    said: dict[tuple[str, str], list[str]] = {}
+    for model, found in comparison.not_segmented.items():
+        for n in sorted(set(found.values()), reverse=True):
+            keys = [key for key in found if found[key] == n]
+            what, them = _listed([title(key, comparison.classes[key]) for key in keys]), "them"
+            if len(keys) == 1 or len(keys) == n_classes:
+                what, them = "any class" if len(keys) == n_classes > 1 else what, "it"
+            where = _in_trainings(comparison, model, keys)
+            said.setdefault((f"{what}{where}", them), []).append(model)
+    return [
+        f"{_listed(models)} {'does' if len(models) == 1 else 'do'} not segment {what}: Dice is 0 "
+        f"wherever the reference has {them}."
+        for (what, them), models in said.items()
+    ]
+
+
+def _in_trainings(comparison: Comparison, model: str, keys: Sequence[str]) -> str:
+    """`` in 1 of 3 trainings (seed 1)``; nothing if it is all of them."""
+    n, of = comparison.not_segmented[model][keys[0]], comparison.n_trainings[model]
+    if n == of:
+        return ""
+    trainings = comparison.evaluations.get(model, ())
+    which = [not_segmenting(trainings, comparison.cases, key) for key in keys] if trainings else []
+    names = (
+        [training_names(trainings)[i] for i in which[0]] if len(set(map(tuple, which))) == 1 else []
+    )
+    return f" in {n} of {of} trainings" + f" ({_listed(names)})" * bool(names)
+
+
+def _not_compared(comparison: Comparison) -> list[str]:
+    """Which models the verdict leaves out, because not every class is segmented."""
+    first, *others = comparison.models
+    missing = [model for model in others if model in comparison.not_segmented]
+    if not others or not comparison.not_segmented:
+        return []
+    what = f"does not compare {_listed(missing, 'or')} with {first}"
+    if first in comparison.not_segmented:
+        what = f"compares no model with {first}"
+    plain = [
+        model
+        for model in comparison.not_segmented
+        if not any(training.calibrators for training in comparison.evaluations.get(model, ()))
+    ]
+    enough = " Was the training long enough?" * bool(plain)
+    return [
+        f'So this verdict {what}; the tables show the numbers all the same, with "{NOT_SEGMENTED}" '
+        f"in place of better or worse.{enough}"
     ]
 
 
@@ -83,6 +153,7 @@ def _in_folds(comparison: Comparison, model: str) -> str:
 
 
 def _in_short(comparison: Comparison, model: str) -> str:
+    """What the verdict says of a model; in what it may say of several, the name is ``_MODEL``."""
     first = comparison.models[0]
     found: dict[str, list[tuple[str, str]]] = {}
     for key, metric in HEADLINE:
@@ -92,11 +163,12 @@ def _in_short(comparison: Comparison, model: str) -> str:
             found.setdefault(conclusion, []).append((key, metric))
     if not found:
         return f"No metric of the verdict is defined for both {first} and {model}."
-    if NOT_SEGMENTED in found:
-        missing = [m for m in (first, model) if m in comparison.not_segmented]
+    if list(found) == [""] and _is_too_small(comparison, model):
+        unknown = _listed([_name(*where) for where in found[""]], "or")
+        n = len(comparison.cases)
         return (
-            f"{model} is not compared with {first}: not every class is segmented by "
-            f"{_listed(missing)}."
+            f"{counted(n, 'case')} {'is' if n == 1 else 'are'} too few to tell whether {_MODEL} "
+            f"differs from {first} in {unknown}."
         )
 
     def numbers(conclusion: str) -> str:
@@ -124,10 +196,8 @@ def _in_short(comparison: Comparison, model: str) -> str:
 
 
 def _conclusion(comparison: Comparison, model: str, key: str, metric: str) -> str:
-    """``better``, ``worse``, ``level``, ``not segmented``, or "" if it is not known."""
+    """``better``, ``worse``, ``level``, or "" if it is not known."""
     first = comparison.models[0]
-    if not (comparison.segments(model, key) and comparison.segments(first, key)):
-        return NOT_SEGMENTED
     test = comparison.headline_differences[model][key][metric]
     low, high = test["ci95_trainings"]
     is_shown = without_0((low, high))
@@ -154,12 +224,17 @@ def _how_many(comparison: Comparison, model: str) -> str:
     return f"{each} and {cases}"
 
 
+def _is_too_small(comparison: Comparison, model: str) -> bool:
+    """Whether there are too few cases for any test of the headline to be significant."""
+    tests = [t for keys in comparison.headline_differences[model].values() for t in keys.values()]
+    return not comparison.repeated(model) and all(
+        too_small(t["p_smallest"], t["p_holm_smallest"]) for t in tests if t["n"]
+    )
+
+
 def _why_not_known(comparison: Comparison, model: str) -> str:
     if comparison.repeated(model):
         return "the 95 % intervals contain 0"
-    tests = [t for keys in comparison.headline_differences[model].values() for t in keys.values()]
-    if all(too_small(t["p_smallest"], t["p_holm_smallest"]) for t in tests if t["n"]):
-        return "these are too few cases"
     n_tests = sum(
         not math.isnan(test["p_holm"])
         for keys in comparison.headline_differences.values()
@@ -189,40 +264,18 @@ def _means(comparison: Comparison, model: str, key: str, metric: str, between: s
 def verdict_sentences(comparison: Comparison) -> list[str]:
     """The conclusions of the tables, in plain sentences.
 
-    First the classes that a model does not segment. Then, for each model but the first, the metrics
-    in which it is better or worse than the first one (:meth:`.Comparison.verdict`); or that no
-    difference is shown, or that n is too small to show one.
+    For each model but the first, the metrics in which it is better or worse than the first one
+    (:meth:`.Comparison.verdict`); one sentence for all of which no difference is shown, and one for
+    all for which n is too small to show one.
     """
-    return [
-        *_not_segmented(comparison),
-        *(_against_first(comparison, model) for model in comparison.models[1:]),
-    ]
-
-
-def _not_segmented(comparison: Comparison) -> list[str]:
-    sentences = []
-    n_classes = len(set(comparison.classes) - {TOP_LABEL})
-    for model, found in comparison.not_segmented.items():
-        of = comparison.n_trainings[model]
-        for n in sorted(set(found.values()), reverse=True):
-            names = [title(key, comparison.classes[key]) for key in found if found[key] == n]
-            what, them = _listed(names), "it" if len(names) == 1 else "them"
-            if len(names) == n_classes > 1:
-                what, them = "any class", "it"
-            where = "" if n == of else f" in {n} of its {of} trainings"
-            sentences.append(
-                f"{model} does not segment {what}{where}: Dice is 0 wherever the reference has "
-                f"{them}."
-            )
-    if sentences and len(comparison.models) > 1:
-        top_label = ", nor for the top label" * (TOP_LABEL in comparison.classes)
-        sentences.append(
-            f"A model cannot be the best for a class that it does not segment{top_label}."
-        )
-    return sentences
+    said: dict[str, list[str]] = {}
+    for model in comparison.models[1:]:
+        said.setdefault(_against_first(comparison, model), []).append(model)
+    return [text.replace(_MODEL, _listed(models, "or")) for text, models in said.items()]
 
 
 def _against_first(comparison: Comparison, model: str) -> str:
+    """What is said of a model; in what may be said of several, the name is ``_MODEL``."""
     first = comparison.models[0]
     tests = {
         (key, metric): test
@@ -259,12 +312,12 @@ def _against_first(comparison: Comparison, model: str) -> str:
         return (
             f"{counted(n, 'case')} {'is' if n == 1 else 'are'} too few "
             f"{'for a test over cases ' * repeated}to show a difference "
-            f"between {first} and {model}{scope}{why}."
+            f"between {first} and {_MODEL}{scope}{why}."
         )
     too_few = f"; {n_small} of {len(judged)} have too few cases to show one" if n_small else ""
     interval = ", or an interval over trainings and cases that contains 0" * repeated
     return (
-        f"No difference between {first} and {model} is shown{scope} (p of {SIGNIFICANT} or more "
+        f"No difference between {first} and {_MODEL} is shown{scope} (p of {SIGNIFICANT} or more "
         f"{corrected}{interval}{too_few})."
     )
 

@@ -81,7 +81,7 @@ def test_the_images_have_the_numbers_of_the_slice_as_colours() -> None:
         exact = colormaps[colors](values)[..., :3] * 255
         assert pixels(right[name]) == pytest.approx(exact, abs=6)  # 64 shades
     assert (pixels(right["errors"]) == 255).all()
-    assert (pixels(nothing["errors"])[cut.reference] == (0x00, 0x72, 0xB2)).all()  # missed
+    assert (pixels(nothing["errors"])[cut.reference] == (0x6A, 0x3D, 0x9A)).all()  # missed
     assert right["outline"] == found["outline"] != ""
     assert nothing["outline"] == ""
 

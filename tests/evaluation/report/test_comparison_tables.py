@@ -67,7 +67,7 @@ def test_a_class_whose_name_is_not_printable_is_damage() -> None:
 def test_markdown_has_as_many_cells_in_each_row() -> None:
     lines = tables.markdown(two_models()).splitlines()
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-    assert {len(row) for row in rows} == {3, 8}
+    assert {len(row) for row in rows} == {3, 5}  # five cases are too few for a p
     assert [row[0].strip() for row in rows[2:4]] == ["plain", NAME.replace("|", r"\|")]
 
 
@@ -165,18 +165,39 @@ def test_the_interval_stands_where_n_is_too_small() -> None:
     assert row["95 % interval"] == f"{low:+.3f} to {high:+.3f}"
 
 
-def test_an_interval_without_width_is_one_number_and_none_is_one_dash() -> None:
+def test_columns_of_p_that_say_nothing_are_left_out_with_the_reason() -> None:
+    """4 tests, as above. Undefined values make n smaller in one of them."""
+    for n, heads in ((4, []), (7, ["p"]), (8, ["p", "p (Holm)", "p (Holm) < 0.05"])):
+        comparison = compare([random_model("a", 0, n), random_model("b", 1, n, shift=0.3)])
+        head, *rows = tables.difference_table(comparison)
+        assert head[5:] == heads
+        assert {len(row) for row in rows} == {5 + len(heads)}
+        about = tables.about_differences(comparison)
+        assert ("Holm-corrected over" in about) == ("p (Holm)" in heads)
+        assert ("p is left out: with so few cases it cannot" in about) == (not heads)
+        left_out = "p (Holm) is left out: with so few cases and 4 tests it cannot be below 0.05"
+        assert (left_out in about) == (heads == ["p"])
+    a, b = random_model("a", 0, 8), random_model("b", 1, 8, shift=0.3)
+    for case in a.trainings[0]["cases"][:3]:
+        case["classes"]["1"]["dice"] = None
+    comparison = compare([a, b])
+    assert '"n too small": with so few cases this p cannot' in tables.about_differences(comparison)
+    assert "An interval without 0 is no proof then" in tables.about_differences(comparison)
+
+
+def test_an_interval_has_two_ends_also_without_width_and_none_is_one_dash() -> None:
     one = rows_of(compare([random_model("a", 0, 1), random_model("b", 1, 1)]))
     assert {row["95 % interval"] for row in one.values()} == {"-"}
     a = random_model("a", 0, 8)
     equal = rows_of(compare([a, random_model("same", 0, 8)]))
-    assert {row["95 % interval"] for row in equal.values()} == {"+0.000", "+0.00"}
+    zeros = {"+0.000 to +0.000", "+0.00 to +0.00"}
+    assert {row["95 % interval"] for row in equal.values()} == zeros
     # Ends that differ by less than is shown, on both sides of zero.
     nearly = random_model("nearly", 0, 8)
     for i, case in enumerate(nearly.trainings[0]["cases"]):
         case["classes"]["1"]["dice"] += 1e-5 * (-1) ** i
     row = rows_of(compare([a, nearly]))["1 class1", "Dice", "nearly"]
-    assert (row["difference"], row["95 % interval"]) == ("+0.000", "+0.000")
+    assert (row["difference"], row["95 % interval"]) == ("+0.000", "+0.000 to +0.000")
 
 
 def missing(model, key):
@@ -324,17 +345,13 @@ class TestVerdict:
             "No metric in the tables is defined for both first and other."
         ]
 
-    def test_what_is_not_segmented_comes_first_and_is_not_judged(self) -> None:
+    def test_what_is_not_segmented_is_not_judged(self) -> None:
         first = random_model("first", 0, 20, keys=self.KEYS)
         collapsed = missing(shifted("collapsed", first, dice=0.1), "2")
         several = [shifted("", first).trainings[0] for _ in range(3)]
         missing(Model("", (several[0],)), "2")
         models = [first, collapsed, Model("several", tuple(several))]
         assert verdict_sentences(compare(models)) == [
-            "collapsed does not segment 2 class2: Dice is 0 wherever the reference has it.",
-            "several does not segment 2 class2 in 1 of its 3 trainings: Dice is 0 wherever the "
-            "reference has it.",
-            "A model cannot be the best for a class that it does not segment.",
             "Compared with first in the classes that both segment, collapsed is better in Dice "
             "(1 class1) (p < 0.05 after Holm's correction for 16 tests).",
             "No difference between first and several is shown in the classes that both segment "
@@ -346,18 +363,17 @@ class TestVerdict:
         first = missing(missing(random_model("first", 0, 20, keys=self.KEYS), "1"), "2")
         other = random_model("other", 1, 20, keys=self.KEYS)
         assert verdict_sentences(compare([first, other])) == [
-            "first does not segment any class: Dice is 0 wherever the reference has it.",
-            "A model cannot be the best for a class that it does not segment.",
             "first and other are not compared: no class is segmented by both.",
         ]
 
     def test_one_model_alone(self) -> None:
         keys = ("1", "2", "3")
         alone = missing(missing(random_model("alone", 0, 5, keys=keys), "1"), "3")
-        assert verdict_sentences(compare([alone])) == [
+        assert verdict_sentences(compare([alone])) == []
+        assert short_verdict(compare([alone]))[0] == (
             "alone does not segment 1 class1 and 3 class3: Dice is 0 wherever the reference has "
             "them."
-        ]
+        )
 
     def test_it_stands_before_the_tables_and_so_do_warnings(self) -> None:
         first = random_model("first", 0, 20)
@@ -470,8 +486,12 @@ class TestShortVerdict:
 
     def test_few_cases_decide_nothing_even_if_the_interval_is_narrow(self) -> None:
         first = random_model("first", 0, 4)
-        text, _ = short_verdict(compare([first, shifted("other", first)]))
-        assert text.endswith("is not known over 4 cases: these are too few cases.")
+        models = [first, shifted("other", first), shifted("third", first)]
+        text, _ = short_verdict(compare(models))
+        assert text == (
+            "4 cases are too few to tell whether other or third differs from first in Dice, ECE "
+            "or Brier."
+        )
 
     def test_it_is_of_the_mean_over_classes(self) -> None:
         first = random_model("first", 0, 20, keys=("1", "2"))
@@ -481,10 +501,30 @@ class TestShortVerdict:
         text, _ = short_verdict(compare([first, other]))
         assert "about as good as first in Dice (" in text
 
-    def test_a_class_that_is_not_segmented(self) -> None:
-        first = random_model("first", 0, 20)
-        text, _ = short_verdict(compare([first, missing(shifted("other", first), "1")]))
-        assert text == "other is not compared with first: not every class is segmented by other."
+    def test_classes_that_are_not_segmented_are_said_once_with_their_trainings(self) -> None:
+        first = random_model("first", 0, 20, keys=("1", "2"))
+        seeds = [copy.deepcopy(first.trainings[0]) for _ in range(2)]
+        for seed, training in enumerate(seeds):
+            training["settings"]["pred_folder"] = f"results/T_seed{seed}/fold_0/validation"
+        missing(Model("", (seeds[1],)), "2")
+        some = [Model(name, tuple(copy.deepcopy(seeds))) for name in ("a", "b")]
+        none = missing(missing(shifted("none", first), "1"), "2")
+        said = [
+            "a and b do not segment 2 class2 in 1 of 2 trainings (seed 1): Dice is 0 wherever the "
+            "reference has it.",
+            "none does not segment any class: Dice is 0 wherever the reference has it.",
+        ]
+        *above, so, better, trained = short_verdict(
+            compare([first, *some, none, shifted("good", first, dice=0.1)])
+        )
+        assert above == said
+        assert so.startswith("So this verdict does not compare a, b or none with first; ")
+        assert so.endswith("Was the training long enough?")
+        assert "good is better than first in Dice" in better
+        *above, so, trained = short_verdict(compare([*some, none, first]))
+        assert above == said
+        assert so.startswith("So this verdict compares no model with a; ")
+        assert trained.startswith("none and first were each trained once")
 
     def test_no_metric_that_both_have(self) -> None:
         first = random_model("first", 0, 3)

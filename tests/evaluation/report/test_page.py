@@ -194,9 +194,11 @@ def test_the_picture_of_reliability_has_a_point_for_each_bin_with_voxels(rendere
     assert picture.count('<path class="fill" transform=') == n > 20
 
 
-def test_a_p_that_is_not_shown_is_sorted_last(rendered) -> None:
-    sorted_by = re.findall(r'<td [^>]*data-v="([^"]*)"[^>]*>n too small</td>', rendered)
-    assert len(sorted_by) > 20  # three cases
+def test_what_has_no_number_is_sorted_last(models) -> None:
+    comparison = compare(models, cases=["a"])  # no interval over a single one
+    text = page.render(comparison, comparison_pictures(comparison), (), (), {})
+    sorted_by = re.findall(r'<td [^>]*data-v="([^"]*)"[^>]*>-</td>', text)
+    assert len(sorted_by) > 20
     assert set(sorted_by) == {""}
 
 
@@ -221,11 +223,34 @@ def test_the_verdict_and_below_it_the_warnings_stand_before_the_first_table(
     rendered, models
 ) -> None:
     comparison = compare({**models, NASTY: [models[NASTY], models[NASTY]]})
-    sentences = [*short_verdict(comparison), *verdict_sentences(comparison)]
-    assert len(sentences) > 2
+    sentences = short_verdict(comparison)
+    assert len(sentences) == 2
     above = rendered[rendered.index("<body>") : rendered.index("<table")]
     places = [above.index(str(escape(line))) for line in (*sentences, f"note {NASTY}")]
     assert places == sorted(places)
+
+
+def test_the_verdict_on_every_metric_is_there_if_any_is_better_or_worse(
+    models, monkeypatch
+) -> None:
+    assert "in words</summary>" not in render(models)  # three cases show nothing
+    comparison = compare(models)
+    monkeypatch.setattr(type(comparison), "verdict", lambda *_: "better")
+    text = page.render(comparison, comparison_pictures(comparison), (), (), {})
+    folded = text[text.index("in words</summary>") :]
+    assert str(escape(verdict_sentences(comparison)[0])) in folded
+
+
+def test_what_is_not_segmented_is_a_warning_too(models) -> None:
+    collapsed = copy.deepcopy(models[NASTY])
+    for case in collapsed.cases:
+        case.rois["image"].classes["2"].update(dice=0.0)
+    text = render({"default": models["default"], "collapsed": collapsed})
+    line = "collapsed does not segment 2 Posterior: Dice is 0 wherever the reference has it."
+    above, _, below = text.partition('<section id="left-out">')
+    assert f"<li>{line}</li>" in above
+    assert f"<li>{line}</li>" in below
+    assert "There are no warnings" not in text
 
 
 def test_one_model_without_pictures(models) -> None:
@@ -245,4 +270,7 @@ def test_each_row_of_differences_names_its_model_and_the_mean(rendered, models) 
     mean = compare(models).summary[NASTY]["1"]["dice"]["mean"]
     assert table[1][:4] == [NASTY, f"1 {NASTY}", "Dice", f"{mean:.3f}"]
     labels = {a.get("data-label") for tag, a in found.elements if tag == "td"}
-    assert {"mean", "difference", "p", "Dice"} <= labels  # what a card of a row shows
+    assert {"mean", "difference", "95 % interval", "Dice"} <= labels  # what a card of a row shows
+    ratio = compare(models).summary[NASTY]["top_label"]["error_rate_ratio"]["distance"]
+    (row,) = [row for row in table if row[2] == "expected / actual, distance to 1"]
+    assert row[3] == f"{ratio:.2f}"

@@ -11,12 +11,13 @@ from predictions import compared, stored_result
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report.curves import TITLES
-from nnunet_meep.evaluation.report.plots import COLORS, PAGE_COLORS
+from nnunet_meep.evaluation.report.plots import COLORS, MARKERS, PAGE_COLORS
 from nnunet_meep.evaluation.report.reliability_panels import (
     GEOMETRY,
     reliability_bins_of,
     reliability_panels,
 )
+from nnunet_meep.evaluation.report.slice_figures import ERROR_COLORS
 from nnunet_meep.evaluation.report.svg_axes import Scale, path, scale_around
 from nnunet_meep.evaluation.report.training_panels import (
     refuse_curves,
@@ -39,6 +40,15 @@ def test_models_stand_out_from_a_light_and_a_dark_page(theme, paper) -> None:
     for colors in PAGE_COLORS:
         low, high = sorted((luminance(colors[theme]), luminance(paper)))
         assert (high + 0.05) / (low + 0.05) >= 3, colors
+
+
+def test_no_two_of_many_models_look_the_same() -> None:
+    assert math.gcd(len(PAGE_COLORS), len(MARKERS)) == 1
+    assert len({path for _, path in MARKERS}) == len({name for name, _ in MARKERS}) == len(MARKERS)
+
+
+def test_the_colours_of_errors_are_not_those_of_models() -> None:
+    assert not set(ERROR_COLORS) & {*COLORS, *(light for light, _ in PAGE_COLORS)}
 
 
 def test_a_scale_and_its_ticks() -> None:
@@ -138,6 +148,8 @@ def test_curves_of_all_trainings_are_laid_over_each_other() -> None:
         (1, "seed 2"),
         (0, "seed 1"),
     ]
+    assert [text for _, text in loss["x_ticks"]] == ["0", "1", "2", "3"]  # whole epochs
+    assert [text for _, text in lambda_["x_ticks"]] == ["0"]
     start, second = loss["lines"][0][2], loss["lines"][1][2]
     assert start.count("M") == 2  # an epoch without a number
     first_x = [re.match(r"M([\d.]+)", text)[1] for text in (start, second)]

@@ -52,22 +52,42 @@ def test_trainings_are_named_by_what_differs_in_their_folders() -> None:
     (of_seeds,) = compared(
         {"m": [result(f"p/T_seed{seed}/fold_0") for seed in (1, 2)]}
     ).evaluations.values()
-    assert training_names(of_seeds) == ["T_seed1", "T_seed2"]
+    assert training_names(of_seeds) == ["seed 1", "seed 2"]
+    folders = ["p/T_seed1/fold_0", "p/T_seed1/fold_1", "p/T_seed2/fold_0"]
+    (both,) = compared({"m": list(map(result, folders))}).evaluations.values()
+    assert training_names(both) == ["seed 1, fold 0", "seed 1, fold 1", "seed 2, fold 0"]
+    (of_names,) = compared({"m": [result("p/a"), result("p/b")]}).evaluations.values()
+    assert training_names(of_names) == ["a", "b"]
     (same,) = compared({"m": [result("p"), result("p")]}).evaluations.values()
     assert training_names(same) == ["training 1", "training 2"]
+
+
+def test_calibrations_of_a_training_are_no_further_trainings() -> None:
+    plain, calibrated, other = result("p"), result("q"), result("r")
+    calibrated["files"]["cases"]["a"] |= {"probabilities": "new", "uncalibrated": "probabilities a"}
+    other["files"]["cases"]["a"]["probabilities"] = "of another training"
+
+    def counted(**models):
+        return dict(provenance(compared(models))["facts"])["Trainings"]
+
+    assert counted(m=plain, n=other) == "2"
+    assert counted(m=plain, t=calibrated, n=other).startswith("2; rows with a calibration")
+    assert counted(t=calibrated, i=calibrated, n=other).startswith("2; ")
 
 
 def test_settings_that_differ_are_in_a_table_of_their_own() -> None:
     first, second = result("p"), result("q")
     second["settings"]["surface"] = False
     second["settings"]["new"] = ["x", "y"]
+    second["settings"]["chill"] = True
     found = settings_tables(compared({"m": first, "n": second}))
-    assert found["head"] == ["surface", "new"]
+    assert found["head"] == ["surface distances", "cases that cannot be evaluated", "new"]
     assert found["rows"] == [
-        ("m", "training 1", ["true", "-"]),
-        ("n", "training 1", ["false", "x, y"]),
+        ("m", "training 1", ["yes", "are an error", "-"]),
+        ("n", "training 1", ["no", "are left out", "x, y"]),
     ]
-    assert ("bins", "15") in found["same"]
+    assert ("bins of reliability and ECE", "15") in found["same"]
+    assert ("voxels", "whole images") in found["same"]
     assert not {"pred_folder", "gt_folder", *found["head"]} & set(dict(found["same"]))
     assert settings_tables(compared({"m": first}))["rows"] == []
     json.dumps(found)  # texts and nothing else
