@@ -64,24 +64,15 @@ def voxels(
         ValueError: ``logits`` and ``target`` do not fit together, see :func:`check_target`.
     """
     check_target(logits, target, ignore_label, regions)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     if regions:
-        n_regions = logits.shape[1]
-        inside = target[:, :n_regions] > 0.5
-        if ignore_label is None:
-            valid = torch.ones_like(inside)
-        else:
-            valid = (target[:, n_regions:] <= 0.5).expand_as(inside)
+        inside, valid = inside_and_valid(target, logits.shape[1], ignore_label)
         # The class axis (K = 2) comes before the region axis: each (voxel, region) pair is a binary
         # problem.
         log_p = torch.stack((F.logsigmoid(-logits), F.logsigmoid(logits)), 1)
         return Voxels(log_p, (inside & valid).long(), ((logits > 0) != inside) & valid, valid)
 
-    label = target.long()
-    valid = torch.ones_like(label, dtype=torch.bool)
-    if ignore_label is not None:
-        valid = label != ignore_label
-    label = torch.where(valid, label, 0)
+    label, valid = label_and_valid(target, ignore_label)
     # The same as argmax, which takes the first of equal logits, so that an earlier class wins a tie
     # against the label. Comparisons, because argmax over the class axis is slow on a CPU.
     of_label = logits.gather(1, label)
@@ -90,6 +81,59 @@ def voxels(
     wrong = ((logits > of_label) | ((logits == of_label) & earlier)).any(1)
     valid = valid[:, 0]
     return Voxels(F.log_softmax(logits, 1), label[:, 0], wrong & valid, valid)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """``logits`` in float32, or in float64 if that is what they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def label_and_valid(target: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
+    """The labels of a label map, int64, 0 where ignored; and which are not ignored, bool.
+
+    Both (B, 1, *spatial).
+    """
+    label = target.long()
+    valid = torch.ones_like(label, dtype=torch.bool)
+    if ignore_label is not None:
+        valid = label != ignore_label
+    return torch.where(valid, label, 0), valid
+
+
+def inside_and_valid(
+    target: Tensor, n_regions: int, ignore_label: int | None
+) -> tuple[Tensor, Tensor]:
+    """What is inside each of the one-hot regions, and what is not ignored, bool.
+
+    Both (B, R, *spatial).
+    """
+    inside = target[:, :n_regions] > 0.5
+    if ignore_label is None:
+        return inside, torch.ones_like(inside)
+    return inside, (target[:, n_regions:] <= 0.5).expand_as(inside)
+
+
+def each_class(
+    logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each class, or region, against everything else, with C the number of classes or regions.
+
+    Returns:
+        Log-probabilities, at least float32; what has the label or is inside the region, bool; what
+        is not ignored, bool; all (B, C, *spatial).
+
+    Raises:
+        ValueError: ``logits`` and ``target`` do not fit together, see :func:`check_target`.
+    """
+    check_target(logits, target, ignore_label, regions)
+    logits = at_least_float32(logits)
+    n_channels = logits.shape[1]
+    if regions:
+        return F.logsigmoid(logits), *inside_and_valid(target, n_channels, ignore_label)
+    label, valid = label_and_valid(target, ignore_label)
+    classes = torch.arange(n_channels, device=logits.device)
+    has_label = label == classes.view(1, -1, *(1,) * (logits.ndim - 2))
+    return F.log_softmax(logits, 1), has_label, valid.expand_as(has_label)
 
 
 def entropy(log_p: Tensor) -> Tensor:
