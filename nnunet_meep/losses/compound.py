@@ -12,6 +12,9 @@ from nnunet_meep.losses.regularized import TERMS, LossParts, RegularizedLoss
 from nnunet_meep.losses.sums import Sums, voxel_sums
 from nnunet_meep.losses.voxels import check_target, sum_over_ranks
 
+#: The terms that :mod:`.sums` sums.
+IN_CLOSED_FORM = ("MEEP_KL", "MEEP_H", "CP")
+
 
 @dataclass(frozen=True)
 class DiceCE:
@@ -42,10 +45,11 @@ class ClosedFormLoss(RegularizedLoss):
     Args:
         segmentation_loss: nnU-Net's own loss; it is kept, but not called.
         settings: the settings of that loss.
-        term, weight, ignore_label, regions: as for :class:`RegularizedLoss`.
+        term: one of :data:`IN_CLOSED_FORM`, or None.
+        weight, ignore_label, regions: as for :class:`RegularizedLoss`.
 
     Raises:
-        ValueError: as :class:`RegularizedLoss`.
+        ValueError: as :class:`RegularizedLoss`, or the term has no closed form.
     """
 
     how = "Dice, cross-entropy and term in closed form (torch)"
@@ -60,6 +64,8 @@ class ClosedFormLoss(RegularizedLoss):
         **labels: Any,
     ) -> None:
         super().__init__(segmentation_loss, term, weight, **labels)
+        if term is not None and term not in IN_CLOSED_FORM:
+            raise ValueError(f"term: expected one of {', '.join(IN_CLOSED_FORM)}, got {term!r}")
         self.settings = settings
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

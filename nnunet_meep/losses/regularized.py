@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from nnunet_meep.losses.binned import ml1_ace
+from nnunet_meep.losses.smoothed import label_smoothing, mbls, nacl, svls
 from nnunet_meep.losses.terms import confidence_penalty, meep_entropy, meep_kl
 from nnunet_meep.losses.voxels import check_target
 
-#: {term: (function, its sign in the loss)}. Entropy is maximised and the divergence from uniform
-#: is minimised, so all of them push towards uniform probabilities.
+#: {term: (function, its sign in the loss)}. Entropy is maximised, everything else is minimised.
+#: Of the MEEP terms and CP, all push towards uniform probabilities.
 TERMS: dict[str, tuple[Callable[..., Tensor], int]] = {
     "MEEP_KL": (meep_kl, +1),
     "MEEP_H": (meep_entropy, -1),
     "CP": (confidence_penalty, -1),
+    "LS": (label_smoothing, +1),
+    "SVLS": (svls, +1),
+    "MbLS": (mbls, +1),
+    "NACL": (nacl, +1),
+    "mL1ACE": (ml1_ace, +1),
+    "mL1ACEsoft": (partial(ml1_ace, soft=True), +1),
 }
 
 
@@ -39,7 +48,8 @@ class RegularizedLoss(nn.Module):
     r"""``segmentation_loss(logits, target) +- weight * term(logits, target)``.
 
     The global objective of the MEEP paper, with the sign that pushes towards uniform
-    probabilities: plus for ``MEEP_KL``, minus for ``MEEP_H`` and ``CP``. nnU-Net's
+    probabilities: minus for ``MEEP_H`` and ``CP``, plus for all others. ``LS`` and ``SVLS`` need a
+    cross-entropy in the segmentation loss, see :mod:`nnunet_meep.losses.smoothed`. nnU-Net's
     ``DeepSupervisionWrapper`` wraps this loss, so the term is applied at each scale.
 
     Args:
@@ -48,6 +58,7 @@ class RegularizedLoss(nn.Module):
         term: a key of :data:`TERMS`, or None for the segmentation loss alone.
         weight: lambda of the paper, >= 0.
         ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
+        options: further arguments of the term's function by their names, such as ``margin``.
 
     Attributes:
         parts: the :class:`LossParts` of the last call; None before the first call, or without a
@@ -71,6 +82,7 @@ class RegularizedLoss(nn.Module):
         *,
         ignore_label: int | None = None,
         regions: bool = False,
+        options: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         if term is not None and term not in TERMS:
@@ -82,6 +94,7 @@ class RegularizedLoss(nn.Module):
         self.weight = weight
         self.ignore_label = ignore_label
         self.regions = regions
+        self.options = dict(options or {})
         self.parts: LossParts | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -95,10 +108,12 @@ class RegularizedLoss(nn.Module):
         if self.term is None:
             return loss
         function, sign = TERMS[self.term]
-        value = function(logits, target, ignore_label=self.ignore_label, regions=self.regions)
+        labels = {"ignore_label": self.ignore_label, "regions": self.regions}
+        value = function(logits, target, **labels, **self.options)
         self.parts = LossParts(loss.detach(), value.detach())
         return loss + sign * self.weight * value
 
     def extra_repr(self) -> str:
         names = ("term", "weight", "ignore_label", "regions")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        values = {name: getattr(self, name) for name in names} | self.options
+        return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 from pathlib import Path
 
 import meep_oracle
@@ -13,7 +14,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from nnunet_meep.losses import confidence_penalty, focal_loss, meep_entropy, meep_kl
+from nnunet_meep.losses import (
+    confidence_penalty,
+    dscpp_loss,
+    focal_loss,
+    label_smoothing,
+    mbls,
+    meep_entropy,
+    meep_kl,
+    ml1_ace,
+    nacl,
+    svls,
+)
 
 LOSSES = {
     "MEEP_KL": meep_kl,
@@ -22,6 +34,16 @@ LOSSES = {
     "focal": focal_loss,
 }
 GAMMA = 2.0  # focal_loss's own
+#: Compared with one process alone: tests/losses/test_rivals.py has their oracles.
+RIVALS = {
+    "LS": label_smoothing,
+    "SVLS": svls,
+    "MbLS": partial(mbls, margin=0.1),
+    "NACL": nacl,
+    "mL1ACE": ml1_ace,
+    "mL1ACEsoft": partial(ml1_ace, soft=True),
+    "DSCpp": partial(dscpp_loss, batch_dice=True),
+}
 N_CLASSES = 3
 #: How many voxels of each of the batch's four images are wrong; image size is 6 x 6.
 ERRORS = {
@@ -39,6 +61,13 @@ CASES = [
     for kind in ("labels", "regions")
     for name in LOSSES
     for share in SHARES
+]
+CASES += [
+    (errors, kind, name, 1)
+    for errors in ("unequal numbers of errors", "one rank ignored altogether")
+    for kind in ("labels", "regions")
+    for name in RIVALS
+    if kind == "labels" or name not in ("LS", "SVLS")
 ]
 
 
@@ -87,7 +116,7 @@ def run_rank(rank: int, folder: Path) -> None:
         images, target, options = make_batch(errors, kind)
         part = slice(0, share) if rank == 0 else slice(share, None)
         network = nn.parallel.DistributedDataParallel(make_network())
-        value = LOSSES[name](network(images[part]), target[part], **options)
+        value = (LOSSES | RIVALS)[name](network(images[part]), target[part], **options)
         value.backward()
         results[case] = (value.item(), network.module.weight.grad, network.module.bias.grad)
     torch.save(results, folder / f"rank{rank}.pt")
@@ -108,11 +137,16 @@ def test_two_ranks_get_the_value_and_gradient_of_one_process_with_the_whole_batc
     network = make_network()
     logits = network(images)
     arrays = logits.detach().numpy(), target.numpy()
-    if name == "focal":
-        value, gradient = meep_oracle.focal(*arrays, GAMMA, **options)
+    if name in RIVALS:
+        alone = RIVALS[name](logits, target, **options)
+        alone.backward()
+        value = alone.item()
     else:
-        value, gradient = meep_oracle.term(name, *arrays, **options)
-    logits.backward(torch.tensor(gradient))
+        if name == "focal":
+            value, gradient = meep_oracle.focal(*arrays, GAMMA, **options)
+        else:
+            value, gradient = meep_oracle.term(name, *arrays, **options)
+        logits.backward(torch.tensor(gradient))
     for of_rank in of_ranks:
         rank_value, weight_gradient, bias_gradient = of_rank[case]
         assert rank_value == pytest.approx(value, rel=1e-12, abs=1e-14)
