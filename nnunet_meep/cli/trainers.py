@@ -25,15 +25,13 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    heading = ("alone", *(f"with {term}" for term in grammar.TERMS), "segmentation loss")
-    table = [heading, *(_row(loss) for loss in grammar.SEGMENTATION_LOSSES)]
     options = [(option.example, option.meaning) for option in grammar.OPTIONS.values()]
     return "\n".join(
         [
-            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {grammar.PREFIX}, and behind it",
-            *_aligned(table),
-            "The numbers are the lambdas where the name gives none. The terms:",
-            *_aligned(grammar.TERMS.items()),
+            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {grammar.PREFIX} and a loss,",
+            *_aligned(grammar.SEGMENTATION_LOSSES.items()),
+            "or one of the last four or nothing (= Dice + CE) and a term beside it:",
+            *_aligned((term, _meaning(term)) for term in grammar.TERMS),
             "Behind that options, in this order, each at most once:",
             *_aligned(options),
             "",
@@ -43,14 +41,20 @@ def _overview() -> str:
     )
 
 
-def _row(loss: str) -> tuple[str, ...]:
-    """A table row for a segmentation loss: its names without prefix, alone and with each term."""
-    with_terms = (
-        f"{grammar.base_name(loss, term).removeprefix(grammar.PREFIX)} "
-        f"({grammar.default_lambda(loss, term):g})"
-        for term in grammar.TERMS
-    )
-    return loss, *with_terms, grammar.SEGMENTATION_LOSSES[loss]
+def _meaning(term: str) -> str:
+    """What a term is, its lambda if the name gives none, and what it does not go with."""
+    weights = grammar.TERMS[term].weights
+    usual = weights["DiceCE"]
+    text = f"{grammar.TERMS[term].meaning}; lambda {usual:g}"
+    for other in sorted({weight for weight in weights.values() if weight != usual}):
+        text += f", with {_listed([loss for loss in weights if weights[loss] == other])} {other:g}"
+    without = [loss for loss in grammar.SEGMENTATION_LOSSES if loss not in weights]
+    return f"{text}; not with {_listed(without)}" if without else text
+
+
+def _listed(losses: list[str]) -> str:
+    *others, last = losses
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _explain(name: str) -> None:

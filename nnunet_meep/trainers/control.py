@@ -33,6 +33,10 @@ average, so that an epoch with few errors causes no jump. The gain falls with th
 because the network responds ever more slowly.
 
 All constants are relative to the length of the training, so short and long trainings behave alike.
+
+**Other terms.** Nothing of this knows MEEP: the control works with every term of which more lowers
+confidence, and so asks of each rival whether it is the term that calibrates, or the control. It
+was tuned with the MEEP terms; the others begin with their published weight.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nnunet_meep.trainers.grammar import TERMS
+
 #: Fraction of the training after which the term begins.
 BEGINS_AT = 0.4
 #: The same if a class has not been found yet.
@@ -48,8 +54,9 @@ BEGINS_LATEST = 0.6
 #: Pseudo Dice from which a class counts as found. Below 0.5, there are more false positives and
 #: negatives together than twice the true positives.
 FOUND = 0.5
-#: First lambda of each term, about the value that hippocampus needs.
-STARTS = {"MEEP_H": 0.4, "MEEP_KL": 0.15}
+#: First lambda of each term: of the MEEP terms, about the value that hippocampus needs.
+STARTS = {name: term.weights["DiceCE"] for name, term in TERMS.items() if not term.not_auto}
+STARTS |= {"MEEP_H": 0.4, "MEEP_KL": 0.15}
 #: How long the first lambda is kept, as a fraction of the training. In trainings of 2500 iterations
 #: a network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to respond.
 WAIT = 0.1

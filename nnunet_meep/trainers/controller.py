@@ -16,7 +16,7 @@ from nnunet_meep.trainers.control import (
     next_lambda,
     signal,
 )
-from nnunet_meep.trainers.grammar import Experiment
+from nnunet_meep.trainers.grammar import TERMS, Experiment
 
 
 class LambdaController:
@@ -45,7 +45,8 @@ class LambdaController:
         if first_epoch(weights) is None and not begins(dice, n_epochs):
             return 0.0
         sums = self._error_sums()[:epoch]
-        return next_lambda(weights, sums, n_epochs, start=STARTS[experiment.term])
+        found = next_lambda(weights, sums, n_epochs, start=STARTS[experiment.term])
+        return min(found, TERMS[experiment.term].largest)
 
     def averages(self, n_epochs: int) -> Signal:
         """The averaged signal over the validation patches of all epochs in the log."""

@@ -1,10 +1,10 @@
 """Choose the loss that an experiment asks for, and the code that computes it.
 
-This is the only place where that is decided. With a term, the closed form is used if possible: it
-covers nnU-Net's Dice + cross-entropy as its trainers configure it. Any other loss of a trainer
-(other Dice losses, class weights, label smoothing, top-k, focal loss) is kept, and the term is
-added to it. On an NVIDIA GPU the closed form runs in Triton kernels if Triton is installed and
-works (it needs a C compiler), otherwise in plain torch.
+This is the only place where that is decided. With a MEEP term or CP, the closed form is used if
+possible: it covers nnU-Net's Dice + cross-entropy as its trainers configure it. Any other loss of a
+trainer (other Dice losses, class weights, label smoothing, top-k, focal loss) is kept, and the term
+is added to it; so is every other term. On an NVIDIA GPU the closed form runs in Triton kernels if
+Triton is installed and works (it needs a C compiler), otherwise in plain torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 
-from nnunet_meep.losses import FocalLoss, RegularizedLoss
-from nnunet_meep.losses.compound import ClosedFormLoss, DiceCE
-from nnunet_meep.trainers.grammar import Experiment
+from nnunet_meep.losses import DSCppLoss, FocalLoss, RegularizedLoss
+from nnunet_meep.losses.compound import IN_CLOSED_FORM, ClosedFormLoss, DiceCE
+from nnunet_meep.trainers.grammar import TERMS, Experiment
 
 #: Factors of weight_ce and weight_dice that keep only one part of nnU-Net's loss.
 _PARTS = {"Dice": (0, 1), "CE": (1, 0)}
@@ -46,30 +46,53 @@ def choose_loss(
         device: device of the logits.
 
     Raises:
-        TypeError: Dice or cross-entropy alone is asked for, but the trainer's own loss is not
-            nnU-Net's Dice + cross-entropy.
+        TypeError: a part of nnU-Net's Dice + cross-entropy is asked for, to keep or to replace it,
+            but that is not the trainer's own loss.
     """
     labels: dict[str, Any] = {"ignore_label": ignore_label, "regions": regions}
     asked = experiment.segmentation_loss
     settings = settings_of(own_loss, **labels)
     if asked == "Focal":
         own_loss, settings = FocalLoss(experiment.gamma, **labels), None
+    elif asked == "DSCpp":
+        if settings is None:
+            raise _other_loss(asked, own_loss)
+        own_loss, settings = _dscpp(settings, experiment.gamma, labels), None
     elif asked in _PARTS:
         if not isinstance(own_loss, DC_and_CE_loss | DC_and_BCE_loss):
-            raise TypeError(
-                f"{asked} needs a trainer with nnU-Net's Dice + CE loss, got "
-                f"{type(own_loss).__name__}; leave the segmentation loss out of the experiment to "
-                "keep it"
-            )
+            raise _other_loss(asked, own_loss)
         own_loss, settings = _one_part(own_loss, settings, *_PARTS[asked])
     term = experiment.active_term
     if term is not None:
-        return _with_term(own_loss, settings, term, experiment.weight, n_channels, device, labels)
+        if TERMS[term].needs_cross_entropy and (settings is None or settings.weight_ce != 1):
+            raise TypeError(
+                f"{term} needs a trainer with nnU-Net's cross-entropy, of weight 1 and without "
+                f"smoothing or class weights, beside its Dice, got {type(own_loss).__name__}"
+            )
+        return _with_term(own_loss, settings, experiment, term, n_channels, device, labels)
     # Without a term, nnU-Net's own object is used. But its CE alone returns a Python 0, which has
     # no backward(), for a batch in which every voxel is ignored.
     if asked == "CE" and ignore_label is not None:
         return RegularizedLoss(own_loss, **labels)
     return own_loss
+
+
+def _other_loss(asked: str, own_loss: nn.Module) -> TypeError:
+    return TypeError(
+        f"{asked} needs a trainer with nnU-Net's Dice + CE loss, got {type(own_loss).__name__}; "
+        "leave the segmentation loss out of the experiment to keep it"
+    )
+
+
+def _dscpp(settings: DiceCE, gamma: float, labels: dict[str, Any]) -> DSCppLoss:
+    """DSC++ with the settings of nnU-Net's Dice."""
+    return DSCppLoss(
+        gamma,
+        batch_dice=settings.batch_dice,
+        background=settings.background,
+        smooth=settings.smooth,
+        **labels,
+    )
 
 
 def _one_part(
@@ -87,15 +110,17 @@ def _one_part(
 def _with_term(
     own_loss: nn.Module,
     settings: DiceCE | None,
+    experiment: Experiment,
     term: str,
-    weight: float,
     n_channels: int,
     device: torch.device,
     labels: dict[str, Any],
 ) -> RegularizedLoss:
+    weight = experiment.weight
     # Apple's devices have no float64.
-    if settings is None or device.type == "mps":
-        return RegularizedLoss(own_loss, term, weight, **labels)
+    if settings is None or term not in IN_CLOSED_FORM or device.type == "mps":
+        options = {key: getattr(experiment, key) for key in TERMS[term].options}
+        return RegularizedLoss(own_loss, term, weight, options=options, **labels)
     closed_form = ClosedFormLoss(own_loss, settings, term, weight, **labels)
     if device.type != "cuda":
         return closed_form

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 
 from nnunet_meep.trainers.grammar import AUTO
 
-_WORDS = ("lambda", f"lambda{AUTO}", "gamma", "epochs", "epoch", "iters", "seed", "paper")
+_WORDS = ("lambda", f"lambda{AUTO}", "margin", "gamma", "epochs", "epoch", "iters", "seed", "paper")
 _LETTERS = re.compile("[a-z]+", re.IGNORECASE | re.ASCII)
 
 

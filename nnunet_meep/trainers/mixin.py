@@ -1,4 +1,4 @@
-"""MEEP for any nnU-Net trainer: a mixin class, and what it adds to a training.
+"""MEEP, or a rival, for any nnU-Net trainer: a mixin class, and what it adds to a training.
 
 A trainer of your own, in a file in a folder of ``nnUNet_extTrainer``::
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_meep import __version__
 from nnunet_meep.atomic import move_files, temporary_folder
@@ -31,7 +32,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers.checkpoints import go_on_from, refuse_torn
 from nnunet_meep.trainers.controller import LambdaController
-from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, Experiment
+from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, TERMS, Experiment
 from nnunet_meep.trainers.listener import LossListener, at_one_resolution, losses_with_term
 from nnunet_meep.trainers.loss_choice import choose_loss
 from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks
@@ -49,7 +50,8 @@ class MEEPMixin(nnUNetTrainer):
     It must be the first base class: ``class Mine(MEEPMixin, nnUNetTrainerDA5)``.
 
     - segmentation loss: nothing (or ``DiceCE``) keeps the other trainer's own loss, whatever it
-      is; ``Dice`` and ``CE`` require that it is nnU-Net's Dice + CE; ``Focal`` replaces it;
+      is; ``Dice``, ``CE`` and ``DSCpp`` require that it is nnU-Net's Dice + CE, as do the terms
+      ``LS`` and ``SVLS``; ``Focal`` replaces it;
     - the term is added inside nnU-Net's deep supervision, so it acts at each resolution;
     - options replace the other trainer's settings; without an option its own value stays;
     - every epoch logs the calibration (:mod:`nnunet_meep.trainers.monitor`).
@@ -92,6 +94,8 @@ class MEEPMixin(nnUNetTrainer):
         experiment = self.experiment
         if experiment.auto and str(fold) == "all":  # before nnU-Net creates a folder and a log
             raise self._no_unseen_cases(fold, "its")
+        if PlansManager(plans).get_label_manager(dataset_json).has_regions:
+            self._check_regions()
         super().__init__(plans, configuration, fold, dataset_json, device)
         if experiment.epochs is not None:
             # Save 20 checkpoints to resume from, as nnU-Net does in 1000 epochs.
@@ -105,6 +109,15 @@ class MEEPMixin(nnUNetTrainer):
         own = self.logger.local_logger
         self.logger.local_logger = CalibrationLogger(own.verbose, finds_lambda=experiment.auto)
         self.logger.local_logger.load_checkpoint(own.get_checkpoint())  # keeps a trainer's own keys
+
+    def _check_regions(self) -> None:
+        term = self.experiment.active_term
+        if term is not None and (reason := TERMS[term].not_regions):
+            others = [name for name, other in TERMS.items() if not other.not_regions]
+            raise InputError(
+                f"{type(self).__name__}: {term} is not for regions: {reason}; of the terms, "
+                f"{', '.join(others)} are"
+            )
 
     # What is trained: loss, optimiser, batches, initialisation
 

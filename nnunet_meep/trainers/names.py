@@ -10,6 +10,8 @@ from nnunet_meep.trainers.grammar import (
     AUTO,
     BASES,
     DEFAULT_GAMMA,
+    DEFAULT_MARGIN,
+    NO_BASES,
     OPTIONS,
     PAPER_DECAY,
     PAPER_DECAY_EVERY,
@@ -19,23 +21,26 @@ from nnunet_meep.trainers.grammar import (
     PREFIX,
     SEGMENTATION_LOSSES,
     TERMS,
+    WITH_GAMMA,
     Experiment,
     base_name,
-    default_lambda,
+    misfit,
+    number,
     starts_with,
 )
 from nnunet_meep.trainers.misspelt import corrected
 from nnunet_meep.trainers.nearest import suggestion
 
 _ALL_OPTIONS = ", ".join(option.example for option in OPTIONS.values())
+_LOSSES = [loss for loss in SEGMENTATION_LOSSES if loss != "DiceCE"]
 _ALL_BASES = (
-    "Dice, CE, Focal or nothing (= Dice + CE) and then MEEP_KL, MEEP_H or CP; or with DiceCE, "
-    "Dice, CE or Focal alone"
+    f"{', '.join(_LOSSES)} or nothing (= Dice + CE) and then {', '.join(list(TERMS)[:-1])} or "
+    f"{list(TERMS)[-1]}; or with DiceCE, {', '.join(_LOSSES[:-1])} or {_LOSSES[-1]} alone"
 )
 
 # Parts meant as our options, valid or not; not the v2 of a user's own nnUNetTrainerDice_v2.
 _OPTION_SHAPE = re.compile(
-    r"(lambda|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda([Aa]uto.*)?|(seed|fg)[0-9.,+-].*"
+    r"(lambda|margin|gamma)([0-9.,+-].*|p[0-9].*|inf|nan)|lambda([Aa]uto.*)?|(seed|fg)[0-9.,+-].*"
     r"|[0-9.p-]+(epoch|iter)s?|paper"
 )
 
@@ -48,9 +53,9 @@ def parse(name: str) -> Experiment | None:
     """The experiment that ``name`` stands for; None if the name is not ours.
 
     Trainer names are ours if they contain ``MEEP``, or if they consist of one of the grammar's
-    losses, with or without ``CP``, followed by nothing or by ``_`` and parts shaped like options,
-    also with a typing error (:mod:`.misspelt`). What somebody may have called a class of their own
-    on purpose, such as ``nnUNetTrainer_seed1`` or ``nnUNetTrainerDice_epochs50``, is not ours.
+    losses, terms, or both, followed by nothing or by ``_`` and parts shaped like options, also with
+    a typing error (:mod:`.misspelt`). What somebody may have called a class of their own on
+    purpose, such as ``nnUNetTrainer_seed1`` or ``nnUNetTrainerDice_epochs50``, is not ours.
 
     Raises:
         TrainerNameError: the name is ours but wrong; the message gives the wrong part, the nearest
@@ -61,12 +66,13 @@ def parse(name: str) -> Experiment | None:
     contains_meep = "MEEP" in name
     base = starts_with(name, BASES)
     if base is None:
-        spelt_out = starts_with(name, [f"{PREFIX}DiceCECP"])
-        if contains_meep or (spelt_out and _are_options(_parts(name, spelt_out))):
+        no_base = starts_with(name, NO_BASES)
+        if no_base and _are_options(_parts(name, no_base)):
             raise _error(
-                name,
-                f"'{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}",
+                name, f"'{no_base[len(PREFIX) :]}' is no loss of ours: {NO_BASES[no_base]}"
             )
+        if contains_meep:
+            raise _error(name, f"'{name[len(PREFIX) :]}' has to begin with {_ALL_BASES}")
         return None
     parts = _parts(name, base)
     if not contains_meep and not _are_options(parts):
@@ -96,24 +102,18 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
         if match:
             values[key] = match[1]
             remaining.pop(0)
-    problem = None
     if remaining:
-        problem = f"'{remaining[0]}' {_what_is_wrong(remaining[0])}"
-    elif "lambda" in values and term is None:
-        problem = f"'lambda{values['lambda']}' needs a term to weigh"
-    elif values.get("lambda") == AUTO and term == "CP":
-        problem = f"'lambda{AUTO}' belongs to the MEEP terms"
-    elif "gamma" in values and loss != "Focal":
-        problem = f"'gamma{values['gamma']}' belongs to the Focal loss alone"
-    if problem:
-        raise _error(name, problem)
+        raise _error(name, f"'{remaining[0]}' {_what_is_wrong(remaining[0])}")
+    for key, value in values.items():
+        if problem := misfit(key, value, loss, term):
+            raise _error(name, f"'{key}{value}' {problem}")
 
     auto = values.get("lambda") == AUTO
     if auto:
         values["lambda"] = "0"
 
-    def number(key: str, default: float) -> float:
-        return float(values[key].replace("p", ".")) if key in values else default
+    def real(key: str, default: float) -> float:
+        return number(values[key]) if key in values else default
 
     def whole(key: str, default: int | None) -> int | None:
         return int(values[key]) if key in values else default
@@ -123,14 +123,15 @@ def _experiment(name: str, base: str, parts: list[str]) -> Experiment:
         name=name,
         segmentation_loss=loss,
         term=term,
-        weight=number("lambda", default_lambda(loss, term)) if term else 0.0,
+        weight=real("lambda", TERMS[term].weights[loss]) if term else 0.0,
         auto=auto,
-        gamma=number("gamma", DEFAULT_GAMMA),
+        margin=real("margin", DEFAULT_MARGIN),
+        gamma=real("gamma", DEFAULT_GAMMA),
         epochs=whole("epochs", PAPER_EPOCHS if paper else None),
         iterations=whole("iters", PAPER_ITERATIONS if paper else None),
         seed=whole("seed", None),
         paper=paper,
-        foreground=number("fg", 0.0) if "fg" in values else None,
+        foreground=real("fg", 0.0) if "fg" in values else None,
     )
 
 
@@ -207,15 +208,18 @@ def explain(experiment: Experiment) -> dict[str, str]:
     """An experiment in words: {aspect: explanation}, in a fixed order."""
     e = experiment
     loss = SEGMENTATION_LOSSES[e.segmentation_loss]
-    if e.segmentation_loss == "Focal":
+    if e.segmentation_loss in WITH_GAMMA:
         loss += f", gamma {_shown(e.gamma)}"
     term = "none"
     if e.term:
-        term = f"{e.term} with lambda {_shown(e.weight)}: {TERMS[e.term]}"
+        meaning = TERMS[e.term].meaning
+        if "margin" in TERMS[e.term].options:
+            meaning += f", margin {_shown(e.margin)}"
+        term = f"{e.term} with lambda {_shown(e.weight)}: {meaning}"
         if e.auto:
             term = (
                 f"{e.term} with a lambda that the training finds, and none before {BEGINS_AT:.0%} "
-                f"of it is over: {TERMS[e.term]}"
+                f"of it is over: {meaning}"
             )
         elif not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"

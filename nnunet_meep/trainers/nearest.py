@@ -12,7 +12,10 @@ from nnunet_meep.trainers.grammar import (
     OPTIONS,
     PREFIX,
     SEGMENTATION_LOSSES,
+    TERMS,
+    WITH_GAMMA,
     base_name,
+    misfit,
     starts_with,
 )
 from nnunet_meep.trainers.misspelt import corrected
@@ -22,10 +25,12 @@ _UNIT = r"epochs?|(?<![a-z])ep(?![a-z])|iter(?:ation)?s?"
 _COUNT = rf"(?<![0-9])(?P<count>[+-]?[0-9][0-9.,pe+-]*)_?(?P<unit>{_UNIT})"
 _NO_VALUE = r"(?P<auto>auto(?:_?lamb?da)?)|(?P<paper>paper)"
 _KEY = (
-    r"(?P<key>lamb?da|lam(?=_?[0-9.,])|(?<![a-z])l(?=_?[0-9]*[.,p][0-9])|gamma|seed|fg"
+    r"(?P<key>lamb?da|lam(?=_?[0-9.,])|(?<![a-z])l(?=_?[0-9]*[.,p][0-9])|margin|gamma|seed|fg"
     rf"|{_UNIT})"
 )
-_VALUE = r"[_=]?(?P<value>auto|[.,p+-]?[0-9][^_=\s]*?(?=[_=\s]|lamb?da|gamma|seed|fg|paper|$))"
+_VALUE = (
+    r"[_=]?(?P<value>auto|[.,p+-]?[0-9][^_=\s]*?(?=[_=\s]|lamb?da|margin|gamma|seed|fg|paper|$))"
+)
 # A number between two words belongs to the second one in lambda_50epochs, to the first one in
 # lambda_1_epochs_50: the reading that leaves less over is right.
 _READINGS = [
@@ -36,7 +41,11 @@ _READINGS = [
     )
 ]
 # How nnU-Net names trainers of its own, of which it has some.
-_NNUNETS_OWN = re.compile(f"{PREFIX}(_[0-9]+ep(ochs?)?)+")
+_NNUNETS_OWN = re.compile(rf"{PREFIX}((_[0-9]+ep(ochs?)?)+|\w*Loss(_\w*)?)")
+# The digits in names of terms, which are no numbers.
+_WITH_DIGITS = re.compile(
+    "|".join(name for name in TERMS if re.search("[0-9]", name)), re.IGNORECASE
+)
 
 
 @dataclass
@@ -93,9 +102,15 @@ def meant(name: str) -> str | None:
     if starts_with(own, BASES):
         return None  # a user's own nnUNetTrainerDice_something
     letters = _letters(_without_prefix(own))
-    # A misspelt prefix was not removed; being long, it makes all names similar: a higher cutoff.
+    # A misspelt prefix was not removed; being long, it makes all names similar: a higher cutoff,
+    # and nothing may be wrong with what follows it.
     for prefix, cutoff in (("", 0.8), (PREFIX, 0.9)):
-        spellings = {_letters(prefix + base.removeprefix(PREFIX)): base for base in BASES}
+        bases = {_letters(base.removeprefix(PREFIX)): base for base in BASES}
+        spellings = {
+            _letters(prefix) + spelling: base
+            for spelling, base in bases.items()
+            if not prefix or letters.endswith(spelling)
+        }
         close = difflib.get_close_matches(letters, spellings, n=1, cutoff=cutoff)
         if close:
             return suggestion(f"{spellings[close[0]] if prefix else own}_{options}")
@@ -108,16 +123,19 @@ def _nearest(name: str) -> tuple[str, _Reading]:
     base = "_".join([before, *(text for text in after if _has_meep(text))])
     loss, term = _meant_base(base)
     values = dict(reading.values)
-    # No base has a digit: the DA5 of nnUNetTrainerDA5_MEEP_KL is not in it.
-    parts = re.split("_|meep", base, flags=re.IGNORECASE)
+    # The DA5 of nnUNetTrainerDA5_MEEP_KL is not in the base.
+    parts = re.split("_|meep", _WITH_DIGITS.sub("", base), flags=re.IGNORECASE)
     left_out = [part for part in parts if re.search("[0-9]", part)] + reading.left_out
-    if "gamma" in values:
+    if "gamma" in values and loss not in WITH_GAMMA:
         loss = "Focal"
-    if "lambda" in values and term is None:
-        term = "MEEP_KL"
-    if term == "CP" and values.get("lambda") == f"_lambda{AUTO}":
-        del values["lambda"]
-        left_out.append(f"lambda{AUTO}")
+    if term is None and values.keys() & {"lambda", "margin"}:
+        term = "MbLS" if "margin" in values else "MEEP_KL"
+    if term is not None and loss not in TERMS[term].weights:
+        loss = "DiceCE"
+    for key, spelt in list(values.items()):
+        value = OPTIONS[key].pattern.fullmatch(spelt[1:])
+        if value and misfit(key, value[1], loss, term):
+            left_out.append(values.pop(key)[1:])
     right = base_name(loss, term) + "".join(values[key] for key in OPTIONS if key in values)
     return right, replace(reading, values=values, left_out=left_out)
 
@@ -192,17 +210,22 @@ def _letters(text: str) -> str:
 
 
 def _meant_base(text: str) -> tuple[str, str | None]:
-    letters = _letters(text)
+    letters = _letters(text).replace("loss", "")
+    known = {_letters(base.removeprefix(PREFIX)): pair for base, pair in BASES.items()}
+    if letters in known:
+        return known[letters]
     before, meep, after = letters.partition("meep")
     term: str | None = None
     if meep:
         term, letters = "MEEP_H" if after.startswith(("h", "ent")) else "MEEP_KL", before
-    elif letters.endswith("cp"):
-        term, letters = "CP", letters[:-2]
+    else:
+        ends = [name for name in TERMS if letters.endswith(_letters(name))]
+        if ends:  # MbLS ends with LS
+            term = max(ends, key=len)
+            letters = letters.removesuffix(_letters(term))
     if not letters:
         return "DiceCE", term
     if term is None:
-        known = {base.removeprefix(PREFIX).replace("_", "").lower(): base for base in BASES}
-        return BASES[known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]]]
+        return known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]]
     losses = {loss.lower(): loss for loss in SEGMENTATION_LOSSES} | {"cedice": "DiceCE"}
     return losses[difflib.get_close_matches(letters, losses, n=1, cutoff=0.0)[0]], term

@@ -36,15 +36,27 @@ def flat(text):
 def test_without_a_name_one_screen_has_each_trainer_with_its_lambda_and_each_option(answer):
     code, out, err = answer()
     assert (code, err) == (0, [])
-    assert len(out.splitlines()) <= 35
+    assert len(out.splitlines()) <= 45
     words = flat(out)
-    for name in grammar.base_names():
-        experiment = names.parse(name)
-        shown = name.removeprefix(grammar.PREFIX)
-        assert f"{shown} ({experiment.weight:g})" in words if experiment.term else shown in words
+    for loss, meaning in grammar.SEGMENTATION_LOSSES.items():
+        assert flat(f"{loss} {meaning}") in words
+    named = [names.parse(name) for name in grammar.base_names()]
+    terms = words.partition("beside it: ")[2].partition(" Behind that")[0]
+    for term, found in grammar.TERMS.items():
+        # "0.3, with CE and Focal 0.1, with Dice 0.5" or "0.1; not with Dice and Focal"
+        said = terms.partition(f"{term} {flat(found.meaning)}; lambda ")[2]
+        said = re.split(rf" (?:{'|'.join(grammar.TERMS)}) ", said)[0]
+        weights, _, without = said.partition("; not with ")
+        usual, *others = weights.split(", with ")
+        told = dict.fromkeys(grammar.SEGMENTATION_LOSSES, usual)
+        for other in others:
+            *listed, weight = re.findall(r"[\w.]+", other)
+            told |= dict.fromkeys(set(listed) - {"and"}, weight)
+        refused = re.findall(r"\w+", without)
+        told = {loss: float(weight) for loss, weight in told.items() if loss not in refused}
+        assert told == {e.segmentation_loss: e.weight for e in named if e.term == term}
     for option in grammar.OPTIONS.values():
         assert flat(f"{option.example} {option.meaning}") in words
-    assert all(text in words for text in grammar.TERMS.values())
     assert grammar.EXAMPLE in words
 
 
@@ -134,6 +146,7 @@ USERS_OWN = [
     "nnUNetTrainer_300epochs",
     "nnUNetTrainer_seed4_v2",
     "nnUNetTrainer_seed",
+    "nnUNetTrainerBS",
     "nnUNetTrainerCE_noMirroring",
     "nnUNetTrainerTversky",
     "nnUNetTrainr_50epochs",

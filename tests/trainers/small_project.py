@@ -233,7 +233,7 @@ def assert_trained(trainer, n_epochs=1):
         if key != "term_value" or regularised:
             assert np.isfinite(np.asarray(log[key])).all(), key
     if regularised:
-        sign = 1 if trainer.experiment.term == "MEEP_KL" else -1
+        sign = -1 if trainer.experiment.term in ("MEEP_H", "CP") else 1
         whole = np.add(
             log["segmentation_loss"],
             sign * trainer.experiment.weight * np.asarray(log["term_value"]),

@@ -255,13 +255,21 @@ def test_without_an_error_lambda_stays():
 
 
 @pytest.mark.parametrize("loss", grammar.SEGMENTATION_LOSSES)
-@pytest.mark.parametrize("term", ["MEEP_KL", "MEEP_H"])
-def test_both_terms_and_all_losses_take_it(loss, term):
+@pytest.mark.parametrize("term", STARTS)
+def test_every_term_that_has_a_first_lambda_and_its_losses_take_it(loss, term):
+    if loss not in grammar.TERMS[term].weights:
+        return
     name = grammar.base_name(loss, term) + "_lambdaauto_50epochs"
     experiment = names.parse(name)
     assert (experiment.auto, experiment.weight, experiment.term) == (True, 0.0, term)
     assert experiment.active_term == term
     assert "the training finds" in names.explain(experiment)["term"]
+
+
+def test_a_rival_begins_with_its_published_weight():
+    published = {"CP": 0.2, "LS": 0.1, "SVLS": 1.0, "MbLS": 0.1, "NACL": 0.1}
+    assert published.items() < STARTS.items()
+    assert STARTS.keys() == published.keys() | {"MEEP_KL", "MEEP_H"}
 
 
 @pytest.mark.parametrize(
@@ -390,6 +398,29 @@ def test_a_log_without_lambda_begins_as_any(balls, n_done, weight):
     )
     trainer.current_epoch = n_done
     assert trainer._weight() == weight
+
+
+@pytest.mark.slow
+def test_a_rival_is_trained_with_it(balls):
+    trainer = balls().trainer("nnUNetTrainerCESVLS_lambdaauto_3epochs_1iters", "2d")
+    trainer.run_training()
+    log = log_of(trainer)
+    assert log["lambda"] == [0, 0, 1]
+    whole = np.add(log["segmentation_loss"], np.multiply(log["lambda"], log["term_value"]))
+    np.testing.assert_allclose(whole, log["train_losses"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("term", "largest"), [("SVLS", 2.0), ("LS", 0.8), ("NACL", 0.8)])
+def test_lambda_stays_where_the_term_has_a_meaning(balls, term, largest):
+    """However overconfident the network is: of SVLS, shares of the target would become negative."""
+    trainer = balls().trainer(f"nnUNetTrainer{term}_lambdaauto_100epochs_2iters")
+    trainer.initialize()
+    for epoch in range(100):
+        values = {"dice_per_class_or_region": [0.8], **_keyed(epoch_with(1.0))}
+        for key, value in {"lambda": trainer.controller.weight(epoch, 100), **values}.items():
+            trainer.logger.log(key, value, epoch)
+    found = trainer.logger.get_value("lambda", step=None)
+    assert max(found) == found[-1] == pytest.approx(largest)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,36 @@ def test_labels_regions_and_the_ignore_label(balls, kind, base):
     assert_trained(trainer)
 
 
+RIVALS = ("MbLS", "NACL", "DSCpp", "DicemL1ACE", "mL1ACEsoft", "DSCppMEEP_H")
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "configuration"),
+    [
+        *((base, "labels+ignore", "2d") for base in (*RIVALS, "LS", "CESVLS")),
+        *((base, "regions+ignore", "3d_fullres") for base in RIVALS[:4]),
+    ],
+)
+def test_rivals_of_meep(balls, base, kind, configuration):
+    trainer = balls(kind).trainer(f"nnUNetTrainer{base}_1epochs_1iters", configuration)
+    trainer.run_training()
+    assert_trained(trainer)
+
+
+@pytest.mark.parametrize("term", ["LS", "SVLS"])
+def test_a_term_that_has_no_meaning_for_regions_is_refused_before_anything_is_written(balls, term):
+    project = balls("regions")
+    before = sorted(project.folder.rglob("*"))
+    with pytest.raises(SystemExit) as error:
+        project.trainer(f"nnUNetTrainerCE{term}")
+    message = str(error.value)
+    assert f"nnUNetTrainerCE{term}: {term} is not for regions: " in message
+    assert "MbLS, NACL" in message
+    assert "\n" not in message
+    assert sorted(project.folder.rglob("*")) == before
+    project.trainer("nnUNetTrainerLS_lambda0")  # is plain Dice + CE
+
+
 @pytest.mark.parametrize("configuration", ["2d", "3d_lowres", "resenc"])
 @pytest.mark.parametrize("kind", ["labels", "regions+ignore"])
 def test_configurations_and_residual_encoder_plans(balls, configuration, kind):
@@ -122,8 +152,9 @@ def test_without_deep_supervision(balls):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_with_torch_compile(balls, monkeypatch):
-    name = "nnUNetTrainerMEEP_KL_1epochs_2iters_seed1"
+@pytest.mark.parametrize("base", ["MEEP_KL", "mL1ACE", "DSCppNACL"])
+def test_with_torch_compile(balls, monkeypatch, base):
+    name = f"nnUNetTrainer{base}_1epochs_2iters_seed1"
     project = balls("labels+ignore")
     compiled = project.trainer(name)
     monkeypatch.setattr(compiled, "_do_i_compile", lambda: True)

@@ -129,9 +129,50 @@ def test_one_part_alone_leaves_the_trainers_own_object_as_it_is(part, term):
         assert (loss.settings.weight_ce, loss.settings.weight_dice) == expected
 
 
-def test_one_part_of_another_loss_is_refused():
-    with pytest.raises(TypeError, match="CE needs a trainer with nnU-Net's Dice \\+ CE loss"):
-        choose(nn.CrossEntropyLoss(), term=None, part="CE")
+@pytest.mark.parametrize("part", ["CE", "DSCpp"])
+def test_one_part_of_another_loss_is_refused(part):
+    with pytest.raises(TypeError, match=f"{part} needs a trainer with nnU-Net's Dice \\+ CE loss"):
+        choose(nn.CrossEntropyLoss(), term=None, part=part)
+
+
+@pytest.mark.parametrize("term", ["LS", "NACL", "mL1ACEsoft"])
+def test_a_rival_is_added_to_nnunets_own_loss(term):
+    own = of_labels(weights=(1, 2))
+    loss = choose(own, term=term)
+    assert type(loss) is RegularizedLoss
+    assert (loss.segmentation_loss, loss.term, loss.weight) == (own, term, 0.3)
+
+
+def test_the_options_of_a_term_reach_it():
+    experiment = parse("nnUNetTrainerDiceMbLS_margin2p5")
+    labels = {"ignore_label": None, "regions": False}
+    loss = choose_loss(of_labels(), experiment, **labels, n_channels=3, device=CPU)
+    assert loss.options == {"margin": 2.5}
+    assert loss.segmentation_loss.weight_ce == 0
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_dscpp_has_the_settings_of_nnunets_dice(regions):
+    own = of_regions() if regions else of_labels()
+    loss = choose(own, term=None, part="DSCpp_gamma3", regions=regions)
+    expected = {"batch_dice": True, "background": regions, "smooth": 1e-5, "regions": regions}
+    assert loss.options == {"gamma": 3.0, "ignore_label": None, **expected}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        of_labels(ce={"label_smoothing": 0.1}),
+        of_labels(ce={"weight": torch.ones(3)}),
+        of_labels(weights=(2, 1)),
+        FocalLoss(2.0),
+    ],
+)
+def test_a_smoothed_target_needs_nnunets_plain_cross_entropy(own):
+    with pytest.raises(
+        TypeError, match="LS needs a trainer with nnU-Net's cross-entropy, of weight 1"
+    ):
+        choose(own, term="LS")
 
 
 def test_apples_devices_have_no_float64():

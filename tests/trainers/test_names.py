@@ -20,33 +20,31 @@ from nnunet_meep.trainers.grammar import base_names
 from nnunet_meep.trainers.names import TrainerNameError, explain, parse, with_seed, without_seed
 from nnunet_meep.trainers.nearest import nearest, suggestion
 
+#: Lambda without an option, of the terms that each segmentation loss takes.
+MEEP = {"DiceCE": 0.3, "Dice": 0.5, "CE": 0.1, "Focal": 0.1, "DSCpp": 0.5}
+RIVALS = {"CP": 0.2, "MbLS": 0.1, "NACL": 0.1, "mL1ACE": 1.0, "mL1ACEsoft": 1.0}
+SMOOTHED = {"LS": 0.1, "SVLS": 1.0}  # need a cross-entropy
 #: name: (segmentation loss, term, lambda without an option)
-BASES = {
-    "nnUNetTrainerDiceCE": ("DiceCE", None, 0.0),
-    "nnUNetTrainerMEEP_KL": ("DiceCE", "MEEP_KL", 0.3),
-    "nnUNetTrainerMEEP_H": ("DiceCE", "MEEP_H", 0.3),
-    "nnUNetTrainerCP": ("DiceCE", "CP", 0.2),
-    "nnUNetTrainerDice": ("Dice", None, 0.0),
-    "nnUNetTrainerDiceMEEP_KL": ("Dice", "MEEP_KL", 0.5),
-    "nnUNetTrainerDiceMEEP_H": ("Dice", "MEEP_H", 0.5),
-    "nnUNetTrainerDiceCP": ("Dice", "CP", 0.2),
-    "nnUNetTrainerCE": ("CE", None, 0.0),
-    "nnUNetTrainerCEMEEP_KL": ("CE", "MEEP_KL", 0.1),
-    "nnUNetTrainerCEMEEP_H": ("CE", "MEEP_H", 0.1),
-    "nnUNetTrainerCECP": ("CE", "CP", 0.2),
-    "nnUNetTrainerFocal": ("Focal", None, 0.0),
-    "nnUNetTrainerFocalMEEP_KL": ("Focal", "MEEP_KL", 0.1),
-    "nnUNetTrainerFocalMEEP_H": ("Focal", "MEEP_H", 0.1),
-    "nnUNetTrainerFocalCP": ("Focal", "CP", 0.2),
-}
+BASES = {}
+for _loss, _meep in MEEP.items():
+    BASES[f"nnUNetTrainer{_loss}"] = (_loss, None, 0.0)
+    _weights = {"MEEP_KL": _meep, "MEEP_H": _meep, **RIVALS}
+    if "CE" in _loss:
+        _weights |= SMOOTHED
+    for _term, _weight in _weights.items():
+        _before = _loss.replace("DiceCE", "")
+        BASES[f"nnUNetTrainer{_before}{_term}"] = (_loss, _term, _weight)
 WITH_TERM = [name for name, (_, term, _) in BASES.items() if term]
 WITHOUT_TERM = [name for name in BASES if name not in WITH_TERM]
 WITH_MEEP = [name for name in BASES if "MEEP" in name]
 WITHOUT_MEEP = [name for name in BASES if "MEEP" not in name]
-NOT_FOCAL = [name for name in BASES if "Focal" not in name]
+WITHOUT_GAMMA = [name for name in BASES if "Focal" not in name and "DSCpp" not in name]
+#: The largest lambda that a name may have; 0 of a term whose lambda the training alone may find.
+LARGEST = {"LS": 1, "SVLS": 0}
 #: What an experiment is where the name says nothing; None is nnU-Net's own value.
 UNSAID = {
     "auto": False,
+    "margin": 10.0,
     "gamma": 2.0,
     "epochs": None,
     "iterations": None,
@@ -83,10 +81,14 @@ def valid_names(draw):
             options.append(spelling(value))
         return value
 
-    if base in WITH_TERM:
-        weight = option(st.decimals(0, BILLION - 1, places=9), lambda x: f"lambda{spelt(x)}")
+    largest = LARGEST.get(BASES[base][1], BILLION - 1)
+    if base in WITH_TERM and largest:
+        weight = option(st.decimals(0, largest, places=9), lambda x: f"lambda{spelt(x)}")
         fields["weight"] = fields["weight"] if weight is None else float(weight)
-    if base not in NOT_FOCAL:
+    if base.endswith("MbLS"):
+        margin = option(st.decimals(0, BILLION - 1, places=9), lambda x: f"margin{spelt(x)}")
+        fields["margin"] = 10.0 if margin is None else float(margin)
+    if base not in WITHOUT_GAMMA:
         gamma = option(st.decimals(0, BILLION - 1, places=9), lambda x: f"gamma{spelt(x)}")
         fields["gamma"] = 2.0 if gamma is None else float(gamma)
     fields["epochs"] = option(st.integers(1, BILLION - 1), lambda n: f"{n}epochs")
@@ -108,7 +110,7 @@ def test_every_base_name_means_its_loss_its_term_and_the_defaults(base):
 
 def test_the_list_of_base_names_is_complete():
     assert sorted(base_names()) == sorted(BASES)
-    assert len(BASES) == 16
+    assert len(BASES) == 44
 
 
 @given(valid_names())
@@ -128,6 +130,7 @@ def test_a_name_may_have_every_option_at_once():
         "term": "MEEP_H",
         "weight": 0.5,
         "auto": False,
+        "margin": 10.0,
         "gamma": 3.0,
         "epochs": 50,
         "iterations": 100,
@@ -156,8 +159,13 @@ def test_the_papers_training_has_200_epochs_of_40_iterations_unless_said_otherwi
 
 @pytest.mark.parametrize(
     ("base", "option"),
-    [(base, f"lambda{spelt(Decimal(str(BASES[base][2])))}") for base in WITH_TERM]
-    + [(base, "gamma2") for base in BASES if base not in NOT_FOCAL]
+    [
+        (base, f"lambda{spelt(Decimal(str(weight)))}")
+        for base, (_, term, weight) in BASES.items()
+        if term and term != "SVLS"
+    ]
+    + [(base, "margin10") for base in BASES if base.endswith("MbLS")]
+    + [(base, "gamma2") for base in BASES if base not in WITHOUT_GAMMA]
     + [(f"{base}_paper", option) for base in BASES for option in ("200epochs", "40iters")],
 )
 def test_a_default_value_may_be_written_out(base, option):
@@ -397,7 +405,27 @@ def test_without_a_term_there_is_no_lambda(base, options):
         parse(f"{base}_{options}")
 
 
-@pytest.mark.parametrize("base", NOT_FOCAL)
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("DiceLS", "'DiceLS' .*: LS changes the target of the cross-entropy, and Dice has none"),
+        ("DSCppLS_lambda0p1", "LS changes the target of the cross-entropy, and DSCpp has none"),
+        ("FocalSVLS_50epochs", "SVLS changes the target .*, and Focal has none"),
+        ("DiceCENACL", "'DiceCENACL' .*: DiceCE is left out before a term"),
+        ("SVLS_lambda1", "'lambda1' is not for SVLS, which has no weight; _lambdaauto lets"),
+        ("CELS_lambda1p1", "'lambda1p1' is too large: for LS, lambda is a share from 0 to 1"),
+        ("mL1ACE_lambdaauto", "'lambdaauto' is not for mL1ACE: more of it does not always lower"),
+        ("mL1ACEsoft_lambdaauto", "raises that of an underconfident network"),
+        ("NACL_margin5", "'margin5' belongs to MbLS alone"),
+        ("CE_margin5", "'margin5' belongs to MbLS alone"),
+    ],
+)
+def test_what_a_term_cannot_have_is_refused_with_the_reason(name, why):
+    with pytest.raises(TrainerNameError, match=why):
+        parse(f"nnUNetTrainer{name}")
+
+
+@pytest.mark.parametrize("base", WITHOUT_GAMMA)
 @pytest.mark.parametrize("options", ["gamma2", "gamma0p5", "gamma2_50epochs_paper"])
 def test_a_loss_other_than_focal_has_no_gamma(base, options):
     with pytest.raises(TrainerNameError, match=f"'{options.split('_')[0]}' belongs to the Focal"):
@@ -515,6 +543,15 @@ NEAREST = {
     "nnUNetTrainerDiceCE_lambda0p5": "nnUNetTrainerMEEP_KL_lambda0p5",
     "nnUNetTrainerCE_gamma3": "nnUNetTrainerFocal_gamma3",
     "nnUNetTrainerMEEP_H_gamma3": "nnUNetTrainerFocalMEEP_H_gamma3",
+    "nnUNetTrainerDiceLS": "nnUNetTrainerLS",
+    "nnUNetTrainerFocalSVLS_50epochs": "nnUNetTrainerSVLS_50epochs",
+    "nnUNetTrainerDiceCELS_lambda0p2": "nnUNetTrainerLS_lambda0p2",
+    "nnUNetTrainerDiceCEmL1ACE": "nnUNetTrainermL1ACE",
+    "nnUNetTrainerDSCpp_lambda0p5": "nnUNetTrainerDSCppMEEP_KL_lambda0p5",
+    "nnUNetTrainerDice_margin5": "nnUNetTrainerDiceMbLS_margin5",
+    "nnUNetTrainerMbLS_margin5_lambda0.10": "nnUNetTrainerMbLS_lambda0p1_margin5",
+    "nnUNetTrainerMbLS_magrin5": "nnUNetTrainerMbLS_margin5",
+    "nnUNetTrainerNACL_gamma3": "nnUNetTrainerFocalNACL_gamma3",
     # what is no option of ours is left out
     "nnUNetTrainerMEEP_KL_noMirroring_60epochs": "nnUNetTrainerMEEP_KL_60epochs",
 }
@@ -546,7 +583,10 @@ def test_a_wrong_name_is_refused_with_the_one_that_is_meant(wrong, right):
         ("MEEP_KL_60epohcs_v2", "name, without 'v2', is {}MEEP_KL_60epochs"),
         ("DA5MEEP_KL", "name, without 'DA5', is {}DiceMEEP_KL"),
         ("MEEP_KL_seed1_seed2_seed1", "name, without 'seed2', is {}MEEP_KL_seed1"),
-        ("CP_lambdaauto", "name, without 'lambdaauto', is {}CP"),
+        ("mL1ACE_lambdaauto", "name, without 'lambdaauto', is {}mL1ACE"),
+        ("SVLS_lambda0p3_seed1", "name, without 'lambda0p3', is {}SVLS_seed1"),
+        ("LS_lambda1p5", "name, without 'lambda1p5', is {}LS"),
+        ("NACL_margin5", "name, without 'margin5', is {}NACL"),
         (
             "MEEP_KL_lambdanan_7_60epochs_x",
             "name, with an example in place of 'lambda' and without 'nan_7', 'x', is "
@@ -608,6 +648,11 @@ def test_options_in_other_spellings_are_understood(parts, data):
         ("nnUNetTrainerDice_60Epochs", "nnUNetTrainerDice_60epochs"),
         ("nnUNetTrainercp_lambda0p5", "nnUNetTrainerCP_lambda0p5"),
         ("nnUNetTrainer_60epochs", "nnUNetTrainerDiceCE_60epochs"),
+        ("nnUNetTrainernacl_lambdaauto", "nnUNetTrainerNACL_lambdaauto"),
+        ("nnUNetTrainerml1acesoft", "nnUNetTrainermL1ACEsoft"),
+        ("nnUNetTrainermL1ACE_soft", "nnUNetTrainermL1ACEsoft"),
+        ("nnUNetTrainerMbLS_margin_5", "nnUNetTrainerMbLS_margin5"),
+        ("nnUNetTrainerCELoss", "nnUNetTrainerCE"),
         ("", "nnUNetTrainerDiceCE"),
     ],
 )
@@ -682,6 +727,7 @@ def test_an_error_is_one_line_with_the_name_the_wrong_part_and_right_names(name,
     [
         ("lambda-1", "_lambda0p3"),
         ("gamma-1", "_gamma2"),
+        ("margin-1", "_margin10"),
         ("0epochs", "_50epochs"),
         ("0iters", "_100iters"),
         ("seed01", "_seed1"),
@@ -690,8 +736,8 @@ def test_an_error_is_one_line_with_the_name_the_wrong_part_and_right_names(name,
 )
 def test_an_option_with_a_wrong_value_is_answered_with_a_right_example(option, right):
     with pytest.raises(TrainerNameError, match=f"'{option}' .* for example {right};"):
-        parse(f"nnUNetTrainerFocalMEEP_KL_{option}")
-    assert parse(f"nnUNetTrainerFocalMEEP_KL{right}") is not None
+        parse(f"nnUNetTrainerFocalMbLS_{option}")
+    assert parse(f"nnUNetTrainerFocalMbLS{right}") is not None
 
 
 @given(st.text().map("nnUNetTrainerMEEP_".__add__))
@@ -746,6 +792,12 @@ def test_the_error_is_not_one_that_hasattr_swallows():
         "nnUNetTrainerDiceCE_DA5",
         "nnUNetTrainerH",
         "nnUNetTrainerKL_lambda0p3",
+        "nnUNetTrainerLS_mine",
+        "nnUNetTrainerDiceLS_v2",
+        "nnUNetTrainerNACL_v2_50epochs",
+        "nnUNetTrainermL1ACE_soft",
+        "nnUNetTrainerMbLS_margin",
+        "nnUNetTrainerDSC",
         "MEEP",
         "MEEP_KL",
         "nnunettrainerMEEP_KL",
@@ -772,6 +824,7 @@ def test_a_name_that_is_not_ours_is_nothing_and_no_error(name):
         "gamma",
         "seed",
         "seeds1",
+        "margin",
         "fg",
         "fgonly",
         "epochs",
@@ -796,7 +849,8 @@ def test_a_users_own_trainer_that_begins_like_a_loss_of_ours_is_not_ours(base, s
 def test_a_text_that_does_not_begin_like_a_trainer_of_ours_is_nothing(text):
     assert parse(text) is None
     assert parse("MEEP_KL_" + text) is None
-    if "MEEP" not in text and not text.startswith(("Dice", "CE", "Focal", "CP")):
+    ours = ("MEEP", *MEEP, *RIVALS, *SMOOTHED)
+    if "MEEP" not in text and not text.startswith(ours):
         assert parse("nnUNetTrainer" + text) is None
 
 
@@ -816,7 +870,8 @@ def test_whatever_follows_a_loss_it_is_understood_or_refused_or_nothing(base, re
     try:
         experiment = parse(base + rest)
     except TrainerNameError:
-        assert "MEEP" in rest or rest.startswith(("_", "CP_"))
+        ends = [f"{term}_" for term in (*RIVALS, *SMOOTHED)]
+        assert "MEEP" in rest or rest.startswith(("_", *ends))
     else:
         assert experiment is None or experiment.name == base + rest
 
@@ -880,6 +935,13 @@ WORDS = {
     "MEEP_KL": ["MEEP_KL", "KL", "misclassified", "added"],
     "MEEP_H": ["MEEP_H", "entropy", "misclassified", "subtracted"],
     "CP": ["CP", "entropy", "all voxels", "subtracted"],
+    "DSCpp": ["DSC++"],
+    "LS": ["label smoothing", "all classes"],
+    "SVLS": ["label smoothing", "neighbours"],
+    "MbLS": ["logits", "margin", "added"],
+    "NACL": ["logits", "neighbours", "added"],
+    "mL1ACE": ["calibration error", "hard bins", "added"],
+    "mL1ACEsoft": ["soft bins"],
 }
 
 
@@ -900,7 +962,7 @@ def test_an_explanation_says_what_the_name_says(parts):
 
     loss, term, weight = fields["segmentation_loss"], fields["term"], fields["weight"]
     assert all(word in told["segmentation loss"] for word in WORDS[loss])
-    gamma = fields["gamma"] if loss == "Focal" else None
+    gamma = fields["gamma"] if loss in ("Focal", "DSCpp") else None
     assert number_after("gamma", told["segmentation loss"]) == gamma
     if term is None:
         assert told["term"] == "none"
@@ -908,6 +970,9 @@ def test_an_explanation_says_what_the_name_says(parts):
         assert term in told["term"]
         assert number_after("lambda", told["term"]) == weight
         assert all(word in told["term"] for word in WORDS[term]) or not weight
+        assert number_after("margin", told["term"]) == (
+            fields["margin"] if term == "MbLS" and weight else None
+        )
     epochs, iterations = fields["epochs"] or 1000, fields["iterations"] or 250
     assert told["length"] == f"{epochs} epochs of {iterations} iterations"
     assert ("Adam" in told["optimiser"]) == fields["paper"]

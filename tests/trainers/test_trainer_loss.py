@@ -421,3 +421,23 @@ def test_the_dice_that_nnunet_compiles_stays_compiled(build, name, monkeypatch):
     loss = trainer._build_loss()
     assert [module for module in loss.modules() if module in compiled] == compiled
     assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("kind", ["labels", "labels+ignore"])
+def test_label_smoothing_is_that_of_torch_at_every_scale(build, kind):
+    trainer = build(trainer_class("nnUNetTrainerCELS_lambda0p1"), kind)
+    loss = trainer._build_loss()
+    outputs, targets = make_scales(kind)
+    value = loss(outputs, targets)
+    value.backward()
+    gradients = [z.grad.clone() for z in outputs[:3]]
+    expected = sum(
+        weight * F.cross_entropy(z, y[:, 0].long(), label_smoothing=0.1, ignore_index=3)
+        for z, y, weight in zip(outputs, targets, WEIGHTS, strict=True)
+    )
+    for z in outputs:
+        z.grad = None
+    expected.backward()
+    torch.testing.assert_close(value, expected)
+    for z, gradient in zip(outputs, gradients, strict=False):
+        torch.testing.assert_close(gradient, z.grad, rtol=1e-5, atol=1e-9)

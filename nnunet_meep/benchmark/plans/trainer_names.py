@@ -79,7 +79,7 @@ def lambda_of(trainer: str) -> tuple[str, str] | None:
 
 
 def plain_name(trainer: str) -> str:
-    """The trainer with the same segmentation loss and options, but without a term and its lambda.
+    """The trainer with the same segmentation loss and options, but without a term and its options.
 
     ``nnUNetTrainerDiceCE`` for ``nnUNetTrainer``, which is the same loss.
     """
@@ -87,7 +87,7 @@ def plain_name(trainer: str) -> str:
     if experiment is None:
         return f"{PREFIX}DiceCE" if trainer == PREFIX else trainer
     base = base_name(experiment.segmentation_loss, experiment.term)
-    options = re.sub(r"_lambda[^_]*", "", trainer.removeprefix(base))
+    options = re.sub(r"_(lambda|margin)[^_]*", "", trainer.removeprefix(base))
     return base_name(experiment.segmentation_loss, None) + options
 
 
