@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import Plan, Training
 from nnunet_meep.benchmark.plans.read_plan import read_plan
-from nnunet_meep.benchmark.plans.trainer_names import WrongTrainer, expand, with_seeds
+from nnunet_meep.benchmark.plans.trainer_names import WrongTrainer, expand, plain_name, with_seeds
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.errors import InputError
 from nnunet_meep.trainers import names
@@ -343,3 +343,16 @@ def test_a_folder_of_the_users_may_make_trainers_on_demand(tmp_path, monkeypatch
     )
     with pytest.raises(WrongTrainer, match="nnUNetTrainerMEEP_KL"):
         expand("nnUNetTrainerMEEP_KL_yours")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "plain"),
+    [
+        ("nnUNetTrainerMbLS_lambda0p1_margin5_2epochs", "nnUNetTrainerDiceCE_2epochs"),
+        ("nnUNetTrainerCESVLS_lambdaauto_seed1", "nnUNetTrainerCE_seed1"),
+        ("nnUNetTrainerDSCppMEEP_H_gamma3", "nnUNetTrainerDSCpp_gamma3"),
+    ],
+)
+def test_the_plain_loss_of_a_trainer_has_none_of_its_terms_options(trainer, plain):
+    assert plain_name(trainer) == plain
+    assert names.parse(plain) is not None
