@@ -374,3 +374,18 @@ def test_the_regularised_loss_takes_the_options_of_its_term():
     torch.testing.assert_close(loss(logits, target), expected)
     assert "margin=1.5" in repr(loss)
     assert "gamma=2.0" in repr(loss)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_case
+def test_the_gpu_under_float16_autocast_gives_what_the_cpu_gives(name, kind):
+    logits, target, options = random_batch(kind, (2, 4, 6, 6, 6))
+    results = []
+    for device in ("cpu", "cuda"):
+        z = logits.half().to(device).requires_grad_()
+        with torch.autocast(device, dtype=torch.float16, enabled=device == "cuda"):
+            value = LOSSES[name][0](z, target.to(device), **options)
+        (value * 1024).backward()
+        results.append((value.detach().cpu(), z.grad.cpu()))
+    torch.testing.assert_close(results[1], results[0], rtol=2e-3, atol=1e-6)
