@@ -70,39 +70,44 @@ def _error(p: Tensor, y: Tensor, valid: Tensor, *, soft: bool) -> Tensor:
     The sums over bins need float64, as a bin may have millions of voxels; their gradient does not.
     With the sign s_b, the weight n_b and the mean gap g_b of a bin, it is
 
-    .. math:: d |g_b| = \frac{s_b}{n_b}
-        \sum_i \left( w_{ib} d p_i + (p_i - y_i - g_b) d w_{ib} \right)
+    .. math:: \frac{d |g_b|}{d p_i} = \frac{s_b}{n_b}
+        \left( w_{ib} + (p_i - y_i - g_b) \frac{d w_{ib}}{d p_i} \right)
 
-    which is that of the sum of ``share * weight * (gap - g_b)`` below, whose value is 0.
+    so that a single number for each voxel is kept for the backward pass.
     """
-    gap = torch.where(valid, p - y.to(p.dtype), 0)
-    index, weight = (_soft_bins if soft else _hard_bins)(p)
-    weight = weight * valid
     with torch.no_grad():
-        n, total = _bin_sums(index, weight), _bin_sums(index, weight * gap)
+        gap = torch.where(valid, p - y.to(p.dtype), 0)
+        index, weight, slope = (_soft_bins if soft else _hard_bins)(p)
+        n, total = (_bin_sums(index, weight * x) for x in (valid, gap))
         filled = n >= EMPTY
         n_filled = filled.sum().clamp(min=1)
         mean_gap = torch.where(filled, total / n, 0)
         value = (mean_gap.abs().sum() / n_filled).to(p.dtype)
         share = torch.where(filled, mean_gap.sign() / n / n_filled, 0).to(p.dtype)
-        mean_gap = mean_gap.to(p.dtype)
-    slope = (share[index] * weight * (gap - mean_gap[index])).sum()
-    return value + (slope - slope.detach())
+        change = weight + slope * (gap - mean_gap.to(p.dtype)[index])
+        gradient = torch.where(valid, (share[index] * change).sum(0), 0)
+    return value + (gradient * (p - p.detach())).sum()
 
 
-def _hard_bins(p: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin of each p, and its weight 1, both (1, n)."""
+def _hard_bins(p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The bin of each p, its weight 1, and the derivative of that, each (1, n)."""
     edges = torch.linspace(0, 1, N_BINS + 1, dtype=p.dtype, device=p.device)[1:-1]
-    return torch.bucketize(p.detach(), edges)[None], torch.ones_like(p)[None]
+    one = torch.ones_like(p)[None]
+    return torch.bucketize(p, edges)[None], one, torch.zeros_like(one)
 
 
-def _soft_bins(p: Tensor) -> tuple[Tensor, Tensor]:
-    """The two bins of each p, and their weights, both (2, n)."""
-    position = (p * N_BINS - 0.5).clamp(0, N_BINS - 1)  # in units of bins, from the first centre
-    # Of a NaN, too, which stays in the weights.
-    index = position.detach().long().clamp(0, N_BINS - 2)
-    of_right = position - index
-    return torch.stack((index, index + 1)), torch.stack((1 - of_right, of_right))
+def _soft_bins(p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two bins of each p, their weights, and the derivatives of these by p, each (2, n)."""
+    position = p * N_BINS - 0.5  # in units of bins, from the first centre
+    between = (position > 0) & (position < N_BINS - 1)
+    position = position.clamp(0, N_BINS - 1)
+    index = position.long().clamp(0, N_BINS - 2)  # a NaN stays in the weights
+    of_right, slope = position - index, N_BINS * between.to(p.dtype)
+    return (
+        torch.stack((index, index + 1)),
+        torch.stack((1 - of_right, of_right)),
+        torch.stack((-slope, slope)),
+    )
 
 
 def _bin_sums(index: Tensor, values: Tensor) -> Tensor:
