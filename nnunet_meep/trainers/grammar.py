@@ -125,7 +125,7 @@ TERMS = {
         not_auto=_NOT_MONOTONE,
     ),
     "mL1ACEsoft": Term(
-        "the same in soft bins (Barfoot et al. 2025)",
+        "calibration error of each image and class in soft bins, added (Barfoot et al. 2025)",
         _on_all(1.0),
         not_auto=_NOT_MONOTONE,
     ),

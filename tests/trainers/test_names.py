@@ -946,7 +946,7 @@ WORDS = {
     "MbLS": ["logits", "margin", "added"],
     "NACL": ["logits", "neighbours", "added"],
     "mL1ACE": ["calibration error", "hard bins", "added"],
-    "mL1ACEsoft": ["soft bins"],
+    "mL1ACEsoft": ["calibration error", "soft bins", "added"],
 }
 
 
