@@ -16,6 +16,8 @@ for the backward pass beside logits and target. Of nnU-Net's code and of the com
 the tensors that torch's operations read and write (a compiler may save some of that); ours reads
 logits and target twice, writes the gradient once, and what it keeps it writes and reads.
 
+A table has time and memory of the rivals of MEEP, measured as in the first.
+
 At the end whole training steps of nnU-Net's trainer and of ``nnUNetTrainerMEEP_KL`` in turn: on a
 GPU with nnU-Net's default network and a patch of 128 x 128 x 128, on a CPU with a small one.
 """
@@ -36,7 +38,7 @@ from typing import Any
 
 import loss_neighbours
 import torch
-from loss_cases import DTYPES, LOSSES, Case, medians
+from loss_cases import DTYPES, LOSSES, RIVALS, Case, medians
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -197,6 +199,35 @@ def first_steps(cases: list[Case], n_rounds: int) -> list[str]:
     return [*lines, ""]
 
 
+def rivals(cases: list[Case], n_rounds: int) -> list[str]:
+    """Time and memory of each rival."""
+    names = ("nnU-Net", *RIVALS)
+    digits = 1 if cases[0].device == "cuda" else 0
+    heading = [
+        "loss",
+        *(f"K = {case.n_classes}, {unit}" for case in cases for unit in ("ms", "MB")),
+    ]
+    rows = {name: [name] for name in names}
+    for case in tqdm(cases, unit="case", leave=False):
+        seconds = medians(case.seconds(names, n_rounds))
+        memory = {name: memory_of(name, case) for name in names}
+        for values, unit, n_digits in ((seconds, 1e3, digits), (memory, 1e-6, 0)):
+            for name in names:
+                times = "" if name == "nnU-Net" else f" ({values[name] / values['nnU-Net']:.2f})"
+                rows[name].append(f"{unit * values[name]:.{n_digits}f}{times}")
+    return [
+        "## The rivals",
+        "",
+        "In brackets, how many times those of nnU-Net's Dice + CE. DSCpp takes the place of Dice + "
+        "CE; CP is in closed form; the others are computed beside nnU-Net's own loss.",
+        "",
+        f"| {' | '.join(heading)} |",
+        f"| {' | '.join(['---'] * len(heading))} |",
+        *(f"| {' | '.join(cells)} |" for cells in rows.values()),
+        "",
+    ]
+
+
 def steps(device: str, n_rounds: int, size: int | None) -> list[str]:
     digits = 1 if device == "cuda" else 0
     own, meep = step_seconds(device, n_rounds, size).values()
@@ -230,6 +261,7 @@ def main() -> None:
     sections: list[Callable[[], list[str]]] = [
         lambda: costs(cases, LOSSES[device], options.rounds),
         lambda: traffic(of_one_dtype),
+        lambda: rivals([case for case in of_one_dtype if case in few], options.rounds),
         lambda: steps(device, 2 * options.rounds, options.size),
     ]
     if device == "cpu":

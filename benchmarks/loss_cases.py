@@ -20,6 +20,8 @@ LOSSES = {
     "cpu": ("nnU-Net", "composed", "ours"),
     "cuda": ("nnU-Net, eager", "nnU-Net", "composed", "ours"),
 }
+#: Rivals of MEEP, as in the names of their trainers.
+RIVALS = ("CP", "LS", "SVLS", "MbLS", "NACL", "mL1ACE", "mL1ACEsoft", "DSCpp")
 DTYPES = {"cpu": ("float32",), "cuda": ("float16", "bfloat16")}
 
 
@@ -48,7 +50,7 @@ class Case:
         return logits.to(self.device, getattr(torch, self.dtype)), target
 
     def loss(self, name: str) -> torch.nn.Module:
-        """nnU-Net's Dice + CE with its trainer's settings, without or with MEEP-KL."""
+        """nnU-Net's Dice + CE with its trainer's settings, without or with MEEP-KL, or a rival."""
         dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
         own = DC_and_CE_loss(dice, {}, 1, 1, None, MemoryEfficientSoftDiceLoss)
         if self.device == "cuda" and "eager" not in name:
@@ -57,9 +59,10 @@ class Case:
             return own
         if name.startswith("composed"):
             return RegularizedLoss(own, "MEEP_KL", 0.3)
+        asked = name if name in RIVALS else "MEEP_KL_lambda0p3"
         return choose_loss(
             own,
-            parse("nnUNetTrainerMEEP_KL_lambda0p3"),
+            parse(f"nnUNetTrainer{asked}"),
             ignore_label=None,
             regions=False,
             n_channels=self.n_classes,
