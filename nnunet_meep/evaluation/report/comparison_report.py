@@ -48,6 +48,7 @@ def write_comparison_report(
     images: Path | None = None,
     n_worst: int = N_WORST,
     curves: Curves | None = None,
+    facts: Sequence[tuple[str, str]] = (),
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
@@ -62,6 +63,7 @@ def write_comparison_report(
         curves: of the trainings over the epochs, for the page: by model, for each training
             ``{"name": str, "values": {curve: numbers}}`` and maybe ``"costs": {name: number or
             text}``; None: the page has none.
+        facts: further ones for the head of the page: name and text.
         progress: show progress bars on stderr.
 
     Returns:
@@ -102,7 +104,7 @@ def write_comparison_report(
             embedded, dropped = _that_fit(cases)
             if dropped:
                 lines.append(f"no pictures in report.html, to keep it small: {named(dropped)}")
-            text = page.render(comparison, pictures, embedded, lines, of_curves, progress)
+            text = page.render(comparison, pictures, embedded, lines, of_curves, facts, progress)
             write_text(Path(new) / "report.html", text)
             return _replace(Path(new), folder), lines
     except BaseException:
