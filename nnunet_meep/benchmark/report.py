@@ -21,9 +21,8 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.short_names import short_names
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
-from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
-from nnunet_meep.evaluation.report.verdict import short_verdict
+from nnunet_meep.evaluation.report.verdict import about, short_verdict
 from nnunet_meep.evaluation.results import Evaluation
 
 RESULTS = "results.csv.gz"
@@ -135,13 +134,15 @@ def _write_pages(
             images=_images(folders.raw / data.dataset, comparison),
             curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
             facts=[
-                ("Another page", f"{describe(other)}, {os.path.relpath(path, target)}/report.html")
+                ("Another page", f"{other}, {os.path.relpath(path, target)}/report.html")
                 for other, path in targets.items()
                 if other != roi
             ],
             progress=progress,
         )
-        said = short_verdict(comparison) if roi == first else [f"Also compared: {describe(roi)}."]
+        said = (
+            short_verdict(comparison) if roi == first else [f"Also compared: {about(comparison)}."]
+        )
         pages.append((target / "report.html", said))
     return pages
 

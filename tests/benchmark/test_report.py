@@ -209,10 +209,10 @@ def test_each_roi_that_all_were_evaluated_over_has_a_page(tmp_path, monkeypatch)
         target / "hip" / "boundary_1" / "report.html",
     ]
     near = "within 1 mm of the reference surface (boundary:1)"
-    assert pages[1][1] == [f"Also compared: {near}."]
+    assert pages[1][1] == [f"Also compared: {near}, 2 cases."]
     assert heads == {
-        target / "hip": [("Another page", f"{near}, boundary_1/report.html")],
-        target / "hip" / "boundary_1": [("Another page", "whole images, ../report.html")],
+        target / "hip": [("Another page", "boundary:1, boundary_1/report.html")],
+        target / "hip" / "boundary_1": [("Another page", "image, ../report.html")],
     }
     content = json.loads((target / "hip" / "boundary_1" / "comparison.json").read_text())
     assert content["roi"] == "boundary:1"
