@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 from collections.abc import Sequence
 from glob import escape
@@ -21,7 +22,7 @@ from nnunet_meep.benchmark.short_names import short_names
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
-from nnunet_meep.evaluation.report.verdict import short_verdict
+from nnunet_meep.evaluation.report.verdict import about, short_verdict
 from nnunet_meep.evaluation.results import Evaluation
 
 RESULTS = "results.csv.gz"
@@ -38,11 +39,12 @@ def write_report(
         results: of the plan's trainings; those that are missing are said to be.
         folder: the report's; one comparison goes into ``DATA/``, several into
             ``DATA/REFERENCE/``, and a further one with the same reference into
-            ``DATA/REFERENCE_2/``.
+            ``DATA/REFERENCE_2/``. That of a further ROI goes into a folder in there, such as
+            ``boundary_5/``.
         progress: show progress bars on stderr.
 
     Returns:
-        The pages, each with its verdict.
+        The pages, each with its verdict; those of further ROIs with a line that names the ROI.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(results, folder / RESULTS)
@@ -55,7 +57,7 @@ def write_report(
             models, notes = _models(plan, compared, name, of_data)
             if not models:
                 continue
-            pages.append(_write_page(plan.data[name], models, notes, target, folders, progress))
+            pages += _write_pages(plan.data[name], models, notes, target, folders, progress)
     return pages
 
 
@@ -103,31 +105,46 @@ def _models(
     return there, notes
 
 
-def _write_page(
+def _write_pages(
     data: Data,
     models: _Models,
     notes: Sequence[tuple[str, str]],
     folder: Path,
     folders: Folders,
     progress: bool,
-) -> tuple[Path, list[str]]:
+) -> list[tuple[Path, list[str]]]:
+    """A page for each ROI that all trainings were evaluated over."""
     names = short_names(list(dict.fromkeys([*models, *(model for model, _ in notes)])))
     for name, found in models.items():
         if "*" in name:
             trainer, *after = names[name].split(THEN)
             names[name] = THEN.join([trainer + _chosen(found), *after])
-    comparison = compare(
-        {names[name]: [evaluation for _, evaluation in found] for name, found in models.items()},
-        notes=[(names[model], line) for model, line in notes],
-    )
-    write_comparison_report(
-        comparison,
-        folder,
-        images=_images(folders.raw / data.dataset, comparison),
-        curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
-        progress=progress,
-    )
-    return folder / "report.html", short_verdict(comparison)
+    evaluations = {names[m]: [evaluation for _, evaluation in found] for m, found in models.items()}
+    every = [evaluation for of_model in evaluations.values() for evaluation in of_model]
+    first, *others = [roi for roi in every[0].pooled if all(roi in e.pooled for e in every)]
+    targets = {first: folder, **{roi: folder / re.sub(r"\W+", "_", roi) for roi in others}}
+    pages = []
+    for roi, target in targets.items():
+        comparison = compare(
+            evaluations, roi=roi, notes=[(names[model], line) for model, line in notes]
+        )
+        write_comparison_report(
+            comparison,
+            target,
+            images=_images(folders.raw / data.dataset, comparison),
+            curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
+            facts=[
+                ("Another page", f"{other}, {os.path.relpath(path, target)}/report.html")
+                for other, path in targets.items()
+                if other != roi
+            ],
+            progress=progress,
+        )
+        said = (
+            short_verdict(comparison) if roi == first else [f"Also compared: {about(comparison)}."]
+        )
+        pages.append((target / "report.html", said))
+    return pages
 
 
 def _chosen(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> str:

@@ -84,7 +84,7 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
         import submitit
     except ImportError:
         raise InputError(
-            "submitit: expected it for --slurm, found none; pip install 'nnunet-meep[slurm]'"
+            "submitit: expected it for --slurm, found none; pip install 'submitit>=1.5'"
         ) from None
     parameters = dict(slurm)
     cluster = parameters.pop("cluster", "slurm")

@@ -21,14 +21,17 @@ def add_any_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def say_network(applied: Applied) -> None:
-    """Print notes if the predictions are, or may be, of another network than the calibrator's."""
-    if applied.differences:
-        print(
-            f"Note: the calibrator was fitted to another network: {'; '.join(applied.differences)}"
+def say_note(line: str) -> None:
+    """Print a note, at once."""
+    print(f"Note: {line}", flush=True)
+
+
+def say_labels(applied: Applied) -> None:
+    """Print what became of the labels, if any have changed."""
+    if changed := applied.n_changed:
+        say_note(
+            f"the calibration changed the label of {sum(changed.values()):,} voxels, in "
+            f"{len(changed)} of {len(applied.names)} cases"
         )
-    if applied.unknown:
-        print(
-            f"Note: not checked, because the predictions or the calibrator do not say it: "
-            f"{', '.join(applied.unknown)}"
-        )
+    if gone := applied.vanished:
+        say_note(f"no voxel has the label of {' or '.join(gone)} any more")

@@ -67,7 +67,7 @@ def _get_parser() -> argparse.ArgumentParser:
         "--slurm",
         metavar="OPTIONS",
         help="submit it to a cluster instead, as array jobs with these options of sbatch: "
-        "partition=gpu,gres=gpu:1,time=24:00:00 (needs nnunet-meep[slurm])",
+        "partition=gpu,gres=gpu:1,time=24:00:00 (needs submitit)",
     )
     states = commands.add_parser("status", help="a table of what is done, running, failed, pending")
     _add_plan(states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_meep.cli._calibrator import add_any_network, say_network
+from nnunet_meep.cli._calibrator import add_any_network, say_labels, say_note
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -76,14 +76,15 @@ def _apply(options: argparse.Namespace) -> None:
         dataset_json=options.djfile,
         plans_json=options.pfile,
         any_network=options.any_network,
+        say=say_note,
         progress=True,
     )
     n = len(applied.names)
     print(f"{n} case{'s' * (n != 1)} calibrated, written into {options.o}")
-    say_network(applied)
+    say_labels(applied)
     if changed := applied.not_argmax:
-        print(
-            f"Note: in {options.pred_folder} the segmentation is not the argmax of the "
+        say_note(
+            f"in {options.pred_folder} the segmentation is not the argmax of the "
             f"probabilities in {len(changed)} of {n} cases ({sum(changed.values()):,} voxels), as "
             f"after postprocessing; in {options.o} it is: {', '.join(changed)}"
         )

@@ -40,9 +40,10 @@ references, calibrators that were fitted to the cases they are evaluated on.
 Tables are means over cases, reliability and risk are over the pooled voxels.
 Only cases that all models have are compared. The differences are paired by case, with 95 %
 intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and
-Holm-corrected over the tests that the table shows. "n too small": with so few cases p cannot be
-below 0.05, whatever the difference. Both take the trainings as they are. If a model has several
-trainings, a second interval is over trainings and cases, and decides what is better.
+Holm-corrected over the tests that the table shows. "n too small": with so few cases this p cannot
+be below 0.05, whatever the difference; a column of p in which all are so is left out.
+Both take the trainings as they are. If a model has several trainings, a second interval is over
+trainings and cases, and decides what is better.
 "not segmented": Dice is 0 in all cases whose reference has the class; such a model cannot be the
 best for that class or for the top label.
 "optimistic": its calibrator was fitted to cases that it is evaluated on.

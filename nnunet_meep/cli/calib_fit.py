@@ -14,7 +14,7 @@ methods:
   platt             sigmoid(a logit p + b), by unregularized logistic regression (scikit-learn)
   isotonic          the best nondecreasing function of p (scikit-learn)
   temperature       softmax(log p / T); keeps every predicted label
-with fiducio (pip install 'nnunet-meep[fiducio]'):
+with fiducio (pip install 'fiducio>=0.2,<0.3'):
   vector            softmax(w log p + b), a factor and an offset for each class
   matrix            softmax(W log p + b)
   dirichlet         the same, regularized (off-diagonal and offsets)

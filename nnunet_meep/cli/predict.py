@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_meep.cli._calibrator import add_any_network, say_network
+from nnunet_meep.cli._calibrator import add_any_network, say_labels, say_note
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -113,11 +113,12 @@ def _predict(options: argparse.Namespace) -> None:
         asked,
         options.calibrator,
         any_network=options.any_network,
+        say=say_note,
         progress=not options.disable_progress_bar,
     )
     n = len(applied.names)
     print(f"{n} case{'s' * (n != 1)} predicted and calibrated, written into {options.o}")
-    say_network(applied)
+    say_labels(applied)
 
 
 def _for_nnunet(options: argparse.Namespace) -> list[str]:

@@ -154,7 +154,7 @@ def evaluate(
         cases=results,
         pooled={name: total.pooled() for name, total in totals.items()},
         settings=settings,
-        not_predicted=paired.not_predicted,
+        not_predicted=predictions.not_predicted(),
         skipped=sorted(skipped),
         incomplete_folds=predictions.incomplete_folds(),
         sources=Sources(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -122,11 +124,18 @@ class Setup:
             if n_processes == 1
             else self.job.in_processes(cases, n_processes, meanwhile)
         )
+        bar_of = partial(tqdm, desc=_name(self.given[0]), unit="case", disable=not progress)
         with (
             closing(outcomes) as in_order,
-            closing(tqdm(in_order, total=len(cases), unit="case", disable=not progress)) as bar,
+            closing(bar_of(in_order, total=len(cases))) as bar,
         ):
             yield from zip(cases, bar, strict=True)
+
+
+def _name(folder: Path) -> str:
+    """The name of a folder of predictions, or of the model whose fold it is."""
+    parts = [p for p in real_path(folder).parts if not re.fullmatch(r"fold_\w+|validation", p)]
+    return parts[-1]
 
 
 def _path(path: StrPath | None) -> Path | None:

@@ -233,10 +233,7 @@ def _changes(stored: Evaluation, sources: Sources) -> list[str]:
             [c["identity"] for c in stored.calibrators],
             [c.identity for c in calibrators if c is not None],
         ),
-        "references without a prediction": (
-            stored.not_predicted,
-            predictions.paired.not_predicted,
-        ),
+        "references without a prediction": (stored.not_predicted, predictions.not_predicted()),
         "what does not pair up": (
             {case: reason for case, reason in left_out.items() if case not in again},
             unpaired,

@@ -98,6 +98,25 @@ class Network:
         how = "the average of folds" if self.averaged else "single folds"
         return f"{how} {', '.join(self.folds)}"
 
+    def calibrator_notes(self, other: Network) -> list[str]:
+        """How another network differs, or may differ, from this one that a calibrator is for."""
+        lines = []
+        if differences := other.differences(self):
+            lines.append(f"the calibrator was fitted to another network: {'; '.join(differences)}")
+        if unknown := self.unknown_of_either(other):
+            lines.append(
+                f"the calibrator was fitted to {self.in_words}; whether these predictions are of "
+                f"the same {', '.join(unknown)} is not checked, because the files do not say"
+            )
+        return lines
+
+    @property
+    def in_words(self) -> str:
+        """What is known of it: data set, trainer, plans, configuration and folds."""
+        names = [name for name in (getattr(self, n) for n in _NAMED) if name is not None]
+        folds = [self.folds_in_words] if self.folds else []
+        return ", ".join([*names, *folds]) or "a network that its files do not name"
+
     def to_dict(self) -> dict[str, Any]:
         """The entry in ``calibration.json`` and ``calibrator.json``."""
         checkpoints = {fold: list(identities) for fold, identities in self.checkpoints.items()}

@@ -64,6 +64,15 @@ class Predictions:
             paired = _chosen(paired, cases, folders)
         return cls(folders, dataset, paired, cases is None)
 
+    def not_predicted(self) -> list[str]:
+        """The references without a prediction that could have one.
+
+        Cases that no fold of a model validates on have none: a model is trained on them.
+        """
+        splits = self._validation_cases()
+        validated = {case for cases in splits for case in cases}
+        return [case for case in self.paired.not_predicted if not splits or case in validated]
+
     def incomplete_folds(self) -> list[dict[str, Any]]:
         """The folds of ``splits_final.json`` with validation cases that have no prediction.
 
@@ -75,12 +84,8 @@ class Predictions:
             predictions; ``missing``, names of the validation cases without a prediction;
             ``n_cases``, the number of its validation cases.
         """
-        folds = {
-            f.parent.name.removeprefix("fold_")
-            for f in (real_path(folder) for folder in self.folders.predictions)
-            if f.name == "validation" and f.parent.name.startswith("fold_")
-        }
-        splits = self._splits() if folds and self.all_cases else []
+        folds = self._own_folds()
+        splits = self._validation_cases()
         predicted = {case.name for case in self.paired.cases}
         predicted |= {name for name, _ in self.paired.broken}
         found = []
@@ -89,6 +94,18 @@ class Predictions:
                 entry = {"fold": str(i), "evaluated": str(i) in folds, "missing": missing}
                 found.append({**entry, "n_cases": len(cases)})
         return found
+
+    def _own_folds(self) -> set[str]:
+        """The folds whose ``fold_X/validation`` is among the predictions."""
+        return {
+            f.parent.name.removeprefix("fold_")
+            for f in (real_path(folder) for folder in self.folders.predictions)
+            if f.name == "validation" and f.parent.name.startswith("fold_")
+        }
+
+    def _validation_cases(self) -> list[list[str]]:
+        """Those of each fold; empty if they are not known, or do not matter here."""
+        return self._splits() if self._own_folds() and self.all_cases else []
 
     def _splits(self) -> list[list[str]]:
         """The validation cases of each fold; empty if ``splits_final.json`` is not found."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def apply(
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
     any_network: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Applied:
     """Calibrate a folder of predictions with probabilities and write the result to another one.
@@ -63,6 +65,7 @@ def apply(
             and two levels up.
         any_network: also accept predictions of another network on the same data set; the
             differences are recorded. Those of another data set are never accepted.
+        say: gets the lines of :meth:`.Network.calibrator_notes` before anything is written.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -77,49 +80,53 @@ def apply(
         )
     network = network_of([pred_folder])
     differences = job.calibrator.check_network(network, pred_folder, any_network=any_network)
+    if say is not None:
+        for line in job.calibrator.network.calibrator_notes(network):
+            say(line)
     begin(output, calibrator_json, Record(pred_folder, network, tuple(differences)))
     for name in sorted(case_names(output, ".npz") - set(job.names)):
         raise InputError(
             f"{output / (name + '.npz')}: expected cases of {pred_folder}, found one that is not "
             f"there any more; remove it, or give another folder (-o)"
         )
-    not_argmax = job.run(output, progress)
-    unknown = job.calibrator.network.unknown_of_either(network)
-    return Applied(job.names, not_argmax, tuple(differences), unknown)
+    return job.run(output, progress)
 
 
 def calibrate_into(
     output: Path,
     calibrator_json: Path,
     pred_folder: Path,
-    record: Record,
     *,
     progress: bool = False,
 ) -> Applied:
     """Like :func:`apply`, for an output folder that :func:`begin` has prepared."""
-    job = _Job.prepare(calibrator_json, pred_folder)
-    not_argmax = job.run(output, progress)
-    unknown = job.calibrator.network.unknown_of_either(record.network)
-    return Applied(job.names, not_argmax, record.any_network, unknown)
+    return _Job.prepare(calibrator_json, pred_folder).run(output, progress)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Applied:
-    """The result of :func:`apply`.
+    """The result of :func:`apply`. Numbers are of the cases that were calibrated in this run.
 
     Attributes:
         names: names of all cases.
-        not_argmax: for the cases calibrated in this run whose segmentation was not the one that
-            follows from the probabilities by nnU-Net's rule: in how many voxels they differed.
-        differences: how the network of the predictions differs from that of the calibrator.
-        unknown: attributes of the networks that could not be compared, because they are unknown
-            for the predictions or for the calibrator.
+        not_argmax: by case, if there are any: the voxels whose label was not the one that follows
+            from the probabilities by nnU-Net's rule.
+        n_changed: by case, if there are any: the voxels to which the rule now gives another label.
+        before, after: the labels that it gave to any voxel, and gives now.
+        classes: name of each label but background.
     """
 
     names: list[str]
-    not_argmax: dict[str, int]
-    differences: tuple[str, ...]
-    unknown: tuple[str, ...]
+    not_argmax: dict[str, int] = field(default_factory=dict)
+    n_changed: dict[str, int] = field(default_factory=dict)
+    before: set[int] = field(default_factory=set)
+    after: set[int] = field(default_factory=set)
+    classes: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def vanished(self) -> list[str]:
+        """Names of the classes that were segmented before and now are nowhere."""
+        return [name for label, name in self.classes.items() if label in self.before - self.after]
 
 
 @dataclass(frozen=True)
@@ -180,17 +187,19 @@ class _Job:
         names = _cases(pred_folder, dataset.file_ending)
         return cls(calibrator, identity, dataset, pred_folder, names, copied)
 
-    def run(self, output: Path, progress: bool) -> dict[str, int]:
-        """Calibrate the cases that are not finished yet; return ``Applied.not_argmax``."""
+    def run(self, output: Path, progress: bool) -> Applied:
+        """Calibrate the cases that are not finished yet."""
         for name, source in self.copied.items():
             if source.is_file():
                 with replacing_file(output / name) as temporary:
                     shutil.copyfile(source, temporary)
-        not_argmax = {}
-        for name in tqdm(self.names, unit="case", disable=not progress):
-            if not self._is_done(name, output) and (n := self._calibrate(name, output)):
-                not_argmax[name] = n
-        return not_argmax
+        labels = self.dataset.labels
+        values = labels.regions_class_order or labels.values[1:]
+        applied = Applied(self.names, classes=dict(zip(values, labels.names, strict=True)))
+        for name in tqdm(self.names, desc="calibration", unit="case", disable=not progress):
+            if not self._is_done(name, output):
+                self._calibrate(name, output, applied)
+        return applied
 
     def _is_done(self, name: str, output: Path) -> bool:
         """Whether the output already has this case, from the same prediction and calibrator."""
@@ -207,28 +216,32 @@ class _Job:
         except InputError:
             return False
 
-    def _calibrate(self, name: str, output: Path) -> int:
-        """Calibrate a case; return in how many voxels its segmentation was not the argmax."""
+    def _calibrate(self, name: str, output: Path, applied: Applied) -> None:
+        """Calibrate a case, and note in ``applied`` what became of its labels."""
         source = self.pred_folder / f"{name}.npz"
         labels, ending = self.dataset.labels, self.dataset.file_ending
         old = self.pred_folder / f"{name}{ending}"
         codes, _, _ = read_codes(old, self.dataset)
         # Its shape comes first: a small npz may declare, or inflate to, more than the memory holds.
         probabilities, identity = _read_npz(source, (labels.n_channels, *codes.shape), labels)
-        n_not_argmax = int(
-            np.count_nonzero(codes != labels.encode(segmentation(probabilities, labels)))
-        )
+        before = segmentation(probabilities, labels)
+        if n := int(np.count_nonzero(codes != labels.encode(before))):
+            applied.not_argmax[name] = n
         del codes
         self.calibrator(probabilities, out=probabilities)
+        after = segmentation(probabilities, labels)
+        if n := int(np.count_nonzero(before != after)):
+            applied.n_changed[name] = n
+        applied.before.update(np.unique(before).tolist())
+        applied.after.update(np.unique(after).tolist())
         npz = output / f"{name}.npz"
         with temporary_folder(output, error_names=npz) as new:
             # Some of nnU-Net's readers write a second file beside the segmentation.
-            write_label_map(segmentation(probabilities, labels), new / old.name, old, self.dataset)
+            write_label_map(after, new / old.name, old, self.dataset)
             if (properties := self.pred_folder / f"{name}.pkl").is_file():
                 shutil.copyfile(properties, new / properties.name)
             write_probabilities(new / npz.name, probabilities, note(identity, self.identity))
             move_files(new, output, last=npz.name)  # it marks the case as finished
-        return n_not_argmax
 
 
 def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:

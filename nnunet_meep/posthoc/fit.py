@@ -124,7 +124,7 @@ def fit(
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     refuse_unpaired(folders, paired)
     files = [_files(case, dataset, where) for case in paired.cases]
-    with tqdm(paired.cases, unit="case", disable=not progress) as bar:
+    with tqdm(paired.cases, desc="fit", unit="case", disable=not progress) as bar:
         voxels = (FileVoxels(case, dataset, where) for case in bar)
         learnt = learn(method, voxels, len(paired.cases), dataset.labels, where)
     for case, before in zip(paired.cases, files, strict=True):

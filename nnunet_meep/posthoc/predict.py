@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -56,6 +56,7 @@ def predict(
     calibrator_json: Path,
     *,
     any_network: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Applied:
     """Predict with ``nnUNetv2_predict`` and calibrate the predictions.
@@ -69,6 +70,7 @@ def predict(
         calibrator_json: written by ``meep-calib-fit``.
         any_network: also accept a calibrator for another network on the same data set; the
             differences are recorded. One for another data set is never accepted.
+        say: gets the lines of :meth:`.Network.calibrator_notes` before anything is predicted.
         progress: show a progress bar of the calibration on stderr.
 
     Raises:
@@ -80,6 +82,9 @@ def predict(
     calibrator.check_labels(dataset.labels, model / "dataset.json")
     network = _network(asked, model)
     differences = calibrator.check_network(network, model, any_network=any_network)
+    if say is not None:
+        for line in calibrator.network.calibrator_notes(network):
+            say(line)
     _check_images(asked, dataset.file_ending)
     _check_device(asked.device)
     number, of = asked.part
@@ -100,7 +105,7 @@ def predict(
         if not any(staging.glob("*.npz")):  # nothing to continue from
             shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
         raise
-    applied = calibrate_into(asked.output, calibrator_json, staging, record, progress=progress)
+    applied = calibrate_into(asked.output, calibrator_json, staging, progress=progress)
     try:
         shutil.rmtree(staging)
     except OSError as error:

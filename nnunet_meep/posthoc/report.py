@@ -56,7 +56,7 @@ def write(fit: Fit, path: Path) -> list[Path]:
     with replacing_file(picture) as temporary:
         panels = {}
         for key, c in fit.classes.items():
-            change = f"{1e3 * ece_of_bins(c.before):.2f} to {1e3 * ece_of_bins(c.after):.2f} e-3"
+            change = f"{1e3 * ece_of_bins(c.before):.2f} → {1e3 * ece_of_bins(c.after):.2f} e-3"
             panels[f"{c.name} (label {key})\nECE {change}"] = [
                 Layer("before", c.before, color=COLORS[1]),
                 Layer("after", c.after, color=COLORS[0]),
@@ -73,7 +73,7 @@ def table(fit: Fit) -> str:
     """A table for the terminal: the effect of the calibrator on the voxels it was fitted to."""
     calibrator = fit.calibrator
     fitted_on = calibrator.fitted_on
-    rows = [["class", "fit", "voxels", "log loss e-3", "after", "ECE e-3", "after"]]
+    rows = [["class", "fit", "voxels", "log loss e-3", "log loss after", "ECE e-3", "ECE after"]]
     for key, c in fit.classes.items():
         numbers = (c.log_loss_before, c.log_loss_after, ece_of_bins(c.before), ece_of_bins(c.after))
         cells = [f"{1e3 * value:.2f}" for value in numbers]

@@ -1,6 +1,6 @@
 """The calibration methods of the package fiducio, fitted to weighted voxels and saved as numbers.
 
-fiducio (an extra: ``pip install 'nnunet-meep[fiducio]'``) and torch are loaded only when needed.
+fiducio (``pip install 'fiducio>=0.2,<0.3'``) and torch are loaded only when needed.
 """
 
 from __future__ import annotations

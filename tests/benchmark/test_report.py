@@ -181,3 +181,38 @@ def test_the_images_are_those_of_the_cases(tmp_path, monkeypatch, unlabelled_tes
     (folder.pred / "c0.npz").unlink()
     assert pictures() == []
     assert given[1:] == [None]
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_each_roi_that_all_were_evaluated_over_has_a_page(tmp_path, monkeypatch) -> None:
+    folder = PredictionFolder(tmp_path / "scans", LABELS)
+    for case in ("t0", "t1"):
+        folder.add(case, *softmax_case(np.random.default_rng(0), (4, 5, 6)))
+    evaluated = [
+        nm.evaluate(folder.gt, folder.pred, rois=rois)
+        for rois in (("image", "boundary:1", "boundary:2"), ("image", "boundary:1"))
+    ]
+    results = [TrainingResult("hip", PLAIN, i, 0, {"test": e}) for i, e in enumerate(evaluated)]
+    (tmp_path / "plan.toml").write_text(PLAN)
+    heads = {}
+    write = module.write_comparison_report
+    monkeypatch.setattr(
+        module,
+        "write_comparison_report",
+        lambda *a, **k: heads.update({a[1]: k["facts"]}) or write(*a, **k),
+    )
+    plan, target = read_plan(tmp_path / "plan.toml"), tmp_path / "report"
+    folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
+    pages = write_report(plan, Results(tuple(results)), target, folders)
+    assert [page for page, _ in pages] == [
+        target / "hip" / "report.html",
+        target / "hip" / "boundary_1" / "report.html",
+    ]
+    near = "within 1 mm of the reference surface (boundary:1)"
+    assert pages[1][1] == [f"Also compared: {near}, 2 cases."]
+    assert heads == {
+        target / "hip": [("Another page", "boundary:1, boundary_1/report.html")],
+        target / "hip" / "boundary_1": [("Another page", "image, ../report.html")],
+    }
+    content = json.loads((target / "hip" / "boundary_1" / "comparison.json").read_text())
+    assert content["roi"] == "boundary:1"

@@ -361,6 +361,18 @@ class TestFolds:
             "fold 0 is not complete: 1 of its 2 validation cases have no prediction: b",
         )
 
+    def test_cases_that_no_fold_validates_on_miss_nothing(self, model) -> None:
+        """As with a fixed validation set: the others are trained on."""
+        splits = [{"train": ["c", "d", "e"], "val": ["a", "b", "f"]}]
+        path = model.parents[2] / "preprocessed" / model.parent.name / "splits_final.json"
+        path.write_text(json.dumps(splits))
+        evaluate_into(model / "calibration", None, model)
+        assert lines_of(open_training(model)) == (
+            "fold 0 is not complete: 1 of its 3 validation cases have no prediction: f",
+        )
+        stored = json.loads((model / "calibration" / "calibration.json").read_text())
+        assert stored["not_predicted"] == ["f"]
+
 
 def test_one_of_its_rois(evaluated) -> None:
     near = open_training(evaluated.pred, roi="boundary:1").evaluation

@@ -283,7 +283,32 @@ def test_a_segmentation_that_is_not_the_argmax_is_said(fitted, tmp_path, capsys)
     sitk.WriteImage(like(array, old), test.pred / "case_1.nii.gz")
     assert apply(path, test.pred, tmp_path / "out").not_argmax == {"case_1": 3}
     assert main([str(path), str(test.pred), "-o", str(tmp_path / "again")]) == 0
-    assert "in 1 of 3 cases (3 voxels), as after postprocessing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "in 1 of 3 cases (3 voxels), as after postprocessing" in said
+    assert "changed the label" not in said  # temperature does not
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [("two classes", "1", "LA"), ("three classes", "2", "Posterior"), ("regions", "(2,)", "inner")],
+)
+def test_labels_that_change_and_classes_that_vanish_are_said(
+    kind, key, name, fitted, tmp_path, capsys
+):
+    path, test = fitted("platt", kind)
+    content = json.loads(path.read_text())
+    content["classes"][key]["parameters"]["intercept"] = -1e3  # the class never occurs
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main([str(path), str(test.pred), "-o", str(tmp_path / "out")]) == 0
+    labels = [
+        [segmentation(folder / f"case_{i}.nii.gz") for i in range(3)]
+        for folder in (test.pred, tmp_path / "out")
+    ]
+    n = sum(np.count_nonzero(old != new) for old, new in zip(*labels, strict=True))
+    said = capsys.readouterr().out
+    assert f"Note: the calibration changed the label of {n:,} voxels, in 3 of 3 cases\n" in said
+    assert f"Note: no voxel has the label of {name} any more\n" in said
 
 
 def like(array: np.ndarray, image: sitk.Image) -> sitk.Image:

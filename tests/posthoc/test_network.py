@@ -127,10 +127,14 @@ def test_what_is_not_known_is_said(models, make_validation, tmp_path, capsys) ->
     plain = make_validation("two classes", name="predicted", seed=3)
     capsys.readouterr()
     assert calib_apply.main([str(path), str(plain.pred), "-o", str(tmp_path / "out")]) == 0
-    assert (
-        "Note: not checked, because the predictions or the calibrator do not say it: dataset, "
-        "trainer, plans, configuration, folds\n"
-    ) in capsys.readouterr().out
+    note = (
+        "Note: the calibrator was fitted to Dataset501_LA, nnUNetTrainer, nnUNetPlans, 2d, fold 0; "
+        "whether these predictions are of the same dataset, trainer, plans, configuration, folds "
+        "is not checked, because the files do not say\n"
+    )
+    said = capsys.readouterr().out
+    assert said.startswith(note)  # before anything is written
+    assert "3 cases calibrated" in said
     assert calib_fit.main(
         ["platt", str(plain.gt), str(plain.pred), "-o", str(tmp_path / "other.json")]
     ) == 0  # fmt: skip
