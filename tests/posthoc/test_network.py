@@ -70,7 +70,7 @@ def test_its_own_network(models, tmp_path, capsys) -> None:
     assert network["folds"] == ["0"]
     code, said = applied(capsys, path, model, tmp_path / "out")
     assert code == 0
-    assert "Note" not in said
+    assert "the calibrator was fitted to" not in said
     assert (
         json.loads((tmp_path / "out" / "calib_apply_args.json").read_text())["network"] == network
     )

@@ -382,7 +382,7 @@ def test_a_calibrator_of_its_network_is_taken(nnunet, calibrator, capsys):
     names = {"dataset": "Dataset004_Hippocampus", "plans": "nnUNetPlansSmall"}
     of_network(calibrator, **names, trainer=TRAINER, configuration="3d_fullres", folds=["0"])
     assert main(COMMAND) == 0
-    assert "Note" not in capsys.readouterr().out
+    assert "the calibrator was fitted to" not in capsys.readouterr().out
     record = json.loads(Path("out/calib_apply_args.json").read_text())
     assert record["any_network"] == []
     network = record["network"]
