@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from nnunet_meep.benchmark.plans.plan import Plan
 from nnunet_meep.benchmark.plans.short_names import short_names
@@ -107,8 +108,9 @@ def run_steps(state: State, machine: Machine, watch: Watch) -> Runner:
     try:
         runner.run(watch.show)
     except KeyboardInterrupt:
-        watch.stop()
-        watch.say("Stopped. The same command goes on from here.")
+        with suppress(OSError):  # the terminal is gone
+            watch.stop()
+            watch.say("Stopped. The same command goes on from here.")
         raise
     return runner
 
