@@ -52,7 +52,8 @@ folds = {folds}        # [0], [0, 1] ... or "all five"
 # features_per_stage = [8, 16, 32, 64]
 
 # nnU-Net's default loss, and the two terms with a lambda that the training finds.
-# meep-trainers lists all names; with _250epochs behind it a training is a quarter as long.
+# meep-trainers lists all names; with _250epochs behind it a training is a quarter as long (then
+# change the name at reference below, too).
 [[training]]
 trainers = [
     "{DEFAULT}",
@@ -67,7 +68,7 @@ methods = {methods}
 [evaluate]
 roi = ["image", "boundary:5"]        # whole images; within 5 mm of the surfaces
 
-# All others are compared with this one.
+# All others are compared with this one: a name from above, as it stands there.
 [[compare]]
 reference = "{DEFAULT}{reference}"
 """
