@@ -45,8 +45,10 @@ dataset = "{dataset}"
 configuration = "{"2d" if is_2d else "3d_fullres"}"
 folds = {folds}        # [0], [0, 1] ... or "all five"
 
-# A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name.
+# A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name. Another one
+# for the same data set, also in another plan, needs another name.
 # [data.{name}.network]
+# plans = "nnUNetPlansBenchmark"
 # patch_size = {"[128, 128]" if is_2d else "[32, 64, 64]"}
 # batch_size = 2
 # features_per_stage = [8, 16, 32, 64]
