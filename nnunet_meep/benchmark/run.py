@@ -80,14 +80,15 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
         if model.note and not only:
             watch.say(f"Note: {model.trainer} {model.note}")
     refuse_problems(state)
+    n_trainings = counted(len(state.trainings), "training")
     if state.pending():
         watch.begin(
-            f"{counted(len(state.trainings), 'training')} on {machine.device}; everything goes "
-            f"into {state.folders.work}"
+            f"{n_trainings if state.trainings else 'Preparation'} on {machine.device}; everything "
+            f"goes into {state.folders.work}"
         )
         run_steps(state, machine, watch)
     else:
-        watch.say(f"All is done already: {counted(len(state.trainings), 'training')}.")
+        watch.say(f"All is done already ({n_trainings}).")
     problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
     problems += failures(state)
     if not only:
