@@ -88,7 +88,7 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
         )
         run_steps(state, machine, watch)
     else:
-        watch.say(f"All is done already ({n_trainings}).")
+        watch.say(f"All is done already ({n_trainings})." + " The report:" * (not only))
     problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
     problems += failures(state)
     if not only:
