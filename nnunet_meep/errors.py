@@ -1,5 +1,8 @@
 """What a command turns into one clear line: the exception for bad input, the system's errors."""
 
+import difflib
+from collections.abc import Iterable
+
 _LONGEST = 1000  # characters of a line; what a damaged file holds may fill many screens
 
 
@@ -39,3 +42,12 @@ def described(error: OSError) -> str:
     name = error.filename2 or error.filename  # of two the one that was to be written
     where = f"{name}: " if name else ""
     return printable(f"{where}{error.strerror or error}")
+
+
+def is_meant(wrong: str, names: Iterable[str]) -> str:
+    """``is X meant? `` with the name that is nearest to a wrong one; empty if none is near.
+
+    For the beginning of what was expected, as the list of all names may be long.
+    """
+    near = difflib.get_close_matches(wrong, list(names), 1)
+    return f"is {near[0]} meant? " if near else ""

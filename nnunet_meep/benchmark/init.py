@@ -1,4 +1,4 @@
-"""Write a plan for a data set, and say what it will take."""
+"""Write a plan for a data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.benchmark.plans.paper import Paper
-from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME, Plan
+from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.benchmark.running.data_sets import (
@@ -16,11 +16,8 @@ from nnunet_meep.benchmark.running.data_sets import (
     given_test_scans,
     labelled_cases,
 )
-from nnunet_meep.benchmark.running.folders import Folders
-from nnunet_meep.benchmark.running.machine import Machine
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.notes import counted
-from nnunet_meep.nnunet_files.paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path, not_set
 
 
 def init(
@@ -28,9 +25,6 @@ def init(
     file: Path,
     *,
     paper: str | None = None,
-    time: bool = False,
-    work: Path | None = None,
-    device: str | None = None,
 ) -> None:
     """Write a plan; print what it trains.
 
@@ -38,9 +32,6 @@ def init(
         dataset: number or name of a data set in ``nnUNet_raw``.
         file: the plan; must not exist yet.
         paper: ``LA`` or ``WMH`` for the plan of the MEEP paper's Table 1.
-        time: also prepare the data set and time a few iterations.
-        work: see :meth:`.Folders.of`; for ``time``.
-        device: see :meth:`.Machine.of`; for ``time``.
 
     Raises:
         InputError: there is no such data set, or the file exists.
@@ -64,19 +55,19 @@ def init(
     plan = read_plan(file)
     n = len(list(plan.trainings()))
     print(f"Written: {file}, a plan of {n} trainings on {raw.name}.")
-    if time:
-        print(_how_long(plan, work, device))
-    print(f"Read it, change what you like, and run it: meep-benchmark run {file}")
+    print(
+        f"Read it, change what you like, and run it: meep-benchmark run {file}\n"
+        f"How long that takes is told by meep-benchmark time {file}: weeks without a GPU, unless "
+        f"the plan\nhas a smaller network ([data.NAME.network]) and shorter trainings "
+        f"(_50epochs)."
+    )
 
 
 def _find(dataset: str) -> Path:
     """The data set's folder in the user's ``nnUNet_raw``."""
     place = os.environ.get("nnUNet_raw")
     if not place:
-        raise InputError(
-            "nnUNet_raw: expected nnU-Net's folder of raw data in this environment variable, "
-            "found none"
-        )
+        raise InputError(not_set("nnUNet_raw"))
     there = sorted(p.name for p in Path(place).glob("Dataset[0-9][0-9][0-9]_*") if p.is_dir())
     name = Path(dataset).name  # also with the slash of a completed folder name
     start = f"Dataset{int(dataset):03d}_" if re.fullmatch(r"\d{1,3}", dataset) else None
@@ -105,23 +96,3 @@ def _is_2d(raw: Path) -> bool:
         return False
     size = reader.GetSize()
     return len(size) == 2 or 1 in size
-
-
-def _how_long(plan: Plan, work: Path | None, device: str | None) -> str:
-    from nnunet_meep.benchmark.estimate import seconds_of_trainings
-
-    machine = Machine.of(device, None, [], None)
-    seconds = seconds_of_trainings(plan, Folders.of(plan.path, work), machine)
-    return (
-        f"About {_in_words(sum(seconds.values()))} on this machine ({machine.device}), one "
-        f"training after the other, without validation and prediction; --jobs, or --gpus and "
-        f"--per-gpu, let several run side by side."
-    )
-
-
-def _in_words(seconds: float) -> str:
-    """``40 minutes``, ``5 hours`` or ``131 days``."""
-    for unit, length in (("day", 86400), ("hour", 3600)):
-        if seconds >= 2 * length:
-            return counted(round(seconds / length), unit)
-    return counted(max(1, round(seconds / 60)), "minute")

@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,12 +15,13 @@ from nnunet_meep.atomic import replacing_file
 from nnunet_meep.benchmark.choose import choices
 from nnunet_meep.benchmark.collect import missing
 from nnunet_meep.benchmark.plans.plan import THEN, Compare, Data, Plan
-from nnunet_meep.benchmark.plans.trainer_names import lambda_of
+from nnunet_meep.benchmark.plans.short_names import short_names
+from nnunet_meep.benchmark.plans.trainer_names import finds_lambda, lambda_of
 from nnunet_meep.benchmark.results import Results, TrainingResult
 from nnunet_meep.benchmark.running.folders import Folders
-from nnunet_meep.benchmark.short_names import short_names
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
+from nnunet_meep.evaluation.notes import counted, of_models
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
 from nnunet_meep.evaluation.report.verdict import about, short_verdict
 from nnunet_meep.evaluation.results import Evaluation
@@ -44,7 +45,8 @@ def write_report(
         progress: show progress bars on stderr.
 
     Returns:
-        The pages, each with its verdict; those of further ROIs with a line that names the ROI.
+        The pages, each with its verdict and with what is missing; those of further ROIs with a line
+        that names the ROI.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(results, folder / RESULTS)
@@ -98,11 +100,27 @@ def _models(
                 if name in found:
                     found[name].append((result, evaluation))
     notes += [(m.trainer, m.note) for m in plan.models if m.data == data and m.note]
+    notes += _without_term(plan, data, results)
     notes += missing(plan, data, results)
     there = {name: trainings for name, trainings in found.items() if trainings}
     if compared.reference not in there:
         return {}, notes
     return there, notes
+
+
+def _without_term(
+    plan: Plan, data: str, results: Sequence[TrainingResult]
+) -> Iterator[tuple[str, str]]:
+    """Each trainer that was to find lambda, and how many of its trainings ended before it did."""
+    for trainer in dict.fromkeys(m.trainer for m in plan.models if m.data == data):
+        curves = [r.curves for r in results if r.trainer == trainer and r.curves]
+        n = sum("lambda" not in curve for curve in curves)
+        if n and finds_lambda(trainer):
+            yield (
+                trainer,
+                f"lambda was 0 to the end in {n} of {counted(len(curves), 'training')}, which were "
+                f"too short for the term: what is compared was trained without it",
+            )
 
 
 def _write_pages(
@@ -123,11 +141,9 @@ def _write_pages(
     every = [evaluation for of_model in evaluations.values() for evaluation in of_model]
     first, *others = [roi for roi in every[0].pooled if all(roi in e.pooled for e in every)]
     targets = {first: folder, **{roi: folder / re.sub(r"\W+", "_", roi) for roi in others}}
-    pages = []
+    named, pages = [(names[model], line) for model, line in notes], []
     for roi, target in targets.items():
-        comparison = compare(
-            evaluations, roi=roi, notes=[(names[model], line) for model, line in notes]
-        )
+        comparison = compare(evaluations, roi=roi, notes=named)
         write_comparison_report(
             comparison,
             target,
@@ -140,9 +156,9 @@ def _write_pages(
             ],
             progress=progress,
         )
-        said = (
-            short_verdict(comparison) if roi == first else [f"Also compared: {about(comparison)}."]
-        )
+        said = [*short_verdict(comparison), *(f"Note: {line}" for line in of_models(named))]
+        if roi != first:
+            said = [f"Also compared: {about(comparison)}."]
         pages.append((target / "report.html", said))
     return pages
 

@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_meep.benchmark.collect import collect, ordered
 from nnunet_meep.benchmark.plans.plan import Plan
 from nnunet_meep.benchmark.plans.read_plan import read_plan
-from nnunet_meep.benchmark.report import write_report
-from nnunet_meep.benchmark.results import read_results
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine
-from nnunet_meep.benchmark.running.runner import Runner
 from nnunet_meep.benchmark.running.state import State
 from nnunet_meep.benchmark.running.status import failures
 from nnunet_meep.benchmark.running.steps import known_keys
-from nnunet_meep.benchmark.running.watch import Watch
+from nnunet_meep.benchmark.running.watch import Watch, run_steps
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.notes import counted
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class Options:
     per_gpu: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def state(self, only: Sequence[str] = ()) -> State:
-        """The state of the plan.
+    def state(self, only: Sequence[str] = (), *, notes: bool = True) -> State:
+        """The state of the plan; see :class:`.State`.
 
         Raises:
             InputError: the plan is wrong, or has no step that ``only`` asks for.
@@ -52,9 +49,19 @@ class Options:
         plan = read_plan(self.plan)
         _check_only(plan, only)
         folders = Folders.of(self.plan, self.work)
-        state = State(plan, folders, sources=dict(self.sources), only=only)
+        state = State(plan, folders, sources=dict(self.sources), only=only, notes=notes)
         state.update()
         return state
+
+    def machine(self) -> Machine:
+        """Where the steps run.
+
+        Raises:
+            InputError: GPUs are asked for that are not there.
+        """
+        return Machine.of(
+            self.device, self.jobs, list(self.gpus), self.per_gpu, environment=self.environment
+        )
 
 
 def run(options: Options, only: Sequence[str] = ()) -> None:
@@ -67,23 +74,21 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
         InputError: a step failed; the message has a line for each.
     """
     state = options.state(only)
-    machine = Machine.of(
-        options.device,
-        options.jobs,
-        list(options.gpus),
-        options.per_gpu,
-        environment=options.environment,
-    )
+    machine = options.machine()
     watch = Watch(state)
     for model in state.plan.models:
         if model.note and not only:
             watch.say(f"Note: {model.trainer} {model.note}")
-    n = len(state.trainings)
-    watch.say(
-        f"{n} training{'s' * (n != 1)} on {machine.device}; everything goes into "
-        f"{state.folders.work}"
-    )
-    Runner(state, machine, watch.tell).run(watch.show)
+    refuse_problems(state)
+    n_trainings = counted(len(state.trainings), "training")
+    if state.pending():
+        watch.begin(
+            f"{n_trainings if state.trainings else 'Preparation'} on {machine.device}; everything "
+            f"goes into {state.folders.work}"
+        )
+        run_steps(state, machine, watch)
+    else:
+        watch.say(f"All is done already ({n_trainings})." + " The report:" * (not only))
     problems = [f"{key}: {reason}" for key, reason in state.problems.items()]
     problems += failures(state)
     if not only:
@@ -92,7 +97,18 @@ def run(options: Options, only: Sequence[str] = ()) -> None:
         except InputError as error:
             problems.append(f"report: {error}")
     if problems:
-        raise InputError("\n  ".join(["not everything could be done:", *problems]))
+        raise InputError("not everything could be done:", *(f"  {line}" for line in problems))
+
+
+def refuse_problems(state: State) -> None:
+    """Refuse, before anything runs, a plan that does not fit the data sets that are there.
+
+    Raises:
+        InputError: a line for each problem.
+    """
+    if state.problems:
+        path = state.plan.path
+        raise InputError(*(f"{path}: {line}" for line in dict.fromkeys(state.problems.values())))
 
 
 def report(state: State, stored: Path | None = None) -> None:
@@ -102,16 +118,24 @@ def report(state: State, stored: Path | None = None) -> None:
         state: of the plan.
         stored: results to take instead of those of the work folder.
     """
+    # Here, because torch and what draws take seconds, which all other commands can do without.
+    from nnunet_meep.benchmark.collect import collect, ordered
+    from nnunet_meep.benchmark.report import write_report
+    from nnunet_meep.benchmark.results import read_results
+
     folder = state.folders.work / "report"
     if stored is None:
         results = collect(state, folder / "results")
     else:
         results = ordered(read_results(stored, state.folders).trainings, state.plan)
     if not results.trainings:
-        print("No training is finished yet: no report.")
+        print("No training is evaluated yet: no report.")
         return
-    for path, verdict in write_report(state.plan, results, folder, state.folders, progress=True):
-        print("\n".join(["", *verdict, f"Report: {path}"]), flush=True)
+    pages = write_report(state.plan, results, folder, state.folders, progress=True)
+    for path, said in pages:
+        print("\n".join(["", *said, f"Report: {path}"]), flush=True)
+    if not pages:
+        print("No training of a reference is evaluated yet: no page.")
 
 
 def _check_only(plan: Plan, only: Sequence[str]) -> None:

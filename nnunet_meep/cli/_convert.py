@@ -88,7 +88,8 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
         raise InputError(f"{len(dataset.problems)} problems, see above; nothing would be written")
     if not options.dry_run:
         print(
-            f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity"
+            f"Next: meep-benchmark init {options.dataset_id}, to compare trainers; or by hand: "
+            f"nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity"
         )
 
 

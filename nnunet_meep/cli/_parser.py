@@ -7,15 +7,22 @@ from typing import Any, NoReturn
 
 from nnunet_meep import __version__
 from nnunet_meep.cli._run import flush
+from nnunet_meep.errors import printable
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose epilog may be a function, for text that is slow to make and rarely shown."""
+    """A parser whose epilog may be a function, for text that is slow to make and rarely shown.
+
+    What is wrong is said in one line, as by all commands, without the usage before it.
+    """
 
     def format_help(self) -> str:
         if callable(self.epilog):
             self.epilog = self.epilog()
         return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"Error: {printable(message)}; see {self.prog} --help\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(flush(status), message)

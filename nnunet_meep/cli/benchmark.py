@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_meep.cli._parser import command_parser
-from nnunet_meep.cli._run import run
+from nnunet_meep.cli._run import run, say
 from nnunet_meep.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
   meep-benchmark init 501 -o plan.toml      a plan for nnUNet_raw/Dataset501_*, commented
+  meep-benchmark time plan.toml             how long the trainings will take on this machine
   meep-benchmark run plan.toml              train, predict, calibrate, evaluate, report; goes on
                                             where it was stopped
   meep-benchmark status plan.toml           what is done, running, failed and pending
@@ -51,9 +52,41 @@ def _get_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    inits = commands.add_parser("init", help="write a plan for a data set in nnUNet_raw")
+
+    def add(name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=f"example:\n  meep-benchmark {name} {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    inits = add(
+        "init",
+        "write a plan for a data set in nnUNet_raw",
+        "Writes a plan, a commented TOML file: nnU-Net's default and two MEEP trainers with three\n"
+        "seeds each. Nothing is trained.",
+        "501 -o plan.toml",
+    )
     _add_init(inits)
-    runs = commands.add_parser("run", help="run what is pending, then write the report")
+    times = add(
+        "time",
+        "prepare the data, time a few iterations, and tell how long the trainings take",
+        "Tells how long the trainings of a plan will take on this machine: prepares the data as\n"
+        "run does, and times a few iterations on each data set. Can be repeated after each change\n"
+        "of the plan; what is prepared already stays.",
+        "plan.toml",
+    )
+    _add_plan(times)
+    _add_device(times)
+    runs = add(
+        "run",
+        "run what is pending, then write the report",
+        "Trains, predicts, calibrates, evaluates and compares what a plan says, and goes on where\n"
+        "it was stopped. Shows each command as it begins ($), to be copied if need be.",
+        "plan.toml --jobs 2",
+    )
     _add_plan(runs)
     _add_machine(runs)
     runs.add_argument(
@@ -69,12 +102,28 @@ def _get_parser() -> argparse.ArgumentParser:
         help="submit it to a cluster instead, as array jobs with these options of sbatch: "
         "partition=gpu,gres=gpu:1,time=24:00:00 (needs submitit)",
     )
-    states = commands.add_parser("status", help="a table of what is done, running, failed, pending")
+    states = add(
+        "status",
+        "a table of what is done, running, failed, pending",
+        "Shows how far each training of a plan is, why steps failed, and where the report is.\n"
+        "Changes nothing, also while it runs.",
+        "plan.toml",
+    )
     _add_plan(states)
-    lines = commands.add_parser("commands", help="what is pending, one line each")
+    lines = add(
+        "commands",
+        "what is pending, one line each",
+        "Prints a command for each training that is not finished, for schedulers of any kind.",
+        "plan.toml --gpus 0 > jobs.txt",
+    )
     _add_plan(lines)
     _add_machine(lines)
-    reports = commands.add_parser("report", help="tables and pages of what is there so far")
+    reports = add(
+        "report",
+        "tables and pages of what is there so far",
+        "Writes the report of the trainings that are evaluated so far, also while others run.",
+        "plan.toml",
+    )
     _add_plan(reports)
     reports.add_argument(
         "--results",
@@ -109,10 +158,10 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time",
         action="store_true",
-        help="prepare the data set, train for a few iterations, and say how long it will take",
+        help="then do what meep-benchmark time does with the plan",
     )
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="as for run, with --time")
-    parser.add_argument("-device", "--device", choices=("cpu", "cuda", "mps"), help="as for run")
+    _add_device(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -133,13 +182,17 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device",
         "--device",
         choices=("cpu", "cuda", "mps"),
         help="as for nnUNetv2_train (default: cuda if there is a GPU, else cpu)",
     )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    _add_device(parser)
     parser.add_argument(
         "--jobs",
         type=_at_least_one,
@@ -171,7 +224,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _get_parser().parse_args(args)
     actions = {
-        **{"init": _init, "run": _run, "status": _status},
+        **{"init": _init, "time": _time, "run": _run, "status": _status},
         **{"commands": _commands, "report": _report},
     }
     return run(lambda: actions[options.command](options))
@@ -216,14 +269,16 @@ def _sources(given: list[str], data: list[str]) -> dict[str, Path]:
 def _init(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.init import init
 
-    init(
-        arguments.dataset,
-        arguments.o,
-        paper=arguments.paper,
-        time=arguments.time,
-        work=arguments.work,
-        device=arguments.device,
-    )
+    init(arguments.dataset, arguments.o, paper=arguments.paper)
+    if arguments.time:
+        arguments.plan, arguments.source = arguments.o, []
+        _time(arguments)
+
+
+def _time(arguments: argparse.Namespace) -> None:
+    from nnunet_meep.benchmark.estimate import tell_time
+
+    tell_time(_options(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -251,7 +306,7 @@ def _submit(options: Options, text: str) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from nnunet_meep.benchmark.running.status import status_table
 
-    print(status_table(_options(arguments).state()))
+    print(status_table(_options(arguments).state(notes=False)))
 
 
 def _commands(arguments: argparse.Namespace) -> None:
@@ -263,7 +318,10 @@ def _commands(arguments: argparse.Namespace) -> None:
             start += [f"--{flag.replace('_', '-')}", str(value)]
     for source in arguments.source:
         start += ["--source", source]
-    for stage in pending_lines(_options(arguments).state()):
+    stages = pending_lines(_options(arguments).state(notes=False))
+    if not any(stages):
+        say("Nothing is pending.")
+    for stage in stages:
         for only in stage:
             line = shlex.join([*start, "--only", *only])
             if len(line.splitlines()) > 1:

@@ -106,10 +106,12 @@ def _name(text: str) -> str:
 def _labels(text: str) -> list[tuple[str, int]]:
     labels = []
     for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not name or not equals:
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE")
-        labels.append((name, _value(value)))
+        name, _, value = part.partition("=")
+        if not name or not value.isdecimal():
+            raise argparse.ArgumentTypeError(
+                f"expected NAME=VALUE, such as Anterior=1, got {part!r}"
+            )
+        labels.append((name, int(value)))
     return labels
 
 

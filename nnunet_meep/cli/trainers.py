@@ -68,17 +68,20 @@ def _explanation(name: str) -> str:
     except names.TrainerNameError as error:
         experiment, problem = None, str(error)
     if experiment is None:
-        left = (
-            f"{name!r} is no name of nnunet-meep: it is left to nnU-Net and the folders of "
-            "nnUNet_extTrainer"
-        )
-        if meant := nearest.meant(name):
-            problem = problem or f"{left}; if one of ours is meant, {meant}"
-        if not problem:
-            return left
+        foreign = f"{name!r} is no name of nnunet-meep"
+        known = others.written_classes()
+        if not problem and name in known:
+            return f"{foreign}: it is left to nnU-Net, which has it"
+        meant = nearest.meant(name)
+        if not (problem or meant or known):  # nnU-Net is not here
+            return f"{foreign}: it is left to nnU-Net"
         if folder := others.folder_with(name, others.external_folders()):
-            return f"{name!r} is no name of nnunet-meep: nnU-Net finds it in {folder}"
-        raise InputError(problem)
+            return f"{foreign}: nnU-Net finds it in {folder}"
+        raise InputError(
+            problem
+            or f"{foreign}, of nnU-Net or of a trainer in the folders of nnUNet_extTrainer"
+            + (f"; if one of ours is meant, {meant}" if meant else "")
+        )
     return "\n".join([name, *_aligned(names.explain(experiment).items())])
 
 

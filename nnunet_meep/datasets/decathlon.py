@@ -35,7 +35,7 @@ def find(source: Path, *, division: Division) -> RawDataset:
     if not (task := re.fullmatch(r"Task\d+_(\w+)", source.name)):
         raise InputError(
             f"{source}: expected a task folder of the Medical Segmentation Decathlon, TaskNN_NAME, "
-            f"got {source.name}"
+            f"got {source.name}; for folders of other scans there is meep-convert-folder"
         )
     channel_names, classes, listed = _read_description(source / "dataset.json")
     labels, become = numbered(classes, (), f'{source / "dataset.json"}, "labels"')

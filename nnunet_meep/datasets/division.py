@@ -82,7 +82,7 @@ def divide(names: Iterable[str], division: Division, source: Path) -> Divided:
         raise InputError(
             f"{source}: expected at least {n_test + n_validation + 1} cases with labels, {n_test} "
             f"for testing (--test), {n_validation} for validation (--validation) and one for "
-            f"training, found {len(cases)}"
+            f"training, found {len(cases)}{_taken(division)}"
         )
     in_fold, test = cases[: n_training + n_validation], cases[n_training + n_validation :]
     return Divided(
@@ -91,6 +91,11 @@ def divide(names: Iterable[str], division: Division, source: Path) -> Divided:
         splits=splits_of(in_fold, [set(in_fold[n_training:])]) if n_validation else [],
         folds=f"fold 0 ({n_validation} validation scans)",
     )
+
+
+def _taken(division: Division) -> str:
+    """Why there may be fewer cases than the folder has, for the end of a message."""
+    return "" if division.n_cases is None else f", as --cases takes the first {division.n_cases}"
 
 
 def _folds_with_tests(cases: list[str], n_folds: int, division: Division, source: Path) -> Divided:
@@ -107,7 +112,7 @@ def _folds_with_tests(cases: list[str], n_folds: int, division: Division, source
         raise InputError(
             f"{source}: expected enough cases with labels for {n_folds} folds (--folds) that each "
             f"test {n_test}, validate on {n_validation} (--validation) and train on at least one, "
-            f"found {len(cases)}"
+            f"found {len(cases)}{_taken(division)}"
         )
     everything = set(cases)
     return Divided(

@@ -80,6 +80,7 @@ def make_dataset(
     division: Division,
     notes: list[str],
     warnings: Sequence[str] = (),
+    to_do: str = "",
 ) -> RawDataset:
     """Pair images with masks and divide the cases.
 
@@ -94,6 +95,7 @@ def make_dataset(
         become: {value in the masks: value to write}.
         division: how many cases are for what.
         notes, warnings: see :class:`RawDataset`.
+        to_do: see :func:`.read_scan`.
 
     Raises:
         InputError: there are too few cases for the division.
@@ -113,7 +115,7 @@ def make_dataset(
         scans=tuple(scans),
         channel_names=tuple(channel_names),
         labels=labels,
-        read=lambda scan: _read(scan, become, len(channel_names)),
+        read=lambda scan: _read(scan, become, len(channel_names), to_do),
         splits=divided.splits,
         folds=divided.folds,
         problems=problems,
@@ -141,10 +143,10 @@ def _pairs(
 
 
 def _read(
-    scan: Scan, become: Mapping[int, int], n_channels: int
+    scan: Scan, become: Mapping[int, int], n_channels: int, to_do: str
 ) -> tuple[Sequence[Volume], Volume]:
     """Check a scan; its files if they can be copied, else images to write."""
-    channels, mask = read_scan(scan, become, n_channels=n_channels)
+    channels, mask = read_scan(scan, become, n_channels=n_channels, to_do=to_do)
     (image_file,) = scan.channels
     keeps_labels = all(old == new for old, new in become.items())
     keeps_geometry = all(

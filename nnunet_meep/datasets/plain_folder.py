@@ -70,6 +70,7 @@ def find(
         become=become,
         division=division,
         notes=notes,
+        to_do="name them in --labels, or give them to --ignore",
     )
 
 

@@ -22,9 +22,12 @@ from tqdm import tqdm
 from nnunet_meep.atomic import replacing_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
+from nnunet_meep.nnunet_files.paths import not_set
 from nnunet_meep.nnunet_files.writing import write_image
 
 Splits = list[dict[str, list[str]]]
+#: As many files with the same problem are each named.
+_A_FEW = 4
 #: What is to be written of an image: the image, or its file, which is then copied as it is.
 Volume: TypeAlias = sitk.Image | Path
 
@@ -104,7 +107,7 @@ def target(dataset: RawDataset, dataset_id: int, *, overwrite: bool) -> Path:
     raw = os.environ.get("nnUNet_raw")
     problems = _taken(name, overwrite=overwrite) + _conflicting_splits(name, dataset.splits)
     if not raw:
-        problems.insert(0, "nnUNet_raw is not set: export it as nnU-Net's installation guide says")
+        problems.insert(0, not_set("nnUNet_raw"))
     if not raw or problems:
         raise InputError(*problems)
     return Path(raw) / name
@@ -114,7 +117,7 @@ def write(dataset: RawDataset, folder: Path) -> None:
     """Read and check all scans and write them to a folder, which is replaced if it exists.
 
     Raises:
-        InputError: one line for each problem with any of the files; nothing is written then.
+        InputError: one line for each kind of problem with the files; nothing is written then.
         OSError: the folder cannot be written.
     """
     problems = list(dataset.problems)
@@ -137,8 +140,7 @@ def write(dataset: RawDataset, folder: Path) -> None:
                 _write(channel, temporary / f"images{part}" / name)
             _write(mask, temporary / f"labels{part}" / f"{scan.name}.nii.gz")
         if problems:
-            # One file may contain both image and mask, so the same problem may occur twice.
-            raise InputError(*dict.fromkeys(problems))
+            raise InputError(*_together(problems))
         content = {
             "channel_names": {str(i): name for i, name in enumerate(dataset.channel_names)},
             "labels": dataset.labels,
@@ -148,6 +150,24 @@ def write(dataset: RawDataset, folder: Path) -> None:
         (temporary / "dataset.json").write_text(json.dumps(content, indent=2))
         if dataset.splits:
             (temporary / "splits_final.json").write_text(json.dumps(dataset.splits, indent=2))
+
+
+def _together(problems: Sequence[str]) -> list[str]:
+    """A line for each file; one for all, if more than a few have the same problem.
+
+    One file may contain both image and mask, so the same problem of it may occur twice.
+    """
+    files: dict[str, list[str]] = {}
+    for line in dict.fromkeys(problems):
+        file, _, problem = line.partition(": ")
+        files.setdefault(problem, []).append(file)
+    lines = []
+    for problem, (first, *others) in files.items():
+        if len(others) < _A_FEW:
+            lines += [f"{file}: {problem}" for file in (first, *others)]
+        else:
+            lines.append(f"{first} and {len(others)} other files: {problem}")
+    return lines
 
 
 def shown(values: Sequence[Any]) -> str:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 
 
 def read_scan(
-    scan: Scan, labels: Collection[int], *, n_channels: int = 1
+    scan: Scan, labels: Collection[int], *, n_channels: int = 1, to_do: str = ""
 ) -> tuple[list[sitk.Image], sitk.Image]:
     """Read the channels and the mask of a scan unchanged, and check that they belong together.
 
@@ -32,6 +32,7 @@ def read_scan(
         scan: its files, NRRD or NIfTI.
         labels: the values that the mask may have.
         n_channels: how many channels each file of the images has; several are the 4th axis.
+        to_do: what to do where the mask has other values, for the end of the message.
 
     Returns:
         The channels and the mask, each 3D. Their geometries differ by no more than ``TOLERANCE``.
@@ -53,7 +54,7 @@ def read_scan(
         if unknown := [str(v).removesuffix(".0") for v in values if v not in labels]:
             problems.append(
                 f"{scan.mask}: expected only the labels {shown(sorted(labels))}, found "
-                f"{shown(unknown)}"
+                f"{shown(unknown)}{to_do and f'; {to_do}'}"
             )
     volumes = {path: _channels(image) for path, image in read.items()}
     first, *others = scan.channels

@@ -7,6 +7,18 @@ from pathlib import Path
 
 from nnunet_meep.errors import InputError
 
+_SETTING = (
+    "https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/set_environment_variables.md"
+)
+
+
+def not_set(variable: str) -> str:
+    """What to say where one of nnU-Net's environment variables is not set, for an error."""
+    return (
+        f"{variable}: expected nnU-Net's folder in this environment variable, found none; "
+        f"export {variable}=FOLDER, see {_SETTING}"
+    )
+
 
 def itk_path(path: Path) -> str:
     """A path as SimpleITK, and nnU-Net's readers that use it, take it.

@@ -7,9 +7,8 @@ from dataclasses import replace
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.arrays import Arrays, checked, pairs_of
 from nnunet_meep.evaluation.counting.roi import parse_roi
-from nnunet_meep.posthoc.calibrator import METHODS, Calibrator
-from nnunet_meep.posthoc.fit import learn
-from nnunet_meep.posthoc.scalings import check_installed
+from nnunet_meep.posthoc.calibrator import Calibrator
+from nnunet_meep.posthoc.fit import check_method, learn
 from nnunet_meep.posthoc.voxels import ArrayVoxels
 
 
@@ -45,9 +44,7 @@ def fit_calibrator(
         >>> calibrator(p)[1].round(2)  # one of three, one of two
         array([0.33, 0.33, 0.33, 0.5 , 0.5 ], dtype=float32)
     """
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
-    check_installed(method)
+    check_method(method)
     roi = replace(parse_roi("image"), without_padding=True)
     cases: list[ArrayVoxels] = []
     for p, y in pairs_of(probabilities, labels):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.evaluation.counting.bins import CellTotals, grid
 from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
@@ -84,6 +84,19 @@ class Fit:
     incomplete_folds: list[dict[str, Any]]
 
 
+def check_method(method: str) -> None:
+    """Check that there is such a method, and what it needs; to be called before any work.
+
+    Raises:
+        InputError: it is none of ``METHODS``, or fiducio is needed, but not installed.
+    """
+    if method not in METHODS:
+        raise InputError(
+            f"method: {is_meant(method, METHODS)}expected one of {', '.join(METHODS)}, got {method}"
+        )
+    check_installed(method)
+
+
 def fit(
     method: str,
     gt_folder: Path | None,
@@ -114,9 +127,7 @@ def fit(
     Raises:
         InputError: a folder, file or argument cannot be used, or there is nothing to learn.
     """
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {method}")
-    check_installed(method)
+    check_method(method)
     # Padding is not a prediction: it is neither calibrated nor used for fitting.
     where = replace(parse_roi(roi), without_padding=True)
     given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)

@@ -125,6 +125,11 @@ def begins(dice: Sequence[Sequence[float]], n_epochs: int) -> bool:
     return over >= BEGINS_LATEST or all(map(_is_found, zip(*last, strict=True)))
 
 
+def may_never_begin(n_epochs: int) -> bool:
+    """Whether the term of a training that finds its classes late, or never, does not begin."""
+    return (n_epochs - 1) / n_epochs < BEGINS_LATEST
+
+
 def _is_found(dice: Sequence[float]) -> bool:
     """Whether a class, with its pseudo Dice in the last epochs, is found, or nowhere in them."""
     defined = [value for value in dice if not math.isnan(value)]

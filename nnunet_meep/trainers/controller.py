@@ -67,9 +67,10 @@ class LambdaController:
         weights: Sequence[float] = self._logger.get_value("lambda", step=None)
         best = int(np.argmax(self._logger.get_value("ema_fg_dice", step=None)))
         if not weights[-1]:
+            n = len(weights)
             return (
-                f"lambda was 0 to the end: a training of {len(weights)} epoch is too short for "
-                "the term, which begins after two fifths of it, three if a class is found late"
+                f"lambda was 0 to the end: a training of {n} epoch{'s' * (n != 1)} is too short "
+                "for the term, which begins after two fifths of it, three if a class is found late"
             )
         text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
         if best < len(weights) - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nnunet_meep.errors import printable
-from nnunet_meep.trainers.control import BEGINS_AT
+from nnunet_meep.trainers.control import BEGINS_AT, may_never_begin
 from nnunet_meep.trainers.grammar import (
     AUTO,
     BASES,
@@ -204,6 +204,20 @@ def _shown(value: float) -> str:
     return repr(value).removesuffix(".0")
 
 
+def too_short(experiment: Experiment) -> str:
+    """What is wrong with a training that may end before its term begins; else "".
+
+    The end of a sentence that begins with the trainer.
+    """
+    n = experiment.epochs or 1000
+    if not experiment.auto or not may_never_begin(n):
+        return ""
+    return (
+        f"may be trained without its term: in {n} epoch{'s' * (n != 1)} lambda may be 0 to the "
+        f"end; give it more epochs"
+    )
+
+
 def explain(experiment: Experiment) -> dict[str, str]:
     """An experiment in words: {aspect: explanation}, in a fixed order."""
     e = experiment
@@ -221,6 +235,8 @@ def explain(experiment: Experiment) -> dict[str, str]:
                 f"{e.term} with a lambda that the training finds, and none before {BEGINS_AT:.0%} "
                 f"of it is over: {meaning}"
             )
+            if problem := too_short(e):
+                term += f". This name {problem}"
         elif not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"
     epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"

@@ -118,7 +118,7 @@ def test_lines_that_can_be_run_anywhere(plan, tmp_path, capsys) -> None:
     assert lines[0] == [*start, KEY]
     finish(Options(plan, tmp_path / "my work").state())
     assert main(["commands", str(plan), *options]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "Nothing is pending.\n")
 
 
 def test_a_plan_without_an_ending_has_no_place_for_results(
@@ -137,7 +137,7 @@ def test_a_note_on_what_is_trained_once(plan, tmp_path, capsys) -> None:
     assert main(command) == 1  # there is no such data set
     printed = capsys.readouterr()
     assert "Note: nnUNetTrainer_250epochs takes no seed" in printed.out
-    assert f"{DATASET}: expected nnU-Net raw data, found none" in printed.err
+    assert f"expected nnU-Net raw data {DATASET} in" in printed.err
 
 
 @pytest.mark.parametrize("wrong", [["--jobs", "0"], ["--per-gpu", "x"], ["-device", "tpu"]])
@@ -180,11 +180,44 @@ def test_failed_steps_are_shown_although_the_report_fails_too(
         raise InputError("no report")
 
     monkeypatch.setattr("nnunet_meep.benchmark.run.report", fail)
-    assert main(["run", str(plan), "--work", str(tmp_path / "work"), "-device", "cpu"]) == 1
+    convert = "convert = 'meep-convert-la {source} -d 4'\n\n[[training]]"
+    plan.write_text(PLAN.replace("[[training]]", convert))
+    command = ["run", str(plan), "--work", str(tmp_path / "work"), "-device", "cpu"]
+    assert main([*command, "--source", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Error: not everything could be done:"
-    assert "hip: " in lines[1]
+    assert lines[1].startswith("  hip/data failed: ")
     assert lines[2] == "  report: no report"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (DATASET, "Dataset004_Hipocampus", f"[data.hip] dataset: is {DATASET} meant? expected"),
+        ("[[training]]", 'configuration = "3d_fulres"\n\n[[training]]', "is 3d_fullres meant?"),
+        ("[[training]]", "folds = [0, 7]\n\n[[training]]", "folds: expected folds from 0 to 4"),
+    ],
+)
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_what_does_not_fit_the_data_is_refused_before_anything_runs(
+    plan, tmp_path, capsys, monkeypatch, is_prepared, old, new, said
+) -> None:
+    work, raw = tmp_path / "work", tmp_path / "mine" / "nnUNet_raw"
+    prepared(work) if is_prepared else raw_data(raw)
+    monkeypatch.setenv("nnUNet_raw", str(raw))
+    plan.write_text(PLAN.replace(old, new, 1))
+    line = error(capsys, "run", plan, "--work", work, "-device", "cpu")
+    assert line.startswith(f"Error: {plan}: ")
+    assert said in line
+    assert not (work / "steps").exists()
+
+
+def test_a_look_at_the_state_changes_nothing(plan, tmp_path, capsys) -> None:
+    prepared(tmp_path / "work")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["status", str(plan), "--work", str(tmp_path / "work")]) == 0
+    assert main(["commands", str(plan), "--work", str(tmp_path / "work")]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_report_of_no_results(plan, tmp_path, capsys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def comparison(options: Options, *folder: str) -> dict:
 @pytest.mark.usefixtures("tables_only")
 def test_all_trainings_of_all_models(options, capsys) -> None:
     report(options.state())
-    assert "No training is finished yet" in capsys.readouterr().out
+    assert "No training is evaluated yet" in capsys.readouterr().out
     assert not (options.work / "report" / "hip").exists()
     finish(options.state())
     report(options.state())
@@ -77,20 +78,43 @@ def test_all_trainings_of_all_models(options, capsys) -> None:
 
 
 @pytest.mark.usefixtures("tables_only")
-def test_what_is_missing_is_said(options) -> None:
+def test_what_is_missing_is_said(options, capsys) -> None:
     finish(options.state(), lambda key: f"{MEEP}_seed1" not in key)
     report(options.state())
     content = comparison(options)
     assert len(content["models"]) == 4
     text = (options.work / "report" / "hip" / "comparison.md").read_text()
     assert "1 of 2 trainings not finished yet" in text
+    assert "1 of 2 trainings not finished yet" in capsys.readouterr().out
     rows = gzip.decompress((options.work / "report" / "results.csv.gz").read_bytes()).decode()
     assert len(set(re.findall(rf"^hip,{MEEP},(\d),", rows, re.MULTILINE))) == 1
 
 
-def test_no_comparison_without_its_reference(options) -> None:
+@pytest.mark.usefixtures("tables_only")
+def test_a_term_that_never_began_is_said(options) -> None:
+    """When the plan is read, because it may happen; in the report, because it did."""
+    auto = "nnUNetTrainerMEEP_H_lambdaauto_2epochs"
+    options.plan.write_text(PLAN.replace(MEEP, auto))
+    plan = read_plan(options.plan)
+    assert [model.note[:31] for model in plan.models] == ["", "may be trained without its term"]
+    finish(options.state())
+    folder = options.work / "report"
+    results = collect(options.state(), folder / "results")
+    curves = {"loss": (1.0, 0.5), "dice": (0.1, 0.2)}
+    without = [replace(r, curves=curves) for r in results.trainings]
+    without[-1] = replace(without[-1], curves={**curves, "lambda": (0.0, 0.4)})
+    pages = write_report(plan, Results(tuple(without)), folder, Folders.of(plan.path, options.work))
+    said = "MEEP_H_lambdaauto: lambda was 0 to the end in 1 of 2 trainings"
+    assert said in (folder / "hip" / "comparison.md").read_text()
+    ((_, lines),) = pages
+    assert any(line.startswith(f"Note: {said}") for line in lines)
+    assert not any("DiceCE: lambda" in line for line in lines)
+
+
+def test_no_comparison_without_its_reference(options, capsys) -> None:
     finish(options.state(), lambda key: PLAIN not in key)
     report(options.state())
+    assert "No training of a reference is evaluated yet" in capsys.readouterr().out
     assert not (options.work / "report" / "hip").exists()
     assert (options.work / "report" / "results.csv.gz").exists()
 

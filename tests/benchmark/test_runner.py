@@ -28,8 +28,10 @@ from small_steps import (
 )
 
 from nnunet_meep.benchmark.running import runner
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.machine import Machine, Slot
 from nnunet_meep.benchmark.running.process import Process
-from nnunet_meep.benchmark.running.records import BEGUN, DONE, FAILED, Record
+from nnunet_meep.benchmark.running.records import BEGUN, DONE, FAILED, Record, Records
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
 
@@ -66,7 +68,7 @@ def test_steps_run_after_what_they_need_once(tmp_path) -> None:
     assert made.failed == {}
     assert [key for event, key, _ in made.told if event == "done"][-1] == "d"
     (line,) = [text for event, key, text in made.told if (event, key) == ("start", "b")]
-    assert line.startswith(f"small-step b {tmp_path} no ")
+    assert line.startswith(f"$ small-step b {tmp_path} no ")
     assert again(tmp_path, steps) == []
 
 
@@ -170,7 +172,7 @@ def test_what_is_found_counts_as_done_if_what_it_needs_is(tmp_path) -> None:
 
 
 def test_files_of_others_stay(tmp_path) -> None:
-    step = action("a", refuse_others=True)
+    step = action("a", is_same=lambda _: False, instead="give another name")
     path = tmp_path / "out" / "a"
     path.parent.mkdir()
     path.write_text("of the user")
@@ -178,15 +180,61 @@ def test_files_of_others_stay(tmp_path) -> None:
         made = run(Given(tmp_path, [step]))
         assert "did not make it" in made.failed["a"]
         assert str(path) in made.failed["a"]
+        assert made.failed["a"].endswith("give another name")
         assert path.read_text() == "of the user"
     path.unlink()
     assert again(tmp_path, [step]) == ["a"]
     changed = replace(step, command=("do it", "differently"))
     assert again(tmp_path, [changed]) == ["a"]  # its own
-    other = action("a", refuse_others=True, outputs=("{work}/out/b",))
+    other = replace(step, outputs=("{work}/out/b",))
     (tmp_path / "out" / "b").write_text("of the user")
     assert again(tmp_path, [other]) == []
     assert (tmp_path / "out" / "b").read_text() == "of the user"
+
+
+def test_a_file_of_another_benchmark_counts_as_long_as_it_is_the_same(tmp_path) -> None:
+    """And neither changes what the other one made."""
+    path = tmp_path / "shared"
+
+    def failed(work: Path, says: str) -> dict[str, str]:
+        def is_same(_: Folders) -> bool:
+            return path.is_file() and path.read_text() == f"{says} a"
+
+        step = action("a", says=says, is_same=is_same, outputs=(str(path),))
+        work.mkdir(exist_ok=True)
+        return run(Given(work, [step])).failed
+
+    assert failed(tmp_path, "do") == failed(tmp_path / "other", "do") == {}
+    assert (ran(tmp_path), ran(tmp_path / "other")) == (["a"], [])
+    assert list(failed(tmp_path / "other", "do anew")) == ["a"]
+    assert failed(tmp_path, "do anew") == {}  # its own
+    assert list(failed(tmp_path / "other", "do")) == ["a"]
+    assert failed(tmp_path / "other", "do anew") == {}
+    assert ran(tmp_path / "other") == []
+
+
+def test_two_benchmarks_work_in_one_place_one_after_the_other(tmp_path, monkeypatch) -> None:
+    """As two plans that train one trainer on one data set, with work folders of their own."""
+    place = tmp_path / "results" / "fold_0"
+    others = Records(place.parent)
+    claim = others.claim(".fold_0")
+    state = Given(tmp_path, [command("a", place=str(place)), command("b", "a", place=str(place))])
+    told = []
+
+    def tell(event: str, step: Step, text: str) -> None:
+        told.append((event, step.key))
+        if event == "waits":
+            assert str(place) in text
+            others.release(".fold_0", claim)
+        if event == "start":
+            assert others.holder(".fold_0") is not None
+            assert others.claim(".fold_0") is None
+
+    monkeypatch.setattr(runner, "_LOOK_AROUND", 0.05)
+    runner.Runner(state, Machine("cpu", (Slot(True, True),), 1), tell).run()
+    steps = [(event, key) for key in "ab" for event in ("start", "done")]
+    assert told == [("waits", "a"), *steps]
+    assert list(place.parent.iterdir()) == []
 
 
 def begun(state: Given, step: Step, changes: dict[str, object]) -> None:

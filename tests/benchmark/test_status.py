@@ -38,7 +38,7 @@ def test_a_fresh_plan(options) -> None:
     raw_data(options.work / "nnUNet_raw")
     state = options.state()
     assert cells(state) == {
-        "(preparation)": ["1 of 5", "", "", ""],
+        "(preparation)": ["1 of 5 steps", "", "", ""],
         **{key.split("/")[1]: ["pending"] * 4 for key in KEYS},
     }
     assert pending_lines(state) == ([[key] for key in KEYS], [], [])
@@ -59,13 +59,17 @@ def test_half_done(options) -> None:
     finish(options.state(), lambda key: "seed0" in key or key.endswith("/train"))
     state = options.state()
     claim = state.records.claim(f"{KEYS[2]}/predict")
+    state.log(state.steps[f"{KEYS[2]}/predict"]).parent.mkdir(parents=True)
+    state.log(state.steps[f"{KEYS[2]}/predict"]).write_text(
+        "There are 3 cases that I would like to predict\nPredicting t0:\n"
+    )
     record = replace(state.records.read(f"{KEYS[0]}/train"), state=FAILED, reason="no memory")
     state.records.write(f"{KEYS[3]}/predict", record)
     log = options.work / "logs" / f"{KEYS[3]}/predict.log"
     log.parent.mkdir(parents=True)
     log.write_text("no memory")
     state = options.state()
-    running = f"running on {claim.machine.split()[0]}"
+    running = f"running on {claim.machine.split()[0]}, case 1 of 3"
     assert cells(state) == {
         "(preparation)": ["done", "", "", ""],
         f"{PLAIN}_seed0": ["done"] * 4,
@@ -148,14 +152,12 @@ def test_parts(options) -> None:
     trainings, parts, joins = pending_lines(options.state())
     assert len(parts) == 12
     assert all(line[0].endswith("part_2_of_2") for line in parts)
-    assert cells(options.state())[f"{PLAIN}_seed0"] == ["done", "done", "done", "3 of 9"]
+    assert cells(options.state())[f"{PLAIN}_seed0"] == ["done", "done", "done", "3 of 9 steps"]
 
 
 def test_a_fold_that_is_not_there_is_said(options) -> None:
     options.plan.write_text(PLAN.replace("[[training]]", "folds = [0, 7]\n\n[[training]]", 1))
     prepared(options.work)
     state = options.state()
-    assert len(state.problems) == 4
-    assert "expected fold 7, found folds 0 to 4" in status_table(state)
-    finish(state)
-    assert pending_lines(options.state())[0] == [[key] for key in state.problems]
+    assert list(state.problems) == ["hip"]
+    assert "hip: [data.hip] folds: expected folds from 0 to 4" in status_table(state)

@@ -111,7 +111,10 @@ def test_an_older_calibrator_is_replaced_and_nothing_else(folders, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plat", "val/gt", "val/pred"], "method: expected one of platt, isotonic, temperature"),
+        (
+            ["plat", "val/gt", "val/pred"],
+            "method: is platt meant? expected one of platt, isotonic, temperature",
+        ),
         (["platt", "val/pred"], "val/pred: expected the folder of reference segmentations before"),
         (["platt", "val/gt", "nowhere"], "nowhere: expected a folder of predictions, found none"),
         (["platt", "val/pred", "val/gt"], "the folder of references comes first"),

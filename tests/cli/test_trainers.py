@@ -155,8 +155,16 @@ USERS_OWN = [
 ]
 
 
-def test_a_name_that_is_unlike_ours_is_left_to_nnunet_without_a_suggestion(answer):
-    others = [*USERS_OWN, *sorted(nnunets_own())]
+def test_a_name_that_nobody_has_is_wrong_also_without_a_suggestion(answer):
+    code, out, lines = answer(*USERS_OWN)
+    assert (code, out) == (1, "")
+    for name, line in zip(USERS_OWN, lines, strict=True):
+        assert line.startswith(f"Error: {name!r} is no name of nnunet-meep, of nnU-Net or")
+        assert "nearest" not in line
+
+
+def test_nnunets_own_trainers_are_left_to_it(answer):
+    others = sorted(nnunets_own())
     assert {"nnUNetTrainer", "nnUNetTrainerDiceLoss", "nnUNetTrainer_50epochs"} <= set(others)
     code, out, err = answer(*others)
     assert (code, err) == (0, [])

@@ -162,7 +162,11 @@ def test_a_folder_that_is_no_task(tmp_path: Path, capfd: pytest.CaptureFixture[s
     (tmp_path / "Task01_Brain").mkdir()
     (tmp_path / "prostate" / "dataset.json").rename(tmp_path / "Task01_Brain" / "dataset.json")
     for name, expected in (
-        ("prostate", "expected a task folder of the Medical Segmentation Decathlon, TaskNN_NAME"),
+        (
+            "prostate",
+            "expected a task folder of the Medical Segmentation Decathlon, TaskNN_NAME, got "
+            "prostate; for folders of other scans there is meep-convert-folder",
+        ),
         ("Task01_Brain/imagesTr", "expected this folder of the task, found none"),
         ("Task02_Heart", "no such folder"),
     ):

@@ -80,6 +80,10 @@ def test_folds_test_every_case_once_and_validate_evenly(
         ),
         (Division(n_folds=2, n_validation=2), "2 folds (--folds) that each test 3, validate on 2"),
         (Division(n_folds=6), "6 folds (--folds) that each test 1, validate on 2"),
+        (
+            Division(n_cases=3, n_test=3),
+            "and one for training, found 3, as --cases takes the first 3",
+        ),
         (Division(n_folds=1), "--folds: expected at least 2, got 1"),
         (Division(n_folds=2, n_test=1), "--test: expected none with --folds"),
     ],

@@ -195,7 +195,8 @@ def test_a_complete_data_set(
     assert out.splitlines() == [
         f"Wrote {folder} from NIfTI: 80 training scans, 20 test scans, splits_final.json with "
         "folds 0 (the paper's) to 5",
-        "Next: nnUNetv2_plan_and_preprocess -d 7 --verify_dataset_integrity",
+        "Next: meep-benchmark init 7, to compare trainers; or by hand: "
+        "nnUNetv2_plan_and_preprocess -d 7 --verify_dataset_integrity",
     ]
     assert json.loads((folder / "dataset.json").read_text()) == {
         "channel_names": {"0": "LGE_MRI"},
@@ -613,7 +614,7 @@ def test_nnunet_raw_not_set(
         monkeypatch.setenv("nnUNet_raw", value)
     write_nrrd(source, TRAIN, volume(), outline())
     (line,) = refused(source, capfd)
-    assert line.startswith("nnUNet_raw is not set")
+    assert line.startswith("nnUNet_raw: expected nnU-Net's folder")
 
 
 def test_the_target_is_never_overwritten(

@@ -224,6 +224,20 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(
     assert nothing_in(raw)
 
 
+def test_a_label_that_many_files_have_is_one_line(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_cases(source, *"abcdef")
+    for case in "bcdef":
+        write(source / "labels" / f"{case}.nii.gz", mask(0, 1, 4))
+    assert convert(source) == 1
+    assert capfd.readouterr().err == (
+        f"Error: {source / LABELS} and 4 other files: expected only the labels 0, 1, 2, found 4; "
+        f"name them in --labels, or give them to --ignore\n"
+    )
+    assert nothing_in(raw)
+
+
 def test_a_name_in_two_folders(source: Path, raw: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_cases(source, "a", "b")
     write(source / "imagesTs" / "b_0000.nii.gz", image())
@@ -285,15 +299,19 @@ def test_labels_that_cannot_be(
         ["--labels", "A"],
         ["--labels", "A=1,"],
         ["--labels", "A=-1"],
+        ["--labels", "1=A"],
         ["--labels", "A=1", "--ignore", "two"],
         ["--labels", "A=1", "--test", "0"],
         ["--labels", "A=1", "--name", "a/b"],
     ],
 )
-def test_wrong_usage(flags: list[str], source: Path) -> None:
+def test_wrong_usage(flags: list[str], source: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         convert(source, *flags)
     assert stopped.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"Error: argument {flags[-2]}: ")
+    assert line.endswith("; see meep-convert-folder --help")
 
 
 # Real scans, divided as the benchmarks divide them

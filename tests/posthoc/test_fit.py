@@ -330,7 +330,9 @@ def test_other_shapes_are_refused(make_validation):
 
 def test_a_method_or_folder_that_is_none_is_refused(make_validation):
     folder = make_validation("two classes")
-    with pytest.raises(InputError, match=r"^method: expected one of platt, .*, got plat$"):
+    with pytest.raises(
+        InputError, match=r"^method: is platt meant\? expected one of platt, .*, got plat$"
+    ):
         fit("plat", folder.gt, folder.pred)
     with pytest.raises(InputError, match="expected an ROI"):
         fit("platt", folder.gt, folder.pred, roi="brain")

@@ -31,6 +31,7 @@ from nnunet_meep.trainers.control import (
     ErrorSums,
     begins,
     first_epoch,
+    may_never_begin,
     next_lambda,
     signal,
 )
@@ -421,6 +422,14 @@ def test_lambda_stays_where_the_term_has_a_meaning(balls, term, largest):
             trainer.logger.log(key, value, epoch)
     found = trainer.logger.get_value("lambda", step=None)
     assert max(found) == found[-1] == pytest.approx(largest)
+
+
+@pytest.mark.parametrize("n_epochs", [*range(1, 40), 50, 250, 1000])
+def test_a_training_is_too_short_if_a_network_that_finds_nothing_never_gets_the_term(n_epochs):
+    gets_it = any(begins([[0.0]] * epoch, n_epochs) for epoch in range(n_epochs))
+    assert may_never_begin(n_epochs) == (not gets_it)
+    told = names.explain(names.parse(f"nnUNetTrainerMEEP_H_lambdaauto_{n_epochs}epochs"))
+    assert ("may be trained without its term" in told["term"]) == (not gets_it)
 
 
 @pytest.mark.parametrize(

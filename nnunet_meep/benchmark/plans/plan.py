@@ -87,7 +87,8 @@ class Model:
     Attributes:
         trainer: its name without the seed.
         seeds: by the trainer's name with the seed: the seed, None without one.
-        note: why it is trained once although the plan has seeds; or "".
+        note: why it is trained once although the plan has seeds, or that its term may not begin; or
+            "". The end of a sentence that begins with the trainer.
     """
 
     data: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import reprlib
@@ -11,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, is_meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,7 +43,7 @@ class PlanFile:
             ) from None
         except (ValueError, RecursionError) as error:  # also an integer of 5000 digits
             what = " ".join(str(error).split())
-            raise InputError(f"{path}: expected TOML, found something else: {what}") from None
+            raise InputError(f"{path}: expected a plan in TOML, cannot read it: {what}") from None
 
     def fail(self, what: str, problem: str, start: int = 0) -> NoReturn:
         """Raise an ``InputError`` that names the first line where ``what`` stands.
@@ -108,6 +107,9 @@ class Table:
         self._known.append(key)
         if key not in self._content:
             if default is REQUIRED:
+                for other in self._content:
+                    if meant := is_meant(other, [key]):
+                        self.fail(other, f"{self._name} {other}: not known; {meant.rstrip()}")
                 self._file.fail(
                     self._name.strip("[]"),
                     f"{self._name}: expected {key} = {expected}, found none",
@@ -118,10 +120,9 @@ class Table:
         if not is_right(value):
             given = value if isinstance(value, list) else [value]
             wrong = [name for name in given if isinstance(name, str) and name not in names]
-            near = difflib.get_close_matches(wrong[0], names, 1) if wrong else []
-            meant = f"; is {near[0]} meant?" if near else ""
+            meant = is_meant(wrong[0], names) if wrong else ""
             got = _SHORT.repr(value)
-            self.fail(key, f"{self._name} {key}: expected {expected}, got {got}{meant}")
+            self.fail(key, f"{self._name} {key}: {meant}expected {expected}, got {got}")
         return value
 
     def fail(self, what: str, problem: str) -> NoReturn:
@@ -135,11 +136,10 @@ class Table:
     def finish(self) -> None:
         """Refuse keys that nothing took."""
         for key in self._content:
-            near = difflib.get_close_matches(key, self._known, 1)
-            meant = f"; is {near[0]} meant?" if near else ""
             self.fail(
                 key,
-                f"{self._name} {key}: not known{meant} (known: {', '.join(self._known)})",
+                f"{self._name} {key}: not known; {is_meant(key, self._known)}expected one of "
+                f"{', '.join(self._known)}",
             )
 
 

@@ -55,7 +55,7 @@ def read_plan(path: Path) -> Plan:
         InputError: the file is missing or wrong; the line, the nearest right name.
     """
     file = PlanFile(path)
-    top = file.table(file.content, "the plan")
+    top = file.table(file.content, "the plan's")
     everything = {
         key: top.take(key, lambda _: True, "a table", default)
         for key, default in (
@@ -119,7 +119,7 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
             dataset=table.take(
                 "dataset",
                 lambda v: is_text(v) and DATASET.fullmatch(v) is not None,
-                DATASET_NAME,
+                f"the name of its folder in nnUNet_raw, {DATASET_NAME}",
             ),
             configuration=table.take(
                 "configuration",
@@ -138,12 +138,25 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
             convert=_convert(table, convert),
         )
         table.finish()
+        _check_dimensions(table, found[name])
         if network is not None and "plans" in values:
             table.fail("plans", f"[data.{name}] plans: give it in [data.{name}.network] instead")
         # Both would prepare it at the same time, in the same folder.
         if any(d.dataset == found[name].dataset for n, d in found.items() if n != name):
             table.fail("dataset", f"[data.{name}] dataset: expected once, got it twice")
     return found
+
+
+def _check_dimensions(table: Table, data: Data) -> None:
+    """Refuse a patch with an axis too few or too many, at which nnU-Net's workers would fail."""
+    patch = data.network.patch_size if data.network else None
+    n_axes = {"2d": 2, "3d": 3}.get(data.configuration[:2])
+    if patch and n_axes and len(patch) != n_axes:
+        table.fail(
+            "patch_size",
+            f"[data.{data.name}.network] patch_size: expected {n_axes} numbers, as the "
+            f"configuration is {data.configuration}, got {list(patch)}",
+        )
 
 
 def _folds(table: Table) -> tuple[int, ...]:

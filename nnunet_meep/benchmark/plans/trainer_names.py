@@ -39,12 +39,13 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
 
     Returns:
         The name without a seed; the names to train, with their seeds; a note if the trainer takes
-        no seed and is therefore trained once, else "".
+        no seed and is therefore trained once, or may end before its term begins, else "".
 
     Raises:
         WrongTrainer: the name has a seed already, and seeds are given; a seed is too large.
     """
-    if _experiment(trainer) is None:
+    experiment = _experiment(trainer)
+    if experiment is None:
         note = ""
         own = re.fullmatch(r"(.+)_seed(\d{1,9})", trainer)
         if own and not seeds:  # a user's trainers that only differ in the seed
@@ -57,12 +58,13 @@ def with_seeds(trainer: str, seeds: list[int]) -> tuple[str, dict[str, int | Non
                 note += f"; {PREFIX}DiceCE is the same loss and takes seeds"
         return trainer, {trainer: None}, note
     without, seed = names.without_seed(trainer)
+    note = names.too_short(experiment)
     if not seeds:
-        return without, {trainer: seed}, ""
+        return without, {trainer: seed}, note
     if seed is not None:
         raise WrongTrainer(f"{trainer}: expected a name without a seed beside seeds = {seeds}")
     try:
-        return trainer, {names.with_seed(trainer, s): s for s in seeds}, ""
+        return trainer, {names.with_seed(trainer, s): s for s in seeds}, note
     except names.TrainerNameError as error:
         raise WrongTrainer(str(error)) from None
 
@@ -76,6 +78,12 @@ def lambda_of(trainer: str) -> tuple[str, str] | None:
     if match is None:
         return None
     return f"{trainer[: match.start()]}_lambda*{trainer[match.end() :]}", match[1]
+
+
+def finds_lambda(trainer: str) -> bool:
+    """Whether a trainer finds its lambda during the training."""
+    experiment = _experiment(trainer)
+    return experiment is not None and experiment.auto
 
 
 def plain_name(trainer: str) -> str:

@@ -45,14 +45,17 @@ dataset = "{dataset}"
 configuration = "{"2d" if is_2d else "3d_fullres"}"
 folds = {folds}        # [0], [0, 1] ... or "all five"
 
-# A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name.
+# A smaller network for a machine without a GPU; it gets nnU-Net plans of its own name. Another one
+# for the same data set, also in another plan, needs another name.
 # [data.{name}.network]
+# plans = "nnUNetPlansBenchmark"
 # patch_size = {"[128, 128]" if is_2d else "[32, 64, 64]"}
 # batch_size = 2
 # features_per_stage = [8, 16, 32, 64]
 
 # nnU-Net's default loss, and the two terms with a lambda that the training finds.
-# meep-trainers lists all names; with _250epochs behind it a training is a quarter as long.
+# meep-trainers lists all names; with _250epochs behind it a training is a quarter as long (then
+# change the name at reference below, too).
 [[training]]
 trainers = [
     "{DEFAULT}",
@@ -67,7 +70,7 @@ methods = {methods}
 [evaluate]
 roi = ["image", "boundary:5"]        # whole images; within 5 mm of the surfaces
 
-# All others are compared with this one.
+# All others are compared with this one: a name from above, as it stands there.
 [[compare]]
 reference = "{DEFAULT}{reference}"
 """

@@ -10,11 +10,13 @@ from typing import Any
 
 from nnunet_meep.benchmark.plans.plan import Data
 from nnunet_meep.benchmark.running.folders import Folders
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import case_names
 
 SPLITS = "splits_final.json"
+#: What nnU-Net makes of a data set without a file of folds, and plans.
+N_FOLDS, PLANNED = 5, ("2d", "3d_fullres", "3d_lowres")
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,48 @@ def fold_of(path: Path, fold: int) -> dict[str, list[str]]:
     if not splits[fold]["val"]:
         raise InputError(f"{path}: expected validation cases in fold {fold}, found none")
     return splits[fold]
+
+
+def check_folds(data: Data, folders: Folders) -> None:
+    """Check before any work that a data set has, or will have, the folds that a plan asks for.
+
+    One that is not converted yet may get any.
+
+    Raises:
+        InputError: it has fewer, or its file of folds is none.
+    """
+    if data.convert and not (folders.raw / data.dataset).exists():
+        return
+    places = (folders.preprocessed, folders.raw, *([folders.given] if folders.given else []))
+    files = (place / data.dataset / SPLITS for place in places)
+    path = next((path for path in files if path.is_file()), None)
+    n = N_FOLDS if path is None else len(read_splits(path))
+    if wrong := [fold for fold in data.folds if fold >= n]:
+        has = f" (as {path} has them)" if path else ""
+        raise InputError(
+            f"[data.{data.name}] folds: expected folds from 0 to {n - 1}{has}, got {wrong[0]}"
+        )
+
+
+def check_configuration(data: Data, plans: Path) -> None:
+    """Check before any work that nnU-Net's plans have, or may have, the plan's configuration.
+
+    Args:
+        plans: nnU-Net's file; may be missing.
+
+    Raises:
+        InputError: they do not have it.
+    """
+    try:
+        known, where = list(read_json(plans)["configurations"]), f" (in {plans})"
+    except (OSError, ValueError, KeyError, TypeError):  # not planned yet
+        known, where = list(PLANNED), ""
+    of_others = not where and data.network is not None and data.network.planner
+    if data.configuration not in known and not of_others:
+        raise InputError(
+            f"[data.{data.name}] configuration: {is_meant(data.configuration, known)}expected one "
+            f"of {', '.join(known)}{where}, got {data.configuration}"
+        )
 
 
 def given_test_scans(raw: Path) -> list[str]:

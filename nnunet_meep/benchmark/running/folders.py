@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.paths import not_set
 
 #: nnU-Net's folders, by their environment variable: the placeholder in commands and paths.
 NNUNET = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
@@ -49,10 +51,7 @@ class Folders:
             return cls(work=work, given=Path(given).absolute() if given else None, **places)
         missing = [variable for variable in NNUNET if not os.environ.get(variable)]
         if missing:
-            raise InputError(
-                f"{missing[0]}: expected nnU-Net's folder in this environment variable, found "
-                f"none; set it, or give a folder for everything with --work"
-            )
+            raise InputError(f"{not_set(missing[0])}; or give a folder for everything with --work")
         if not plan.suffix:
             raise InputError(
                 f"{plan}: expected a name that ends with .toml, because the folder without it is "
@@ -64,6 +63,14 @@ class Folders:
     def environment(self) -> dict[str, str]:
         """nnU-Net's environment variables for these folders."""
         return {variable: str(getattr(self, name)) for variable, name in NNUNET.items()}
+
+    def exports(self) -> list[str]:
+        """The shell's lines that set them, for commands that are copied; none if all are set."""
+        return [
+            f"export {variable}={shlex.quote(folder)}"
+            for variable, folder in self.environment().items()
+            if os.environ.get(variable) != folder
+        ]
 
     def fill(self, text: str) -> str:
         """A text with its placeholders replaced by these folders."""

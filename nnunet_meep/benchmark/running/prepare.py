@@ -10,8 +10,11 @@ from pathlib import Path
 from nnunet_meep.atomic import creating_folder, replacing_file, replacing_folder
 from nnunet_meep.benchmark.plans.plan import Data, Network
 from nnunet_meep.benchmark.running.data_sets import (
+    N_FOLDS,
     SPLITS,
     TestScans,
+    check_configuration,
+    check_folds,
     file_ending,
     labelled_cases,
     n_channels,
@@ -19,8 +22,11 @@ from nnunet_meep.benchmark.running.data_sets import (
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.progress import progress_bars
 from nnunet_meep.benchmark.running.step import Step
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.json_file import read_json
+
+#: Key in nnU-Net's plans of a network of the plan's own; nnU-Net keeps it, but does not read it.
+_MADE_BY = "made_by_meep_benchmark"
 
 
 def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]:
@@ -30,16 +36,20 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         source: what ``{source}`` in the data set's ``convert`` stands for.
 
     Raises:
-        InputError: the data set is missing and cannot be made.
+        InputError: the data set is missing and cannot be made; it has other folds or
+            configurations than the plan asks for.
     """
     raw, preprocessed = f"{{raw}}/{data.dataset}", f"{{preprocessed}}/{data.dataset}"
     first = _make(data, folders, source)
+    plans = data.network.plans if data.network else data.plans
+    check_configuration(data, folders.path(f"{preprocessed}/{plans}.json"))
+    check_folds(data, folders)
     if not folders.path(f"{raw}/dataset.json").is_file():
         return [first]
-    plans = data.network.plans if data.network else data.plans
     number = ["-d", data.dataset_id]
     fingerprint = Step(
         key=f"{data.name}/fingerprint",
+        place=preprocessed,
         command=("nnUNetv2_extract_fingerprint", *number, "--verify_dataset_integrity"),
         outputs=(f"{preprocessed}/dataset_fingerprint.json",),
         needs=(first.key,),
@@ -51,6 +61,7 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
     identifier = _identifier(folders.path(planned.outputs[0]), data.configuration)
     preprocess = Step(
         key=f"{data.name}/preprocess",
+        place=preprocessed,
         command=("nnUNetv2_preprocess", *number, "-plans_name", plans, "-c", data.configuration),
         outputs=tuple(
             f"{preprocessed}/{identifier}/{case}.pkl" for case in labelled_cases(folders.path(raw))
@@ -138,9 +149,12 @@ def _make(data: Data, folders: Folders, source: Path | None) -> Step:
             found=True,
         )
     if not exists and not (given and given.is_dir()):
+        places = [folders.raw, *([folders.given] if folders.given else [])]
+        there = sorted({path.name for place in places for path in place.glob("Dataset[0-9]*_*")})
         raise InputError(
-            f"{folders.path(raw)}: expected nnU-Net raw data, found none"
-            + (f", nor in {folders.given}" if folders.given else "")
+            f"[data.{data.name}] dataset: {is_meant(data.dataset, there)}expected nnU-Net raw data "
+            f"{data.dataset} in {' or '.join(map(str, dict.fromkeys(places)))}, found none (there: "
+            f"{', '.join(there) or 'none'})"
         )
 
     def take(folders: Folders) -> None:
@@ -149,7 +163,7 @@ def _make(data: Data, folders: Folders, source: Path | None) -> Step:
 
     return Step(
         key=key,
-        command=("take", raw),
+        command=("use the data in", raw),
         outputs=outputs,
         action=take,
         is_action=True,
@@ -164,6 +178,7 @@ def _plan(data: Data, output: str, fingerprint: Step) -> Step:
     if network is None:
         return Step(
             key=f"{data.name}/plan",
+            place=fingerprint.place,
             command=tuple(command),
             outputs=(output,),
             needs=(fingerprint.key,),
@@ -177,14 +192,18 @@ def _plan(data: Data, output: str, fingerprint: Step) -> Step:
     if network.target_spacing:
         command += ["-overwrite_target_spacing", *(f"{x:g}" for x in network.target_spacing)]
     changes = _changes(network)
+    detail = "; then " + ", ".join(f"{k} = {v}" for k, v in changes.items()) if changes else ""
+    made = " ".join([*command, data.configuration, detail])
     return Step(
         key=f"{data.name}/plan",
+        place=fingerprint.place,
         command=tuple(command),
-        detail="; then " + ", ".join(f"{k} = {v}" for k, v in changes.items()) if changes else "",
+        detail=detail,
         outputs=(output,),
         needs=(fingerprint.key,),
-        action=lambda folders: _change(folders.path(output), data.configuration, network),
-        refuse_others=True,
+        action=lambda folders: _change(folders.path(output), data.configuration, network, made),
+        is_same=lambda folders: _made_by(folders.path(output)) == made,
+        instead=f'give plans = "ANOTHER_NAME" in [data.{data.name}.network]',
     )
 
 
@@ -207,8 +226,18 @@ def _changes(network: Network) -> dict[str, object]:
     return {key: value for key, value in found.items() if value}
 
 
-def _change(path: Path, name: str, network: Network) -> None:
+def _made_by(plans: Path) -> str | None:
+    """What a benchmark noted in nnU-Net's plans that it made; None if there is no such note."""
+    try:
+        return str(read_json(plans)[_MADE_BY])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _change(path: Path, name: str, network: Network, made: str) -> None:
+    """Change the network in nnU-Net's plans, and note in them how they were made."""
     plans = read_json(path)
+    plans[_MADE_BY] = made
     try:
         configuration = plans["configurations"][name]
         architecture = configuration["architecture"]["arch_kwargs"]
@@ -242,11 +271,12 @@ def _write_splits(raw: Path, path: Path) -> None:
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     cases: Sequence[str] = labelled_cases(raw)
-    if len(cases) < 5:
+    if len(cases) < N_FOLDS:
         raise InputError(
-            f"{raw}: expected at least 5 labelled cases for 5 folds, found {len(cases)}"
+            f"{raw}: expected at least {N_FOLDS} labelled cases for {N_FOLDS} folds, found "
+            f"{len(cases)}"
         )
-    folds = generate_crossval_split(list(cases), seed=12345, n_splits=5)
+    folds = generate_crossval_split(list(cases), seed=12345, n_splits=N_FOLDS)
     with replacing_file(path) as temporary:
         content = [{part: [str(c) for c in fold[part]] for part in fold} for fold in folds]
         temporary.write_text(json.dumps(content, indent=4))

@@ -61,12 +61,7 @@ class Process:
 
     def output(self) -> str:
         """The end of what it has written; empty if its log was deleted."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-                return file.read().decode("utf-8", errors="replace")
-        except OSError:
-            return ""
+        return end_of(self.log)
 
     def usage(self) -> dict[str, Any]:
         """See :func:`.launch.usage`; empty if it was killed. Reading removes it."""
@@ -90,6 +85,16 @@ class Process:
         """Wait until it has ended, but no longer than so many seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=max(0.0, seconds))
+
+
+def end_of(log: Path) -> str:
+    """The end of a log; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def end(processes: Sequence[Process]) -> None:

@@ -39,8 +39,10 @@ def progress_bars(log: str) -> str:
 def last_error(log: str) -> str:
     """The last line that names an error, else the last line.
 
-    nnU-Net's workers may still print lines after the error, while they are being ended.
+    nnU-Net's workers may still print lines after the error, while they are being ended. That they
+    are no longer alive is what follows from the error of one of them.
     """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)(:|$)", line)]
-    return (errors or lines or ["it said nothing"])[-1]
+    first = [line for line in errors if "background workers are no longer alive" not in line]
+    return (first or errors or lines or ["it said nothing"])[-1]

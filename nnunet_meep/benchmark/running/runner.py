@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 from nnunet_meep import __version__
 from nnunet_meep.benchmark.running.keep_alive import kept_alive
@@ -22,10 +23,11 @@ from nnunet_meep.benchmark.running.records import (
     FAILED,
     Claim,
     Record,
+    Records,
     end_group,
     new_identity,
 )
-from nnunet_meep.benchmark.running.state import State, words
+from nnunet_meep.benchmark.running.state import FOUND, State, words
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
 
@@ -50,7 +52,8 @@ class Runner:
     Args:
         state: of the plan.
         machine: where the steps run.
-        tell: is called with each step that starts (with its line), ends, or fails (with a reason).
+        tell: is called with each step that starts (with its line: ``$`` and a command that can be
+            copied, or ``#`` and words), ends, or fails (with a reason).
 
     Attributes:
         failed: why a step failed, by its key, in this run.
@@ -65,6 +68,8 @@ class Runner:
         self.running: list[Running] = []
         self._free = list(machine.slots)
         self._claims: list[Claim] = []
+        self._places: dict[str, Claim] = {}
+        self._waiting: set[str] = set()
         self._earlier: dict[str, Record | None] = {}
         self._looked = self._checked = float("-inf")
         self._pending: list[Step] = []
@@ -125,10 +130,9 @@ class Runner:
                 slot = next((s for s in self._free if _fits(step, s)), None)
                 if slot is None and not step.is_action:
                     continue
-                claim = self.state.records.claim(step.key)
+                claim = self._claim(step)
                 if claim is None:
                     continue
-                self._claims.append(claim)
                 try:
                     self._begin(step, slot, claim)
                 finally:
@@ -137,6 +141,28 @@ class Runner:
                         acted = True
             if acted:
                 self._look_around()
+
+    def _claim(self, step: Step) -> Claim | None:
+        """Claim a step, and the place it shares with other benchmarks; None if either is taken."""
+        if self._is_place_taken(step):
+            if step.key not in self._waiting:
+                self._waiting.add(step.key)
+                where = self.state.folders.path(step.place)
+                self._tell("waits", step, f"another benchmark works in {where}")
+            return None
+        claim = self.state.records.claim(step.key)
+        if claim is None:
+            return None
+        self._claims.append(claim)
+        if step.place:
+            records, name = self._place(step)
+            place = records.claim(name)
+            if place is None:
+                self._release(step, claim)
+                return None
+            self._claims.append(place)
+            self._places[step.key] = place
+        return claim
 
     def _startable(self) -> Iterator[Step]:
         taken = {running.step.key for running in self.running} | self.failed.keys()
@@ -170,14 +196,14 @@ class Runner:
             started=time.time(),
         )
         sizes = state.sizes(step)
-        ours = before.outputs if before is not None else {}
+        ours = before.outputs if before is not None and before.identity != FOUND else {}
         theirs = [text for text, size in sizes.items() if size >= 0 and text not in ours]
-        if step.refuse_others and theirs:
+        if step.is_same is not None and theirs:
             self._fail(
                 step,
                 record,
-                f"{state.folders.path(theirs[0])}: expected no such file, because this benchmark "
-                f"did not make it; give another name in the plan",
+                f"{state.folders.path(theirs[0])}: expected no such file, as this benchmark did "
+                f"not make it, nor one with the same settings; {step.instead}",
             )
             return
         record = replace(record, outputs=sizes)
@@ -187,7 +213,7 @@ class Runner:
                 shutil.rmtree(state.folders.path(text), ignore_errors=True)
         state.records.write(step.key, record)
         if step.is_action or slot is None:
-            self._tell("start", step, " ".join(state.folders.fill(w) for w in words(step)))
+            self._tell("start", step, "# " + " ".join(state.folders.fill(w) for w in words(step)))
             self._end(step, record)
             return
         command = [state.folders.fill(word) for word in step.command]
@@ -199,7 +225,9 @@ class Runner:
         except (InputError, OSError) as error:
             self._fail(step, record, str(error))
             return
-        line = shlex.join(command + self._device(step)) + step.detail
+        line = "$ " + shlex.join(command + self._device(step))
+        if step.detail:
+            line += "  # " + step.detail.lstrip("; ")
         command += self._device(step)
         if step.processes:
             alone = not self.running
@@ -210,7 +238,7 @@ class Runner:
         self._tell("start", step, line)
         process = Process(
             command,
-            state.folders.work / "logs" / f"{step.key}.log",
+            state.log(step),
             self.machine.environment(
                 slot, state.folders.environment(), trains=step.command[0] == "nnUNetv2_train"
             ),
@@ -220,6 +248,8 @@ class Runner:
         self.running.append(running)  # at once, so that it is ended whatever happens
         self._free.remove(slot)
         running.claim = state.records.update(claim, process.group)
+        if step.key in self._places:
+            self._places[step.key] = state.records.update(self._places[step.key], process.group)
 
     def _device(self, step: Step) -> list[str]:
         return ["-device", self.machine.device] if step.on_device else []
@@ -274,8 +304,28 @@ class Runner:
     # Others
 
     def _release(self, step: Step, claim: Claim) -> None:
-        self._claims[:] = [other for other in self._claims if other.path != claim.path]
+        held = self._held(step, claim)
+        self._claims[:] = [other for other in self._claims if other.path not in held]
+        if step.key in self._places:
+            records, name = self._place(step)
+            records.release(name, self._places.pop(step.key))
         self.state.records.release(step.key, claim)
+
+    def _held(self, step: Step, claim: Claim) -> dict[Path, Claim]:
+        """A step's claim, and that of its place, by their files."""
+        claims = [claim, *(c for key, c in self._places.items() if key == step.key)]
+        return {held.path: held for held in claims}
+
+    def _place(self, step: Step) -> tuple[Records, str]:
+        """Where the claim of a step's place is, beside it, and its name there."""
+        path = self.state.folders.path(step.place)
+        return Records(path.parent), f".{path.name}"
+
+    def _is_place_taken(self, step: Step) -> bool:
+        if not step.place or step.key in self._places:
+            return False
+        records, name = self._place(step)
+        return records.holder(name) is not None
 
     def _give_up_lost(self) -> None:
         """Look from time to time whether another runner has taken something over."""
@@ -287,7 +337,8 @@ class Runner:
 
     def _is_lost(self, running: Running) -> bool:
         """Whether another runner has taken a step over; this one then stops working on it."""
-        if self.state.records.touch(running.claim):
+        claims = self._held(running.step, running.claim).values()
+        if all(map(self.state.records.touch, claims)):
             return False
         end([running.process])
         self.running.remove(running)
@@ -299,7 +350,7 @@ class Runner:
     def _waits_for_others(self) -> bool:
         """Whether another runner works on something that is pending here."""
         return any(
-            self.state.records.holder(step.key) is not None
+            self.state.records.holder(step.key) is not None or self._is_place_taken(step)
             for step in self._pending
             if step.key not in self.failed
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_meep.benchmark.plans.plan import Plan, Training
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.prepare import preparation
-from nnunet_meep.benchmark.running.records import DONE, Record, Records
+from nnunet_meep.benchmark.running.records import DONE, FAILED, Record, Records
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.benchmark.running.steps import training_steps
 from nnunet_meep.errors import InputError
@@ -24,6 +24,11 @@ class State:
     Steps of trainings are known once their data set is prepared. Files are looked at again with
     each call, except for steps that were done before.
 
+    Args:
+        sources: by data set: what ``{source}`` in its ``convert`` stands for.
+        only: keys of trainings or steps; empty: all.
+        notes: whether what was there already gets a record; not for a look that changes nothing.
+
     Attributes:
         steps: by key, in the order in which they should run.
         problems: by data set or training: why its steps cannot be told.
@@ -36,12 +41,13 @@ class State:
         *,
         sources: dict[str, Path] | None = None,
         only: Iterable[str] = (),
+        notes: bool = True,
     ) -> None:
         self.plan, self.folders = plan, folders
         self.records = Records(folders.work / "steps")
         self.steps: dict[str, Step] = {}
         self.problems: dict[str, str] = {}
-        self._sources, self._only = sources or {}, tuple(only)
+        self._sources, self._only, self._notes = sources or {}, tuple(only), notes
         self._done: dict[str, str] = {}
         self._goals: dict[str, None] = {}
         self._expanded: set[str] = set()
@@ -55,6 +61,11 @@ class State:
             if not self._only
             or any(_within(training.key, o) or _within(o, training.key) for o in self._only)
         ]
+
+    @property
+    def is_unprepared(self) -> bool:
+        """Whether there will be more steps, once the data sets of all trainings are prepared."""
+        return any(training.data not in self._expanded for training in self.trainings)
 
     def update(self) -> None:
         """Look which steps are known by now."""
@@ -139,21 +150,37 @@ class State:
         record = self.records.read(step.key)
         before = (self.steps[key] for key in step.needs)
         if (
-            record is None
-            and step.found
+            self._may_be_found(step, record)
             and self._all_there(step)
             and all(map(self.is_done, before))
         ):
             needs = self.identities(step)
             record = Record(DONE, FOUND, list(words(step)), needs, self.sizes(step))
-            self.records.write(step.key, record)
+            if self._notes:
+                self.records.write(step.key, record)
         if record is None or not self._is_current(step, record):
             return False
-        # What nnU-Net prepares belongs to the user, who may have prepared it anew.
-        if not (self._all_there(step) if step.found else record.outputs == self.sizes(step)):
+        if not self._is_intact(step, record):
             return False
         self._done[step.key] = record.identity
         return True
+
+    def _may_be_found(self, step: Step, record: Record | None) -> bool:
+        """Whether outputs that are there count as done, though no step here made them."""
+        if step.is_same is None:
+            return step.found and record is None
+        is_theirs = record is None or record.state == FAILED
+        if record is not None and record.identity == FOUND:  # and the plan has changed since
+            is_theirs = record.command != list(words(step))
+        return is_theirs and step.is_same(self.folders)
+
+    def _is_intact(self, step: Step, record: Record) -> bool:
+        """Whether the outputs of a step that is done are as it left or found them."""
+        if step.found:  # nnU-Net's preparation is the user's, who may have done it anew
+            return self._all_there(step)
+        if step.is_same is not None and record.identity == FOUND:  # another benchmark's
+            return step.is_same(self.folders)
+        return record.outputs == self.sizes(step)
 
     def _is_current(self, step: Step, record: Record | None) -> bool:
         """Whether a step was done as the plan says now, and so was all before it.
@@ -195,6 +222,10 @@ class State:
         left = {text: size for text, size in self.sizes(step).items() if size >= 0}
         is_intact = record.state != DONE or left.items() <= record.outputs.items()
         return is_intact and record.needs == self.identities(step)
+
+    def log(self, step: Step) -> Path:
+        """What a step's command says."""
+        return self.folders.work / "logs" / f"{step.key}.log"
 
     def _all_there(self, step: Step) -> bool:
         return bool(step.outputs) and all(size >= 0 for size in self.sizes(step).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nnunet_meep.benchmark.plans.plan import Training
+from nnunet_meep.benchmark.running.process import end_of
 from nnunet_meep.benchmark.running.records import FAILED
 from nnunet_meep.benchmark.running.state import State
 from nnunet_meep.benchmark.running.step import Step
@@ -23,7 +24,7 @@ _COLUMNS = {
 def status_table(state: State) -> str:
     """A row for each data set and training: what is done, running, failed or pending.
 
-    Below it the last log line of each failed step.
+    Below it the last log line of each failed step, and the pages that were written so far.
     """
     wanted = {step.key for step in state.pending()}
     rows = [["data", "trainer", "fold", *_COLUMNS]]
@@ -37,6 +38,8 @@ def status_table(state: State) -> str:
     lines = [text_table(rows, n_left=len(rows[0]))]
     lines += [f"{key}: {reason}" for key, reason in state.problems.items()]
     lines += failures(state)
+    pages = sorted((state.folders.work / "report").rglob("report.html"))
+    lines += [f"Report: {page}" for page in pages]
     return "\n".join(lines)
 
 
@@ -46,7 +49,7 @@ def failures(state: State) -> list[str]:
     for step in state.pending():
         record = state.records.read(step.key)
         if record is not None and record.state == FAILED:
-            log = state.folders.work / "logs" / f"{step.key}.log"
+            log = state.log(step)
             where = f" (all it said: {log})" if log.is_file() else ""
             found.append(f"{step.key} failed: {record.reason}{where}")
     return found
@@ -103,7 +106,7 @@ def _cells(state: State, training: Training, wanted: set[str]) -> Iterator[str]:
 
 
 def _summary(state: State, steps: list[Step], wanted: set[str]) -> str:
-    """``done``, ``running on HOST``, ``failed``, ``3 of 5`` or ``pending``."""
+    """``done``, ``running on HOST, epoch 3 of 50``, ``failed``, ``3 of 5 steps``, ``pending``."""
     if not steps:
         return "-"
     left = [step for step in steps if step.key in wanted]
@@ -111,10 +114,11 @@ def _summary(state: State, steps: list[Step], wanted: set[str]) -> str:
         return "done"
     for step in left:
         if (claim := state.records.holder(step.key)) is not None:
-            return f"running on {claim.machine.split(' ')[0]}"
+            progress = step.progress(end_of(state.log(step)))
+            return f"running on {claim.machine.split(' ')[0]}, {progress}"
     for step in left:
         record = state.records.read(step.key)
         if record is not None and record.state == FAILED:
             return "failed"
     done = len(steps) - len(left)
-    return f"{done} of {len(steps)}" if done else "pending"
+    return f"{done} of {len(steps)} steps" if done else "pending"

@@ -38,7 +38,10 @@ class Step:
         complete: adds to the command what its record does not name, such as the user's folders.
         found: whether it counts as done where its outputs exist without a record, and whatever its
             command is.
-        refuse_others: whether an output that exists without a record is somebody else's.
+        is_same: whether an output that exists without a record is what it would make, and counts
+            as done; otherwise it is somebody else's, and stays. None: all outputs are its own.
+        place: a folder that other benchmarks may write into, too; only one works in it at a time.
+        instead: what to do where an output is somebody else's.
     """
 
     key: str
@@ -56,4 +59,6 @@ class Step:
     adopts: bool = False
     complete: Callable[[list[str]], list[str]] = list
     found: bool = False
-    refuse_others: bool = False
+    is_same: Callable[[Folders], bool] | None = None
+    instead: str = ""
+    place: str = ""

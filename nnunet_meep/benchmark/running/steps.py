@@ -130,6 +130,7 @@ class _Steps:
             progress=training_progress(n_epochs(self.training.trainer)),
             resume=lambda folders, words: resume_training(folders.path(self.fold), words),
             adopts=True,
+            place=self.fold,
         )
 
     def predict(self, scans: TestScans, needs: Sequence[Step]) -> Step:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_meep.errors import InputError
+from nnunet_meep.errors import InputError, is_meant
 
 #: What a name may begin with, before a colon.
 KINDS = ("image", "crop", "boundary", "mask")
@@ -72,7 +72,8 @@ def parse_roi(name: str) -> Roi:
         if not Path(value).is_dir():
             raise InputError(f"{name}: expected a folder of masks, found none")
         return Roi(name, mask_folder=Path(value))
-    raise InputError(f"{name}: expected an ROI ({_FORMS})")
+    meant = is_meant(kind, KINDS) if kind not in KINDS else ""
+    raise InputError(f"{name}: {meant}expected an ROI ({_FORMS})")
 
 
 def describe(roi: str) -> str:

@@ -380,6 +380,7 @@ def test_a_name_that_is_no_roi(make_folder, tmp_path, capsys, roi) -> None:
     folder.add("a", *softmax_case(np.random.default_rng(0), (2, 3, 4)))
     line = refused(capsys, folder.gt, folder.pred, "-o", tmp_path / "out", "--roi", roi)
     assert roi in line
+    assert ("is image meant?" in line) == (roi == "Image")
     assert not (tmp_path / "out").exists()
 
 
