@@ -15,8 +15,8 @@ def _get_parser() -> argparse.ArgumentParser:
         description=(
             "Tries the installation out: trains nnU-Net with its default loss and with MEEP-H for\n"
             "a few dozen iterations each on a small synthetic data set, predicts test scans, and\n"
-            "compares them in a report. Needs no GPU and no download; takes about four minutes\n"
-            "on two cores. Shows each command as it runs it. So short a training proves the\n"
+            "compares them in a report. Needs no GPU and no download; takes about two minutes\n"
+            "on two idle cores. Shows each command as it runs it. So short a training proves the\n"
             "installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
         ),
         epilog=(
