@@ -121,7 +121,7 @@ def _stored() -> tuple[bytes, ...]:
             root = Path(folder)
             predictions(Draw(number)).write(root)
             evaluation = nm.evaluate(root / "gt", root / "pred", surface=number % 2 == 0)
-            write_evaluation(evaluation, root / "calibration.json")
+            write_evaluation(evaluation, root / "calibration.json", root)
             found.append((root / "calibration.json").read_bytes())
     return tuple(found)
 
