@@ -41,8 +41,8 @@ def short_verdict(comparison: Comparison) -> list[str]:
         First the classes that models do not segment, see :func:`not_segmented`, and which models
         are not compared therefore. For each other model but the first, two or three short
         sentences: in which metrics it is better than the first one, in which it is worse or about
-        as good, and in which this is not known; one sentence for all for which there are too few
-        cases. Last, how often the models were trained, see :func:`trainings_sentence`.
+        as good, and in which this is not known; one sentence for all of which nothing is known.
+        Last, how often the models were trained, see :func:`trainings_sentence`.
 
         If one of the two was trained several times, a model is better or worse if the 95 % interval
         over trainings and cases does not contain 0 (each metric on its own); otherwise if that over
@@ -188,7 +188,7 @@ def _in_short(comparison: Comparison, model: str) -> str:
             sentences.append(f"{subject} {' and '.join(parts)}.")
     if "" in found:
         unknown = _listed([_name(*where) for where in found[""]])
-        who = "it differs" if sentences else f"{model} and {first} differ"
+        who = "it differs" if sentences else f"{_MODEL} differs from {first}"
         why = _why_not_known(comparison, model)
         where = "" if sentences else f" over {over}"
         sentences.append(f"Whether {who} in {unknown} is not known{where}: {why}.")

@@ -448,7 +448,7 @@ class TestShortVerdict:
         models = [repeat(first, 0.02), repeat(Model("other", first.trainings), 0.02, dice=0.01)]
         text, trainings = short_verdict(compare(models))
         assert text == (
-            "Whether other and first differ in Dice, ECE and Brier is not known over 5 trainings "
+            "Whether other differs from first in Dice, ECE and Brier is not known over 5 trainings "
             "each and 20 cases: the 95 % intervals contain 0."
         )
         assert trainings == "Trainings: first 5, other 5."

@@ -162,7 +162,7 @@ def test_an_interval_has_two_ends_and_none_is_one_dash(shown, ends, text) -> Non
 
 def test_the_verdict_is_seen_without_scrolling(shown) -> None:
     in_short, once = shown.texts("ul.verdict > li")
-    assert in_short.startswith("Whether second and first model differ in Dice, ECE")
+    assert in_short.startswith("Whether second differs from first model in Dice, ECE")
     assert "were trained" in once or "was trained" in once
     verdict = shown.one("ul.verdict").rect
     assert verdict["y"] + verdict["height"] < 900
