@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
     assert result.returncode in (0, 141, -13)  # argparse itself may swallow it
 
 
+@pytest.fixture
+def not_under_nohup() -> Iterator[None]:
+    """The tests may run under it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_under_nohup")
 def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleaning_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -189,6 +199,7 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == f"Error: {said}\n"
 
 
+@pytest.mark.usefixtures("not_under_nohup")
 def test_it_does_not_matter_that_the_terminal_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

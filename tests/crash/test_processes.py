@@ -145,6 +145,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def _not_under_nohup() -> None:
+    """The tests may run under it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def in_the_middle(folder: PredictionFolder, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """An evaluation with worker processes, which has read one of two cases."""
@@ -156,6 +161,7 @@ def in_the_middle(folder: PredictionFolder, tmp_path: Path) -> Iterator[subproce
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_not_under_nohup,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "middle\n"
