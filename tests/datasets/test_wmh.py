@@ -552,7 +552,8 @@ def test_a_full_disk_is_noticed(source: Path, raw: Path, capfd: pytest.CaptureFi
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     *_, line = capfd.readouterr().err.splitlines()  # ITK's own library may say something, too
-    assert line.endswith(f"could not be written whole into {raw}; is the disk full?")
+    assert line.startswith(f"Error: {raw}/Dataset502_WMH/imagesTr/Utrecht_000_000")
+    assert line.endswith(".nii.gz: could not be written whole; is the disk full?")
     assert nothing_in(raw)
 
 

@@ -337,6 +337,7 @@ def test_everything_but_loss_and_length_is_nnunets(build, kind):
         *("on_train_start", "train_step", "on_train_epoch_end", "on_validation_epoch_start"),
         *("on_validation_epoch_end", "on_epoch_end", "on_train_end"),
         "run_training",  # what cannot be trained is one line
+        *("save_checkpoint", "load_checkpoint"),  # whole or not at all; from the same trainer
     }
 
 
