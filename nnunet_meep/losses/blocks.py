@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -25,7 +26,7 @@ BLOCK = 1 << 19
 BLOCK_GPU = 1 << 25
 
 
-class Problem:
+class Problem(ABC):
     """A batch and what to sum; see :func:`nnunet_meep.losses.sums.voxel_sums`.
 
     Attributes:
@@ -78,15 +79,15 @@ class Problem:
         self._for_blocks(write)
         return gradient.view(self.shape)
 
+    @abstractmethod
     def _sums_of(self, sample: int, voxels: slice) -> Tensor:
         """A row of :meth:`forward` for one block, (3 C + 4,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _write_gradient(
         self, out: Tensor, sample: int, voxels: slice, a: Tensor, b: Tensor, e: float, t: float
     ) -> None:
         """Write the gradient of one block into ``out``, (K, n); a and b are (C, 1)."""
-        raise NotImplementedError
 
     def _blocks(self) -> list[tuple[int, slice]]:
         """The sample index and the range of voxels of each block."""
