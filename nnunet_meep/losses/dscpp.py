@@ -45,8 +45,7 @@ def dscpp_loss(
     Raises:
         ValueError: as :func:`nnunet_meep.losses.meep_entropy`, or ``gamma`` is negative or NaN.
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma: expected a number >= 0, got {gamma}")
+    _refuse_exponent(gamma)
     log_p, y, valid = each_class(logits, target, ignore_label, regions)
     if not (background or regions):
         log_p, y, valid = log_p[:, 1:], y[:, 1:], valid[:, 1:]
@@ -77,8 +76,7 @@ class DSCppLoss(nn.Module):
         regions: bool = False,
     ) -> None:
         super().__init__()
-        if not gamma >= 0:
-            raise ValueError(f"gamma: expected a number >= 0, got {gamma}")
+        _refuse_exponent(gamma)
         self.options: dict[str, Any] = {
             "gamma": gamma,
             "batch_dice": batch_dice,
@@ -93,3 +91,8 @@ class DSCppLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options.items())
+
+
+def _refuse_exponent(gamma: float) -> None:
+    if not gamma >= 0:  # NaN, too
+        raise ValueError(f"gamma: expected a number >= 0, got {gamma}")
