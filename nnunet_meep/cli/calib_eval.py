@@ -155,7 +155,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.o is None and len(pred_folders) > 1:
         raise InputError("-o: expected an output folder, because there are several PRED_FOLDER")
     output = options.o or pred_folders[0] / "calibration"
-    refuse_no_folder(output)
+    if options.o is not None or pred_folders[0].is_dir():  # otherwise that is what is wrong
+        refuse_no_folder(output)
     if options.maps:
         itk_path(output)
     arguments = {

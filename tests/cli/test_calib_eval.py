@@ -49,6 +49,14 @@ def test_a_bad_file_is_one_line_with_several_processes_too(folders):
     assert {p.name for p in pred.glob("calibration/*")} <= {"cases"}
 
 
+def test_a_file_in_place_of_the_predictions_is_not_taken_for_the_output(folders, capsys):
+    gt, pred = folders
+    assert calib_eval.main([str(gt), str(pred / "case_0.npz")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {pred / 'case_0.npz'}: expected a folder of predictions")
+    assert not list(pred.glob("calibration"))
+
+
 def test_pictures_that_cannot_be_drawn_are_said_when_they_are_due(folders, monkeypatch, capsys):
     """Where matplotlib has no folder that it may write to; it is loaded beside the counting."""
 
