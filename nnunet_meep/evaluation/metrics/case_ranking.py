@@ -20,6 +20,7 @@ from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 STATISTICS = ("spearman", "aurc", "e_aurc")
 #: With fewer cases there is no interval: their few resamples all give the same.
 _FEWEST = 3
+_PARTS = 20
 
 
 def case_ranking(expected: Sequence[float], actual: Sequence[float]) -> dict[str, Any]:
@@ -58,7 +59,9 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     value = _statistics(confidence, risk, np.ones((1, n)))[0]
     ends = np.full((2, len(STATISTICS)), np.nan)
     if n >= _FEWEST:
-        resampled = _statistics(confidence, risk, resamples(n))
+        # In parts, as each needs several times the memory of its resamples.
+        parts = np.array_split(resamples(n), _PARTS)
+        resampled = np.concatenate([_statistics(confidence, risk, part) for part in parts])
         known = ~np.isnan(value)
         jackknife = _statistics(confidence, risk, 1 - np.eye(n))
         ends[:, known] = bca_interval(value[known], resampled[:, known], jackknife[:, known])
