@@ -38,7 +38,7 @@ def _write_pages(app: Sphinx, config: Config) -> None:
 
 def _complete(app: Sphinx, docname: str, source: list[str]) -> None:
     page = DOCS / f"{docname}.md"
-    text = filled(mended(source[0], origin(page), page))
+    text = filled(mended(source[0], origin(page), page), page)
     source[0] = text + root_toctree() if docname == "index" else text
 
 

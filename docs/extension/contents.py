@@ -12,14 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nnunet_meep
-from extension.links import MEASURED
+from extension.links import DOCS, MEASURED
 
 _COMMENT = re.compile(r"<!-- (commands|docstrings|report)(?: of ([\w.]+))? -->")
 #: A literal, or the star and the name of axes in a shape.
@@ -28,12 +27,18 @@ _SHAPE = re.compile(r"(``.*?``)|(?<!\w)\*(\w+)(?=[,)])")
 _WIDTH = "92"
 
 
-def filled(text: str) -> str:
+def filled(text: str, page: Path) -> str:
     """The text of a page with these contents."""
-    return _COMMENT.sub(lambda match: _CONTENTS[match[1]](match[2]), text)
+
+    def content(match: re.Match[str]) -> str:
+        if match[1] == "commands":
+            return commands()
+        return docstrings(match[2]) if match[1] == "docstrings" else report(match[2], page)
+
+    return _COMMENT.sub(content, text)
 
 
-def commands(_: str | None = None) -> str:
+def commands() -> str:
     """The help of each command in ``[project.scripts]``, and of each of its subcommands."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = _WIDTH
@@ -73,12 +78,12 @@ def with_shapes(lines: list[str]) -> list[str]:
     return [_SHAPE.sub(lambda match: match[1] or rf"\*{match[2]}", line) for line in lines]
 
 
-def report(data: str) -> str:
+def report(data: str, page: Path) -> str:
     """A window with the report that :func:`write_report` wrote, and a link to it."""
-    page = f"../{data}/report.html"
+    target = Path(os.path.relpath(DOCS / data / "report.html", page.parent)).as_posix()
     return (
-        f'<p><a href="{page}">Open it on a page of its own</a></p>\n'
-        f'<iframe src="{page}" title="Report" loading="lazy" style="width: 100%; height: 36rem; '
+        f'<p><a href="{target}">Open it on a page of its own</a></p>\n'
+        f'<iframe src="{target}" title="Report" loading="lazy" style="width: 100%; height: 36rem; '
         'border: 1px solid var(--pst-color-border)"></iframe>'
     )
 
@@ -108,10 +113,3 @@ def write_report(folder: Path) -> None:
             copy = folder / path.relative_to(written)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-
-
-_CONTENTS: dict[str, Callable[[str], str]] = {
-    "commands": commands,
-    "docstrings": docstrings,
-    "report": report,
-}

@@ -75,8 +75,8 @@ def test_links_out_of_the_documentation(site: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_help_of_every_command_is_in_the_site(site: Any) -> None:
-    page = (REFERENCE / "commands.md").read_text(encoding="utf-8")
-    filled = site("contents").filled(page)
+    page = REFERENCE / "commands.md"
+    filled = site("contents").filled(page.read_text(encoding="utf-8"), page)
     scripts = re.search(
         r"^\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.M | re.S
     )
