@@ -32,8 +32,8 @@ written into -o:
                    errors and entropy of each model; of several seeds, the first
 
 A comparison is always of the files that are there now. Each result is checked against what is in
-them: new and changed cases are evaluated again, and a line says so. A result with other --bins, or
-with surface distances where --no-surface is given, is evaluated again, too.
+them: new and changed cases are evaluated again, and a line says so. A result with other --bins or
+another --tolerance, or with surface distances where --no-surface is given, is evaluated again, too.
 Warnings come first: cases that only some models have, incomplete folds, predictions without
 references, calibrators that were fitted to the cases they are evaluated on.
 
@@ -126,13 +126,14 @@ def _compare(options: argparse.Namespace) -> None:
     refuse_no_folder(options.o)
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
-    asked = {} if options.bins is None else {"bins": options.bins}
+    asked = {"bins": options.bins, "tolerance_mm": options.tolerance}
+    asked |= {"surface": False if options.no_surface else None}
     comparison = compare_folders(
         dict(options.models),
         gt_folder=options.gt,
         roi=options.roi,
         cases=options.cases,
-        options={**asked, **({"surface": False} if options.no_surface else {})},
+        options={name: value for name, value in asked.items() if value is not None},
         processes=options.np,
         as_stored=options.as_stored,
     )

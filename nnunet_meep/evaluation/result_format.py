@@ -15,7 +15,7 @@ from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
 #: Version of the format of ``calibration.json``; raise it whenever the meaning of an entry changes.
-SCHEMA = 3
+SCHEMA = 4
 #: The key of the predicted label, beside the keys of the classes.
 TOP_LABEL = "top_label"
 
@@ -30,11 +30,15 @@ _SETTINGS: dict[str, Any] = {
     "surface": bool,
     "version": str,
 }
-_NEW_SETTINGS: dict[str, Any] = {"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE}
+_NEW_SETTINGS: dict[str, Any] = {
+    **{"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE},
+    "tolerance_mm": (int, float),
+}
 _OPTIONAL_SETTINGS: dict[str, Any] = {
     "dataset_json": _TEXT_OR_NONE,
     "plans_json": _TEXT_OR_NONE,
     "cases": (list, type(None)),
+    "tolerance_mm": (int, float),
 }
 _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
 _CALIBRATOR = {

@@ -40,9 +40,15 @@ def stored_result(
     keys = list(next(iter(cases.values())))
     pooled = {"pooled": {"bins": {"edges": [0.0, 1.0], **ONE_BIN}}}
     content = {
-        "schema": 3,
+        "schema": 4,
         "settings": {
-            **{"bins": 15, "rois": ["image"], "surface": True, "segmentation": "file"},
+            **{
+                "bins": 15,
+                "rois": ["image"],
+                "surface": True,
+                "tolerance_mm": 2.0,
+                "segmentation": "file",
+            },
             **{"gt_folder": "gt", "pred_folder": "pred", "reader": None},
             **{"chill": False, "version": "1", **settings},
         },
