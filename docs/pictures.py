@@ -77,7 +77,7 @@ def touched_voxels() -> Figure:
     middle.set_title("probability of the class")
     figure.colorbar(shown, ax=middle, shrink=0.75)
     right.imshow(wrong, cmap=ListedColormap(["#F2F2F2", "#6A3D9A"]))
-    right.set_title(f"misclassified: {wrong.mean():.0%} of the pixels")
+    right.set_title(f"misclassified ({wrong.mean():.0%})")
     for ax in (left, middle, right):
         ax.contour(mask, levels=[0.5], colors=["#E69F00"], linewidths=1.5)
         ax.set(xticks=[], yticks=[])

@@ -98,16 +98,17 @@ def write_report(folder: Path) -> None:
     if page.exists() and page.stat().st_mtime > max(path.stat().st_mtime for path in sources):
         return
     with TemporaryDirectory() as work:
-        subprocess.run(
+        done = subprocess.run(
             [
                 *(sys.executable, "-c", "from nnunet_meep.cli.benchmark import main; exit(main())"),
                 *("report", MEASURED / "plans" / "hippocampus.toml"),
                 *("--results", MEASURED / "results", "--work", work),
             ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
+        if done.returncode:
+            raise RuntimeError(f"meep-benchmark report: {done.stderr.strip()}")
         written = next(Path(work).glob("report/hippocampus/*_temperature"))
         for path in written.rglob("report.html"):
             copy = folder / path.relative_to(written)
