@@ -313,7 +313,7 @@ def test_blocks_make_no_difference(make_validation, monkeypatch):
     p, _ = overconfident(np.random.default_rng(5), 3, (7, 11, 13))
     whole = found(p)
     for n in (1, 13, 40, 150, 300):
-        monkeypatch.setattr("nnunet_meep.posthoc.calibrator._BLOCK", n)
+        monkeypatch.setattr("nnunet_meep.posthoc.blocks._BLOCK", n)
         np.testing.assert_array_equal(found(p), whole)
     flat = p.reshape(3, 1, -1)
     np.testing.assert_array_equal(found(flat).ravel(), whole.ravel())
