@@ -83,8 +83,9 @@ def _apply(options: argparse.Namespace) -> None:
     print(f"{n} case{'s' * (n != 1)} calibrated, written into {options.o}")
     say_labels(applied)
     if changed := applied.not_argmax:
+        now = "it follows the thresholds" if applied.by_thresholds else "it is"
         say_note(
             f"in {options.pred_folder} the segmentation is not the argmax of the "
             f"probabilities in {len(changed)} of {n} cases ({sum(changed.values()):,} voxels), as "
-            f"after postprocessing; in {options.o} it is: {', '.join(changed)}"
+            f"after postprocessing; in {options.o} {now}: {', '.join(changed)}"
         )

@@ -24,6 +24,7 @@ from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
 from nnunet_meep.nnunet_files.probabilities import open_probabilities, write_probabilities
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 from nnunet_meep.posthoc.segmentation import segmentation
+from nnunet_meep.posthoc.volume_table import write_volumes
 from nnunet_meep.posthoc.whole_case import read_probabilities
 
 
@@ -41,9 +42,10 @@ def apply(
     """Calibrate a folder of predictions with probabilities and write the result to another one.
 
     For each case it writes ``CASE.npz`` (``probabilities``, float32) and the segmentation that
-    follows from these by nnU-Net's rule, and copies ``CASE.pkl`` unopened if there is one. It also
-    copies ``dataset.json``, ``plans.json``, nnU-Net's record of its arguments (if there is one) and
-    the calibrator, and records the folder and network of the predictions.
+    follows from these by nnU-Net's rule, or by the calibrator's thresholds, and copies ``CASE.pkl``
+    unopened if there is one. It also copies ``dataset.json``, ``plans.json``, nnU-Net's record of
+    its arguments (if there is one) and the calibrator, and records the folder and network of the
+    predictions. A calibrator with volume intervals adds ``volumes.csv``, see :mod:`.volume_table`.
 
     The files of a case appear only when they are complete. Each npz has a note about its source, by
     which an interrupted run recognises the finished cases when it is started again.
@@ -103,9 +105,12 @@ class Applied:
         names: names of all cases.
         not_argmax: by case, if there are any: the voxels whose label was not the one that follows
             from the probabilities by nnU-Net's rule.
-        n_changed: by case, if there are any: the voxels to which the rule now gives another label.
-        before, after: the labels that it gave to any voxel, and gives now.
+        n_changed: by case, if there are any: the voxels to which the rule, or the thresholds, now
+            give another label.
+        before, after: the labels that any voxel had by the rule, and has now.
         classes: name of each label but background.
+        by_thresholds: whether the calibrator has thresholds, which the segmentations then follow.
+        volumes: the file with the volumes; None if the calibrator has no intervals.
     """
 
     names: list[str]
@@ -114,6 +119,8 @@ class Applied:
     before: set[int] = field(default_factory=set)
     after: set[int] = field(default_factory=set)
     classes: dict[int, str] = field(default_factory=dict)
+    by_thresholds: bool = False
+    volumes: Path | None = None
 
     @property
     def vanished(self) -> list[str]:
@@ -187,10 +194,14 @@ class _Job:
                     shutil.copyfile(source, temporary)
         labels = self.dataset.labels
         values = labels.regions_class_order or labels.values[1:]
-        applied = Applied(self.names, classes=dict(zip(values, labels.names, strict=True)))
+        classes = dict(zip(values, labels.names, strict=True))
+        by_thresholds = self.calibrator.thresholds is not None
+        applied = Applied(self.names, classes=classes, by_thresholds=by_thresholds)
         for name in tqdm(self.names, desc="calibration", unit="case", disable=not progress):
             if not self._is_done(name, output):
                 self._calibrate(name, output, applied)
+        if (intervals := self.calibrator.intervals) is not None:
+            applied.volumes = write_volumes(output, intervals, self.dataset, progress)
         return applied
 
     def _is_done(self, name: str, output: Path) -> bool:

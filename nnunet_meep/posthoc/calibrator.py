@@ -180,7 +180,7 @@ class Calibrator:
             result |= channel != 0
         return result
 
-    def check_labels(self, labels: Labels, where: Path) -> None:
+    def check_labels(self, labels: Labels, where: Path | str) -> None:
         """Check that the calibrator was fitted for these labels (the ignore label may differ).
 
         Raises:

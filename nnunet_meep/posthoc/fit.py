@@ -16,6 +16,7 @@ from nnunet_meep.evaluation.counting.bins import CellTotals, grid
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
 from nnunet_meep.evaluation.metrics.calibration import bins_of_voxels
 from nnunet_meep.evaluation.metrics.scores import log_loss
+from nnunet_meep.nnunet_files.derived import DERIVED
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.networks import network_of
 from nnunet_meep.nnunet_files.probabilities import PART
@@ -88,9 +89,15 @@ def check_method(method: str) -> None:
     Raises:
         InputError: it is none of ``METHODS``, or fiducio is needed, but not installed.
     """
-    if method not in METHODS:
+    if method in DERIVED:
         raise InputError(
-            f"method: {is_meant(method, METHODS)}expected one of {', '.join(METHODS)}, got {method}"
+            f"method: expected one that calibrates probabilities, got {method}; it has a function "
+            f"of its own"
+        )
+    if method not in METHODS:
+        known = (*METHODS, *DERIVED)
+        raise InputError(
+            f"method: {is_meant(method, known)}expected one of {', '.join(known)}, got {method}"
         )
     check_installed(method)
 

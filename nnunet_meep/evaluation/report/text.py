@@ -12,6 +12,7 @@ from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.notes import used_to_fit
 from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.volume_coverage import coverage_lines, with_intervals
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 
@@ -19,7 +20,8 @@ def table(evaluation: Evaluation) -> str:
     """A table for each ROI, with lines on classes that are not segmented and on errors below it.
 
     For each class it has mean and std over cases, and the metrics of the pooled voxels. The lines
-    on errors give the actual and the expected error rate.
+    on errors give the actual and the expected error rate; others say how many volumes the intervals
+    of a calibrator contain.
     """
     parts = []
     mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
@@ -27,6 +29,7 @@ def table(evaluation: Evaluation) -> str:
         result = evaluation.roi_to_dict(roi)
         lines = _class_table(result["classes"], evaluation.class_metrics, mark)
         lines += [*_not_segmented(result), *_errors(evaluation, result)]
+        lines += coverage_lines(evaluation) if with_intervals([roi]) else []
         parts.append("\n".join([f"ROI: {describe(roi)}", *lines]))
     return "\n\n".join(parts)
 
