@@ -12,6 +12,8 @@ Thresholds of 1/2 give, for two classes and for regions, exactly nnU-Net's segme
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,13 +30,12 @@ def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[
     none.
     """
     result = _background(probabilities, labels)
-    for i, target in enumerate(result):  # plane by plane: argmax needs eight bytes per voxel
-        plane = probabilities[:, i]
+    for p, target in _parts(probabilities, result):
         if not labels.is_region_based:
-            target[...] = plane.argmax(axis=0)
+            target[...] = p.argmax(axis=0)
         else:
-            for p, label in zip(plane, labels.regions_class_order, strict=True):
-                target[p > 0.5] = label
+            for of_region, label in zip(p, labels.regions_class_order, strict=True):
+                target[of_region > 0.5] = label
     return result
 
 
@@ -43,19 +44,17 @@ def thresholded(
 ) -> NDArray[np.unsignedinteger]:
     """The segmentation (*shape) of probabilities (C, *shape) by thresholds."""
     t = np.array([thresholds.of_class[key] for key in labels.keys])[:, None]  # float64
-    flat = probabilities.reshape(len(probabilities), -1)
+    values = np.array(labels.values[1:])
     result = _background(probabilities, labels)
-    of_voxels = result.reshape(-1)  # the same memory
-    for start in range(0, len(of_voxels), PART):
-        part = slice(start, start + PART)
-        p, target = shares(flat[:, part], labels), of_voxels[part]
+    for part, target in _parts(probabilities, result):
+        p = shares(part, labels)
         above = p > t
         if labels.is_region_based:
             for of_region, label in zip(above, labels.regions_class_order, strict=True):
                 target[of_region] = label
         else:
-            winner = np.where(above, p / t, 0).argmax(axis=0)
-            target[...] = np.where(above.any(axis=0), np.array(labels.values[1:])[winner], 0)
+            winner = values[np.where(above, p / t, 0).argmax(axis=0)]
+            target[...] = np.where(above.any(axis=0), winner, 0)
     return result
 
 
@@ -69,3 +68,13 @@ def shares(p: NDArray[np.float32], labels: Labels) -> NDArray[np.float64]:
 def _background(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:
     small = np.uint8 if max(labels.predicted_label) <= np.iinfo(np.uint8).max else np.uint16
     return np.zeros(probabilities.shape[1:], small)
+
+
+def _parts(
+    probabilities: NDArray[np.float32], result: NDArray[np.unsignedinteger]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.unsignedinteger]]]:
+    """Some voxels after the other, (C, n) and (n,): argmax and shares need 8 bytes for each."""
+    flat, of_voxels = probabilities.reshape(len(probabilities), -1), result.reshape(-1)
+    for start in range(0, len(of_voxels), PART):
+        part = slice(start, start + PART)
+        yield flat[:, part], of_voxels[part]
