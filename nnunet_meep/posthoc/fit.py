@@ -206,6 +206,8 @@ def _fit_binaries(
     n_voxels = 0
     for key, voxels in read(cases, labels, roi).items():
         n_voxels = round(voxels.weight.sum())
+        if not n_voxels:
+            raise InputError(f"{method}: nothing to learn: all voxels are ignored or padding")
         try:
             maps[key] = fit_binary(method, voxels)
         except NothingToLearn as error:

@@ -222,6 +222,15 @@ def test_if_there_is_nothing_at_all_to_learn_that_is_said(make_validation):
         fit("temperature", three.gt, three.pred)
 
 
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_where_all_voxels_are_ignored_that_is_said(method, make_validation):
+    folder = make_validation("two classes", n_cases=0, more_labels={"ignore": 2})
+    p, y = overconfident(np.random.default_rng(0), 2)
+    folder.add("case_0", p, np.full_like(y, 2))
+    with pytest.raises(InputError, match="nothing to learn: all voxels are ignored or padding"):
+        fit(method, folder.gt, folder.pred)
+
+
 def test_padding_is_no_prediction(make_validation):
     folder = make_validation("two classes")
     found = fit("platt", folder.gt, folder.pred).calibrator
