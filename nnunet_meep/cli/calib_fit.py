@@ -30,6 +30,10 @@ what follows from probabilities, which stay as they are:
                     volume in a share of the cases (--coverage, split conformal prediction)
   Each is fitted to the probabilities as they are, or after another calibrator (--after), which
   its file then holds: that one file is all that meep-calib-apply and meep-predict need.
+  A region is segmented where p is above its threshold; of classes that exclude each other the
+  one with the largest p / threshold, if that is above 1. What --fnr and --coverage promise holds
+  on average over validation sets and further cases of the same kind (exchangeable ones), for
+  the network that it was fitted to; not for each case.
 
 platt and isotonic take one class against the rest; with more than two classes all are then made
 to sum to 1. Regions are calibrated each on its own. nnU-Net saves no logits: log p is taken, of

@@ -11,7 +11,8 @@ from nnunet_meep.cli._run import run
 
 _EPILOG = """\
 written into -o: CASE.npz with calibrated probabilities, the segmentation that follows from them,
-CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
+CASE.pkl, dataset.json, plans.json, calibrator.json; if the calibrator has thresholds, segmentations
+follow these; if it has volume intervals, volumes.csv has a row for each case and class. The same as
 
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...

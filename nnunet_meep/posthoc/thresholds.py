@@ -8,6 +8,7 @@ raise a threshold by less than 0.3 % of itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -168,10 +169,11 @@ def _largest(total: _Totals, name: str, fnr: float, compete: bool) -> int:
         )
     kept = np.flatnonzero(keeps_risk(total.fnr, n, fnr))
     if not len(kept):
-        others = " or a larger one for another class" if compete else ""
+        others = " or another class has a larger one" if compete else ""
+        least = math.ceil(1000 * (total.fnr[0] + 1) / (n + 1)) / 1000
         raise InputError(
             f"fnr {fnr:g}: expected a threshold that keeps this false-negative rate, found none "
-            f"for {name}: even the lowest one misses {total.mean_fnr[0]:.1%} of its voxels, on "
-            f"average over {n} cases, as their p is 0{others}; give a larger rate"
+            f"for {name}: the lowest one misses {total.mean_fnr[0]:.1%} of its voxels, on average "
+            f"over {n} cases, as their p is 0{others}; give a rate of {least:g} at least"
         )
     return int(kept[-1])
