@@ -148,6 +148,13 @@ def test_cases_without_a_class_miss_none_and_do_not_count_for_dice():
     assert found.fitted_on["classes"]["1"]["n_cases"] == 1
 
 
+def test_a_case_in_which_nothing_is_predicted_has_a_dice_of_0_and_misses_all():
+    p, y = of_two([0.2, 0.9], [0, 1])
+    nothing, _ = of_two([0.0, 0.0], [0, 1])
+    about = nm.fit_thresholds([p, nothing], [y, y]).fitted_on["classes"]["1"]
+    assert (about["dice_at_threshold"], about["fnr_at_threshold"]) == (0.5, 0.5)
+
+
 def test_ignored_voxels_do_not_count():
     p, y = of_two([0.1, 0.3, 0.6, 0.4, 0.99, 0.01], [0, 0, 1, 1, 9, 9])
     found = nm.fit_thresholds(p, y, ignore_label=9).thresholds
