@@ -69,7 +69,7 @@ def _get_parser() -> argparse.ArgumentParser:
         ),
         epilog=_EPILOG.replace("{folders}", FOLDERS),
     )
-    parser.add_argument("method", metavar="METHOD", help="calibration method; see below")
+    parser.add_argument("method", metavar="METHOD", help="what is learnt; see below")
     add_folders(parser)
     parser.add_argument(
         "-o", type=Path, required=True, metavar="FILE", help="where to write calibrator.json"

@@ -94,6 +94,6 @@ def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
     if "calibrator" in files:
         raise InputError(
             f"{case.probabilities}: expected a prediction as nnU-Net wrote it, found a calibrated "
-            f"one"
+            f"one (--after names the calibrator that comes before thresholds or volume intervals)"
         )
     return files
