@@ -106,8 +106,12 @@ def fitting(folder: PredictionFolder, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def applying(folder: PredictionFolder, tmp_path: Path) -> Command:
-    """Of another prediction than before, and with nnU-Net's properties."""
-    arguments = [str(calibrator(folder, tmp_path / "c.json")), str(folder.pred)]
+    """Of another prediction than before, with nnU-Net's properties and a table of volumes."""
+    first = calibrator(folder, tmp_path / "c.json")
+    path = tmp_path / "v.json"
+    arguments = ["volume", "--coverage", "0.5", "--after", str(first), "-o", str(path)]
+    assert calib_fit.main([*arguments, "--gt", str(folder.gt), str(folder.pred)]) == 0
+    arguments = [str(path), str(folder.pred)]
     arguments += ["-o", str(tmp_path / "out")]
     assert calib_apply.main(arguments) == 0
     folder.add("a", *softmax_case(np.random.default_rng(1), (4, 5, 6)))

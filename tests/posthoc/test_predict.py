@@ -22,6 +22,7 @@ from nnunet_meep.cli.predict import main
 from nnunet_meep.posthoc import predict as module
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.fit import fit
+from nnunet_meep.posthoc.fit_derived import Goal, fit_derived
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "benchmarks" / "models" / "Dataset004_Hippocampus"
@@ -263,6 +264,26 @@ def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
     assert nnunet.arguments[nnunet.arguments.index("-o") + 1] == "out/.uncalibrated-1-of-2"
     assert "-part_id 1" in " ".join(nnunet.arguments)
     assert main([*COMMAND, "-num_parts", "2", "-part_id", "0"]) == 0
+
+
+def test_thresholds_and_volumes_are_applied_too(nnunet, make_validation, capsys):
+    """The folder is that of ``meep-calib-apply``; a run that goes on completes the table."""
+    val = make_validation("three classes", name="for_thresholds")
+    for goal, after in ((Goal("threshold", 0.6), None), (Goal("volume", 0.5), Path("t.json"))):
+        found = fit_derived(goal, val.gt, val.pred, after=after)
+        found.calibrator.save("calibrator.json" if after else "t.json")
+    nnunet.stop_after = 1
+    assert main([*COMMAND, "--continue_prediction"]) == 130
+    nnunet.stop_after = None
+    assert main([*COMMAND, "--continue_prediction"]) == 0
+    said = capsys.readouterr().out
+    assert "the calibration, with its thresholds, changed the label of" in said
+    assert f"volumes with their intervals: {Path('out/volumes.csv')}" in said
+    Path("plain").mkdir()
+    nnunet(["-o", "plain", "--save_probabilities"])
+    apply(Path("calibrator.json"), Path("plain"), Path("applied"))
+    for name in ("volumes.csv", "case_0.nii.gz", "case_1.nii.gz", "case_1.npz"):
+        assert Path("out", name).read_bytes() == Path("applied", name).read_bytes()
 
 
 def model_of(root: Path) -> Path:

@@ -12,6 +12,7 @@ from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.notes import used_to_fit
 from nnunet_meep.evaluation.report.tables import ranking_text, text_table
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.volume_coverage import coverage_lines, with_intervals
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 
@@ -20,7 +21,8 @@ def table(evaluation: Evaluation) -> str:
 
     For each class it has mean and std over cases, and the metrics of the pooled voxels. The lines
     on errors give the actual and the expected error rate, those on scans how well the expected Dice
-    of each case says which are bad.
+    of each case says which are bad; others say how many volumes the intervals of a calibrator
+    contain.
     """
     parts = []
     mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
@@ -29,6 +31,7 @@ def table(evaluation: Evaluation) -> str:
         lines = _class_table(result["classes"], evaluation.class_metrics, mark)
         lines += [*_not_segmented(result), *_errors(evaluation, result)]
         lines += _scans(result)
+        lines += coverage_lines(evaluation) if with_intervals([roi]) else []
         parts.append("\n".join([f"ROI: {describe(roi)}", *lines]))
     return "\n\n".join(parts)
 
