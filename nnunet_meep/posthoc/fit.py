@@ -19,7 +19,7 @@ from nnunet_meep.evaluation.metrics.calibration import bins_of_voxels
 from nnunet_meep.evaluation.metrics.scores import log_loss
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import network_of
+from nnunet_meep.nnunet_files.networks import average_of, network_of
 from nnunet_meep.nnunet_files.predictions import Predictions
 from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.binary import (
@@ -106,6 +106,7 @@ def fit(
     plans_json: Path | None = None,
     roi: str = "image",
     cases: Sequence[str] | None = None,
+    folds: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
@@ -122,6 +123,8 @@ def fit(
         roi: the voxels to use, see :mod:`nnunet_meep.evaluation.counting.roi`; nnU-Net's padding is
             always left out.
         cases: names of the cases to learn from; None: all.
+        folds: the calibrator is for the average of the folds whose validation predictions are
+            given (cross-fitting), not for each of them.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -134,6 +137,9 @@ def fit(
     predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
     folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
     refuse_unpaired(folders, paired)
+    network = network_of(folders.predictions)
+    if folds:
+        network = average_of(network)
     files = [_files(case, dataset, where) for case in paired.cases]
     with tqdm(paired.cases, desc="fit", unit="case", disable=not progress) as bar:
         voxels = (FileVoxels(case, dataset, where) for case in bar)
@@ -153,13 +159,14 @@ def fit(
             for case, f in zip(paired.cases, files, strict=True)
         ],
         "roi": roi,
+        "cross_fitted": folds,
         **learnt.on,
     }
     calibrator = Calibrator(
         method,
         dataset.labels,
         label_entries(dataset.dataset_json),
-        network=network_of(folders.predictions),
+        network=network,
         fitted_on=fitted_on,
         **learnt.maps,
     )

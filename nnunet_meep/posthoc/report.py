@@ -96,6 +96,12 @@ def table(fit: Fit) -> str:
             "numbers are those before that."
         )
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
+    if fitted_on["cross_fitted"]:
+        lines.append(
+            f"Note: for {calibrator.network.folds_in_words}, fitted to what each fold predicted "
+            f"for cases that it was not trained on: this assumes that on new cases the average is "
+            f"as overconfident, or underconfident, as each fold"
+        )
     if unknown := calibrator.network.unknown:
         lines.append(
             f"These predictions do not say their {', '.join(unknown)}: that the calibrator is "
