@@ -16,6 +16,9 @@ CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...
 
+Without --calibrator the same files with nnU-Net's probabilities, and meep_predict_args.json, by
+which meep-calib-fit and meep-calib-apply know the network.
+
 A calibrator is for the network that it was fitted to: fit it on predictions made with the same -d,
 -tr, -p, -c, -f and checkpoint. Another one is refused, or with --any-network taken all the same.
 
@@ -45,9 +48,9 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-predict",
         description=(
-            "Predict with nnU-Net, and calibrate the probabilities with what meep-calib-fit\n"
-            "learnt; average folds either way, and map where they disagree. Takes\n"
-            "nnUNetv2_predict's flags."
+            "Predict with nnU-Net, calibrate the probabilities with what meep-calib-fit learnt,\n"
+            "average folds in either way, and map where they disagree. Takes nnUNetv2_predict's\n"
+            "flags."
         ),
         epilog=_EPILOG,
         allow_abbrev=False,
