@@ -168,6 +168,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "rois": options.roi,
         "surface": not options.no_surface,
         "tolerance_mm": options.tolerance,
+        "lesions": options.lesions,
         "segmentation": options.segmentation,
         "cases": options.cases,
         "processes": options.np,

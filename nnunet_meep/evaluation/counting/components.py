@@ -75,15 +75,16 @@ class Numbered:
     Voxels are in the order of ``numpy.ndarray.ravel``.
 
     Attributes:
-        shape: of the masks.
-        voxels_predicted, voxels_reference: indices of the voxels of the masks, (P,) and (R,).
+        box: the bounding box of both masks together.
+        voxels_predicted, voxels_reference: indices of the voxels of the masks in the box, (P,) and
+            (R,).
         predicted: components of the segmentation, (P,).
         reference: components of the reference, (R,).
         reference_at_predicted: component of the reference at the voxels of the segmentation, 0
             where there is none, (P,).
     """
 
-    shape: tuple[int, ...]
+    box: tuple[slice, ...]
     voxels_predicted: NDArray[np.intp]
     voxels_reference: NDArray[np.intp]
     predicted: NDArray[np.int32]
@@ -93,15 +94,14 @@ class Numbered:
     @classmethod
     def of(cls, predicted: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Numbered:
         """Find the components of two masks of the same shape."""
+        box = bounding_box(predicted | reference) or (slice(0, 0),) * predicted.ndim
+        predicted, reference = predicted[box], reference[box]
         voxels_p, voxels_r = np.flatnonzero(predicted), np.flatnonzero(reference)
-        # One after the other: each is as large as an image of 32 bits.
-        in_box, box = _components(reference)
-        of_reference = in_box[reference[box]]
-        there = np.zeros(len(voxels_p), np.int32)
-        there[reference.ravel()[voxels_p]] = in_box[(predicted & reference)[box]]
-        del in_box
-        in_box, box = _components(predicted)
-        return cls(predicted.shape, voxels_p, voxels_r, in_box[predicted[box]], of_reference, there)
+        numbers = _components(reference).ravel()
+        of_reference, there = numbers[voxels_r], numbers[voxels_p]
+        del numbers  # before the next ones: each is as large as an image of 32 bits
+        of_predicted = _components(predicted).ravel()[voxels_p]
+        return cls(box, voxels_p, voxels_r, of_predicted, of_reference, there)
 
     def detected(self) -> tuple[float, float]:
         """How many components share a voxel with the other mask, many to many.
@@ -135,18 +135,19 @@ def match_lesions(
     there = of_r[numbered.reference_at_predicted]
     n_p, n_r = _sizes(predicted), _sizes(reference)
     match_p, match_r, iou = _greedy(predicted, there, n_p, n_r)
+    exact = p.astype(np.float64)
     largest = np.zeros(len(n_p) + 1)
-    np.maximum.at(largest, predicted, p)
-    sum_p = np.bincount(predicted, p, len(n_p) + 1)
+    np.maximum.at(largest, predicted, exact)
+    sum_p = np.bincount(predicted, exact, len(n_p) + 1)
     return Lesions(
         Components(
             (n_p * voxel_size).tolist(),
-            _centres(predicted, n_p, numbered.voxels_predicted, numbered.shape),
+            _centres(predicted, n_p, numbered.voxels_predicted, numbered.box),
             match_p,
         ),
         Components(
             (n_r * voxel_size).tolist(),
-            _centres(reference, n_r, numbered.voxels_reference, numbered.shape),
+            _centres(reference, n_r, numbered.voxels_reference, numbered.box),
             match_r,
         ),
         iou,
@@ -155,13 +156,12 @@ def match_lesions(
     )
 
 
-def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], tuple[slice, ...]]:
-    """The components of a mask inside its bounding box, (*box), and the box."""
+def _components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The number of the component of each voxel, from 1 on, and 0 outside the mask, (*shape)."""
     from scipy.ndimage import label
 
-    box = bounding_box(mask) or (slice(0, 0),) * mask.ndim
-    found, _ = label(mask[box], np.ones((3,) * mask.ndim))
-    return found, box
+    numbers, _ = label(mask, np.ones((3,) * mask.ndim), np.int32)
+    return numbers
 
 
 def _number_of(numbers: NDArray[np.int32]) -> int:
@@ -210,11 +210,12 @@ def _centres(
     numbers: NDArray[np.int32],
     n: NDArray[np.intp],
     voxels: NDArray[np.intp],
-    shape: tuple[int, ...],
+    box: tuple[slice, ...],
 ) -> list[list[int]]:
     """The mean index of each component along each axis, rounded, (n, axes)."""
-    centres, left = [], voxels
-    for length in reversed(shape):
-        left, index = np.divmod(left, length)
-        centres.append(np.bincount(numbers, index, len(n) + 1)[1:] / n)
-    return np.rint(np.stack(centres[::-1], axis=1)).astype(int).tolist()
+    along_axes = np.unravel_index(voxels, tuple(side.stop - side.start for side in box))
+    centres = [
+        side.start + np.bincount(numbers, index, len(n) + 1)[1:] / n
+        for side, index in zip(box, along_axes, strict=True)
+    ]
+    return np.rint(np.stack(centres, axis=1)).astype(int).tolist()

@@ -44,9 +44,9 @@ def challenge_figures(
 
     Returns:
         - ``wmh_dsc``: Dice; NaN if both masks are empty.
-        - ``wmh_h95``: 95th percentile of the distances between the surfaces in mm, the larger of
-          both directions; NaN if a mask has none: it is empty, or fills its slices. Not there
-          without ``surface``.
+        - ``wmh_h95``: the distance in mm that 95 % of the surface of one mask have to the other's
+          at most, the larger of both directions; NaN if a mask has no surface, because it is empty
+          or fills its slices. Not there without ``surface``.
         - ``wmh_avd``: difference of the volumes in % of the true one; NaN if that is 0.
         - ``wmh_recall``: share of the lesions that have a voxel in the prediction; 1 if there are
           none.

@@ -88,6 +88,8 @@ class Metric:
 
 _SCORES = "evaluation.metrics.scores.class_metrics"
 _SURFACE = "evaluation.counting.surface.surface_metrics"
+_LESIONS = "evaluation.metrics.lesions.lesion_metrics"
+_WMH = "evaluation.counting.wmh_challenge.challenge_figures"
 _BINNED = "evaluation.metrics.calibration.binned_metrics"
 _EQUAL_MASS = "evaluation.metrics.calibration.equal_mass_metrics"
 _TOP_LABEL = "evaluation.metrics.scores.top_label_metrics"
@@ -144,6 +146,79 @@ CATALOGUE: dict[str, Metric] = {
         "counted, as in MONAI; DeepMind's code weights them by surface area.",
         Better.HIGHER,
         function=_SURFACE,
+    ),
+    "lesion_f1": Metric(
+        "lesion F1",
+        "2 TP / (2 TP + FP + FN) over lesions, the connected components (26 neighbours, in 2D 8) "
+        "of at least the size of --lesions, of the whole image. TP are pairs of a segmented lesion "
+        "and one of the reference, each in one pair at most, with an intersection over union of at "
+        "least 0.1, the largest first (Kofler et al. 2023; the threshold of Baumgartner et al. "
+        "2021). Undefined where there is none in both.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesion_precision": Metric(
+        "lesion precision",
+        "Share of the segmented lesions that are in a pair; undefined where there are none.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesion_recall": Metric(
+        "lesion recall",
+        "Share of the lesions of the reference that are in a pair; undefined where there are none.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesions_true": Metric(
+        "true lesions",
+        "Number of lesions of the reference.",
+        Better.NEITHER,
+        function=_LESIONS,
+        unit=Unit(digits=1),
+    ),
+    "lesions_pred": Metric(
+        "segmented lesions",
+        "Number of lesions of the segmentation.",
+        Better.NEITHER,
+        function=_LESIONS,
+        unit=Unit(digits=1),
+    ),
+    "wmh_dsc": Metric(
+        "WMH challenge DSC",
+        "Dice as the WMH Segmentation Challenge 2017 computes it (Kuijf et al. 2019), like the "
+        "following: other pathology, label 2 of the reference, is taken out first. For data sets "
+        "with its labels, WMH = 1 and ignore = 2.",
+        Better.HIGHER,
+        function=_WMH,
+    ),
+    "wmh_h95": Metric(
+        "WMH challenge H95",
+        "Distance that 95 % of one surface have to the other at most, the larger of both "
+        "directions. Unlike HD95, the surface is that of each slice alone, 8 neighbours; undefined "
+        "where there is none.",
+        function=_WMH,
+        unit=_MM,
+    ),
+    "wmh_avd": Metric(
+        "WMH challenge AVD",
+        "Difference between segmented and true volume over the true one; undefined where that is "
+        "0.",
+        function=_WMH,
+        unit=Unit("%", 1),
+    ),
+    "wmh_recall": Metric(
+        "WMH challenge lesion recall",
+        "Share of the lesions of the reference of which any voxel is segmented; 1 where there are "
+        "none. Unlike lesion recall, one segmented lesion may find several, and none is too small.",
+        Better.HIGHER,
+        function=_WMH,
+    ),
+    "wmh_f1": Metric(
+        "WMH challenge lesion F1",
+        "Harmonic mean of this recall and the share of the segmented lesions of which any voxel is "
+        "in the reference; 0 where both are 0.",
+        Better.HIGHER,
+        function=_WMH,
     ),
     "dice_expected": Metric(
         "expected Dice",
@@ -313,7 +388,9 @@ CATALOGUE: dict[str, Metric] = {
 }
 
 #: The metrics in tables, for a class and for the top label; the HTML page and the CSV have all.
-CLASS_TABLE = ("dice", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece")
+CLASS_TABLE = (*("dice", "lesion_f1", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece"),)
+#: The figures of the WMH challenge, in a table of their own.
+WMH_TABLE = ("wmh_dsc", "wmh_h95", "wmh_avd", "wmh_recall", "wmh_f1")
 TOP_LABEL_TABLE = ("ece", "aurc", "error_rate", "error_rate_expected", "error_rate_ratio")
 
 

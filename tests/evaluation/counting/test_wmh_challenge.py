@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 from scipy.spatial import cKDTree
 
 from nnunet_meep.evaluation.counting.components import Numbered
-from nnunet_meep.evaluation.counting.surface import surface_distances_mm
+from nnunet_meep.evaluation.counting.surface import surface_metrics
 from nnunet_meep.evaluation.counting.wmh_challenge import challenge_figures, is_wmh_challenge
 from nnunet_meep.nnunet_files.labels import Labels
 
@@ -57,7 +57,7 @@ def test_the_surface_is_that_of_each_slice():
     # 2 above and below it a row of 1 mm.
     distances = [0.0] * 16 + [0.5] * 6 + [1.0] * 2
     assert found == pytest.approx(np.percentile(distances * 3, 95))
-    assert surface_distances_mm(reference, predicted, SPACING_MM)["hd95"] != found
+    assert surface_metrics(reference, predicted, SPACING_MM, 2)["hd95"] != found
 
 
 def test_the_mask_goes_on_beyond_the_image():
