@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.lesion_results import lesions_from_dict, lesions_to_dict
+from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.statistics import over_cases
 from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
