@@ -29,6 +29,9 @@ written into -o:
                    probability; errors that are left if the least sure voxels are set aside;
                    expected against true volume, against actual error rate, and against actual
                    Dice; mean 1 - Dice if the cases with the lowest expected Dice are set aside
+  froc, lesion_reliability (.png and .svg)
+                   with --lesions: lesions found against false ones per scan; the share of real
+                   lesions against their mean probability
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
                    errors and entropy of each model; of several seeds, the first
 

@@ -239,9 +239,12 @@ def test_a_comparison_evaluates_again_what_has_no_lesions(wmh, tmp_path, capsys)
     assert "lesions was None, not 0.0: evaluated again" in printed.err
     assert "1 WMH: figures of the WMH challenge" in printed.out
     assert (tmp_path / "out" / "froc.png").is_file()
-    assert calib_compare.main(arguments) == 0  # as the result has it
-    assert "evaluated again" not in capsys.readouterr().err
     assert read_evaluation(tmp_path / "m").settings["lesions"] == 0.0
+    # A later comparison without lesions does not leave their pictures behind.
+    write_evaluation_report(evaluate(wmh.gt, wmh.pred, surface=False), tmp_path / "m")
+    assert calib_compare.main(arguments) == 0
+    assert "evaluated again" not in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("froc*"))
     with pytest.raises(SystemExit):
         calib_compare.main(["--lesions", *arguments])
     assert "expected nothing or a size in mm^3, after the folders" in capsys.readouterr().err
