@@ -64,7 +64,8 @@ def _epilog() -> str:
 
 def _metrics() -> str:
     """The catalogue: key and definition of each metric."""
-    from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
+    from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, metrics_of
+    from nnunet_meep.evaluation.metrics.metric import Of
 
     lines = [
         "metrics of a class, or of one of nnU-Net's regions, by their keys in calibration.json:"

@@ -21,7 +21,8 @@ from nnunet_meep.evaluation.comparison import (
     Comparison,
     judged,
 )
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, WMH_TABLE, Better, Metric
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, WMH_TABLE
+from nnunet_meep.evaluation.metrics.metric import Better, Metric
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.lesion_tables import (
     about_compared,

@@ -18,8 +18,9 @@ from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.evaluation.counting.components import Components, Lesions
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.calibration import reliability_band, reliability_bins
-from nnunet_meep.evaluation.metrics.catalogue import WMH_TABLE, Of, metrics_of
+from nnunet_meep.evaluation.metrics.catalogue import WMH_TABLE, metrics_of
 from nnunet_meep.evaluation.metrics.lesions import lesion_metrics
+from nnunet_meep.evaluation.metrics.metric import Of
 from nnunet_meep.evaluation.metrics.risk_coverage import _harmonic, risk_coverage
 from nnunet_meep.evaluation.metrics.scores import (
     cases_not_segmented,
