@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.metrics.lesions import CONFIDENCES, lesion_bins, pooled_lesions
-from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of
+from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of, scale_alike
 from nnunet_meep.evaluation.report.plots import (
     BLUE,
     color_of,
@@ -94,5 +94,6 @@ def lesion_reliability_figure(
         diagram.tick_params(labelbottom=False)
         names = {CONFIDENCES[layer.confidence] for layer in layers}
         histogram.set_xlabel(f"confidence: {names.pop()}" if len(names) == 1 else "confidence")
+    scale_alike([histogram for _, histogram in axes])
     label_left_and_legend(figure, axes)
     return figure
