@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nnunet_meep.evaluation.report.write_report import write_report
     from nnunet_meep.evaluation.results import Evaluation
     from nnunet_meep.evaluation.stored_results import read_evaluation
+    from nnunet_meep.evaluation.triage import triage
     from nnunet_meep.posthoc.arrays import fit_calibrator, fit_thresholds, fit_volume_intervals
     from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 
@@ -54,6 +55,7 @@ _HOMES = {
     "read_evaluation": "evaluation.stored_results",
     "risk_coverage": "evaluation.arrays",
     "smooth_calibration_error": "evaluation.arrays",
+    "triage": "evaluation.triage",
     "write_report": "evaluation.report.write_report",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "read_evaluation",
     "risk_coverage",
     "smooth_calibration_error",
+    "triage",
     "write_report",
 ]
 

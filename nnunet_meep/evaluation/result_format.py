@@ -11,11 +11,14 @@ import sys
 from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import KINDS
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
 #: Version of the format of ``calibration.json``; raise it whenever the meaning of an entry changes.
-SCHEMA = 3
+SCHEMA = 4
+#: Of earlier versions, whose entries mean the same; they only lack some.
+EARLIER = (3,)
 #: The key of the predicted label, beside the keys of the classes.
 TOP_LABEL = "top_label"
 
@@ -30,11 +33,15 @@ _SETTINGS: dict[str, Any] = {
     "surface": bool,
     "version": str,
 }
-_NEW_SETTINGS: dict[str, Any] = {"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE}
+_NEW_SETTINGS: dict[str, Any] = {
+    **{"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE},
+    "tolerance_mm": (int, float),
+}
 _OPTIONAL_SETTINGS: dict[str, Any] = {
     "dataset_json": _TEXT_OR_NONE,
     "plans_json": _TEXT_OR_NONE,
     "cases": (list, type(None)),
+    "tolerance_mm": (int, float),
 }
 _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
 _CALIBRATOR = {
@@ -110,6 +117,18 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     if settings.get("cases") and malformed(settings["cases"], [str], "cases"):
         return "cases are not names"
     return malformed(settings, optional, "settings")
+
+
+def in_current_format(content: Any) -> Any:
+    """The content of a result of an earlier version, without the metrics that came later.
+
+    Anything else is returned as it is. For results whose predictions are gone; others are better
+    evaluated again.
+    """
+    if not isinstance(content, dict) or content.get("schema") not in EARLIER:
+        return content
+    settings = {"tolerance_mm": TOLERANCE_MM, **content["settings"]}
+    return {**content, "schema": SCHEMA, "settings": settings}
 
 
 def damage(content: Any) -> str:

@@ -17,6 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from too_sure import overconfident
 
+import nnunet_meep as nm
 from nnunet_meep.cli.predict import main
 from nnunet_meep.posthoc import predict as module
 from nnunet_meep.posthoc.apply import apply
@@ -89,7 +90,7 @@ def test_it_is_predicting_and_then_applying(project, calibrator):
     names = apply(calibrator, project / "plain", project / "applied").names
     assert names == ["case_0", "case_1"]
     out, applied = project / "out", project / "applied"
-    assert {p.name for p in out.iterdir()} == {p.name for p in applied.iterdir()}
+    assert {p.name for p in out.iterdir()} - {p.name for p in applied.iterdir()} == {"triage.csv"}
     for name in names:
         arrays = [np.load(f / f"{name}.npz")["probabilities"] for f in (out, applied)]
         assert arrays[0].tobytes() == arrays[1].tobytes()
@@ -187,8 +188,10 @@ def test_what_nnunet_is_told(nnunet, calibrator, capsys):
             "case_1.nii.gz",
             "case_1.npz",
         ),
-        *("dataset.json", "plans.json"),
+        *("dataset.json", "plans.json", "triage.csv"),
     ]
+    ranked = nm.triage("out").to_dataframe()
+    assert Path("out/triage.csv").read_text() == ranked.to_csv(index=False)
 
 
 def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrator):

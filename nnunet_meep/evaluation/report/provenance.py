@@ -25,6 +25,7 @@ _WORDS = {
     "bins": "bins of reliability and ECE",
     "segmentation": "Dice, distances and volumes are of",
     "surface": "surface distances",
+    "tolerance_mm": "tolerance of the NSD, mm",
     "cases": "chosen cases (--cases)",
     "chill": "cases that cannot be evaluated",
     "reader": "image reader",
