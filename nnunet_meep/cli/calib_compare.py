@@ -24,10 +24,11 @@ written into -o:
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
   comparison.tex   the tables for LaTeX (booktabs), with captions and labels
-  reliability, risk_coverage, volumes, errors (.png and .svg)
+  reliability, risk_coverage, volumes, errors, expected_dice, case_risk (.png and .svg)
                    models laid over each other: observed frequency against predicted
                    probability; errors that are left if the least sure voxels are set aside;
-                   expected against true volume, and against actual error rate
+                   expected against true volume, against actual error rate, and against actual
+                   Dice; mean 1 - Dice if the cases with the lowest expected Dice are set aside
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
                    errors and entropy of each model; of several seeds, the first
 

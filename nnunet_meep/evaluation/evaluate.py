@@ -28,6 +28,7 @@ from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, So
 from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
+from nnunet_meep.evaluation.volume_coverage import volume_coverage, with_intervals
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
@@ -211,7 +212,10 @@ def _calibrators(
                     has_class=result.has_class,
                 )
             ]
-            found.append(calibrator.to_dict(used, len(mine)))
+            entry = calibrator.to_dict(used, len(mine))
+            if calibrator.intervals is not None and mine and with_intervals(list(mine[0].rois)):
+                entry["volume"] = volume_coverage(calibrator.intervals, mine)
+            found.append(entry)
     return found
 
 

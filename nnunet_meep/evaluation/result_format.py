@@ -48,6 +48,12 @@ _CALIBRATOR = {
     **{"identity": str, "any_network": [str], "used_to_fit": [str]},
     **{"n_cases": int, "n_fitted_on": int},
 }
+#: What a calibrator in a result has if it derives volume intervals; for each class, the second.
+_VOLUME: dict[str, Any] = {"coverage": float, "classes": dict}
+_COVERED: dict[str, Any] = {
+    **{"n_cases": int, "n_covered": int},
+    **{"mean_width_ml": (int, float), "mean_relative_width": (int, float)},
+}
 #: When a result was written, and the paths of its files relative to its folder.
 _ORIGIN: dict[str, Any] = {
     "written": str,
@@ -135,6 +141,9 @@ def damage(content: Any) -> str:
         return problem
     if problem := malformed(content, _RESULT, "it"):
         return problem
+    for calibrator in content["calibrators"]:
+        if problem := _malformed_derived(calibrator, content["classes"]):
+            return problem
     if "origin" in content and (problem := _malformed_origin(content["origin"])):
         return problem
     try:
@@ -153,6 +162,25 @@ def damage(content: Any) -> str:
         return _damaged_files(content["files"]["cases"], names)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
+
+
+def _malformed_derived(calibrator: dict[str, Any], classes: dict[str, Any]) -> str:
+    """The first malformed entry on thresholds or volume intervals; empty if there is none."""
+    thresholds, volume = calibrator.get("thresholds", {}), calibrator.get("volume")
+    if problem := malformed(thresholds, {}, "thresholds"):
+        return problem
+    if problem := malformed(thresholds, dict.fromkeys(thresholds, float), "thresholds"):
+        return problem
+    if volume is None:
+        return ""
+    if problem := malformed(volume, _VOLUME, "volume"):
+        return problem
+    if set(volume["classes"]) - set(classes):
+        return "volume has other classes"
+    kinds = dict.fromkeys(volume["classes"], _COVERED)
+    if problem := malformed(volume["classes"], kinds, "volume"):
+        return problem
+    return "" if all(of["n_cases"] > 0 for of in volume["classes"].values()) else "no cases"
 
 
 def _malformed_origin(origin: Any) -> str:

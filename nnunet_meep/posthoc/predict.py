@@ -13,6 +13,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.report.triage_list import TRIAGE, write_triage
+from nnunet_meep.evaluation.triage import triage
 from nnunet_meep.nnunet_files.cases import case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
@@ -59,7 +61,7 @@ def predict(
     say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Applied:
-    """Predict with ``nnUNetv2_predict`` and calibrate the predictions.
+    """Predict with ``nnUNetv2_predict``, calibrate the predictions, and list which to review first.
 
     nnU-Net writes to a hidden folder in the output folder, which is deleted once all cases are
     calibrated. An interrupted run leaves this folder, and ``--continue_prediction`` continues from
@@ -106,6 +108,10 @@ def predict(
             shutil.rmtree(asked.output if is_new else staging, ignore_errors=True)
         raise
     applied = calibrate_into(asked.output, calibrator_json, staging, progress=progress)
+    # Other parts of the prediction (-part_id) may be at work in the same folder.
+    finished = case_names(asked.output, ".npz") & case_names(asked.output, dataset.file_ending)
+    ranked = triage(asked.output, cases=sorted(finished), progress=progress)
+    write_triage(ranked, asked.output / TRIAGE)
     try:
         shutil.rmtree(staging)
     except OSError as error:

@@ -162,7 +162,7 @@ def test_the_report_and_slices_are_there(evaluated, tmp_path, capsys) -> None:
     printed = capsys.readouterr()
     assert "4/4" in printed.err  # the progress bar of slices
     names = sorted(str(name) for name in files(tmp_path / "out"))
-    pictures = ["errors", "reliability", "risk_coverage", "volumes"]
+    pictures = ["case_risk", "errors", "expected_dice", "reliability", "risk_coverage", "volumes"]
     assert names == sorted(
         [
             *(f"comparison.{ending}" for ending in ("csv", "json", "md", "tex")),

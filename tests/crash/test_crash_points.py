@@ -35,6 +35,7 @@ from nnunet_meep.cli import (
     calib_compare,
     calib_eval,
     calib_fit,
+    calib_triage,
     convert_folder,
     convert_la,
     convert_msd,
@@ -105,13 +106,25 @@ def fitting(folder: PredictionFolder, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def applying(folder: PredictionFolder, tmp_path: Path) -> Command:
-    """Of another prediction than before, and with nnU-Net's properties."""
-    arguments = [str(calibrator(folder, tmp_path / "c.json")), str(folder.pred)]
+    """Of another prediction than before, with nnU-Net's properties and a table of volumes."""
+    first = calibrator(folder, tmp_path / "c.json")
+    path = tmp_path / "v.json"
+    arguments = ["volume", "--coverage", "0.5", "--after", str(first), "-o", str(path)]
+    assert calib_fit.main([*arguments, "--gt", str(folder.gt), str(folder.pred)]) == 0
+    arguments = [str(path), str(folder.pred)]
     arguments += ["-o", str(tmp_path / "out")]
     assert calib_apply.main(arguments) == 0
     folder.add("a", *softmax_case(np.random.default_rng(1), (4, 5, 6)))
     (folder.pred / "a.pkl").write_bytes(b"never opened")
     return Command(tmp_path / "out", lambda: calib_apply.main(arguments))
+
+
+@pytest.fixture
+def triaging(folder: PredictionFolder, tmp_path: Path) -> Command:
+    arguments = [str(folder.pred), "-o", str(tmp_path / "out" / "triage.csv")]
+    assert calib_triage.main(arguments) == 0
+    folder.add("b", *softmax_case(np.random.default_rng(1), (4, 5, 6)))
+    return Command(tmp_path / "out", lambda: calib_triage.main(arguments))
 
 
 @pytest.fixture
@@ -266,8 +279,8 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     return Command(tmp_path / "steps", lambda: run(record))
 
 
-COMMANDS = ["evaluating", "comparing", "fitting", "applying", "predicting", "converting"]
-COMMANDS += ["exporting", "recording", "reporting", *CONVERTERS]
+COMMANDS = ["evaluating", "comparing", "fitting", "applying", "triaging", "predicting"]
+COMMANDS += ["converting", "exporting", "recording", "reporting", *CONVERTERS]
 
 
 @pytest.fixture(params=COMMANDS)

@@ -43,7 +43,8 @@ from nnunet_meep.nnunet_files.probabilities import (
 )
 
 
-def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
+def voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
+    """Volume of a voxel of an image with this shape and voxel size; NaN for 2D images."""
     # nnU-Net adds a first axis of length 1 to 2D images and gives it 999 times the spacing. Such an
     # image has no thickness and hence no volume.
     if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]):
@@ -238,7 +239,7 @@ class CaseCounts:
 
     def sums_of(self, roi: Roi) -> RoiSums:
         """The sums over the voxels of an ROI."""
-        voxel_ml = _voxel_ml(self._reference.codes.shape, self._reference.spacing_mm)
+        ml = voxel_ml(self._reference.codes.shape, self._reference.spacing_mm)
         counted_as = roi.counted_as
         padding = self._padding(counted_as) if roi.without_padding else None
         pairs = self._pairs(roi, padding)
@@ -270,7 +271,7 @@ class CaseCounts:
                     tp=int(table[y][:, predicted].sum()),
                     fp=int(table[~y][:, predicted].sum()),
                     fn=int(table[y][:, ~predicted].sum()),
-                    voxel_ml=voxel_ml,
+                    voxel_ml=ml,
                 )
             )
         top = None if self._has_regions else self._top_label(counted_as, channels)
