@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 
 #: Help text on folders, for the epilog of commands that use :func:`add_folders`.
 FOLDERS = """\
@@ -62,7 +65,7 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
 
     Args:
         parser: the command's parser.
-        bins: the default number of bins; None: that of each result.
+        bins: the default number of bins; None: that of each result, as for the tolerance.
     """
     parser.add_argument(
         "-np",
@@ -82,8 +85,26 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
     parser.add_argument(
         "--no-surface",
         action="store_true",
-        help="leave out the surface distances, which take longest",
+        help="leave out the surface distances and the surface Dice, which take longest",
     )
+    shown = "as in each result" if bins is None else f"{TOLERANCE_MM:g}"
+    parser.add_argument(
+        "--tolerance",
+        type=_distance,
+        metavar="MM",
+        default=None if bins is None else TOLERANCE_MM,
+        help=f"how far apart surfaces agree for the surface Dice (nsd), in mm (default: {shown})",
+    )
+
+
+def _distance(text: str) -> float:
+    try:
+        distance = float(text)
+    except ValueError:
+        distance = math.nan
+    if not 0 <= distance < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a distance in mm, at least 0, got {text!r}")
+    return distance
 
 
 def _positive(text: str) -> int:

@@ -24,16 +24,17 @@ written into -o:
   comparison.csv   one row per model, class and metric
   comparison.md    tables, the best mean in bold, and the differences to the first model
   comparison.tex   the tables for LaTeX (booktabs), with captions and labels
-  reliability, risk_coverage, volumes, errors (.png and .svg)
+  reliability, risk_coverage, volumes, errors, expected_dice, case_risk (.png and .svg)
                    models laid over each other: observed frequency against predicted
                    probability; errors that are left if the least sure voxels are set aside;
-                   expected against true volume, and against actual error rate
+                   expected against true volume, against actual error rate, and against actual
+                   Dice; mean 1 - Dice if the cases with the lowest expected Dice are set aside
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
                    errors and entropy of each model; of several seeds, the first
 
 A comparison is always of the files that are there now. Each result is checked against what is in
-them: new and changed cases are evaluated again, and a line says so. A result with other --bins, or
-with surface distances where --no-surface is given, is evaluated again, too.
+them: new and changed cases are evaluated again, and a line says so. A result with other --bins or
+another --tolerance, or with surface distances where --no-surface is given, is evaluated again, too.
 Warnings come first: cases that only some models have, incomplete folds, predictions without
 references, calibrators that were fitted to the cases they are evaluated on.
 
@@ -126,13 +127,14 @@ def _compare(options: argparse.Namespace) -> None:
     refuse_no_folder(options.o)
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
-    asked = {} if options.bins is None else {"bins": options.bins}
+    asked = {"bins": options.bins, "tolerance_mm": options.tolerance}
+    asked |= {"surface": False if options.no_surface else None}
     comparison = compare_folders(
         dict(options.models),
         gt_folder=options.gt,
         roi=options.roi,
         cases=options.cases,
-        options={**asked, **({"surface": False} if options.no_surface else {})},
+        options={name: value for name, value in asked.items() if value is not None},
         processes=options.np,
         as_stored=options.as_stored,
     )

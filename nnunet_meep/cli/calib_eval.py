@@ -167,6 +167,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "bins": options.bins,
         "rois": options.roi,
         "surface": not options.no_surface,
+        "tolerance_mm": options.tolerance,
         "segmentation": options.segmentation,
         "cases": options.cases,
         "processes": options.np,

@@ -11,10 +11,13 @@ from nnunet_meep.cli._run import run
 
 _EPILOG = """\
 written into -o: CASE.npz with calibrated probabilities, the segmentation that follows from them,
-CASE.pkl, dataset.json, plans.json, calibrator.json; the same as that of
+CASE.pkl, dataset.json, plans.json, calibrator.json, and triage.csv, which lists the cases to review
+first (meep-calib-triage); if the calibrator has thresholds, segmentations follow these; if it has
+volume intervals, volumes.csv has a row for each case and class. The same as that of
 
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...
+  meep-calib-triage ... -o .../triage.csv
 
 Without --calibrator the same files with nnU-Net's probabilities, and meep_predict_args.json, by
 which meep-calib-fit and meep-calib-apply know the network.

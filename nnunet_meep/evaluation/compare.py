@@ -42,14 +42,14 @@ from nnunet_meep.evaluation.comparison import (
     shown_tests,
 )
 from nnunet_meep.evaluation.folds import Folds
-from nnunet_meep.evaluation.model_statistics import Model, correct, tables
+from nnunet_meep.evaluation.model_statistics import Model, correct, rankings, tables
 from nnunet_meep.evaluation.notes import counted, file_notes, named, of_models
 from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
 
 #: Settings that should be the same for all models; a warning names those that differ.
-_SETTINGS = ("bins", "surface", "segmentation", "version")
+_SETTINGS = ("bins", "surface", "tolerance_mm", "segmentation", "version")
 #: Model name: the evaluations of its trainings.
 _Models: TypeAlias = "dict[str, tuple[Evaluation, ...]]"
 #: The evaluations of all trainings, each with the name of its model.
@@ -154,6 +154,7 @@ def _compare(
         differences=differences,
         headline=headline,
         headline_differences=headline_differences,
+        ranking=rankings(compared, cases, metrics),
         not_segmented={name: found for name, found in not_segmented.items() if found},
         optimistic=frozenset(optimistic_models),
         warnings=(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.metrics.case_ranking import STATISTICS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE, Better
 from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 #: The format of ``comparison.json``.
-SCHEMA = 5
+SCHEMA = 6
 SIGNIFICANT = 0.05
 NOT_SEGMENTED = "not segmented"
 #: The key of means over all classes but background.
@@ -57,7 +58,11 @@ _KINDS = {
     **{"roi": str, "models": [str], "n_trainings": dict, "n_folds": dict, "classes": dict},
     **{"cases": [str], "summary": dict, "differences": dict, "not_segmented": dict},
     **{"headline": dict, "headline_differences": dict},
-    **{"optimistic": [str], "warnings": [str]},
+    **{"ranking": dict, "optimistic": [str], "warnings": [str]},
+}
+_RANKING_KINDS = {
+    **{"n": int, "risk": [_NUMBER]},
+    **{name: {"value": _NUMBER, "ci95": [_NUMBER]} for name in STATISTICS},
 }
 
 
@@ -95,6 +100,8 @@ class Comparison:
         headline, headline_differences: as ``summary`` and ``differences``, for the metrics in
             ``HEADLINE``: means over all classes but background, under the key ``foreground``, and
             those of the top label. ``p_holm`` is corrected for the tests of the headline alone.
+        ranking: by model and class key: the result of :func:`.case_ranking`, of expected and actual
+            Dice of each case, averaged over the trainings. Empty if not all models have both.
         not_segmented: by model and class key: in how many trainings Dice is 0 in every case whose
             reference has the class. Models and classes without such a training are left out.
         optimistic: models with a calibrator that was fitted to some of the compared cases.
@@ -120,6 +127,7 @@ class Comparison:
     differences: Table
     headline: Table
     headline_differences: Table
+    ranking: dict[str, dict[str, dict[str, Any]]]
     not_segmented: dict[str, dict[str, int]]
     optimistic: frozenset[str]
     warnings: tuple[str, ...]
@@ -197,6 +205,7 @@ class Comparison:
             "differences": self.differences,
             "headline": self.headline,
             "headline_differences": self.headline_differences,
+            "ranking": self.ranking,
             "n_tests": self.n_tests,
             "not_segmented": self.not_segmented,
             "optimistic": sorted(self.optimistic),
@@ -218,7 +227,7 @@ class Comparison:
         return cls(
             **{name: content[name] for name in ("roi", "n_trainings", "n_folds", "classes")},
             **{name: content[name] for name in ("summary", "differences", "not_segmented")},
-            **{name: content[name] for name in ("headline", "headline_differences")},
+            **{name: content[name] for name in ("headline", "headline_differences", "ranking")},
             models=tuple(content["models"]),
             cases=tuple(content["cases"]),
             optimistic=frozenset(content["optimistic"]),
@@ -333,6 +342,10 @@ def _damage(content: Any) -> str:
         *((m, content["differences"], classes, _TEST_KINDS) for m in others),
         *((m, content["headline_differences"], headline, _TEST_KINDS) for m in others),
     ]
+    if content["ranking"]:
+        of_classes = {key: _RANKING_KINDS for key in classes if key != TOP_LABEL}
+        if problem := malformed(content["ranking"], dict.fromkeys(models, of_classes), "ranking"):
+            return problem
     for model, table, keys, kinds in tables:
         if problem := malformed(table, {model: dict.fromkeys(keys, dict)}, "it"):
             return problem

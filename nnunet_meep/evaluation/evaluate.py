@@ -19,6 +19,7 @@ from nnunet_meep.evaluation.counting.bins import (
     grid,
 )
 from nnunet_meep.evaluation.counting.reference import FILE
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_RESAMPLES,
     BOOTSTRAP_SEED,
@@ -27,6 +28,7 @@ from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, So
 from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
+from nnunet_meep.evaluation.volume_coverage import volume_coverage, with_intervals
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
@@ -46,6 +48,7 @@ def evaluate(
     bins: int = 15,
     rois: Sequence[str] = ("image",),
     surface: bool = True,
+    tolerance_mm: float = TOLERANCE_MM,
     segmentation: str = FILE,
     cases: Sequence[str] | None = None,
     processes: int | None = 1,
@@ -67,7 +70,8 @@ def evaluate(
             and two folders up.
         bins: number of bins of the reliability diagram and of the ECE.
         rois: names of ROIs, see :mod:`nnunet_meep.evaluation.counting.roi`.
-        surface: compute surface distances, too.
+        surface: compare the surfaces, too, by their distances and by the surface Dice.
+        tolerance_mm: distance up to which the surface Dice takes surfaces for the same, in mm.
         segmentation: which segmentation Dice, distances and volumes use: ``"file"``, that of
             ``CASE<file_ending>`` beside the probabilities, if it exists; or ``"argmax"``, the one
             that nnU-Net's rule derives from the probabilities.
@@ -102,6 +106,7 @@ def evaluate(
         bins=bins,
         rois=rois,
         surface=surface,
+        tolerance_mm=tolerance_mm,
         segmentation=segmentation,
         cases=cases,
         unpaired=chill or partial,
@@ -114,6 +119,7 @@ def evaluate(
         "bins": bins,
         "rois": list(rois),
         "surface": surface,
+        "tolerance_mm": tolerance_mm,
         "segmentation": segmentation,
         "cases": None if cases is None else sorted(set(cases)),
         "chill": chill,
@@ -206,7 +212,10 @@ def _calibrators(
                     has_class=result.has_class,
                 )
             ]
-            found.append(calibrator.to_dict(used, len(mine)))
+            entry = calibrator.to_dict(used, len(mine))
+            if calibrator.intervals is not None and mine and with_intervals(list(mine[0].rois)):
+                entry["volume"] = volume_coverage(calibrator.intervals, mine)
+            found.append(entry)
     return found
 
 

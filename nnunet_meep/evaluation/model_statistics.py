@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.comparison import Table, values_of_trainings
 from nnunet_meep.evaluation.folds import Folds
+from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
 from nnunet_meep.evaluation.metrics.repeated import (
     Repeated,
@@ -19,6 +20,7 @@ from nnunet_meep.evaluation.metrics.repeated import (
     mean_of_defined,
 )
 from nnunet_meep.evaluation.metrics.statistics import holm, over_cases, paired_difference
+from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.evaluation.results import Evaluation
 
 
@@ -55,6 +57,29 @@ def tables(
         for (key, metric), entry in zip(columns, entries, strict=True):
             differences[name][key][metric] = entry
     return summary, differences
+
+
+def rankings(
+    models: Mapping[str, Model], cases: Sequence[str], metrics: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """``Comparison.ranking``.
+
+    Args:
+        models, cases, metrics: as for :func:`tables`.
+    """
+    both = ("dice_expected", "dice")
+    keys = [key for key in metrics if key != TOP_LABEL]
+    if not all(set(both) <= set(metrics[key]) for key in keys):
+        return {}
+
+    def per_case(model: Model, key: str, metric: str) -> list[float]:
+        values = values_of_trainings(model.trainings, cases, key, metric)
+        return list(mean_of_defined(values))
+
+    return {
+        name: {key: case_ranking(*(per_case(model, key, m) for m in both)) for key in keys}
+        for name, model in models.items()
+    }
 
 
 def correct(tests: Sequence[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.reference import FILE
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.pool import is_small
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
@@ -72,6 +73,7 @@ def count_part(
     bins: int = 15,
     rois: Sequence[str] = ("image",),
     surface: bool = True,
+    tolerance_mm: float = TOLERANCE_MM,
     segmentation: str = FILE,
     cases: Sequence[str] | None = None,
     processes: int | None = 1,
@@ -83,8 +85,8 @@ def count_part(
     Args:
         part: which cases.
         keep: folder for the sums; created if there are any. Nothing else is written.
-        gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, segmentation, cases,
-            processes, chill, progress: as for :func:`.evaluate`.
+        gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, tolerance_mm,
+            segmentation, cases, processes, chill, progress: as for :func:`.evaluate`.
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
@@ -98,6 +100,7 @@ def count_part(
         bins=bins,
         rois=rois,
         surface=surface,
+        tolerance_mm=tolerance_mm,
         segmentation=segmentation,
         cases=cases,
         unpaired=chill,

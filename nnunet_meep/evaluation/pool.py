@@ -62,6 +62,7 @@ class Job:
     n_bins: int
     rois: tuple[Roi, ...]
     surface: bool
+    tolerance_mm: float
     segmentation: str
     keep: Path | None
 
@@ -144,7 +145,13 @@ class Job:
 
     def _key(self, case: Case) -> dict[str, Any]:
         return cache.cache_key(
-            case, self.dataset, self.n_bins, self.rois, self.surface, self.segmentation
+            case,
+            self.dataset,
+            self.n_bins,
+            self.rois,
+            self.surface,
+            self.tolerance_mm,
+            self.segmentation,
         )
 
     def _kept(self, case: Case, key: dict[str, Any]) -> CaseSums | None:
@@ -170,7 +177,14 @@ class Job:
 
         labels = self.dataset.labels
         sums = sum_case(
-            case, labels, reference, self.n_bins, self.rois, self.surface, self.segmentation
+            case,
+            labels,
+            reference,
+            self.n_bins,
+            self.rois,
+            self.surface,
+            self.tolerance_mm,
+            self.segmentation,
         )
         if self._key(case) != key:
             raise InputError(
@@ -184,7 +198,7 @@ class Job:
     def finish(self, case: Case, key: dict[str, Any], sums: CaseSums, was_kept: bool) -> Finished:
         """The metrics of a case."""
         rois = {
-            name: roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.distances_mm)
+            name: roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.surfaces)
             for name, roi in sums.rois.items()
         }
         result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
@@ -245,7 +259,7 @@ def _warm_up() -> None:
 
     counter = ClassCounter(grid(1), np.array([0, 1, 2], np.uint8), score=True)
     counter.add(np.array([0.25, 0.75], np.float32), np.array([0, 1], np.uint8))
-    sums = class_sums(counter.counted(), tp=1, fp=0, fn=0, voxel_ml=1.0)
+    sums = class_sums(counter.counted(), expected_overlap=0.75, tp=1, fp=0, fn=0, voxel_ml=1.0)
     class_metrics(sums, grid(1))
     top_label_metrics(sums.cells, grid(1))
 

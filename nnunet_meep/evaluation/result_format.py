@@ -11,11 +11,14 @@ import sys
 from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import KINDS
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
 #: Version of the format of ``calibration.json``; raise it whenever the meaning of an entry changes.
-SCHEMA = 3
+SCHEMA = 4
+#: Of earlier versions, whose entries mean the same; they only lack some.
+EARLIER = (3,)
 #: The key of the predicted label, beside the keys of the classes.
 TOP_LABEL = "top_label"
 
@@ -30,16 +33,26 @@ _SETTINGS: dict[str, Any] = {
     "surface": bool,
     "version": str,
 }
-_NEW_SETTINGS: dict[str, Any] = {"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE}
+_NEW_SETTINGS: dict[str, Any] = {
+    **{"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE},
+    "tolerance_mm": (int, float),
+}
 _OPTIONAL_SETTINGS: dict[str, Any] = {
     "dataset_json": _TEXT_OR_NONE,
     "plans_json": _TEXT_OR_NONE,
     "cases": (list, type(None)),
+    "tolerance_mm": (int, float),
 }
 _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
 _CALIBRATOR = {
     **{"identity": str, "any_network": [str], "used_to_fit": [str]},
     **{"n_cases": int, "n_fitted_on": int},
+}
+#: What a calibrator in a result has if it derives volume intervals; for each class, the second.
+_VOLUME: dict[str, Any] = {"coverage": float, "classes": dict}
+_COVERED: dict[str, Any] = {
+    **{"n_cases": int, "n_covered": int},
+    **{"mean_width_ml": (int, float), "mean_relative_width": (int, float)},
 }
 #: When a result was written, and the paths of its files relative to its folder.
 _ORIGIN: dict[str, Any] = {
@@ -106,6 +119,18 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     return malformed(settings, optional, "settings")
 
 
+def in_current_format(content: Any) -> Any:
+    """The content of a result of an earlier version, without the metrics that came later.
+
+    Anything else is returned as it is. For results whose predictions are gone; others are better
+    evaluated again.
+    """
+    if not isinstance(content, dict) or content.get("schema") not in EARLIER:
+        return content
+    settings = {"tolerance_mm": TOLERANCE_MM, **content["settings"]}
+    return {**content, "schema": SCHEMA, "settings": settings}
+
+
 def damage(content: Any) -> str:
     """What is wrong with a result of this format; empty if nothing is."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -116,6 +141,9 @@ def damage(content: Any) -> str:
         return problem
     if problem := malformed(content, _RESULT, "it"):
         return problem
+    for calibrator in content["calibrators"]:
+        if problem := _malformed_derived(calibrator, content["classes"]):
+            return problem
     if "origin" in content and (problem := _malformed_origin(content["origin"])):
         return problem
     try:
@@ -134,6 +162,25 @@ def damage(content: Any) -> str:
         return _damaged_files(content["files"]["cases"], names)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
+
+
+def _malformed_derived(calibrator: dict[str, Any], classes: dict[str, Any]) -> str:
+    """The first malformed entry on thresholds or volume intervals; empty if there is none."""
+    thresholds, volume = calibrator.get("thresholds", {}), calibrator.get("volume")
+    if problem := malformed(thresholds, {}, "thresholds"):
+        return problem
+    if problem := malformed(thresholds, dict.fromkeys(thresholds, float), "thresholds"):
+        return problem
+    if volume is None:
+        return ""
+    if problem := malformed(volume, _VOLUME, "volume"):
+        return problem
+    if set(volume["classes"]) - set(classes):
+        return "volume has other classes"
+    kinds = dict.fromkeys(volume["classes"], _COVERED)
+    if problem := malformed(volume["classes"], kinds, "volume"):
+        return problem
+    return "" if all(of["n_cases"] > 0 for of in volume["classes"].values()) else "no cases"
 
 
 def _malformed_origin(origin: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.statistics import over_cases
 from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
@@ -237,7 +238,10 @@ class Evaluation:
         )
 
     def roi_to_dict(self, roi: str) -> dict[str, Any]:
-        """``classes``, ``top_label`` and ``cases`` of one ROI."""
+        """``classes``, ``top_label`` and ``cases`` of one ROI.
+
+        ``ranking`` of a class is the result of :func:`.case_ranking`.
+        """
         pooled = self.pooled[roi]
         cases = [(case, case.rois[roi]) for case in self.cases]
         classes = {
@@ -247,6 +251,12 @@ class Evaluation:
                     metric: over_cases([r.classes[key][metric] for _, r in cases])
                     for metric in self.class_metrics
                 },
+                "ranking": case_ranking(
+                    *(
+                        [r.classes[key].get(metric, math.nan) for _, r in cases]
+                        for metric in ("dice_expected", "dice")
+                    )
+                ),
                 "pooled": {**pooled.classes[key], **_curves(pooled, key)},
             }
             for key, name in self.classes.items()

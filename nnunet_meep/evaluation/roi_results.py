@@ -17,7 +17,7 @@ def roi_result(
     labels: Labels,
     grid: Grid,
     sums: RoiSums,
-    distances_mm: tuple[dict[str, float], ...] | None,
+    surfaces: tuple[dict[str, float], ...] | None,
 ) -> RoiResult:
     """Compute metrics from sums.
 
@@ -25,14 +25,14 @@ def roi_result(
         labels: the classes.
         grid: the grid of the sums' cells.
         sums: of one case or several.
-        distances_mm: surface distances of the case for each class; None: leave them out.
+        surfaces: ``CaseSums.surfaces``; None: leave these metrics out.
     """
     classes, bins = {}, {}
     for i, key in enumerate(labels.keys):
         of_class = sums.channels[labels.channel(i)]
         metrics = class_metrics(of_class, grid)
-        distances = {} if distances_mm is None else distances_mm[i]
-        classes[key] = {"dice": metrics["dice"], **distances, **metrics}
+        of_surface = {} if surfaces is None else surfaces[i]
+        classes[key] = {"dice": metrics["dice"], **of_surface, **metrics}
         bins[key] = reliability_bins(of_class.cells, grid)
         if sums.top_label is None:
             classes[key] |= error_metrics(of_class.cells, grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -58,6 +59,7 @@ class Setup:
         bins: int,
         rois: Sequence[str],
         surface: bool,
+        tolerance_mm: float,
         segmentation: str,
         cases: Sequence[str] | None,
         unpaired: bool,
@@ -66,8 +68,8 @@ class Setup:
         """Check the arguments of :func:`.evaluate` and open its folders.
 
         Args:
-            gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, segmentation,
-                cases, keep: as for :func:`.evaluate`.
+            gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, tolerance_mm,
+                segmentation, cases, keep: as for :func:`.evaluate`.
             unpaired: accept predictions and references that cannot be paired.
 
         Raises:
@@ -77,6 +79,8 @@ class Setup:
             raise InputError(f"bins: expected a number of bins from 1 to {MAX_BINS}, got {bins}")
         if not rois or len(set(rois)) < len(rois):
             raise InputError(f"rois: expected each ROI once, got {' '.join(rois) or 'none'}")
+        if not 0 <= tolerance_mm < math.inf:
+            raise InputError(f"tolerance_mm: expected a distance in mm, got {tolerance_mm:g}")
         if segmentation not in (FILE, ARGMAX):
             raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
         asked_rois = tuple(parse_roi(name) for name in rois)
@@ -98,7 +102,7 @@ class Setup:
             predictions,
             file_identity(dataset.path),
             network_of(folders.predictions),
-            Job(dataset, bins, asked_rois, surface, segmentation, keep),
+            Job(dataset, bins, asked_rois, surface, tolerance_mm, segmentation, keep),
         )
 
     def outcomes(

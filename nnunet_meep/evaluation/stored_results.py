@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, nan_to_none
 from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.json_file import read_json
@@ -180,6 +181,8 @@ def _command(settings: dict[str, Any], output: Path) -> str:
     words += ["-o", str(output)]
     for name, flag in (("dataset_json", "-djfile"), ("plans_json", "-pfile"), ("bins", "--bins")):
         words += [flag, str(settings[name])] if settings.get(name) else []
+    if (tolerance_mm := settings.get("tolerance_mm", TOLERANCE_MM)) != TOLERANCE_MM:
+        words += ["--tolerance", str(tolerance_mm)]
     if settings.get("segmentation") == "argmax":
         words += ["--segmentation", "argmax"]
     words += ["--cases", *settings["cases"]] if settings.get("cases") else []

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import move_files
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.report.triage_list import TRIAGE, write_triage
+from nnunet_meep.evaluation.triage import triage
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
@@ -68,7 +70,7 @@ def predict(
     say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Applied:
-    """Predict with ``nnUNetv2_predict`` and calibrate the predictions.
+    """Predict with ``nnUNetv2_predict``, calibrate the predictions, and list which to review first.
 
     nnU-Net averages the logits of several folds. For the average of their probabilities, and for
     their disagreement, it predicts with each fold on its own.
@@ -129,6 +131,10 @@ def predict(
         _move(staging.whole, asked.output)
     else:
         applied = calibrate_into(asked.output, calibrator_json, staging.whole, progress=progress)
+    # Other parts of the prediction (-part_id) may be at work in the same folder.
+    done = case_names(asked.output, ".npz") & case_names(asked.output, dataset.file_ending)
+    ranked = triage(asked.output, cases=sorted(done), progress=progress)
+    write_triage(ranked, asked.output / TRIAGE)
     for folder in staging.folders:
         try:
             shutil.rmtree(folder)

@@ -162,7 +162,7 @@ def test_the_report_and_slices_are_there(evaluated, tmp_path, capsys) -> None:
     printed = capsys.readouterr()
     assert "4/4" in printed.err  # the progress bar of slices
     names = sorted(str(name) for name in files(tmp_path / "out"))
-    pictures = ["errors", "reliability", "risk_coverage", "volumes"]
+    pictures = ["case_risk", "errors", "expected_dice", "reliability", "risk_coverage", "volumes"]
     assert names == sorted(
         [
             *(f"comparison.{ending}" for ending in ("csv", "json", "md", "tex")),
@@ -306,9 +306,9 @@ class TestBadInput:
         path = tmp_path / "future" / "calibration.json"
         settings = {"gt_folder": "my gt", "pred_folder": str(tmp_path / "gone"), "bins": 10}
         settings |= {"rois": ["boundary:1", "image"], "surface": False, "version": "9"}
-        stored(path.parent, {"schema": 4, "settings": settings})
+        stored(path.parent, {"schema": 3, "settings": settings})
         expected = (
-            f"{path}: expected a result of schema 3, got 4; evaluate it again with this version: "
+            f"{path}: expected a result of schema 4, got 3; evaluate it again with this version: "
             f"meep-calib-eval 'my gt' {tmp_path / 'gone'} -o {path.parent} --bins 10 --no-surface "
             f"--roi boundary:1 image"
         )

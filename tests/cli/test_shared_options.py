@@ -91,7 +91,19 @@ class TestCountingInAComparison:
         assert calib_compare.main(arguments) == 0  # without --bins as the result has them
         assert "evaluated again" not in capsys.readouterr().err
 
-    @pytest.mark.parametrize("flag", [["--bins", "5"], ["--no-surface"]])
+    def test_results_of_another_tolerance_are_evaluated_again(
+        self, folder, tmp_path, capsys
+    ) -> None:
+        out = tmp_path / "kept"
+        evaluated(folder, out, folder.gt, folder.pred)
+        arguments = [f"m={out}", "-o", str(tmp_path / "o"), "-np", "1", "--tolerance"]
+        capsys.readouterr()
+        assert calib_compare.main([*arguments, "2"]) == 0
+        assert "evaluated again" not in capsys.readouterr().err
+        assert calib_compare.main([*arguments, "0.5"]) == 0
+        assert "tolerance_mm was 2.0, not 0.5: evaluated again" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("flag", [["--bins", "5"], ["--tolerance", "3"], ["--no-surface"]])
     def test_stored_results_are_not_counted_again(self, folder, tmp_path, capsys, flag) -> None:
         arguments = [f"m={folder.pred}", "-o", str(tmp_path), "--as-stored", *flag]
         assert calib_compare.main(arguments) == 1

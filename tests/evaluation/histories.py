@@ -65,7 +65,7 @@ class History:
         self.masks = root / "masks"
         self.masks.mkdir()
         self.options: dict[str, Any] = {"bins": 15, "rois": ["image"], "surface": False}
-        self.options["segmentation"] = "file"
+        self.options |= {"tolerance_mm": 2.0, "segmentation": "file"}
         self.n_made = 0
         self.models = {name: self._new_model(name) for name in MODELS}
         for fold in range(2):
@@ -176,6 +176,7 @@ class History:
             "bins": [10, 15],
             "rois": [["image"], ["boundary:1", "image"], ["crop"], [f"mask:{self.masks}"]],
             "surface": [False, True],
+            "tolerance_mm": [2.0, 0.5],
             "segmentation": ["file", "argmax"],
         }
         name = list(choices)[self.rng.integers(len(choices))]
@@ -248,7 +249,8 @@ class History:
         arguments = [f"{name}={model}" for name, model in self.models.items()]
         arguments += ["-o", str(self.root / "comparison")]
         code, printed = self._command(calib_compare.main, arguments)
-        defaults = {"bins": 15, "rois": ["image"], "surface": True, "segmentation": "file"}
+        defaults = {"bins": 15, "rois": ["image"], "surface": True}
+        defaults |= {"tolerance_mm": 2.0, "segmentation": "file"}
         models = {}
         for name, model in self.models.items():
             options = {k: (stored[name] or defaults)[k] for k in defaults}
@@ -267,6 +269,7 @@ class History:
     def _eval_arguments(self, model: Path) -> list[str]:
         options = self.options
         arguments = [str(model), "-np", "1", "--bins", str(options["bins"])]
+        arguments += ["--tolerance", str(options["tolerance_mm"])]
         arguments += ["--segmentation", options["segmentation"]]
         arguments += [] if options["surface"] else ["--no-surface"]
         return [*arguments, "--roi", *options["rois"]]

@@ -333,7 +333,13 @@ def test_a_case_undefined_in_one_training_is_the_mean_of_the_others() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("bins", 10), ("surface", False), ("segmentation", "argmax"), ("version", "2")],
+    [
+        ("bins", 10),
+        ("surface", False),
+        ("tolerance_mm", 3.0),
+        ("segmentation", "argmax"),
+        ("version", "2"),
+    ],
 )
 def test_other_settings_are_said(setting, value) -> None:
     models = {"a": random_result(0), "b": random_result(1, **{setting: value})}
@@ -667,7 +673,7 @@ class TestLoad:
         with pytest.raises(InputError) as error:
             read_evaluation(tmp_path)
         assert str(error.value) == (
-            f"{tmp_path / 'calibration.json'}: expected a result of schema 3, got 1; evaluate it "
+            f"{tmp_path / 'calibration.json'}: expected a result of schema 4, got 1; evaluate it "
             f"again with this version: meep-calib-eval gt pred -o {tmp_path} --bins 15 --roi "
             f"image"
         )

@@ -64,7 +64,7 @@ def two_cases(make_folder):
 
 def test_per_case_and_pooled_numbers_agree_with_independent_ones(two_cases, tmp_path) -> None:
     result = run(two_cases, tmp_path, "--bins", "10", "-np", "1")
-    assert result["schema"] == 3
+    assert result["schema"] == 4
     assert result["settings"]["bins"] == 10
     assert result["settings"]["rois"] == ["image"]
     assert [c["case"] for c in result["cases"]] == ["a", "b"]

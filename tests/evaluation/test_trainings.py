@@ -306,7 +306,7 @@ class TestWherePredictionsAreGone:
         command = f"meep-calib-eval {tmp_path / 'gt'} {tmp_path / 'pred'} -o {path.parent}"
         command += " --bins 15 --no-surface --roi image"
         for as_stored in (False, True):
-            with pytest.raises(InputError, match=rf"schema 3, got 1; .*: {command}$"):
+            with pytest.raises(InputError, match=rf"schema 4, got 1; .*: {command}$"):
                 open_training(path.parent, as_stored=as_stored)
 
 

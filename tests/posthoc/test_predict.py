@@ -18,12 +18,14 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from too_sure import overconfident
 
+import nnunet_meep as nm
 from nnunet_meep.cli.predict import main
 from nnunet_meep.errors import InputError
 from nnunet_meep.posthoc import predict as module
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import fit
+from nnunet_meep.posthoc.fit_derived import Goal, fit_derived
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "benchmarks" / "models" / "Dataset004_Hippocampus"
@@ -91,7 +93,7 @@ def test_it_is_predicting_and_then_applying(project, calibrator):
     names = apply(calibrator, project / "plain", project / "applied").names
     assert names == ["case_0", "case_1"]
     out, applied = project / "out", project / "applied"
-    assert {p.name for p in out.iterdir()} == {p.name for p in applied.iterdir()}
+    assert {p.name for p in out.iterdir()} - {p.name for p in applied.iterdir()} == {"triage.csv"}
     for name in names:
         arrays = [np.load(f / f"{name}.npz")["probabilities"] for f in (out, applied)]
         assert arrays[0].tobytes() == arrays[1].tobytes()
@@ -197,8 +199,10 @@ def test_what_nnunet_is_told(nnunet, calibrator, capsys):
             "case_1.nii.gz",
             "case_1.npz",
         ),
-        *("dataset.json", "plans.json"),
+        *("dataset.json", "plans.json", "triage.csv"),
     ]
+    ranked = nm.triage("out").to_dataframe()
+    assert Path("out/triage.csv").read_text() == ranked.to_csv(index=False)
 
 
 def test_a_run_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrator):
@@ -271,6 +275,26 @@ def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
     assert nnunet.arguments[nnunet.arguments.index("-o") + 1] == "out/.uncalibrated-1-of-2"
     assert "-part_id 1" in " ".join(nnunet.arguments)
     assert main([*COMMAND, "-num_parts", "2", "-part_id", "0"]) == 0
+
+
+def test_thresholds_and_volumes_are_applied_too(nnunet, make_validation, capsys):
+    """The folder is that of ``meep-calib-apply``; a run that goes on completes the table."""
+    val = make_validation("three classes", name="for_thresholds")
+    for goal, after in ((Goal("threshold", 0.6), None), (Goal("volume", 0.5), Path("t.json"))):
+        found = fit_derived(goal, val.gt, val.pred, after=after)
+        found.calibrator.save("calibrator.json" if after else "t.json")
+    nnunet.stop_after = 1
+    assert main([*COMMAND, "--continue_prediction"]) == 130
+    nnunet.stop_after = None
+    assert main([*COMMAND, "--continue_prediction"]) == 0
+    said = capsys.readouterr().out
+    assert "the calibration, with its thresholds, changed the label of" in said
+    assert f"volumes with their intervals: {Path('out/volumes.csv')}" in said
+    Path("plain").mkdir()
+    nnunet(["-f", "0", "-o", "plain", "--save_probabilities"])
+    apply(Path("calibrator.json"), Path("plain"), Path("applied"))
+    for name in ("volumes.csv", "case_0.nii.gz", "case_1.nii.gz", "case_1.npz"):
+        assert Path("out", name).read_bytes() == Path("applied", name).read_bytes()
 
 
 def model_of(root: Path) -> Path:
@@ -468,7 +492,7 @@ def test_the_probabilities_of_folds_are_averaged(nnunet, capsys):
         assert np.array_equal(labels, expected.argmax(axis=0))
     assert sorted(path.name for path in Path("out").iterdir()) == [
         *("case_0.nii.gz", "case_0.npz", "case_1.nii.gz", "case_1.npz"),
-        *("dataset.json", "meep_predict_args.json", "plans.json"),
+        *("dataset.json", "meep_predict_args.json", "plans.json", "triage.csv"),
     ]
 
 

@@ -190,6 +190,8 @@ class ClassSums:
 
     Attributes:
         tp, fp, fn: true positive, false positive and false negative voxels of the segmentation.
+        expected_overlap: sum of p over the voxels that the segmentation gives the class, tp + fp of
+            them; 0 for the background, for which it is not computed.
         squared_plus, squared_minus: sum of (p - y)**2 over voxels with y = 1, and with y = 0.
         log_likelihood: sum of log p where y = 1 and of log(1 - p) where y = 0, with p clipped to
             [``CLIP``, 1 - ``CLIP``]. This and the squares include only voxels with 0 < p < 1; the
@@ -202,6 +204,7 @@ class ClassSums:
     tp: int
     fp: int
     fn: int
+    expected_overlap: float
     squared_plus: float
     squared_minus: float
     log_likelihood: float
@@ -233,8 +236,8 @@ class CaseSums:
         case: name of the case.
         n_clipped: number of probabilities slightly outside [0, 1] (rounding) that were clipped.
         rois: {name of an ROI: its sums}.
-        distances_mm: ``hd``, ``hd95``, ``assd`` of each class over the whole image; None if not
-            requested.
+        surfaces: the result of :func:`.surface_metrics` for each class over the whole image; None
+            if not requested.
         n_not_argmax: number of voxels whose label in the segmentation file differs from the one
             that follows from the probabilities by nnU-Net's rule; None without a file.
     """
@@ -242,7 +245,7 @@ class CaseSums:
     case: str
     n_clipped: int
     rois: dict[str, RoiSums]
-    distances_mm: tuple[dict[str, float], ...] | None
+    surfaces: tuple[dict[str, float], ...] | None
     n_not_argmax: int | None
 
 

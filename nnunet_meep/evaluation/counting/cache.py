@@ -26,7 +26,7 @@ from nnunet_meep.nnunet_files.identity import label_map_identity
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
 #: Increase this whenever the meaning of the saved sums changes.
-_FORMAT = 3
+_FORMAT = 4
 _SCALARS = tuple(f.name for f in fields(ClassSums) if f.name != "cells")
 
 
@@ -36,6 +36,7 @@ def cache_key(
     n_bins: int,
     rois: Sequence[Roi],
     surface: bool,
+    tolerance_mm: float,
     segmentation: str,
 ) -> dict[str, Any]:
     """Everything that the sums of a case depend on, as JSON; its files as identities of content.
@@ -52,6 +53,7 @@ def cache_key(
         "bins": n_bins,
         "rois": [r.name for r in rois],
         "surface": surface,
+        "tolerance_mm": tolerance_mm if surface else None,
         "segmentation": segmentation,
         "files": case_identity(case, dataset.file_ending, rois),
     }
@@ -98,7 +100,7 @@ def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
             for name, roi in sums.rois.items()
         },
         "has_top_label": [r.top_label is not None for r in sums.rois.values()],
-        "distances_mm": sums.distances_mm,
+        "surfaces": sums.surfaces,
         "n_not_argmax": sums.n_not_argmax,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +159,11 @@ def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
             for values in scalars
         )
         rois[name] = RoiSums(channels, next(cells) if has_top else None)
-    distances = about["distances_mm"]
+    surfaces = about["surfaces"]
     return CaseSums(
         about["case"],
         about["n_clipped"],
         rois,
-        None if distances is None else tuple(distances),
+        None if surfaces is None else tuple(surfaces),
         about["n_not_argmax"],
     )

@@ -27,9 +27,11 @@ from nnunet_meep.evaluation.counting.bins import (
     RoiSums,
 )
 from nnunet_meep.evaluation.counting.class_counts import ClassCounts, class_sums, loops_for
+from nnunet_meep.evaluation.counting.lane_counts import N_LANES, LaneCounts
+from nnunet_meep.evaluation.counting.predicted import PredictedVoxels
 from nnunet_meep.evaluation.counting.reference import Reference
 from nnunet_meep.evaluation.counting.roi import Roi
-from nnunet_meep.evaluation.counting.surface import bounding_box, surface_distances_mm
+from nnunet_meep.evaluation.counting.surface import bounding_box, surface_metrics
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import (
     SUM_TOLERANCE,
@@ -40,11 +42,9 @@ from nnunet_meep.nnunet_files.probabilities import (
     refuse_values,
 )
 
-#: Number of threads that count.
-N_LANES = 2
 
-
-def _voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
+def voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
+    """Volume of a voxel of an image with this shape and voxel size; NaN for 2D images."""
     # nnU-Net adds a first axis of length 1 to 2D images and gives it 999 times the spacing. Such an
     # image has no thickness and hence no volume.
     if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]):
@@ -58,6 +58,8 @@ class CaseCounts:
     Attributes:
         winner: after the last part, the segmentation as indices into ``segmented_label``, (N,).
         segmented_label: the label that each value of ``winner`` stands for.
+        predicted: the probabilities where the evaluated segmentation has each class. After the last
+            part they are there, except those of regions whose segmentation was not known before.
     """
 
     def __init__(
@@ -67,7 +69,19 @@ class CaseCounts:
         reference: Reference,
         rois: Sequence[Roi],
         file: ProbabilityFile | ProbabilityArray,
+        segmentation: NDArray[np.unsignedinteger] | None = None,
     ) -> None:
+        """Start with nothing counted.
+
+        Args:
+            labels: the classes.
+            grid: the cells.
+            reference: the label maps of the case.
+            rois: the ROIs to count.
+            file: the probabilities.
+            segmentation: codes of the segmentation file, (*shape), if that will be evaluated; None
+                if the segmentation follows from the probabilities.
+        """
         self.labels, self.grid, self._reference, self._file = labels, grid, reference, file
         n_voxels = reference.codes.size
         self._has_regions = labels.is_region_based
@@ -89,7 +103,16 @@ class CaseCounts:
         finds_padding = any(r.without_padding for r in rois)
         self._not_padding = np.zeros(n_voxels if finds_padding else 0, np.bool_)
         self.loops = loops_for(n_voxels)
-        self._lanes = [_LaneCounts(self) for _ in range(N_LANES)]
+        if segmentation is None:
+            winners = self.winner, self.segmented_label
+        else:
+            winners = segmentation.ravel(file.order), labels.values
+        self._is_known = segmentation is not None
+        self.predicted = PredictedVoxels(labels, *winners, self.loops)
+        self._lanes = [
+            LaneCounts(labels, grid, self.of_channel, tuple(self.codes), self.loops)
+            for _ in range(N_LANES)
+        ]
 
     @property
     def n_clipped(self) -> int:
@@ -102,7 +125,7 @@ class CaseCounts:
         finally:
             part.release()
 
-    def _add(self, part: Part, lane: _LaneCounts) -> None:
+    def _add(self, part: Part, lane: LaneCounts) -> None:
         p, voxels = part.p, slice(part.start, part.stop)
         if len(self._not_padding):
             # Padding has p = 1 in the background channel and p = 0 elsewhere; regions have no
@@ -116,6 +139,8 @@ class CaseCounts:
         if n_clipped:
             lane.n_clipped += n_clipped
             p = np.clip(p, 0, 1)
+        if self._is_known:
+            self.predicted.add(part)
         is_last = part.channel == self.labels.n_channels - 1
         if self._has_regions:
             # Later regions overwrite earlier ones.
@@ -127,7 +152,7 @@ class CaseCounts:
                 self.loops.count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
 
     def _follow(
-        self, p: NDArray, channel: int, voxels: slice, lane: _LaneCounts, is_last: bool
+        self, p: NDArray, channel: int, voxels: slice, lane: LaneCounts, is_last: bool
     ) -> None:
         largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
         if channel == 0:
@@ -167,7 +192,7 @@ class CaseCounts:
         Raises:
             InputError: values are not finite, outside [0, 1], or do not sum to 1 over the classes.
         """
-        self._largest = self._total = np.zeros(0)  # not needed any more
+        self._total = np.zeros(0)  # not needed any more, as _largest below
         path = self._file.path
         refuse_values(
             path,
@@ -176,6 +201,9 @@ class CaseCounts:
             max(lane.high for lane in self._lanes),
         )
         refuse_sums(path, max(lane.sum_error for lane in self._lanes), self._file.dtype)
+        if not self._is_known and not self._has_regions:
+            self.predicted.add_largest(self._largest)
+        self._largest = np.zeros(0)
 
     def compare_segmentation(self, codes: NDArray[np.unsignedinteger]) -> int:
         """Number of voxels where a segmentation differs from that of the probabilities.
@@ -211,7 +239,7 @@ class CaseCounts:
 
     def sums_of(self, roi: Roi) -> RoiSums:
         """The sums over the voxels of an ROI."""
-        voxel_ml = _voxel_ml(self._reference.codes.shape, self._reference.spacing_mm)
+        ml = voxel_ml(self._reference.codes.shape, self._reference.spacing_mm)
         counted_as = roi.counted_as
         padding = self._padding(counted_as) if roi.without_padding else None
         pairs = self._pairs(roi, padding)
@@ -237,10 +265,13 @@ class CaseCounts:
             channels.append(
                 class_sums(
                     counted,
+                    expected_overlap=self.predicted.expected_overlap(
+                        channel, self.codes[counted_as], self.labels.ignored_code
+                    ),
                     tp=int(table[y][:, predicted].sum()),
                     fp=int(table[~y][:, predicted].sum()),
                     fn=int(table[y][:, ~predicted].sum()),
-                    voxel_ml=voxel_ml,
+                    voxel_ml=ml,
                 )
             )
         top = None if self._has_regions else self._top_label(counted_as, channels)
@@ -288,61 +319,46 @@ class CaseCounts:
             return _negative(Cells(last, count, count.astype(np.float64)))
         return _negative(Cells(np.array([0], np.int32), count, np.zeros((1, 2))))
 
-    def distances_mm(self) -> tuple[dict[str, float], ...]:
-        """Surface distances of each class over the whole image."""
+    def predicted_mask(self, class_index: int) -> NDArray[np.bool_]:
+        """Where the evaluated segmentation has a class, over the whole image, (*shape).
+
+        Voxels with the ignore label are left out.
+        """
         codes, labels = self._reference.codes, self.labels
         winner = self.winner.reshape(codes.shape, order=self._file.order)
+        has_class = np.isin(self.segmented_label, labels.members(class_index))
+        return has_class[winner] & (codes != labels.ignored_code)
+
+    def predicted_p(self, class_index: int) -> NDArray[np.floating]:
+        """The probabilities of a class at the voxels of :meth:`predicted_mask`.
+
+        They are there at the end of :func:`.sum_case`.
+
+        Returns:
+            (n,) in the C order of the mask, so that ``image[mask] = p`` puts them in their places.
+            float32 in [0, 1]; float64 if the file is.
+        """
+        codes, order = self._reference.codes, self._file.order
+        p = self.predicted.where_counted(
+            self.labels.channel(class_index), codes.ravel(order), self.labels.ignored_code
+        )
+        if order == "C":
+            return p
+        mask = self.predicted_mask(class_index)
+        image = np.zeros(mask.shape, p.dtype)
+        image.T[mask.T] = p  # the transpose has the order of the file
+        return image[mask]
+
+    def surface_metrics(self, tolerance_mm: float) -> tuple[dict[str, float], ...]:
+        """Distances and agreement of the surfaces of each class over the whole image."""
+        codes, labels = self._reference.codes, self.labels
         result = []
         for i in range(len(labels.classes)):
-            y = labels.y_of_code(labels.members(i))[codes]
-            predicted = np.isin(self.segmented_label, labels.members(i))[winner] & (y < 2)
+            y = labels.y_of_code(labels.members(i))[codes] == 1
+            predicted = self.predicted_mask(i)
             spacing_mm = self._reference.spacing_mm
-            result.append(surface_distances_mm(y == 1, predicted, spacing_mm))
+            result.append(surface_metrics(y, predicted, spacing_mm, tolerance_mm))
         return tuple(result)
-
-
-class _LaneCounts:
-    """The counts of one thread."""
-
-    def __init__(self, case: CaseCounts) -> None:
-        self._grid, self._of_channel = case.grid, case.of_channel
-        labels, rois = case.labels, case.codes
-        right = np.array([0, 1, 2], np.uint8)
-        self._loops = case.loops
-        # The Brier score and NLL of the background are not reported.
-        self._unscored = () if labels.is_region_based else (0,)
-        self._counters: dict[tuple[int, str], Any] = {}
-        self.counted: dict[tuple[int, str], ClassCounts] = {}
-        self.unsure = {name: self._counter(right, score=False) for name in rois}
-        self.losers = {name: self._counter(right, score=False) for name in rois}
-        n_codes, n_winners = labels.ignored_code + 1, len(labels.predicted_label)
-        self.pairs = {name: np.zeros((n_codes, n_winners), np.int64) for name in rois}
-        self.n_clipped = 0
-        self.n_not_finite = 0
-        self.low, self.high = 0.0, 1.0
-        self.sum_error = 0.0
-
-    def _counter(self, y_of_code: NDArray[np.uint8], *, score: bool) -> Any:
-        return self._loops.ClassCounter(self._grid, y_of_code, score=score)
-
-    def count(self, part: Part, roi: str, codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
-        """Count a part in an ROI; see :meth:`ClassCounter.add`."""
-        key = part.channel, roi
-        if key not in self._counters:
-            self._counters[key] = self._counter(
-                self._of_channel[part.channel], score=part.channel not in self._unscored
-            )
-        result = self._counters[key].add(part.p, codes)
-        if part.left < N_LANES:  # this thread's last part of the channel: keep non-empty cells only
-            self.counted[key] = self._counters.pop(key).counted()
-        return result
-
-    def note_bad(self, p: NDArray) -> None:
-        """Record the range, and how many values are not finite, for the error message."""
-        finite = p[np.isfinite(p)]
-        self.n_not_finite += len(p) - len(finite)
-        self.low = min(self.low, float(finite.min(initial=0)))
-        self.high = max(self.high, float(finite.max(initial=1)))
 
 
 def _negative(cells: Cells) -> Cells:

@@ -19,7 +19,8 @@ from nnunet_meep.evaluation.counting.bins import FEW_VOXELS, Cells, ClassSums, g
 def loops_for(n_voxels: int) -> ModuleType:
     """The module with the loops for images of this size: :mod:`.few_voxels` or :mod:`.loops`.
 
-    Both have ``ClassCounter``, ``compare_with_largest``, ``take_larger`` and ``count_pairs``.
+    Both have ``ClassCounter``, ``compare_with_largest``, ``take_larger``, ``count_pairs`` and
+    ``take_where``.
     """
     if n_voxels <= FEW_VOXELS:
         from nnunet_meep.evaluation.counting import few_voxels
@@ -63,6 +64,7 @@ def count_voxels(
     tp = int(np.count_nonzero(predicted & y))
     return class_sums(
         counter.counted(),
+        expected_overlap=float(np.clip(exact[predicted], 0, 1).sum(dtype=np.float64)),
         tp=tp,
         fp=int(np.count_nonzero(predicted)) - tp,
         fn=int(np.count_nonzero(y)) - tp,
@@ -70,12 +72,15 @@ def count_voxels(
     )
 
 
-def class_sums(counted: ClassCounts, *, tp: int, fp: int, fn: int, voxel_ml: float) -> ClassSums:
+def class_sums(
+    counted: ClassCounts, *, expected_overlap: float, tp: int, fp: int, fn: int, voxel_ml: float
+) -> ClassSums:
     """Combine the counts of a class's probabilities and of its segmentation."""
     return ClassSums(
         tp=tp,
         fp=fp,
         fn=fn,
+        expected_overlap=expected_overlap,
         squared_plus=counted.squared_plus,
         squared_minus=counted.squared_minus,
         log_likelihood=counted.log_likelihood,

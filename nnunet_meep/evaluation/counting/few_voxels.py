@@ -49,6 +49,13 @@ def count_pairs(
     table += np.bincount(place, minlength=table.size).reshape(table.shape)
 
 
+def take_where(
+    values: NDArray, index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
+) -> NDArray:
+    """As :func:`.loops.take_where`."""
+    return values[chosen[index]]
+
+
 class ClassCounter:
     """As :class:`.loops.ClassCounter`; keeps the voxels until they are counted."""
 

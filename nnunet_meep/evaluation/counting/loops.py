@@ -151,6 +151,20 @@ def _count_pairs(a, b, table):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _take_where(values, index, chosen):  # type: ignore[no-untyped-def]
+    n = 0
+    for i in range(len(index)):
+        n += chosen[index[i]]
+    taken = np.empty(n, values.dtype)
+    n = 0
+    for i in range(len(index)):
+        if chosen[index[i]]:
+            taken[n] = values[i]
+            n += 1
+    return taken
+
+
+@_compiled
 def _compare(p, largest, total, tolerance):  # type: ignore[no-untyped-def]
     n_both = 0
     for i in range(len(p)):
@@ -227,6 +241,19 @@ def count_pairs(
         table: counts, changed in place.
     """
     _count_pairs(a, b, table)
+
+
+def take_where(
+    values: NDArray, index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
+) -> NDArray:
+    """``values[chosen[index]]``, without temporary arrays.
+
+    Args:
+        values: (N,).
+        index: indices into ``chosen``, (N,).
+        chosen: which indices to take.
+    """
+    return _take_where(values, index, chosen)
 
 
 class ClassCounter:

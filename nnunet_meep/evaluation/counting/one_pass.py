@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import CaseSums, RoiSums, grid
-from nnunet_meep.evaluation.counting.case_counts import N_LANES, CaseCounts
+from nnunet_meep.evaluation.counting.case_counts import CaseCounts
+from nnunet_meep.evaluation.counting.lane_counts import N_LANES
 from nnunet_meep.evaluation.counting.reference import FILE, Reference
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.nnunet_files.cases import Case
@@ -35,9 +36,13 @@ def sum_case(
     n_bins: int,
     rois: Sequence[Roi],
     surface: bool,
+    tolerance_mm: float,
     segmentation: str = FILE,
 ) -> CaseSums:
-    """Read the probabilities of a case once and reduces them to sums.
+    """Read the probabilities of a case and reduce them to sums.
+
+    They are read once. Regions whose segmentation is not a file are read a second time, because it
+    is not known before where they are.
 
     Args:
         case: its files.
@@ -45,7 +50,8 @@ def sum_case(
         reference: its label maps.
         n_bins: number of bins of the reliability diagram.
         rois: the ROIs to evaluate.
-        surface: compute surface distances, too.
+        surface: compute surface distances and the surface Dice, too.
+        tolerance_mm: that of the surface Dice, in mm, at least 0.
         segmentation: the segmentation from which Dice, volumes and distances are computed: ``FILE``
             for the segmentation file, if there is one, or ``ARGMAX`` for the labels that follow
             from the probabilities by nnU-Net's rule.
@@ -54,31 +60,47 @@ def sum_case(
         InputError: the file cannot be read, has the wrong shape, or values that are not
             probabilities; the message names the file, what was expected and what was found.
     """
-    counts = count_case(case, labels, reference, n_bins, rois)
+    codes = None if reference.segmentation is None else reference.segmentation.unpacked()
+    known = codes if segmentation == FILE else None
+    counts = count_case(case, labels, reference, n_bins, rois, known)
     n_not_argmax = None
-    if reference.segmentation is not None:
-        codes = reference.segmentation.unpacked()
+    if codes is not None:
         n_not_argmax = counts.compare_segmentation(codes)
-        if n_not_argmax and segmentation == FILE:
+        if n_not_argmax and known is not None:
             counts.take_segmentation(codes)
+    if not counts.predicted.is_gathered:
+        with open_probabilities(case.probabilities) as file:
+            for part in file.parts():
+                counts.predicted.add(part)
+                part.release()
     return CaseSums(
         case.name,
         counts.n_clipped,
         {r.name: counts.sums_of(r) for r in rois},
-        counts.distances_mm() if surface else None,
+        counts.surface_metrics(tolerance_mm) if surface else None,
         n_not_argmax,
     )
 
 
 def count_case(
-    case: Case, labels: Labels, reference: Reference, n_bins: int, rois: Sequence[Roi]
+    case: Case,
+    labels: Labels,
+    reference: Reference,
+    n_bins: int,
+    rois: Sequence[Roi],
+    segmentation: NDArray[np.unsignedinteger] | None = None,
 ) -> CaseCounts:
-    """Read and count the probabilities for :func:`sum_case`; raise the same errors."""
+    """Read and count the probabilities for :func:`sum_case`; raise the same errors.
+
+    Args:
+        case, labels, reference, n_bins, rois: as for :func:`sum_case`.
+        segmentation: see :class:`.CaseCounts`.
+    """
     codes = reference.codes
     with open_probabilities(case.probabilities) as file:
         expected = (labels.n_channels, *codes.shape)
         refuse_shape(case.probabilities, file.shape, expected, case.reference.name)
-        return _count(file, labels, reference, n_bins, rois)
+        return _count(file, labels, reference, n_bins, rois, segmentation)
 
 
 def sum_array(
@@ -124,8 +146,9 @@ def _count(
     reference: Reference,
     n_bins: int,
     rois: Sequence[Roi],
+    segmentation: NDArray[np.unsignedinteger] | None = None,
 ) -> CaseCounts:
-    counts = CaseCounts(labels, grid(n_bins), reference, rois, file)
+    counts = CaseCounts(labels, grid(n_bins), reference, rois, file, segmentation)
     with _threads() as lanes:
         for part in file.parts():
             lane = part.index % N_LANES

@@ -129,7 +129,7 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
                 f"got {its_spacing_mm}"
             )
         _refuse_segmentation(case.segmentation, predicted, case, dataset, codes.shape)
-        segmentation = PackedCodes.of(predicted)  # it is not needed before all is counted
+        segmentation = PackedCodes.of(predicted)  # it may go to another process
         del predicted
     restricted = {}
     for roi in rois:

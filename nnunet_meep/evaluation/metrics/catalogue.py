@@ -87,7 +87,7 @@ class Metric:
 
 
 _SCORES = "evaluation.metrics.scores.class_metrics"
-_SURFACE = "evaluation.counting.surface.surface_distances_mm"
+_SURFACE = "evaluation.counting.surface.surface_metrics"
 _BINNED = "evaluation.metrics.calibration.binned_metrics"
 _EQUAL_MASS = "evaluation.metrics.calibration.equal_mass_metrics"
 _TOP_LABEL = "evaluation.metrics.scores.top_label_metrics"
@@ -100,6 +100,20 @@ CATALOGUE: dict[str, Metric] = {
         "Dice",
         "Overlap of nnU-Net's segmentation with the reference, 2 TP / (2 TP + FP + FN); undefined "
         "where both are empty.",
+        Better.HIGHER,
+        function=_SCORES,
+    ),
+    "precision": Metric(
+        "precision",
+        "Share of the segmented voxels that are right, TP / (TP + FP); undefined where nothing is "
+        "segmented.",
+        Better.HIGHER,
+        function=_SCORES,
+    ),
+    "recall": Metric(
+        "recall",
+        "Share of the class's voxels in the reference that are segmented, TP / (TP + FN); "
+        "undefined where the reference has none.",
         Better.HIGHER,
         function=_SCORES,
     ),
@@ -121,6 +135,28 @@ CATALOGUE: dict[str, Metric] = {
         "Mean distance between the two surfaces, of the whole image.",
         function=_SURFACE,
         unit=_MM,
+    ),
+    "nsd": Metric(
+        "NSD",
+        "Normalised surface Dice (Nikolov et al. 2018): share of the surface voxels of both masks "
+        "that are at most --tolerance mm (tolerance_mm in the settings, usually 2) from the other "
+        "surface, of the whole image; 0 where one is empty, undefined where both are. Voxels are "
+        "counted, as in MONAI; DeepMind's code weights them by surface area.",
+        Better.HIGHER,
+        function=_SURFACE,
+    ),
+    "dice_expected": Metric(
+        "expected Dice",
+        "The Dice that the network expects of its segmentation, without a reference: 2 sum(p s) / "
+        "(sum(p) + sum(s)), where s is 1 at segmented voxels (Soft Dice Confidence, Borges et al. "
+        "2024); undefined where nothing is segmented and sum(p) is below half a voxel.",
+        Better.NEITHER,
+        function=_SCORES,
+    ),
+    "dice_expected_error": Metric(
+        "error of expected Dice",
+        "Difference between expected and actual Dice, without sign.",
+        function=_SCORES,
     ),
     "brier": Metric(
         "Brier",
@@ -209,6 +245,25 @@ CATALOGUE: dict[str, Metric] = {
         "expected volume",
         "Voxel volume times the sum of the probabilities: the true volume, if they can be trusted.",
         Better.NEITHER,
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "volume_error_ml": Metric(
+        "volume error",
+        "Segmented minus true volume; near 0 is good.",
+        Better.NEITHER,
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "volume_error_abs_ml": Metric(
+        "absolute volume error",
+        "Difference between segmented and true volume, without sign.",
+        function=_SCORES,
+        unit=_ML,
+    ),
+    "volume_expected_error_abs_ml": Metric(
+        "absolute error of expected volume",
+        "Difference between expected and true volume, without sign.",
         function=_SCORES,
         unit=_ML,
     ),

@@ -1,8 +1,10 @@
 """Computes the metrics of a case from its sums.
 
-A metric that is undefined is NaN: Dice if both the reference and the segmentation have no voxel of
-the class, surface distances if either has none, Brier+ if the reference has none, volumes in 2D
-images, and everything if there are no voxels. NaN is left out of means and counted in
+A metric that is undefined is NaN: Dice and surface Dice if both the reference and the segmentation
+have no voxel of the class, surface distances if either has none, precision if the segmentation has
+none, recall and Brier+ if the reference has none, expected Dice if the segmentation has none and
+half a voxel is not expected either, and volumes in 2D images. If there are no voxels, all are but
+the surface metrics, which are of the whole image. NaN is left out of means and counted in
 ``n_undefined``.
 
 ``ece_adaptive``, ``ece_l2_debiased``, ``smece`` and ``aurc`` do not distinguish the voxels within a
@@ -33,7 +35,10 @@ def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
 
     p is the probability of the class; y is 1 for voxels with the class in the reference, else 0.
 
-    - ``dice``: 2 TP / (2 TP + FP + FN).
+    - ``dice``: 2 TP / (2 TP + FP + FN). ``precision``: TP / (TP + FP). ``recall``: TP / (TP + FN).
+    - ``dice_expected``: 2 sum(p s) / (sum(p) + sum(s)), where s is 1 at segmented voxels (Soft Dice
+      Confidence, Borges, Pacheco & Silva 2024). ``dice_expected_error``: |``dice_expected`` -
+      ``dice``|.
     - ``brier``: mean of (p - y)^2 over all voxels (binary convention; Brier 1950).
     - ``brier_plus``, ``brier_minus``: the same, over the voxels with y = 1 only, and over those
       with y = 0 only (stratified Brier score, Wallace & Dahabreh 2014).
@@ -48,7 +53,9 @@ def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
       bins of equal mass; 0 if the estimate of the square is negative.
     - ``smece``: smooth calibration error (Błasiok & Nakkiran 2023).
     - ``volume_true_ml``, ``volume_pred_ml``, ``volume_expected_ml``: volume in the reference, in
-      the segmentation, and the expected volume (from the sum of p).
+      the segmentation, and the expected volume (from the sum of p). ``volume_error_ml``,
+      ``volume_error_abs_ml``: segmented minus true volume, and without its sign;
+      ``volume_expected_error_abs_ml``: |expected - true volume|.
     """
     cells = sums.cells
     n_minus, n_plus = (int(n) for n in cells.count.sum(axis=0))
@@ -62,8 +69,21 @@ def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
         + (missed_plus + missed_minus) * math.log(CLIP)
         + hits * math.log1p(-CLIP)
     )
+    dice = _ratio(2 * sums.tp, 2 * sums.tp + sums.fp + sums.fn)
+    dice_expected = expected_dice(
+        sums.expected_overlap, math.fsum(cells.sum_p.flat), sums.tp + sums.fp
+    )
+    # Volumes of no voxels are NaN, and so are their differences.
+    true_ml, pred_ml, expected_ml = (
+        volume if n else math.nan
+        for volume in (sums.volume_true_ml, sums.volume_pred_ml, sums.volume_expected_ml)
+    )
     return {
-        "dice": _ratio(2 * sums.tp, 2 * sums.tp + sums.fp + sums.fn),
+        "dice": dice,
+        "precision": _ratio(sums.tp, sums.tp + sums.fp),
+        "recall": _ratio(sums.tp, sums.tp + sums.fn),
+        "dice_expected": dice_expected,
+        "dice_expected_error": abs(dice_expected - dice),
         "brier": _ratio(plus + minus, n),
         "brier_plus": _ratio(plus, n_plus),
         "brier_minus": _ratio(minus, n_minus),
@@ -71,9 +91,12 @@ def class_metrics(sums: ClassSums, grid: Grid) -> dict[str, float]:
         **binned_metrics(cells, grid),
         **equal_mass_metrics(cells, grid.n_bins),
         "smece": smooth_ece(cells),
-        "volume_true_ml": sums.volume_true_ml if n else math.nan,
-        "volume_pred_ml": sums.volume_pred_ml if n else math.nan,
-        "volume_expected_ml": sums.volume_expected_ml if n else math.nan,
+        "volume_true_ml": true_ml,
+        "volume_pred_ml": pred_ml,
+        "volume_expected_ml": expected_ml,
+        "volume_error_ml": pred_ml - true_ml,
+        "volume_error_abs_ml": abs(pred_ml - true_ml),
+        "volume_expected_error_abs_ml": abs(expected_ml - true_ml),
     }
 
 
@@ -140,6 +163,23 @@ def cases_not_segmented(dice: Sequence[float], brier_plus: Sequence[float]) -> i
 
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
+
+
+def expected_dice(overlap: float, sum_p: float, n_predicted: int) -> float:
+    """``dice_expected``, see :func:`class_metrics`.
+
+    Args:
+        overlap: sum of p over the segmented voxels.
+        sum_p: sum of p over all voxels.
+        n_predicted: number of segmented voxels.
+
+    Returns:
+        In [0, 1]; NaN if nothing is segmented and less than half a voxel is expected: then the
+        class is probably not there either, and Dice undefined.
+    """
+    if not n_predicted and sum_p < 0.5:
+        return math.nan
+    return 2 * overlap / (sum_p + n_predicted)
 
 
 def _errors(n_wrong: int, expected: float, n: int) -> dict[str, float]:

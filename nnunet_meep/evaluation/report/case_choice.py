@@ -11,6 +11,8 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL
 
 #: The metrics by which cases are ranked.
 RANKED_BY = ("dice", "ece")
+#: Of the cases to review first, as many are shown.
+N_REVIEWED = 3
 
 
 def ranked_cases(comparison: Comparison, metric: str) -> list[str]:
@@ -35,13 +37,40 @@ def worst_class(comparison: Comparison, case: str) -> str:
 def cases_to_show(comparison: Comparison, n_worst: int) -> list[str]:
     """The ``n_worst`` cases with the lowest Dice, then the worst, median and best by each metric.
 
-    Each is named once.
+    Before these come the first ones of :func:`review_order`. Each is named once.
     """
     cases = ranked_cases(comparison, "dice")[:n_worst]
+    cases += [case for case, _ in review_order(comparison)[:N_REVIEWED]]
     for metric in RANKED_BY:
         ranked = ranked_cases(comparison, metric)
         cases += [ranked[i] for i in (0, (len(ranked) - 1) // 2, -1) if ranked]
     return list(dict.fromkeys(cases))
+
+
+def review_order(comparison: Comparison) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Cases by the lowest expected Dice of their classes, mean over models; the lowest first.
+
+    Cases in which it is undefined for all classes and models are left out.
+
+    Returns:
+        The name of each case, and for each model the key of this class and its expected Dice, NaN
+        if undefined for all classes. Empty without expected Dice.
+    """
+    if not comparison.ranking:
+        return []
+    keys = _keys(comparison)
+    expected = _values(comparison, "dice_expected")
+    lowest = np.where(np.isnan(expected), np.inf, expected).argmin(axis=1)  # (models, cases)
+    least = np.take_along_axis(expected, lowest[:, None], axis=1)[:, 0]
+    cases = np.flatnonzero(~np.isnan(least).all(axis=0))
+    order = cases[np.argsort(np.nanmean(least[:, cases], axis=0), kind="stable")]
+    return [
+        (
+            comparison.cases[i],
+            [(keys[k], float(v)) for k, v in zip(lowest[:, i], least[:, i], strict=True)],
+        )
+        for i in order
+    ]
 
 
 def _keys(comparison: Comparison) -> list[str]:

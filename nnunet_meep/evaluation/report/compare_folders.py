@@ -13,6 +13,9 @@ from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
 from nnunet_meep.evaluation.trainings import open_training
 
+#: The flags that ask for options of :func:`.evaluate`.
+_FLAGS = {"bins": "--bins", "tolerance_mm": "--tolerance", "surface": "--no-surface"}
+
 
 def compare_folders(
     models: Mapping[str, Sequence[Path]],
@@ -32,7 +35,8 @@ def compare_folders(
         gt_folder: references; None: those of each result.
         roi: name of the ROI; None: the first one of each result.
         cases: names of the cases to compare; None: all that the models have in common.
-        options: ``bins`` or ``surface`` of :func:`.evaluate`, in place of those of the results.
+        options: ``bins``, ``tolerance_mm`` or ``surface`` of :func:`.evaluate`, in
+            place of those of the results.
         processes: number of worker processes; None: the number of cores.
         as_stored: take the results as they were written.
 
@@ -42,7 +46,7 @@ def compare_folders(
     if gt_folder is not None and not gt_folder.is_dir():
         raise InputError(f"{gt_folder}: expected a folder of references, found none (--gt)")
     if as_stored and (gt_folder is not None or options):
-        flag = "--gt" if gt_folder else "--bins" if "bins" in (options or {}) else "--no-surface"
+        flag = "--gt" if gt_folder else _FLAGS[next(iter(options or {}))]
         raise InputError(
             f"{flag}: expected none with --as-stored, which takes results as they were written"
         )

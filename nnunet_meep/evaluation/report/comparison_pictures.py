@@ -22,6 +22,7 @@ from nnunet_meep.evaluation.report.plots import (
     marker_of,
     plain,
     plot_agreement,
+    plot_case_risk,
     plot_risk_coverage,
 )
 from nnunet_meep.evaluation.result_format import TOP_LABEL
@@ -53,8 +54,9 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
         ``reliability``: pooled over the compared cases and the trainings of a model, with
         a BCa bootstrap band over cases; ``risk_coverage``: pooled over all cases of a model,
         averaged over its trainings; ``volumes``: expected against true volume of each case, left
-        out for 2D images; ``errors``: expected against actual error rate of each case, left out
-        if undefined in all cases.
+        out for 2D images; ``errors``: expected against actual error rate of each case;
+        ``expected_dice``: expected against actual Dice of each case; ``case_risk``: mean 1 - Dice
+        of the cases with the highest expected Dice. Each is left out if it would be empty.
     """
     titles = {
         key: "all classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
@@ -99,6 +101,16 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
 
         return draw
 
+    def case_risk(keys: Sequence[str], title: str) -> Figure:
+        figure, axes = panels_of([titles[key] for key in keys], title)
+        for (ax,), key in zip(axes, keys, strict=True):
+            for i, model in enumerate(models):
+                risk = comparison.ranking[model][key]["risk"]
+                style = {"color": color_of(i), "marker": marker_of(i)}
+                plot_case_risk(ax, risk, label=plain(model), **style)
+        label_left_and_legend(figure, axes)
+        return figure
+
     found = {
         "reliability": ComparisonPicture(titles, reliability),
         "risk_coverage": ComparisonPicture(of_errors, risk_coverage),
@@ -110,6 +122,12 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
     if any(of_first[key]["error_rate"]["n"] for key in of_errors):
         errors = agreement("error_rate", "error_rate_expected", "error rate, %", 100)
         found["errors"] = ComparisonPicture(of_errors, errors)
+    if any(
+        of_class["n"] for of_model in comparison.ranking.values() for of_class in of_model.values()
+    ):
+        expected_dice = agreement("dice", "dice_expected", "Dice", 1)
+        found["expected_dice"] = ComparisonPicture(foreground, expected_dice)
+        found["case_risk"] = ComparisonPicture(foreground, case_risk)
     return found
 
 

@@ -23,6 +23,7 @@ from nnunet_meep.evaluation.comparison import (
 )
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
 from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.evaluation.report.scans import ABOUT, QUESTION, ranking_table
 from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv, write_text
 from nnunet_meep.evaluation.report.verdict import (
     about,
@@ -69,6 +70,8 @@ def terminal(comparison: Comparison) -> str:
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"*{text}" if best else text)
         blocks.append(f"{title(key, name)}\n{text_table(rows, n_left=1)}")
+    if rows := ranking_table(comparison):
+        blocks.append(f"{QUESTION} {ABOUT}\n\n{text_table(rows, n_left=2)}")
     if comparison.differences:
         rows = difference_table(comparison)
         blocks.append(f"{about_differences(comparison)}\n\n{text_table(rows, n_left=3)}")
@@ -85,6 +88,8 @@ def markdown(comparison: Comparison) -> str:
     for key, name in comparison.classes.items():
         rows = _rows(comparison, key, lambda text, best: f"**{text}**" if best else text)
         blocks += [f"**{title(key, name)}**", markdown_table(rows)]
+    if rows := ranking_table(comparison):
+        blocks += [f"**{QUESTION}** {ABOUT}", markdown_table(rows, n_left=2)]
     if comparison.differences:
         rows = difference_table(comparison)
         blocks += [about_differences(comparison), markdown_table(rows, n_left=3)]

@@ -42,6 +42,7 @@ from nnunet_meep.evaluation.report.reliability_panels import (
     reliability_bins_of,
     reliability_panels,
 )
+from nnunet_meep.evaluation.report.scans import scan_section
 from nnunet_meep.evaluation.report.slice_figures import ERROR_COLORS
 from nnunet_meep.evaluation.report.training_panels import (
     Curves,
@@ -76,6 +77,15 @@ PICTURES = {
         "Expected and actual errors",
         "The error rate that a model expects (mean of 1 - largest probability) against its actual "
         "error rate; one point for each case. Below the diagonal it is overconfident.",
+    ),
+}
+
+#: The same for the section on scans; the other picture there is the page's own.
+SCAN_PICTURES = {
+    "case_risk": (
+        "Risk if the least sure scans are set aside",
+        "Mean 1 - Dice of the cases that are left, if a person takes over those with the lowest "
+        "expected Dice. A line that falls to the left puts the bad cases last.",
     ),
 }
 
@@ -123,6 +133,10 @@ def render(
         tables=[_table(comparison, key) for key in comparison.classes],
         differences=_differences(comparison),
         pictures=_pictures({n: p for n, p in pictures.items() if n in PICTURES}, progress),
+        scans=scan_section(comparison),
+        scan_pictures=_pictures(
+            {n: p for n, p in pictures.items() if n in SCAN_PICTURES}, progress
+        ),
         cases=comparison.cases,
         case_pictures=cases,
         gradients={name: color_steps(name) for name in (PROBABILITY_MAP, ENTROPY_MAP)},
@@ -230,14 +244,15 @@ def _differences(comparison: Comparison) -> dict[str, Any]:
 
 def _pictures(pictures: Mapping[str, ComparisonPicture], progress: bool) -> list[dict[str, Any]]:
     """Each picture as one panel per class, so that the page can arrange them to fit its width."""
+    texts = {**PICTURES, **SCAN_PICTURES}
     rendered: dict[str, dict[str, Any]] = {
-        name: {"name": name, "heading": PICTURES[name][0], "about": PICTURES[name][1], "panels": []}
+        name: {"name": name, "heading": texts[name][0], "about": texts[name][1], "panels": []}
         for name in pictures
     }
     panels = [(name, key, text) for name, p in pictures.items() for key, text in p.panels.items()]
     for name, key, text in tqdm(panels, desc="pictures of the page", disable=not progress):
         uri = _svg(pictures[name].draw([key], ""))
-        rendered[name]["panels"].append({"alt": f"{PICTURES[name][0]}, {text}", "uri": uri})
+        rendered[name]["panels"].append({"alt": f"{texts[name][0]}, {text}", "uri": uri})
     return list(rendered.values())
 
 

@@ -174,6 +174,26 @@ def plot_risk_coverage(
     ax.set_ylabel("risk: error rate of the others, %")
 
 
+def plot_case_risk(
+    ax: Axes, risk: Sequence[float], *, label: str, color: str = BLUE, marker: str = "o"
+) -> None:
+    """Plot the mean risk of the cases that are kept if those of the lowest confidence are not.
+
+    Args:
+        ax: where to draw; call again with another colour to overlay models.
+        risk: the mean 1 - Dice of the k most confident cases for each k, as in
+            ``calibration.json``.
+        label, color, marker: of the line.
+    """
+    kept = 100 * np.arange(1, len(risk) + 1) / max(len(risk), 1)
+    style: dict[str, Any] = {"markersize": 3, "linewidth": 1.4}
+    ax.plot(kept, risk, marker=marker, color=color, label=label, **style)
+    highest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in ax.get_lines())
+    ax.set(xlim=(0, 102), ylim=(0, 1.05 * highest or 1.0))
+    ax.set_xlabel("cases kept, highest expected Dice first, %")
+    ax.set_ylabel("risk: mean 1 - Dice of these")
+
+
 def plot_agreement(
     ax: Axes,
     actual: ArrayLike,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ def markdown_table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
 
 def _sides(head: Sequence[str], n_left: int) -> list[str]:
     return ["left" if i < n_left else "right" for i in range(len(head))]
+
+
+def ranking_text(entry: Mapping[str, Any]) -> str:
+    """A statistic of :func:`.case_ranking` with its interval, as far as there are any."""
+    if math.isnan(entry["value"]):
+        return "-"
+    low, high = entry["ci95"]
+    interval = "" if math.isnan(low) else f" ({low:.3f} to {high:.3f})"
+    return f"{entry['value']:.3f}{interval}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

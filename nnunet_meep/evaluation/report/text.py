@@ -10,8 +10,9 @@ from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.notes import used_to_fit
-from nnunet_meep.evaluation.report.tables import text_table
+from nnunet_meep.evaluation.report.tables import ranking_text, text_table
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.volume_coverage import coverage_lines, with_intervals
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 
@@ -19,7 +20,9 @@ def table(evaluation: Evaluation) -> str:
     """A table for each ROI, with lines on classes that are not segmented and on errors below it.
 
     For each class it has mean and std over cases, and the metrics of the pooled voxels. The lines
-    on errors give the actual and the expected error rate.
+    on errors give the actual and the expected error rate, those on scans how well the expected Dice
+    of each case says which are bad; others say how many volumes the intervals of a calibrator
+    contain.
     """
     parts = []
     mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
@@ -27,6 +30,8 @@ def table(evaluation: Evaluation) -> str:
         result = evaluation.roi_to_dict(roi)
         lines = _class_table(result["classes"], evaluation.class_metrics, mark)
         lines += [*_not_segmented(result), *_errors(evaluation, result)]
+        lines += _scans(result)
+        lines += coverage_lines(evaluation) if with_intervals([roi]) else []
         parts.append("\n".join([f"ROI: {describe(roi)}", *lines]))
     return "\n\n".join(parts)
 
@@ -68,6 +73,22 @@ def _errors(evaluation: Evaluation, result: dict[str, Any]) -> list[str]:
         _error_line(f"{key} {entry['name']}", entry["pooled"])
         for key, entry in result["classes"].items()
     ]
+
+
+def _scans(result: dict[str, Any]) -> list[str]:
+    """How well expected Dice tells good cases from bad ones, a line per class."""
+    lines = []
+    for key, entry in result["classes"].items():
+        ranking = entry["ranking"]
+        if ranking["n"] < 2:
+            continue
+        off = entry["per_case"]["dice_expected_error"]["mean"]
+        rho, excess = (ranking_text(ranking[name]) for name in ("spearman", "e_aurc"))
+        lines.append(
+            f"Expected Dice, {key} {entry['name']}: off by {off:.3f} on average; rank correlation "
+            f"with Dice {rho}, E-AURC {excess}"
+        )
+    return lines
 
 
 def _error_line(name: str, pooled: dict[str, float]) -> str:

@@ -157,6 +157,7 @@ class TestCrop:
         result = run(folder, tmp_path, "--roi", "image", "crop", "--no-surface")
         crop = result["by_roi"]["crop"]
         (case,) = crop["cases"]
+        assert case["classes"]["1"].pop("nsd") == 0  # of the whole image
         assert set(case["classes"]["1"].values()) == {None}
         assert set(case["top_label"].values()) == {None}
         assert sum(crop["classes"]["1"]["pooled"]["bins"]["count"]) == 0
@@ -262,6 +263,7 @@ class TestBoundary:
         folder.add("a", p, np.zeros(SHAPE, np.uint8))
         result = run(folder, tmp_path, "--roi", "image", "boundary:5")
         (case,) = result["by_roi"]["boundary:5"]["cases"]
+        assert case["classes"]["1"].pop("nsd") == 0  # of the whole image
         assert set(case["classes"]["1"].values()) == {None}
         assert set(case["top_label"].values()) == {None}
 

@@ -9,7 +9,7 @@ from predictions import softmax_case
 from sklearn.metrics import f1_score
 from test_evaluate import refused, run
 
-from nnunet_meep.evaluation.counting.surface import surface_distances_mm
+from nnunet_meep.evaluation.counting.surface import surface_metrics
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 
@@ -56,7 +56,7 @@ def test_dice_distances_and_volumes_are_of_the_file(folder, tmp_path, capsys, or
             y, predicted = reference == label, segmentation == label
             assert metrics["dice"] == pytest.approx(f1_score(y.ravel(), predicted.ravel()))
             assert metrics["volume_pred_ml"] == pytest.approx(predicted.sum() / 1000)
-            expected = surface_distances_mm(y, predicted, (1, 1, 1))
+            expected = surface_metrics(y, predicted, (1, 1, 1), 2)
             assert {name: metrics[name] for name in expected} == expected
     n = result["cases"][1]["n_not_argmax"]
     assert n > 3
@@ -72,7 +72,11 @@ def test_all_else_is_of_the_probabilities(folder, tmp_path) -> None:
     by_argmax = run(folder, tmp_path, "--segmentation", "argmax")
     assert by_file["settings"]["segmentation"] == "file"
     assert by_argmax["settings"]["segmentation"] == "argmax"
-    of_segmentation = {"dice", "hd", "hd95", "assd", "volume_pred_ml"}
+    of_segmentation = {
+        *{"dice", "precision", "recall", "hd", "hd95", "assd", "nsd"},
+        *{"dice_expected", "dice_expected_error"},
+        *{"volume_pred_ml", "volume_error_ml", "volume_error_abs_ml"},
+    }
     for mine, other in zip(by_file["cases"], by_argmax["cases"], strict=True):
         assert mine["top_label"] == other["top_label"]
         for key, metrics in mine["classes"].items():

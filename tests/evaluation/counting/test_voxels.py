@@ -58,16 +58,28 @@ def class_values(p, y, predicted, voxel_ml: float | None, n_bins: int = 15) -> d
     likelihood = np.clip(np.where(y, p, 1 - p), 1e-12, 1 - 1e-12)
     either = predicted.sum() + y.sum()
     volumes = [np.nan if voxel_ml is None else voxel_ml * v.sum() for v in (y, predicted, p)]
+    true_ml, pred_ml, expected_ml = volumes
+    dice = 2 * (predicted & y).sum() / either if either else np.nan
+    dice_expected = np.nan
+    if predicted.any() or p.sum() >= 0.5:
+        dice_expected = 2 * p[predicted].sum() / (p.sum() + predicted.sum())
     return {
-        "dice": 2 * (predicted & y).sum() / either if either else np.nan,
+        "dice": dice,
+        "precision": y[predicted].mean() if predicted.any() else np.nan,
+        "recall": predicted[y].mean() if y.any() else np.nan,
+        "dice_expected": dice_expected,
+        "dice_expected_error": abs(dice_expected - dice),
         "brier": np.mean((p - y) ** 2),
         "brier_plus": np.mean((p[y] - 1) ** 2) if y.any() else np.nan,
         "brier_minus": np.mean(p[~y] ** 2) if not y.all() else np.nan,
         "nll": -np.mean(np.log(likelihood)),
         **binned(p, y, n_bins),
-        "volume_true_ml": volumes[0],
-        "volume_pred_ml": volumes[1],
-        "volume_expected_ml": volumes[2],
+        "volume_true_ml": true_ml,
+        "volume_pred_ml": pred_ml,
+        "volume_expected_ml": expected_ml,
+        "volume_error_ml": pred_ml - true_ml,
+        "volume_error_abs_ml": abs(pred_ml - true_ml),
+        "volume_expected_error_abs_ml": abs(expected_ml - true_ml),
     }
 
 

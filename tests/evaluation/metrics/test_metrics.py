@@ -400,13 +400,22 @@ def test_no_metric_exists_without_voxels() -> None:
 
 def test_without_the_class_only_what_needs_it_is_undefined() -> None:
     metrics = of_class(np.zeros(3), np.zeros(3, np.bool_), 5)
-    assert {name for name, value in metrics.items() if np.isnan(value)} == {"dice", "brier_plus"}
+    undefined = {
+        "dice",
+        "precision",
+        "recall",
+        "dice_expected",
+        "dice_expected_error",
+        "brier_plus",
+    }
+    assert {name for name, value in metrics.items() if np.isnan(value)} == undefined
     assert metrics["brier"] == metrics["brier_minus"] == metrics["ece"] == 0
 
 
 def test_a_perfect_prediction_has_no_error() -> None:
     metrics = of_class(Y.astype(np.float64), Y)
-    expected = dict.fromkeys(of_class(P, Y), 0.0) | {"dice": 1.0, "nll": 1e-12}
+    expected = dict.fromkeys(of_class(P, Y), 0.0) | {"nll": 1e-12}
+    expected |= dict.fromkeys(("dice", "precision", "recall", "dice_expected"), 1.0)
     expected |= {f"volume_{which}_ml": 6 for which in ("true", "pred", "expected")}
     assert metrics.pop("smece") == pytest.approx(expected.pop("smece"), abs=1e-6)
     assert metrics == pytest.approx(expected, rel=1e-3, abs=0)

@@ -166,8 +166,8 @@ def test_a_case_has_its_layers_and_outlines_that_are_drawn_once(rendered, pictur
 def test_the_sections_stand_in_this_order(rendered) -> None:
     ids = [a["id"] for tag, a in Page(rendered).elements if tag == "section"]
     assert ids == [
-        *("reliability", "results", "differences", "pictures", "cases", "trainings", "curves"),
-        *("left-out", "settings", "definitions"),
+        *("reliability", "results", "differences", "pictures", "scans", "cases"),
+        *("trainings", "curves", "left-out", "settings", "definitions"),
     ]
 
 

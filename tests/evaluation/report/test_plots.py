@@ -248,6 +248,9 @@ def comparison_figures(models):
     return {name: p.draw(list(p.panels), "title") for name, p in pictures.items()}
 
 
+PICTURES = ["reliability", "risk_coverage", "volumes", "errors", "expected_dice", "case_risk"]
+
+
 class TestComparisonPictures:
     @pytest.fixture
     def models(self, make_folder):
@@ -260,7 +263,7 @@ class TestComparisonPictures:
 
     def test_what_is_drawn_is_of_the_compared_cases(self, models) -> None:
         figures = comparison_figures(models)
-        assert list(figures) == ["reliability", "risk_coverage", "volumes", "errors"]
+        assert list(figures) == PICTURES
         ax = figures["reliability"].axes[0]
         cases = [case.rois["image"] for case in models["all"].cases[:3]]
         of_three = merged_bins([case.bins["1"] for case in cases])
@@ -270,6 +273,12 @@ class TestComparisonPictures:
         (volumes, _) = figures["volumes"].axes
         true_ml = [case.classes["1"]["volume_true_ml"] for case in cases]
         assert line(volumes, "part").get_xdata() == pytest.approx(true_ml)
+        (expected_dice, _) = figures["expected_dice"].axes
+        dice = [case.classes["1"]["dice_expected"] for case in cases]
+        assert line(expected_dice, "part").get_ydata() == pytest.approx(dice)
+        (case_risk, _) = figures["case_risk"].axes
+        risk = np.mean([1 - case.classes["1"]["dice"] for case in cases])
+        assert line(case_risk, "all").get_ydata()[-1] == pytest.approx(risk)
         (errors,) = figures["errors"].axes
         percent = [100 * case.top_label["error_rate_expected"] for case in cases]
         assert line(errors, "all").get_ydata() == pytest.approx(percent)
@@ -290,8 +299,8 @@ class TestComparisonPictures:
             p = rng.random((2, 5, 6, 7)).astype(np.float32)
             folder.add(case, p, rng.integers(0, 3, (5, 6, 7)).astype(np.uint8))
         figures = comparison_figures({"m": evaluate(folder.gt, folder.pred, surface=False)})
-        assert list(figures) == ["reliability", "risk_coverage", "volumes", "errors"]
-        assert [len(f.axes) for f in figures.values()] == [4, 2, 2, 2]
+        assert list(figures) == PICTURES
+        assert [len(f.axes) for f in figures.values()] == [4, 2, 2, 2, 2, 2]
 
 
 def test_matplotlib_settings_are_not_touched(evaluation, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""A triage as a table for the terminal and as CSV."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from nnunet_meep.atomic import replacing_file
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.report.tables import text_table, write_csv
+from nnunet_meep.evaluation.triage import METRICS, Triage
+
+#: Name of the list in a folder of predictions.
+TRIAGE = "triage.csv"
+
+
+def write_triage(triage: Triage, path: Path) -> None:
+    """Write ``Triage.rows`` as CSV; an old file is replaced once the new one is complete.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing_file(path) as temporary:
+        write_csv(temporary, triage.columns, triage.rows())
+
+
+def triage_table(triage: Triage) -> str:
+    """A row for each case, the one to review first at the top, with its least sure class."""
+    rows = [["case", "class", *(CATALOGUE[metric].heading for metric in METRICS)]]
+    for case in triage.cases:
+        key = case.lowest
+        of_class = case.classes[key]
+        rows.append(
+            [
+                case.case,
+                f"{key} {triage.classes[key]}",
+                *(
+                    "-" if math.isnan(of_class[m]) else CATALOGUE[m].number(of_class[m])
+                    for m in METRICS
+                ),
+            ]
+        )
+    return text_table(rows)
