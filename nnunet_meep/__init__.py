@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
     from nnunet_meep.evaluation.stored_results import read_evaluation
     from nnunet_meep.evaluation.triage import triage
-    from nnunet_meep.posthoc.arrays import fit_calibrator
+    from nnunet_meep.posthoc.arrays import fit_calibrator, fit_thresholds, fit_volume_intervals
     from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 
 _HOMES = {
@@ -48,6 +48,8 @@ _HOMES = {
     "compare": "evaluation.compare",
     "evaluate": "evaluation.evaluate",
     "fit_calibrator": "posthoc.arrays",
+    "fit_thresholds": "posthoc.arrays",
+    "fit_volume_intervals": "posthoc.arrays",
     "negative_log_likelihood": "evaluation.arrays",
     "read_calibrator": "posthoc.calibrator",
     "read_evaluation": "evaluation.stored_results",
@@ -70,6 +72,8 @@ __all__ = [
     "compare",
     "evaluate",
     "fit_calibrator",
+    "fit_thresholds",
+    "fit_volume_intervals",
     "negative_log_likelihood",
     "read_calibrator",
     "read_evaluation",

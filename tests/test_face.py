@@ -7,12 +7,10 @@ import importlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from predictions import LABELS, PredictionFolder, softmax_case
+from predictions import example_folders
 
 import nnunet_meep as nm
-from nnunet_meep.posthoc.fit import fit
 
 #: Where the public names are documented.
 MODULES = sorted({f"nnunet_meep.{home}" for home in nm._HOMES.values()} | {"nnunet_meep"})
@@ -20,25 +18,7 @@ MODULES = sorted({f"nnunet_meep.{home}" for home in nm._HOMES.values()} | {"nnun
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What the examples read: references, predictions of two models, results, a calibrator."""
-    root = tmp_path_factory.mktemp("examples")
-    rng = np.random.default_rng(0)
-    for i, name in enumerate(("predictions", "predictions_meep")):
-        folder = PredictionFolder(root / f"made_{i}", LABELS)
-        for case in "abc":
-            folder.add(case, *softmax_case(rng, (5, 6, 7)))
-        folder.pred.rename(root / name)
-        if i:
-            continue
-        folder.gt.rename(root / "labelsTs")
-    (root / "labelsTs_meep").symlink_to(root / "made_1" / "gt")
-    for name, labels in (("predictions", "labelsTs"), ("predictions_meep", "labelsTs_meep")):
-        evaluation = nm.evaluate(root / labels, root / name)
-        nm.write_report(evaluation, root / name / "calibration")
-    fit("temperature", root / "labelsTs", root / "predictions").calibrator.save(
-        root / "calibrator.json"
-    )
-    return root
+    return example_folders(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.mark.parametrize("module", MODULES)

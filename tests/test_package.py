@@ -103,7 +103,9 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+#: Without what a build of the site has left behind.
+PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - set((DOCS / "site").rglob("*.md")))]
 MEASURED = sorted((ROOT / "benchmarks").glob("*.md"))
 
 
@@ -117,9 +119,14 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    pages = {path.relative_to(ROOT / "docs").as_posix() for path in PAGES[1:]} - {"index.md"}
-    assert pages == set(re.findall(r"\]\(([^)#]+)\)", index))
+    """From which the site takes its navigation."""
+    targets = re.findall(r"\]\(([^)#]+)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    listed = [(DOCS / target).resolve() for target in targets if "://" not in target]
+    assert len(listed) == len(set(listed))
+    wanted = {*PAGES, *MEASURED, ROOT / "CHANGELOG.md"} - {DOCS / "index.md"}
+    missing = sorted(str(page.relative_to(ROOT)) for page in wanted - set(listed))
+    assert not missing, f"docs/index.md: expected a link to each page, found none to {missing}"
+    assert set(listed) <= wanted
 
 
 @pytest.mark.parametrize("module", ["nnunet_meep.losses", "nnunet_meep.trainers"])

@@ -17,7 +17,12 @@ from nnunet_meep.benchmark.plans.plan import THEN
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.steps import TEST, VALIDATION
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.result_format import malformed, nan_to_none, none_to_nan
+from nnunet_meep.evaluation.result_format import (
+    in_current_format,
+    malformed,
+    nan_to_none,
+    none_to_nan,
+)
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.json_file import parse_json
 
@@ -167,7 +172,8 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         content["curves"] = none_to_nan(content["curves"])
         evaluations = {
             part: replace(
-                Evaluation.from_dict(_located(entry, folders)), written=str(entry["written"])
+                Evaluation.from_dict(_located(in_current_format(entry), folders)),
+                written=str(entry["written"]),
             )
             for part, entry in content["evaluations"].items()
         }

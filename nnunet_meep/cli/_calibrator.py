@@ -27,11 +27,14 @@ def say_note(line: str) -> None:
 
 
 def say_labels(applied: Applied) -> None:
-    """Print what became of the labels, if any have changed."""
+    """Print what became of the labels, if any have changed, and where the volumes are."""
     if changed := applied.n_changed:
+        what = "calibration, with its thresholds," if applied.by_thresholds else "calibration"
         say_note(
-            f"the calibration changed the label of {sum(changed.values()):,} voxels, in "
+            f"the {what} changed the label of {sum(changed.values()):,} voxels, in "
             f"{len(changed)} of {len(applied.names)} cases"
         )
     if gone := applied.vanished:
         say_note(f"no voxel has the label of {' or '.join(gone)} any more")
+    if applied.volumes is not None:
+        print(f"volumes with their intervals: {applied.volumes}")

@@ -14,11 +14,14 @@ written into -o, as nnUNetv2_predict --save_probabilities does it:
   CASE.npz        calibrated probabilities, float32
   CASE.nii.gz     (or the data set's file ending) the segmentation, by nnU-Net's rule: the largest
                   probability, or for regions p > 0.5; temperature never changes it, platt and
-                  isotonic can
+                  isotonic can; or, if the calibrator has thresholds, by these
   CASE.pkl        copied, never opened
+  volumes.csv     if the calibrator has volume intervals: for each case and class the expected
+                  volume, the ends of its interval, and the volume of the segmentation, in ml
   dataset.json, plans.json, predict_from_raw_data_args.json, calibrator.json
 
 so that meep-calib-eval, meep-calib-compare, nnUNetv2_ensemble and the others go on from there.
+(nnUNetv2_ensemble averages the probabilities: what it segments does not follow the thresholds.)
 What nnU-Net padded back around its non-zero crop stays as it is. A run that was stopped goes on
 where it was.
 
@@ -83,8 +86,9 @@ def _apply(options: argparse.Namespace) -> None:
     print(f"{n} case{'s' * (n != 1)} calibrated, written into {options.o}")
     say_labels(applied)
     if changed := applied.not_argmax:
+        now = "it follows the thresholds" if applied.by_thresholds else "it is"
         say_note(
             f"in {options.pred_folder} the segmentation is not the argmax of the "
             f"probabilities in {len(changed)} of {n} cases ({sum(changed.values()):,} voxels), as "
-            f"after postprocessing; in {options.o} it is: {', '.join(changed)}"
+            f"after postprocessing; in {options.o} {now}: {', '.join(changed)}"
         )

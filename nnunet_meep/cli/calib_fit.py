@@ -22,6 +22,19 @@ with fiducio (pip install 'fiducio>=0.2,<0.3'):
                     a matrix for each predicted label; free, or such that the predicted label,
                     or the whole ranking of the classes, stays as it is
 
+what follows from probabilities, which stay as they are:
+  threshold         from which probability on a class or region is segmented: for the best mean
+                    Dice (--goal dice), or the smallest segmentation that misses at most a share
+                    of the voxels, on average over cases (--fnr, conformal risk control)
+  volume            how far volumes are from the expected one: an interval that contains the true
+                    volume in a share of the cases (--coverage, split conformal prediction)
+  Each is fitted to the probabilities as they are, or after another calibrator (--after), which
+  its file then holds: that one file is all that meep-calib-apply and meep-predict need.
+  A region is segmented where p is above its threshold; of classes that exclude each other the
+  one with the largest p / threshold, if that is above 1. What --fnr and --coverage promise holds
+  on average over validation sets and further cases of the same kind (exchangeable ones), for
+  the network that it was fitted to; not for each case.
+
 platt and isotonic take one class against the rest; with more than two classes all are then made
 to sum to 1. Regions are calibrated each on its own. nnU-Net saves no logits: log p is taken, of
 p not below 3.8e-11 (logits within 24).
@@ -29,16 +42,22 @@ p not below 3.8e-11 (logits within 24).
 {folders}
 written:
   calibrator.json   what was learnt, and on what; for meep-calib-apply and meep-predict
-  calibrator.png    reliability of the voxels it was fitted on, before and after
+  calibrator.png    reliability of the voxels it was fitted on, before and after; of thresholds
+                    Dice and false-negative rate, of volumes the expected against the true ones
 
 Never fit on the cases that you evaluate on, nor on cases that the network was trained on. What is
-learnt from the validation of single folds is for single folds, not for the average of several.
+learnt from the validation of single folds is for single folds; --folds: for their average, which
+assumes that on new cases the average is as overconfident as its members are.
 
 examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz
   meep-calib-fit temperature -o calibrator.json \\
       $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
+  meep-calib-fit temperature --folds -o average.json \\
+      $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
   meep-calib-fit platt labelsVal predictionsVal -o platt.json --roi boundary:10
+  meep-calib-fit threshold --fnr 0.1 --after platt.json labelsVal predictionsVal -o t.json
+  meep-calib-fit volume --coverage 0.9 --after t.json labelsVal predictionsVal -o all.json
 """
 
 
@@ -48,11 +67,12 @@ def _get_parser() -> argparse.ArgumentParser:
         usage="meep-calib-fit METHOD [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] -o FILE [options]",
         description=(
             "Learn from validation predictions how probabilities have to be changed so that they\n"
-            "can be trusted (post-hoc calibration). The network stays as it is."
+            "can be trusted (post-hoc calibration), and what follows from them: thresholds and\n"
+            "intervals of volumes. The network stays as it is."
         ),
         epilog=_EPILOG.replace("{folders}", FOLDERS),
     )
-    parser.add_argument("method", metavar="METHOD", help="calibration method; see below")
+    parser.add_argument("method", metavar="METHOD", help="what is learnt; see below")
     add_folders(parser)
     parser.add_argument(
         "-o", type=Path, required=True, metavar="FILE", help="where to write calibrator.json"
@@ -66,6 +86,40 @@ def _get_parser() -> argparse.ArgumentParser:
             "boundary:MM or mask:FOLDER; the calibrator is applied to whole images"
         ),
     )
+    parser.add_argument(
+        "--folds",
+        action="store_true",
+        help=(
+            "for predictions that are averaged over the folds of the model folder "
+            "(cross-fitting: each fold predicts cases that it was not trained on)"
+        ),
+    )
+    derived = parser.add_argument_group("of threshold and volume").add_argument
+    derived("--goal", choices=("dice",), help="thresholds of the best mean Dice")
+    derived(
+        "--fnr",
+        type=float,
+        metavar="RATE",
+        help=(
+            "thresholds that miss at most this share of the voxels of a class, on average over "
+            "further cases of the same kind, such as 0.1; that needs 9 cases at least (0.05: 19)"
+        ),
+    )
+    derived(
+        "--coverage",
+        type=float,
+        metavar="SHARE",
+        help=(
+            "share of further cases of the same kind whose volume is to be inside its interval "
+            "(default: 0.9, which needs 9 cases at least; 0.95: 19)"
+        ),
+    )
+    derived(
+        "--after",
+        type=Path,
+        metavar="FILE",
+        help="a calibrator.json that is applied before, and becomes part of the new one",
+    )
     return parser
 
 
@@ -76,23 +130,37 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from nnunet_meep.posthoc import report
+    from nnunet_meep.errors import InputError
+    from nnunet_meep.posthoc import derived_report, report
     from nnunet_meep.posthoc.fit import fit
+    from nnunet_meep.posthoc.fit_derived import Goal, fit_derived
 
     report.check_target(options.o)
+    goal = Goal.of(options.method, options.coverage, options.goal, options.fnr)
     gt_folder, pred_folders = references_and_predictions(options)
-    found = fit(
-        options.method,
-        gt_folder,
-        pred_folders,
-        dataset_json=options.djfile,
-        plans_json=options.pfile,
-        roi=options.roi,
-        cases=options.cases,
-        progress=True,
-    )
-    paths = report.write(found, options.o)
-    print(report.table(found))
+    arguments = {
+        "dataset_json": options.djfile,
+        "plans_json": options.pfile,
+        "cases": options.cases,
+        "folds": options.folds,
+        "progress": True,
+    }
+    if goal is None:
+        if options.after is not None:
+            raise InputError(
+                f"--after: expected with threshold or volume, got it with {options.method}"
+            )
+        found = fit(options.method, gt_folder, pred_folders, roi=options.roi, **arguments)
+        paths, text = report.write(found, options.o), report.table(found)
+    else:
+        if options.roi != "image":
+            raise InputError(
+                f"--roi: expected none with {goal.method}, which is of whole images, got "
+                f"{options.roi}"
+            )
+        derived = fit_derived(goal, gt_folder, pred_folders, after=options.after, **arguments)
+        paths, text = derived_report.write(derived, options.o), derived_report.table(derived)
+    print(text)
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")

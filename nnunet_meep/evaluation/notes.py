@@ -88,8 +88,8 @@ def _not_argmax(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"in {len(differ)} of {len(cases)} cases the segmentation file is not the argmax of "
             f"the probabilities ({sum(differ.values()):,} voxels, {differ[most]:,} of them in "
-            f"{most}); Dice, distances and volumes are of the {taken} (--segmentation {other} "
-            f"takes the other)"
+            f"{most}){_by_thresholds(evaluation)}; Dice, distances and volumes are of the {taken} "
+            f"(--segmentation {other} takes the other)"
         )
     without = [c.case for c in cases if c.n_not_argmax is None]
     if without and of_file:
@@ -98,6 +98,19 @@ def _not_argmax(evaluation: Evaluation) -> list[str]:
             f"and volumes are of the argmax: {named(without)}"
         )
     return lines
+
+
+def _by_thresholds(evaluation: Evaluation) -> str:
+    """Why segmentations differ from the argmax, if a calibrator has thresholds."""
+    thresholds = {
+        key: f"{evaluation.classes[key]} {t:.3g}"
+        for calibrator in evaluation.calibrators
+        for key, t in calibrator.get("thresholds", {}).items()
+        if key in evaluation.classes
+    }
+    if not thresholds:
+        return ""
+    return f", as it follows the thresholds of the calibrator ({', '.join(thresholds.values())})"
 
 
 def counted(n: int, what: str) -> str:

@@ -11,11 +11,15 @@ import sys
 from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import KINDS
+from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
+from nnunet_meep.evaluation.lesion_results import damaged_lesions
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
 #: Version of the format of ``calibration.json``; raise it whenever the meaning of an entry changes.
 SCHEMA = 4
+#: Of earlier versions, whose entries mean the same; they only lack some.
+EARLIER = (3,)
 #: The key of the predicted label, beside the keys of the classes.
 TOP_LABEL = "top_label"
 
@@ -32,7 +36,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _NEW_SETTINGS: dict[str, Any] = {
     **{"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE},
-    "tolerance_mm": (int, float),
+    **{"tolerance_mm": (int, float), "lesions": (int, float, type(None))},
 }
 _OPTIONAL_SETTINGS: dict[str, Any] = {
     "dataset_json": _TEXT_OR_NONE,
@@ -44,6 +48,12 @@ _FOLD = {"fold": str, "evaluated": bool, "missing": [str], "n_cases": int}
 _CALIBRATOR = {
     **{"identity": str, "any_network": [str], "used_to_fit": [str]},
     **{"n_cases": int, "n_fitted_on": int},
+}
+#: What a calibrator in a result has if it derives volume intervals; for each class, the second.
+_VOLUME: dict[str, Any] = {"coverage": float, "classes": dict}
+_COVERED: dict[str, Any] = {
+    **{"n_cases": int, "n_covered": int},
+    **{"mean_width_ml": (int, float), "mean_relative_width": (int, float)},
 }
 #: When a result was written, and the paths of its files relative to its folder.
 _ORIGIN: dict[str, Any] = {
@@ -66,6 +76,7 @@ _RESULT: dict[str, Any] = {
     "classes": dict,
     "cases": [{"case": str, "n_not_argmax": (int, type(None))}],
     "top_label": (dict, type(None)),
+    "lesions": (dict, type(None)),
 }
 
 
@@ -110,6 +121,18 @@ def malformed_settings(settings: Any, *, complete: bool) -> str:
     return malformed(settings, optional, "settings")
 
 
+def in_current_format(content: Any) -> Any:
+    """The content of a result of an earlier version, without the metrics that came later.
+
+    Anything else is returned as it is. For results whose predictions are gone; others are better
+    evaluated again.
+    """
+    if not isinstance(content, dict) or content.get("schema") not in EARLIER:
+        return content
+    settings = {"tolerance_mm": TOLERANCE_MM, "lesions": None, **content["settings"]}
+    return {"lesions": None, **content, "schema": SCHEMA, "settings": settings}
+
+
 def damage(content: Any) -> str:
     """What is wrong with a result of this format; empty if nothing is."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -120,6 +143,9 @@ def damage(content: Any) -> str:
         return problem
     if problem := malformed(content, _RESULT, "it"):
         return problem
+    for calibrator in content["calibrators"]:
+        if problem := _malformed_derived(calibrator, content["classes"]):
+            return problem
     if "origin" in content and (problem := _malformed_origin(content["origin"])):
         return problem
     try:
@@ -135,9 +161,28 @@ def damage(content: Any) -> str:
                 return problem
             if [case["case"] for case in part["cases"]] != names:
                 return "the ROIs have different cases"
-        return _damaged_files(content["files"]["cases"], names)
+        return _damaged_files(content["files"]["cases"], names) or _damaged_lesions(content, names)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
+
+
+def _malformed_derived(calibrator: dict[str, Any], classes: dict[str, Any]) -> str:
+    """The first malformed entry on thresholds or volume intervals; empty if there is none."""
+    thresholds, volume = calibrator.get("thresholds", {}), calibrator.get("volume")
+    if problem := malformed(thresholds, {}, "thresholds"):
+        return problem
+    if problem := malformed(thresholds, dict.fromkeys(thresholds, float), "thresholds"):
+        return problem
+    if volume is None:
+        return ""
+    if problem := malformed(volume, _VOLUME, "volume"):
+        return problem
+    if set(volume["classes"]) - set(classes):
+        return "volume has other classes"
+    kinds = dict.fromkeys(volume["classes"], _COVERED)
+    if problem := malformed(volume["classes"], kinds, "volume"):
+        return problem
+    return "" if all(of["n_cases"] > 0 for of in volume["classes"].values()) else "no cases"
 
 
 def _malformed_origin(origin: Any) -> str:
@@ -171,6 +216,13 @@ def _damaged_files(of_cases: dict[str, Any], names: list[str]) -> str:
         if not {"probabilities", "reference"} <= set(identities):
             return f"no files of {case}"
     return ""
+
+
+def _damaged_lesions(content: dict[str, Any], names: list[str]) -> str:
+    requested = content["settings"]["lesions"] is not None
+    if requested != (content["lesions"] is not None):
+        return "lesions that its settings do not ask for, or none"
+    return damaged_lesions(content["lesions"], list(content["classes"]), names) if requested else ""
 
 
 def _damaged_numbers(part: dict[str, Any]) -> str:

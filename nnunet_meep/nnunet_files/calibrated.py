@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import parse_json, read_json
+from nnunet_meep.nnunet_files.derived import Thresholds, VolumeIntervals, derived_of, steps_of
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.networks import RECORD
 
@@ -29,12 +30,14 @@ class AppliedCalibrator:
 
     Attributes:
         identity: identity of its file (see :mod:`.identity`); empty if unknown.
-        method: as ``meep-calib-fit`` names it.
+        method: as ``meep-calib-fit`` names it; several if it was fitted after others.
         dataset: the data set it was fitted on; None if unknown.
         cases: the cases it was fitted to. For each, ``case`` (its name) and the identities of
             ``probabilities`` and ``reference``.
         any_network: how the network it was fitted to differs from the one that made the
             predictions; not empty only if it was applied all the same (``--any-network``).
+        thresholds: by class, those that the segmentations follow; empty if there are none.
+        intervals: those of the volumes; None if there are none.
     """
 
     identity: str
@@ -42,6 +45,8 @@ class AppliedCalibrator:
     dataset: str | None
     cases: tuple[Mapping[str, str], ...]
     any_network: tuple[str, ...]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    intervals: VolumeIntervals | None = None
 
     def was_fitted_to(
         self, case: str, files: Mapping[str, str], dataset: str | None, *, has_class: bool
@@ -84,6 +89,7 @@ class AppliedCalibrator:
             "any_network": list(self.any_network),
             "used_to_fit": list(used),
             "n_cases": n_cases,
+            **({"thresholds": dict(self.thresholds)} if self.thresholds else {}),
         }
 
 
@@ -104,14 +110,18 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
         any_network = read_json(record)["any_network"]
         content = read_json(path)
         cases = fitted_cases(content)
+        steps = steps_of(content)
+        derived = [derived_of(step) for step in steps]
         return AppliedCalibrator(
             file_identity(path),
-            str(content["method"]),
+            ", ".join(str(step["method"]) for step in steps),
             content["network"]["dataset"],
             cases,
             tuple(map(str, any_network)),
+            next((d.of_class for d in derived if isinstance(d, Thresholds)), {}),
+            next((d for d in derived if isinstance(d, VolumeIntervals)), None),
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise InputError(
             f"{folder}: expected {RECORD} and {CALIBRATOR_COPY} as meep-calib-apply writes them, "
             f"got something else ({type(error).__name__} {error}); calibrate the predictions again"
@@ -139,7 +149,7 @@ def read_note(comment: bytes) -> dict[str, str]:
 
 
 def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
-    """The cases that a calibrator was fitted to.
+    """The cases that a calibrator, or one that comes before it, was fitted to.
 
     Args:
         calibrator: parsed content of its file.
@@ -151,6 +161,15 @@ def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
     Raises:
         ValueError: the cases are missing.
     """
+    try:
+        steps = steps_of(calibrator)
+    except (TypeError, LookupError) as error:
+        raise ValueError(f"no cases that it was fitted to ({error})") from None
+    cases = [case for step in steps for case in _cases_of(step)]
+    return tuple({tuple(case.items()): case for case in cases}.values())
+
+
+def _cases_of(calibrator: Any) -> list[dict[str, str]]:
     names = ("case", "probabilities", "reference")
     try:
         fitted_on = calibrator["fitted_on"]
@@ -162,7 +181,7 @@ def fitted_cases(calibrator: Any) -> tuple[dict[str, str], ...]:
         isinstance(text, str) for case in cases for text in case
     ):
         raise ValueError("no cases that it was fitted to")
-    return tuple(dict(zip(names, case, strict=True)) for case in cases)
+    return [dict(zip(names, case, strict=True)) for case in cases]
 
 
 def optimistic(n_used: int, n_cases: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,28 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nnunet_meep.atomic import is_temporary, move_files, replacing_file, temporary_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
-from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note, read_note
+from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
-from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
+from nnunet_meep.nnunet_files.networks import PLAIN_RECORD, RECORD, Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
-from nnunet_meep.nnunet_files.probabilities import (
-    PART,
-    open_probabilities,
-    refuse_shape,
-    refuse_sums,
-    refuse_values,
-    write_probabilities,
-)
+from nnunet_meep.nnunet_files.probabilities import open_probabilities, write_probabilities
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
+from nnunet_meep.posthoc.segmentation import segmentation
+from nnunet_meep.posthoc.volume_table import write_volumes
+from nnunet_meep.posthoc.whole_case import read_probabilities
 
 
 def apply(
@@ -49,9 +42,10 @@ def apply(
     """Calibrate a folder of predictions with probabilities and write the result to another one.
 
     For each case it writes ``CASE.npz`` (``probabilities``, float32) and the segmentation that
-    follows from these by nnU-Net's rule, and copies ``CASE.pkl`` unopened if there is one. It also
-    copies ``dataset.json``, ``plans.json``, nnU-Net's record of its arguments (if there is one) and
-    the calibrator, and records the folder and network of the predictions.
+    follows from these by nnU-Net's rule, or by the calibrator's thresholds, and copies ``CASE.pkl``
+    unopened if there is one. It also copies ``dataset.json``, ``plans.json``, nnU-Net's record of
+    its arguments (if there is one) and the calibrator, and records the folder and network of the
+    predictions. A calibrator with volume intervals adds ``volumes.csv``, see :mod:`.volume_table`.
 
     The files of a case appear only when they are complete. Each npz has a note about its source, by
     which an interrupted run recognises the finished cases when it is started again.
@@ -111,9 +105,12 @@ class Applied:
         names: names of all cases.
         not_argmax: by case, if there are any: the voxels whose label was not the one that follows
             from the probabilities by nnU-Net's rule.
-        n_changed: by case, if there are any: the voxels to which the rule now gives another label.
-        before, after: the labels that it gave to any voxel, and gives now.
+        n_changed: by case, if there are any: the voxels to which the rule, or the thresholds, now
+            give another label.
+        before, after: the labels that any voxel had by the rule, and has now.
         classes: name of each label but background.
+        by_thresholds: whether the calibrator has thresholds, which the segmentations then follow.
+        volumes: the file with the volumes; None if the calibrator has no intervals.
     """
 
     names: list[str]
@@ -122,6 +119,8 @@ class Applied:
     before: set[int] = field(default_factory=set)
     after: set[int] = field(default_factory=set)
     classes: dict[int, str] = field(default_factory=dict)
+    by_thresholds: bool = False
+    volumes: Path | None = None
 
     @property
     def vanished(self) -> list[str]:
@@ -137,11 +136,13 @@ class Record:
         pred_folder: folder of the uncalibrated predictions.
         network: the network that made them.
         any_network: how it differs from the network of the calibrator.
+        disagreement: whether maps of the disagreement between folds lie beside the predictions.
     """
 
     pred_folder: Path
     network: Network
     any_network: tuple[str, ...] = ()
+    disagreement: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file in the output folder."""
@@ -149,6 +150,7 @@ class Record:
             "pred_folder": str(real_path(self.pred_folder)),
             "network": self.network.to_dict(),
             "any_network": list(self.any_network),
+            "disagreement": self.disagreement,
         }
 
 
@@ -195,10 +197,14 @@ class _Job:
                     shutil.copyfile(source, temporary)
         labels = self.dataset.labels
         values = labels.regions_class_order or labels.values[1:]
-        applied = Applied(self.names, classes=dict(zip(values, labels.names, strict=True)))
+        classes = dict(zip(values, labels.names, strict=True))
+        by_thresholds = self.calibrator.thresholds is not None
+        applied = Applied(self.names, classes=classes, by_thresholds=by_thresholds)
         for name in tqdm(self.names, desc="calibration", unit="case", disable=not progress):
             if not self._is_done(name, output):
                 self._calibrate(name, output, applied)
+        if (intervals := self.calibrator.intervals) is not None:
+            applied.volumes = write_volumes(output, intervals, self.dataset, progress)
         return applied
 
     def _is_done(self, name: str, output: Path) -> bool:
@@ -223,13 +229,15 @@ class _Job:
         old = self.pred_folder / f"{name}{ending}"
         codes, _, _ = read_codes(old, self.dataset)
         # Its shape comes first: a small npz may declare, or inflate to, more than the memory holds.
-        probabilities, identity = _read_npz(source, (labels.n_channels, *codes.shape), labels)
+        probabilities, identity = read_probabilities(
+            source, (labels.n_channels, *codes.shape), labels
+        )
         before = segmentation(probabilities, labels)
         if n := int(np.count_nonzero(codes != labels.encode(before))):
             applied.not_argmax[name] = n
         del codes
         self.calibrator(probabilities, out=probabilities)
-        after = segmentation(probabilities, labels)
+        after = self.calibrator.segmentation(probabilities)
         if n := int(np.count_nonzero(before != after)):
             applied.n_changed[name] = n
         applied.before.update(np.unique(before).tolist())
@@ -242,63 +250,6 @@ class _Job:
                 shutil.copyfile(properties, new / properties.name)
             write_probabilities(new / npz.name, probabilities, note(identity, self.identity))
             move_files(new, output, last=npz.name)  # it marks the case as finished
-
-
-def segmentation(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:
-    """The segmentation (*shape) that nnU-Net derives from probabilities (C, *shape).
-
-    The label with the largest probability, the first one if several are equal. For regions, the
-    label in ``regions_class_order`` of the last region with p > 1/2, or background if there is
-    none.
-    """
-    small = np.uint8 if max(labels.predicted_label) <= np.iinfo(np.uint8).max else np.uint16
-    result = np.zeros(probabilities.shape[1:], small)
-    for i, target in enumerate(result):  # plane by plane: argmax needs eight bytes per voxel
-        plane = probabilities[:, i]
-        if not labels.is_region_based:
-            target[...] = plane.argmax(axis=0)
-        else:
-            for p, label in zip(plane, labels.regions_class_order, strict=True):
-                target[p > 0.5] = label
-    return result
-
-
-def _read_npz(
-    path: Path, expected: tuple[int, ...], labels: Labels
-) -> tuple[NDArray[np.float32], str]:
-    """Read all probabilities of a case, with the same checks as ``meep-calib-eval``.
-
-    Args:
-        path: the npz.
-        expected: the shape (C, *shape) that it must have, from labels and segmentation.
-        labels: the classes.
-
-    Returns:
-        Probabilities, (C, *shape), and their identity (see
-        :mod:`nnunet_meep.nnunet_files.identity`).
-    """
-    with open_probabilities(path) as file:
-        if read_note(file.comment):
-            raise InputError(
-                f"{path}: expected a prediction as nnU-Net wrote it, found a calibrated one"
-            )
-        refuse_shape(path, file.shape, expected, "the segmentation beside it")
-        flat = np.empty((expected[0], math.prod(expected[1:])), np.float32)
-        n_not_finite, low, high = 0, 0.0, 1.0
-        for part in file.parts():
-            flat[part.channel, part.start : part.stop] = part.p
-            n_not_finite += part.p.size - int(np.isfinite(part.p).sum())
-            low, high = min(low, float(part.p.min())), max(high, float(part.p.max()))
-            part.release()
-        refuse_values(path, n_not_finite, low, high)
-        if not labels.is_region_based:
-            starts = range(0, flat.shape[1], PART)
-            sums = (flat[:, i : i + PART].sum(axis=0, dtype=np.float64) for i in starts)
-            refuse_sums(path, max(float(np.abs(s - 1).max()) for s in sums), file.dtype)
-        if not file.fortran_order:
-            return flat.reshape(expected), file.identity
-        arrays = np.stack([channel.reshape(expected[1:], order="F") for channel in flat])
-        return arrays, file.identity
 
 
 def _cases(folder: Path, ending: str) -> list[str]:
@@ -323,8 +274,13 @@ def _cases(folder: Path, ending: str) -> list[str]:
     return sorted(probabilities)
 
 
-def begin(output: Path, calibrator_json: Path, record: Record) -> None:
+def begin(output: Path, calibrator_json: Path | None, record: Record) -> None:
     """Create the output folder, or accept one from an interrupted run of the same call.
+
+    Args:
+        output: the folder.
+        calibrator_json: the calibrator, which is copied; None: predictions stay as they are.
+        record: what is written down.
 
     Raises:
         InputError: ``output`` is not a folder, is the folder of the predictions, or has other
@@ -332,14 +288,15 @@ def begin(output: Path, calibrator_json: Path, record: Record) -> None:
     """
     check_output(output, calibrator_json, record)
     output.mkdir(parents=True, exist_ok=True)
-    with replacing_file(output / CALIBRATOR_COPY) as temporary:
-        shutil.copyfile(calibrator_json, temporary)
-    with replacing_file(output / RECORD) as temporary:
+    if calibrator_json is not None:
+        with replacing_file(output / CALIBRATOR_COPY) as temporary:
+            shutil.copyfile(calibrator_json, temporary)
+    with replacing_file(output / _record_name(calibrator_json)) as temporary:
         temporary.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
-    """Check that calibrated predictions can be written to ``output``; raise as :func:`begin`."""
+def check_output(output: Path, calibrator_json: Path | None, record: Record) -> None:
+    """Check that predictions can be written to ``output``; raise as :func:`begin`."""
     refuse_no_folder(output)
     itk_path(output)
     if real_path(output) == real_path(record.pred_folder):
@@ -350,9 +307,15 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     if not found:
         return
     try:
-        same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
+        same_calibrator = (
+            CALIBRATOR_COPY not in found
+            if calibrator_json is None
+            else (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
+        )
         # A run that was killed before it wrote its record has left the calibrator and nothing else.
-        same_folder = found == {CALIBRATOR_COPY} or (read_json(output / RECORD) == record.to_dict())
+        same_folder = found == {CALIBRATOR_COPY} or (
+            read_json(output / _record_name(calibrator_json)) == record.to_dict()
+        )
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     if not (same_calibrator and same_folder):
@@ -360,3 +323,7 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
             f"{output}: expected an empty folder, or one that a run with the same calibrator, "
             f"network and predictions began, found other files; give another folder (-o)"
         )
+
+
+def _record_name(calibrator_json: Path | None) -> str:
+    return PLAIN_RECORD if calibrator_json is None else RECORD

@@ -9,6 +9,7 @@ narrower than a cell, is fitted to the distinct values of p (see :mod:`.values`)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -83,7 +84,10 @@ def _fit_platt(voxels: WeightedVoxels) -> Platt:
     # Without a penalty. The tolerance is small, because it applies to the gradient of the mean over
     # voxels, most of which are background.
     regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=1000)
-    regression.fit(logit(voxels.p)[:, None], voxels.y, sample_weight=voxels.weight)
+    with warnings.catch_warnings():
+        # Said of few voxels, which a threshold nearly separates; it then does it by itself.
+        warnings.filterwarnings("ignore", "(?s).*It will now resort to lbfgs")
+        regression.fit(logit(voxels.p)[:, None], voxels.y, sample_weight=voxels.weight)
     return Platt(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
 
 

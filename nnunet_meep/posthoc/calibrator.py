@@ -9,11 +9,14 @@ The file (format 3) is JSON with the keys
 - ``logit_floor``: smaller probabilities are raised to this value before a logarithm is taken;
 - ``classes``: if each class or region has its own map, its ``parameters`` (null, with a ``reason``,
   if there was nothing to learn); otherwise
-- ``joint``: the ``parameters`` of one map for all classes together;
+- ``joint``: the ``parameters`` of one map for all classes together; for ``threshold`` and
+  ``volume`` what :mod:`nnunet_meep.nnunet_files.derived` holds;
+- ``after``: if it was fitted to probabilities of another calibrator, the content of its file;
 - ``network``: the network whose predictions it is for
   (see :mod:`nnunet_meep.nnunet_files.networks`);
-- ``fitted_on``: the folders, the cases with the identities of their files, the ROI, the numbers of
-  voxels and the log loss.
+- ``fitted_on``: the folders, the cases with the identities of their files, the ROI, whether it was
+  fitted to single folds for their average (``cross_fitted``), the numbers of voxels and the log
+  loss.
 """
 
 from __future__ import annotations
@@ -35,24 +38,18 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.surface import bounding_box
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import fitted_cases
+from nnunet_meep.nnunet_files.derived import DERIVED, Thresholds, VolumeIntervals, derived_of
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
 from nnunet_meep.nnunet_files.networks import Network
-from nnunet_meep.posthoc.maps import (
-    LOGIT_FLOOR,
-    MAX_TEMPERATURE,
-    BinaryMap,
-    Isotonic,
-    JointMap,
-    JointTemperature,
-    Platt,
-    Temperature,
-)
-from nnunet_meep.posthoc.scalings import SCALINGS, BinaryScaling, scaling_from
+from nnunet_meep.posthoc.blocks import blocks_of
+from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap
+from nnunet_meep.posthoc.parsed_maps import binary_map, joint_map
+from nnunet_meep.posthoc.scalings import SCALINGS
+from nnunet_meep.posthoc.segmentation import segmentation, thresholded
 
 FORMAT = 3
+#: What calibrates probabilities; ``DERIVED`` leaves them as they are.
 METHODS = ("platt", "isotonic", "temperature", *SCALINGS)
-
-_BLOCK = 1 << 18  # voxels calibrated at a time
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,15 @@ class Calibrator:
     """A fitted calibrator; call it with the probabilities of a case.
 
     Attributes:
-        method: one of ``METHODS``.
+        method: one of ``METHODS`` or ``DERIVED``.
         labels: the classes it was fitted for.
         dataset_labels: ``labels`` and ``regions_class_order`` of ``dataset.json``.
         binary: {key of a class or region: its map against the rest}; with two classes only that of
             the foreground. None if there was nothing to learn; the probabilities then stay as they
-            are. Empty if there is a joint map.
+            are. Empty if there is a joint map, or nothing is calibrated.
         joint: the map for all classes together, or None.
+        derived: for ``DERIVED``, what follows from the probabilities.
+        after: the calibrator that comes before this one; it is applied with it.
         reasons: {key: why there was nothing to learn}.
         network: the network whose predictions it was fitted to.
         fitted_on: the data it was fitted to, as JSON; see the module's docstring.
@@ -84,6 +83,8 @@ class Calibrator:
     dataset_labels: Mapping[str, Any]
     binary: Mapping[str, BinaryMap | None] = field(default_factory=dict)
     joint: JointMap | None = None
+    derived: Thresholds | VolumeIntervals | None = None
+    after: Calibrator | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     network: Network = field(default_factory=Network)
     fitted_on: Mapping[str, Any] = field(default_factory=dict)
@@ -112,16 +113,45 @@ class Calibrator:
             out = np.empty(probabilities.shape, np.float32)
         if out is not probabilities:
             out[...] = probabilities
+        if self.after is not None:
+            self.after(out, out=out)
+        if self.derived is not None:
+            return out
         crop = bounding_box(self._not_padding(out))
         if crop is None:
             return out
         of_all_channels = (slice(None),)
         inside = out[of_all_channels + crop]
-        for block in _blocks(inside.shape[1:]):
+        for block in blocks_of(inside.shape[1:]):
             values = inside[of_all_channels + block]
             p = np.clip(values.reshape(len(values), -1), 0, 1, dtype=np.float64)
             values[...] = self.of_voxels(p).reshape(values.shape)
         return out
+
+    @property
+    def steps(self) -> tuple[Calibrator, ...]:
+        """Those that come before this one, in their order, and this one."""
+        return (*(() if self.after is None else self.after.steps), self)
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds that segmentations follow; None: nnU-Net's rule."""
+        return next((s.derived for s in self.steps if isinstance(s.derived, Thresholds)), None)
+
+    @property
+    def intervals(self) -> VolumeIntervals | None:
+        """The intervals of the volumes; None if there are none."""
+        found = (s.derived for s in self.steps if isinstance(s.derived, VolumeIntervals))
+        return next(found, None)
+
+    def segmentation(self, probabilities: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+        """The segmentation (*shape) of calibrated probabilities (C, *shape).
+
+        By the thresholds, if there are any (see :mod:`.segmentation`), or else by nnU-Net's rule.
+        """
+        if (thresholds := self.thresholds) is None:
+            return segmentation(probabilities, self.labels)
+        return thresholded(probabilities, self.labels, thresholds)
 
     def of_voxels(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrate voxels, (C, N) float64 in [0, 1], all of which are taken as not padding."""
@@ -151,7 +181,7 @@ class Calibrator:
             result |= channel != 0
         return result
 
-    def check_labels(self, labels: Labels, where: Path) -> None:
+    def check_labels(self, labels: Labels, where: Path | str) -> None:
         """Check that the calibrator was fitted for these labels (the ignore label may differ).
 
         Raises:
@@ -187,10 +217,12 @@ class Calibrator:
             )
         differences = network.differences(self.network)
         if differences and not any_network:
+            is_average = network.averaged and not self.network.averaged
+            how = " (meep-calib-fit --folds)" if is_average else ""
             raise InputError(
                 f"{where}: expected predictions of the network that the calibrator was fitted to, "
                 f"got those of another one: {'; '.join(differences)}; fit a calibrator to this "
-                f"one, or apply it all the same with --any-network"
+                f"one{how}, or apply it all the same with --any-network"
             )
         return differences
 
@@ -200,6 +232,14 @@ class Calibrator:
         Raises:
             OSError: the file cannot be written.
         """
+        text = json.dumps(self.to_dict(), indent=2)
+        # One line per list of numbers: with a line per number, isotonic steps would hide the rest.
+        text = re.sub(r'\[([^\[\]{}"]*)\]', lambda m: f"[{' '.join(m[1].split())}]", text)
+        with replacing_file(Path(path)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``calibrator.json``."""
         content: dict[str, Any] = {
             "format": FORMAT,
             "version": __version__,
@@ -209,21 +249,20 @@ class Calibrator:
         }
         if self.joint is not None:
             content["joint"] = {"parameters": self.joint.parameters()}
+        elif self.derived is not None:
+            content |= self.derived.to_dict()
         else:
             content["classes"] = {
-                key: {
-                    "parameters": None if function is None else function.parameters(),
-                    **({"reason": self.reasons[key]} if key in self.reasons else {}),
-                }
+                key: {"parameters": None if function is None else function.parameters()}
                 for key, function in self.binary.items()
             }
+        for key, reason in self.reasons.items():
+            content["classes"][key]["reason"] = reason
+        if self.after is not None:
+            content["after"] = self.after.to_dict()
         content["network"] = self.network.to_dict()
         content["fitted_on"] = dict(self.fitted_on)
-        text = json.dumps(content, indent=2)
-        # One line per list of numbers: with a line per number, isotonic steps would hide the rest.
-        text = re.sub(r'\[([^\[\]{}"]*)\]', lambda m: f"[{' '.join(m[1].split())}]", text)
-        with replacing_file(Path(path)) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        return content
 
 
 def binary_keys(labels: Labels) -> tuple[str, ...]:
@@ -250,7 +289,7 @@ def is_joint(method: str, labels: Labels) -> bool:
     Never for two classes or for regions, which are each calibrated against the rest.
     """
     several = not labels.is_region_based and labels.n_channels > 2
-    return several and method not in ("platt", "isotonic")
+    return several and method not in ("platt", "isotonic", *DERIVED)
 
 
 def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
@@ -272,6 +311,11 @@ def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
         raise InputError(f"{path}: expected a calibrator: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path}: expected a calibrator in JSON, got {error}") from None
+    return _calibrator(content, path)
+
+
+def _calibrator(content: Any, path: Path) -> Calibrator:
+    """The calibrator in the parsed content of a file, which errors name."""
     if not isinstance(content, dict) or "format" not in content or "method" not in content:
         raise InputError(f"{path}: expected a calibrator of meep-calib-fit, got another file")
     if content["format"] != FORMAT:
@@ -279,22 +323,26 @@ def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
             f"{path}: expected a calibrator in format {FORMAT}, got format {content['format']!r}; "
             f"fit it again with this version"
         )
-    if content["method"] not in METHODS:
-        raise InputError(f"{path}: expected a method of meep-calib-fit, got {content['method']!r}")
+    method = content["method"]
+    if method not in (*METHODS, *DERIVED):
+        raise InputError(f"{path}: expected a method of meep-calib-fit, got {method!r}")
     if content.get("logit_floor") != LOGIT_FLOOR:
         raise InputError(
             f"{path}: expected the logit floor {LOGIT_FLOOR}, got {content.get('logit_floor')}"
         )
     labels = read_labels(content, path)
-    method = content["method"]
+    after = _calibrator(content["after"], path) if "after" in content else None
+    if after is not None:
+        after.check_labels(labels, path)
     try:
-        return _parse(method, labels, content)
+        return _parse(method, labels, content, after)
     except (
         LookupError,
         TypeError,
         ValueError,
         ArithmeticError,
         AssertionError,
+        AttributeError,
         RuntimeError,
     ) as error:
         raise InputError(
@@ -303,24 +351,19 @@ def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
         ) from None
 
 
-def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
+def _parse(
+    method: str, labels: Labels, content: dict[str, Any], after: Calibrator | None
+) -> Calibrator:
     joint: JointMap | None = None
     binary: dict[str, BinaryMap | None] = {}
-    reasons = {}
+    derived = derived_of(content, labels.keys)
     if is_joint(method, labels):
-        parameters = content["joint"]["parameters"]
-        joint = (
-            JointTemperature(_temperature(parameters))
-            if method == "temperature"
-            else scaling_from(method, parameters, labels.n_channels)
-        )
-    else:
+        joint = joint_map(method, content["joint"]["parameters"], labels.n_channels)
+    elif derived is None:
         for key in binary_keys(labels):
-            entry = content["classes"][key]
-            parameters = entry["parameters"]
-            binary[key] = None if parameters is None else _binary(method, parameters)
-            if "reason" in entry:
-                reasons[key] = str(entry["reason"])
+            parameters = content["classes"][key]["parameters"]
+            binary[key] = None if parameters is None else binary_map(method, parameters)
+    classes = content["classes"] if joint is None else {}
     fitted_cases(content)  # raises if they are missing; the evaluation needs them later
     return Calibrator(
         method,
@@ -328,48 +371,12 @@ def _parse(method: str, labels: Labels, content: dict[str, Any]) -> Calibrator:
         label_entries(content),
         binary,
         joint,
-        reasons,
+        derived,
+        after,
+        {key: str(entry["reason"]) for key, entry in classes.items() if "reason" in entry},
         Network.from_dict(content["network"]),
         content["fitted_on"],
     )
-
-
-def _binary(method: str, parameters: dict[str, Any]) -> BinaryMap:
-    if method == "platt":
-        return _platt(parameters)
-    if method == "isotonic":
-        return _isotonic(parameters)
-    if method == "temperature":
-        return Temperature(_temperature(parameters))
-    return BinaryScaling(scaling_from(method, parameters, 2))
-
-
-def _platt(parameters: dict[str, Any]) -> Platt:
-    return Platt(_finite(parameters["slope"]), _finite(parameters["intercept"]))
-
-
-def _isotonic(parameters: dict[str, Any]) -> Isotonic:
-    borders = np.array(parameters["borders"], np.float64)
-    steps = np.array(parameters["steps"], np.float64)
-    if borders.ndim != 1 or steps.shape != (len(borders) + 1,):
-        raise ValueError(f"{steps.shape} steps with borders {borders.shape}")
-    for values in (borders, steps):
-        if not ((values >= 0) & (values <= 1)).all() or (np.diff(values) <= 0).any():
-            raise ValueError("borders or steps do not ascend from 0 to 1")
-    return Isotonic(borders, steps)
-
-
-def _temperature(parameters: dict[str, Any]) -> float:
-    temperature = _finite(parameters["temperature"])
-    if not 1 / MAX_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
-        raise ValueError(f"the temperature {temperature} is out of range")
-    return temperature
-
-
-def _finite(value: Any) -> float:
-    if type(value) not in (int, float) or not np.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
 
 
 def _describe(labels: Labels) -> str:
@@ -378,16 +385,3 @@ def _describe(labels: Labels) -> str:
     if not labels.is_region_based:
         return named
     return f"{named} (regions_class_order {list(labels.regions_class_order)})"
-
-
-def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Split an image along its first two axes into blocks of about ``_BLOCK`` voxels."""
-    rows = shape[1] if len(shape) > 1 else 1
-    in_row = int(np.prod(shape[2:]))
-    step = max(_BLOCK // max(in_row, 1), 1)
-    if step >= rows:
-        planes = max(step // max(rows, 1), 1)
-        return [(slice(i, i + planes),) for i in range(0, shape[0], planes)]
-    return [
-        (slice(i, i + 1), slice(j, j + step)) for i in range(shape[0]) for j in range(0, rows, step)
-    ]

@@ -13,14 +13,11 @@ from tqdm import tqdm
 
 from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.evaluation.counting.bins import CellTotals, grid
-from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
 from nnunet_meep.evaluation.metrics.calibration import bins_of_voxels
 from nnunet_meep.evaluation.metrics.scores import log_loss
-from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.nnunet_files.derived import DERIVED
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import network_of
-from nnunet_meep.nnunet_files.predictions import Predictions
 from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.binary import (
     NothingToLearn,
@@ -36,6 +33,7 @@ from nnunet_meep.posthoc.calibrator import (
     is_joint,
     label_entries,
 )
+from nnunet_meep.posthoc.fitting_set import FittingSet
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap, JointTemperature
 from nnunet_meep.posthoc.sample import SEED, Sample, sample_case, voxels_per_case
 from nnunet_meep.posthoc.scalings import check_installed, fit_scaling
@@ -90,9 +88,15 @@ def check_method(method: str) -> None:
     Raises:
         InputError: it is none of ``METHODS``, or fiducio is needed, but not installed.
     """
-    if method not in METHODS:
+    if method in DERIVED:
         raise InputError(
-            f"method: {is_meant(method, METHODS)}expected one of {', '.join(METHODS)}, got {method}"
+            f"method: expected one that calibrates probabilities, got {method}; it has a function "
+            f"of its own"
+        )
+    if method not in METHODS:
+        known = (*METHODS, *DERIVED)
+        raise InputError(
+            f"method: {is_meant(method, known)}expected one of {', '.join(known)}, got {method}"
         )
     check_installed(method)
 
@@ -106,6 +110,7 @@ def fit(
     plans_json: Path | None = None,
     roi: str = "image",
     cases: Sequence[str] | None = None,
+    folds: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
@@ -122,6 +127,8 @@ def fit(
         roi: the voxels to use, see :mod:`nnunet_meep.evaluation.counting.roi`; nnU-Net's padding is
             always left out.
         cases: names of the cases to learn from; None: all.
+        folds: the calibrator is for the average of the folds whose validation predictions are
+            given (cross-fitting), not for each of them.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -130,50 +137,23 @@ def fit(
     check_method(method)
     # Padding is not a prediction: it is neither calibrated nor used for fitting.
     where = replace(parse_roi(roi), without_padding=True)
-    given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
-    predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
-    folders, dataset, paired = predictions.folders, predictions.dataset, predictions.paired
-    refuse_unpaired(folders, paired)
-    files = [_files(case, dataset, where) for case in paired.cases]
-    with tqdm(paired.cases, desc="fit", unit="case", disable=not progress) as bar:
+    given = FittingSet.open(
+        gt_folder, pred_folders, dataset_json, plans_json, cases, where, folds=folds
+    )
+    dataset = given.dataset
+    with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
         voxels = (FileVoxels(case, dataset, where) for case in bar)
-        learnt = learn(method, voxels, len(paired.cases), dataset.labels, where)
-    for case, before in zip(paired.cases, files, strict=True):
-        if _files(case, dataset, where) != before:
-            raise InputError(
-                f"{case.probabilities}: {case.name} was changed while it was read; fit again when "
-                f"nothing writes to its files"
-            )
-    fitted_on = {
-        "gt_folder": str(folders.references),
-        "pred_folders": [str(f) for f in folders.predictions],
-        "n_cases": len(paired.cases),
-        "cases": [
-            {"case": case.name, **{role: f[role] for role in ("probabilities", "reference")}}
-            for case, f in zip(paired.cases, files, strict=True)
-        ],
-        "roi": roi,
-        **learnt.on,
-    }
+        learnt = learn(method, voxels, len(given.cases), dataset.labels, where)
+    given.refuse_changed()
     calibrator = Calibrator(
         method,
         dataset.labels,
         label_entries(dataset.dataset_json),
-        network=network_of(folders.predictions),
-        fitted_on=fitted_on,
+        network=given.network,
+        fitted_on={**given.to_dict(), **learnt.on},
         **learnt.maps,
     )
-    return Fit(calibrator, learnt.classes, predictions.incomplete_folds())
-
-
-def _files(case: Case, dataset: Dataset, roi: Roi) -> dict[str, str]:
-    files = case_identity(case, dataset.file_ending, [roi])
-    if "calibrator" in files:
-        raise InputError(
-            f"{case.probabilities}: expected a prediction as nnU-Net wrote it, found a calibrated "
-            f"one"
-        )
-    return files
+    return Fit(calibrator, learnt.classes, given.predictions.incomplete_folds())
 
 
 @dataclass(frozen=True)
@@ -230,6 +210,8 @@ def _fit_binaries(
     n_voxels = 0
     for key, voxels in read(cases, labels, roi).items():
         n_voxels = round(voxels.weight.sum())
+        if not n_voxels:
+            raise InputError(f"{method}: nothing to learn: all voxels are ignored or padding")
         try:
             maps[key] = fit_binary(method, voxels)
         except NothingToLearn as error:

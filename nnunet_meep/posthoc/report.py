@@ -14,7 +14,7 @@ from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, sav
 from nnunet_meep.evaluation.report.plots import COLORS
 from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.nnunet_files.paths import refuse_no_folder
-from nnunet_meep.posthoc.calibrator import read_calibrator
+from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 from nnunet_meep.posthoc.fit import Fit
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
 from nnunet_meep.posthoc.scalings import BinaryScaling, JointScaling
@@ -96,12 +96,29 @@ def table(fit: Fit) -> str:
             "numbers are those before that."
         )
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
-    if unknown := calibrator.network.unknown:
-        lines.append(
-            f"These predictions do not say their {', '.join(unknown)}: that the calibrator is "
-            f"applied to the same network cannot be checked."
-        )
-    return "\n".join([*lines, *_doubts(fit)])
+    notes = [*cross_fitted(calibrator), *unknown_network(calibrator)]
+    return "\n".join([*lines, *notes, *_doubts(fit)])
+
+
+def cross_fitted(calibrator: Calibrator) -> list[str]:
+    """A line if it was fitted to single folds for their average: what that assumes."""
+    if not calibrator.fitted_on["cross_fitted"]:
+        return []
+    return [
+        f"Note: for {calibrator.network.folds_in_words}, fitted to what each fold predicted for "
+        f"cases that it was not trained on: this assumes that on new cases the average makes the "
+        f"same errors with the same confidence as each fold"
+    ]
+
+
+def unknown_network(calibrator: Calibrator) -> list[str]:
+    """A line if the predictions that it was fitted to do not say of which network they are."""
+    if not (unknown := calibrator.network.unknown):
+        return []
+    return [
+        f"These predictions do not say their {', '.join(unknown)}: that the calibrator is "
+        f"applied to the same network cannot be checked."
+    ]
 
 
 def _doubts(fit: Fit) -> list[str]:

@@ -77,6 +77,22 @@ def test_what_is_written_is_read(tmp_path) -> None:
     assert first == second
 
 
+#: Whoever has the repository makes the published tables again from these; here one of each plan.
+COMMITTED = [
+    min(folder.glob("*.json.xz"), key=lambda path: path.stat().st_size)
+    for folder in sorted(Path(__file__).parents[2].glob("benchmarks/results/**/"))
+    if any(folder.glob("*.json.xz"))
+]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_the_committed_results_can_be_read_and_compared(path) -> None:
+    read = read_result(path)
+    comparison = nm.compare({"same": read.evaluations["test"], **read.models()})
+    assert comparison.differences[read.trainer]["1"]["ece"]["mean"] == 0
+    assert "ece" in set(Results((read,)).to_dataframe().metric)
+
+
 def test_nothing_in_it_names_the_machine(tmp_path) -> None:
     made = []
     for root in (tmp_path / "first" / "user", tmp_path / "second"):

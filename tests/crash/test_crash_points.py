@@ -24,20 +24,27 @@ from crash import (
     same,
     write_state,
 )
+from made_up import DATASET, TRAINERS, finish, prepared
 from predictions import LABELS, PredictionFolder, softmax_case
 
+from nnunet_meep.benchmark.run import Options
 from nnunet_meep.benchmark.running import records
 from nnunet_meep.cli import (
+    benchmark,
     calib_apply,
     calib_compare,
     calib_eval,
     calib_fit,
     calib_triage,
     convert_folder,
+    convert_la,
+    convert_msd,
+    convert_wmh,
     export_model,
     predict,
 )
 from nnunet_meep.cli._run import run
+from nnunet_meep.datasets.left_atrium import TRAINING_CASES
 from nnunet_meep.posthoc import predict as prediction
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -99,8 +106,12 @@ def fitting(folder: PredictionFolder, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def applying(folder: PredictionFolder, tmp_path: Path) -> Command:
-    """Of another prediction than before, and with nnU-Net's properties."""
-    arguments = [str(calibrator(folder, tmp_path / "c.json")), str(folder.pred)]
+    """Of another prediction than before, with nnU-Net's properties and a table of volumes."""
+    first = calibrator(folder, tmp_path / "c.json")
+    path = tmp_path / "v.json"
+    arguments = ["volume", "--coverage", "0.5", "--after", str(first), "-o", str(path)]
+    assert calib_fit.main([*arguments, "--gt", str(folder.gt), str(folder.pred)]) == 0
+    arguments = [str(path), str(folder.pred)]
     arguments += ["-o", str(tmp_path / "out")]
     assert calib_apply.main(arguments) == 0
     folder.add("a", *softmax_case(np.random.default_rng(1), (4, 5, 6)))
@@ -122,9 +133,10 @@ def predicting(
 ) -> Command:
     """As nnU-Net would, which writes under final names: what it predicts is copied."""
     model = tmp_path / "model"
-    (model / "fold_0").mkdir(parents=True)
-    with zipfile.ZipFile(model / "fold_0" / "checkpoint_final.pth", "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
+    for fold in ("fold_0", "fold_1"):
+        (model / fold).mkdir(parents=True)
+        with zipfile.ZipFile(model / fold / "checkpoint_final.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", b"")
     for name in ("dataset.json", "plans.json"):
         shutil.copy(folder.pred / name, model)
     (tmp_path / "images").mkdir()
@@ -145,6 +157,15 @@ def predicting(
 
 
 @pytest.fixture
+def averaging(predicting: Command, tmp_path: Path) -> Command:
+    """Of two folds, without a calibrator."""
+    arguments = ["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "-d", "1"]
+    arguments += ["-c", "3d_fullres", "-f", "0", "1", "-device", "cpu", "--continue_prediction"]
+    arguments += ["--average", "probabilities", "--disagreement"]
+    return Command(predicting.root, lambda: predict.main(arguments))
+
+
+@pytest.fixture
 def converting(
     folder: PredictionFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Command:
@@ -159,6 +180,73 @@ def converting(
     return Command(
         tmp_path / "raw", lambda: convert_folder.main([*arguments, "A=1,B=2", "--overwrite"])
     )
+
+
+def write_image(path: Path, seed: int, dtype: type = np.float32, labels: bool = False) -> None:
+    rng = np.random.default_rng(seed)
+    image = sitk.GetImageFromArray(rng.integers(0, 2 if labels else 200, (4, 5, 6)).astype(dtype))
+    image.SetSpacing((0.625,) * 3)  # of the left atrium
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, path)
+
+
+def la_data(source: Path, seed: int) -> None:
+    for i, case in enumerate(TRAINING_CASES[:2]):
+        write_image(source / f"imagesTr/LA_{case}_0000.nii.gz", 2 * seed + i)
+        write_image(source / f"labelsTr/LA_{case}.nii.gz", i, np.uint8, labels=True)
+
+
+def wmh_data(source: Path, seed: int) -> None:
+    for number in (0, 2):
+        for name in ("pre/FLAIR", "pre/T1", "orig/FLAIR", "orig/T1"):
+            write_image(source / f"Utrecht/{number}/{name}.nii.gz", seed)
+        write_image(source / f"Utrecht/{number}/wmh.nii.gz", 0, labels=True)
+
+
+def decathlon_data(source: Path, seed: int) -> None:
+    pairs = []
+    for case in ("a", "b"):
+        pair = {"image": f"imagesTr/{case}.nii.gz", "label": f"labelsTr/{case}.nii.gz"}
+        write_image(source / pair["image"], seed)
+        write_image(source / pair["label"], 0, np.uint8, labels=True)
+        pairs.append(pair)
+    about = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "A"}}
+    about |= {"name": "Mine", "training": pairs, "test": []}
+    (source / "dataset.json").write_text(json.dumps(about))
+
+
+CONVERTERS = {
+    "LA": (convert_la.main, la_data),
+    "WMH": (convert_wmh.main, wmh_data),
+    "MSD": (convert_msd.main, decathlon_data),
+}
+
+
+def converting_published(which: str, tmp_path: Path) -> Command:
+    """Over the same data set, whose images were others."""
+    convert, make = CONVERTERS[which]
+    source = tmp_path / "Task05_Mine"
+    make(source, 1)
+    assert convert([str(source), "-d", "7"]) == 0
+    make(source, 2)
+    arguments = [str(source), "-d", "7", "--overwrite"]
+    return Command(tmp_path / "raw", lambda: convert(arguments), every=3)
+
+
+@pytest.fixture
+def reporting(tmp_path: Path) -> Command:
+    """On one more training than before."""
+    trainers = ", ".join(map(json.dumps, TRAINERS))
+    plan = f'[data.hip]\ndataset = "{DATASET}"\n[[training]]\ntrainers = [{trainers}]\n'
+    (tmp_path / "plan.toml").write_text(plan)
+    work = tmp_path / "work"
+    prepared(work)
+    state = Options(tmp_path / "plan.toml", work, device="cpu").state()
+    arguments = ["report", str(tmp_path / "plan.toml"), "--work", str(work)]
+    finish(state, lambda key: "MEEP" not in key)
+    assert benchmark.main(arguments) == 0
+    finish(state)
+    return Command(work / "report", lambda: benchmark.main(arguments), every=50)
 
 
 @pytest.fixture
@@ -202,11 +290,16 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 COMMANDS = ["evaluating", "comparing", "fitting", "applying", "triaging", "predicting"]
-COMMANDS += ["converting", "exporting", "recording"]
+COMMANDS += ["averaging", "converting", "exporting", "recording", "reporting", *CONVERTERS]
 
 
 @pytest.fixture(params=COMMANDS)
-def command(request: pytest.FixtureRequest) -> Command:
+def command(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    if request.param in CONVERTERS:
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+        return converting_published(request.param, tmp_path)
     return request.getfixturevalue(request.param)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+import nnunet_meep as nm
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.posthoc.fit import fit
 
 LABELS = {"background": 0, "Anterior": 1, "Posterior": 2}
 
@@ -45,6 +47,7 @@ def stored_result(
                 "rois": ["image"],
                 "surface": True,
                 "tolerance_mm": 2.0,
+                "lesions": None,
                 "segmentation": "file",
             },
             **{"gt_folder": "gt", "pred_folder": "pred", "reader": None},
@@ -56,6 +59,7 @@ def stored_result(
         "skipped": [],
         "incomplete_folds": [],
         "by_roi": {},
+        "lesions": None,
         "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
         "files": {
             "dataset.json": "",
@@ -146,3 +150,28 @@ def softmax_case(
     p = np.exp(logits) / np.exp(logits).sum(0)
     reference = np.where(rng.random(shape) < 0.3, rng.integers(0, n_classes, shape), p.argmax(0))
     return p.astype(np.float32), reference.astype(np.uint8)
+
+
+def example_folders(root: Path) -> Path:
+    """What the examples of the documentation read, in ``root``, which is returned.
+
+    References in ``labelsTs``, ``predictions`` and ``predictions_meep`` of two models with their
+    results, and ``calibrator.json``.
+    """
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(("predictions", "predictions_meep")):
+        folder = PredictionFolder(root / f"made_{i}", LABELS)
+        for case in "abc":
+            folder.add(case, *softmax_case(rng, (5, 6, 7)))
+        folder.pred.rename(root / name)
+        if i:
+            continue
+        folder.gt.rename(root / "labelsTs")
+    (root / "labelsTs_meep").symlink_to(root / "made_1" / "gt")
+    for name, labels in (("predictions", "labelsTs"), ("predictions_meep", "labelsTs_meep")):
+        evaluation = nm.evaluate(root / labels, root / name)
+        nm.write_report(evaluation, root / name / "calibration")
+    fit("temperature", root / "labelsTs", root / "predictions").calibrator.save(
+        root / "calibrator.json"
+    )
+    return root

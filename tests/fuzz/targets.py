@@ -21,6 +21,7 @@ from nnunet_meep.evaluation.report import comparison_tables
 from nnunet_meep.evaluation.stored_results import write_evaluation
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.fit import fit
+from nnunet_meep.posthoc.fit_derived import Goal, fit_derived
 
 Mutation = Callable[[Draw, bytes], bytes]
 
@@ -73,16 +74,23 @@ def _damage(draw: Draw, path: Path) -> None:
     path.write_bytes(mutation(draw, content))
 
 
+#: What one case is enough for.
+GOALS = (Goal("volume", 0.5), Goal("threshold", None), Goal("threshold", 0.6))
+
+
 def damaged_before_calibration(draw: Draw, folder: Path) -> None:
     """A calibrator is fitted to a right folder and applied to it; one file is damaged between."""
     given = predictions(draw)
     given.write(folder)
-    method = draw.choice(("platt", "isotonic", "temperature"))
     calibrator, output = folder / "calibrator.json", folder / "output"
+    gt, pred = folder / "gt", folder / "pred"
     try:
-        fit(method, folder / "pred", folder / "gt")[0].write(calibrator)
+        fit(draw.choice(("platt", "isotonic", "temperature")), gt, pred).calibrator.save(calibrator)
+        if goal := draw.choice((None, *GOALS)):
+            fit_derived(goal, gt, pred, after=calibrator).calibrator.save(calibrator)
     except nm.InputError:  # nothing to learn from a few voxels
-        calibrator.write_text("{}")
+        if not calibrator.exists():
+            calibrator.write_text("{}")
     _damage(draw, draw.choice([calibrator, *(folder / f for f in given.files if f[:4] == "pred")]))
     try:
         apply(calibrator, folder / "pred", output)
@@ -95,7 +103,7 @@ def damaged_before_calibration(draw: Draw, folder: Path) -> None:
     assert p.min() >= 0
     assert p.max() <= 1
     n_channels = len(p)
-    if "regions_class_order" not in json.loads((folder / "pred/dataset.json").read_text()):
+    if "regions_class_order" not in json.loads((folder / "pred/dataset.json").read_bytes()):
         assert n_channels > 1
         assert np.abs(p.sum(axis=0) - 1).max() < 1e-3
 
@@ -120,7 +128,10 @@ def _stored() -> tuple[bytes, ...]:
         with TemporaryDirectory() as folder:
             root = Path(folder)
             predictions(Draw(number)).write(root)
-            evaluation = nm.evaluate(root / "gt", root / "pred", surface=number % 2 == 0)
+            lesions = 0 if number % 3 == 0 else None
+            evaluation = nm.evaluate(
+                root / "gt", root / "pred", surface=number % 2 == 0, lesions=lesions
+            )
             write_evaluation(evaluation, root / "calibration.json", root)
             found.append((root / "calibration.json").read_bytes())
     return tuple(found)

@@ -222,6 +222,15 @@ def test_if_there_is_nothing_at_all_to_learn_that_is_said(make_validation):
         fit("temperature", three.gt, three.pred)
 
 
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_where_all_voxels_are_ignored_that_is_said(method, make_validation):
+    folder = make_validation("two classes", n_cases=0, more_labels={"ignore": 2})
+    p, y = overconfident(np.random.default_rng(0), 2)
+    folder.add("case_0", p, np.full_like(y, 2))
+    with pytest.raises(InputError, match="nothing to learn: all voxels are ignored or padding"):
+        fit(method, folder.gt, folder.pred)
+
+
 def test_padding_is_no_prediction(make_validation):
     folder = make_validation("two classes")
     found = fit("platt", folder.gt, folder.pred).calibrator
@@ -313,7 +322,7 @@ def test_blocks_make_no_difference(make_validation, monkeypatch):
     p, _ = overconfident(np.random.default_rng(5), 3, (7, 11, 13))
     whole = found(p)
     for n in (1, 13, 40, 150, 300):
-        monkeypatch.setattr("nnunet_meep.posthoc.calibrator._BLOCK", n)
+        monkeypatch.setattr("nnunet_meep.posthoc.blocks._BLOCK", n)
         np.testing.assert_array_equal(found(p), whole)
     flat = p.reshape(3, 1, -1)
     np.testing.assert_array_equal(found(flat).ravel(), whole.ravel())

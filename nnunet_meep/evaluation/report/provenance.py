@@ -13,6 +13,7 @@ from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.evaluation.volume_coverage import coverage_lines
 
 #: Titles name at most this many models.
 _MOST_NAMED = 3
@@ -25,6 +26,7 @@ _WORDS = {
     "segmentation": "Dice, distances and volumes are of",
     "surface": "surface distances",
     "tolerance_mm": "tolerance of the NSD, mm",
+    "lesions": "smallest lesion, mm^3",
     "cases": "chosen cases (--cases)",
     "chill": "cases that cannot be evaluated",
     "reader": "image reader",
@@ -71,6 +73,7 @@ def provenance(comparison: Comparison) -> dict[str, Any]:
             ("Trainings", _counted_once(trainings)),
             ("Date", f"compared {datetime.date.today().isoformat()}{evaluated}"),
             ("Versions", f"nnunet-meep {__version__}, evaluated with {', '.join(versions)}"),
+            *_coverage(comparison),
         ],
         "models": [
             "; ".join([counted(len(ts), "training"), *_networks(ts)])
@@ -97,6 +100,17 @@ def _counted_once(trainings: Sequence[Evaluation]) -> str:
         n += not seen & made
         seen |= made
     return str(n) if n == len(trainings) else f"{n}; rows with a calibration are of the same ones"
+
+
+def _coverage(comparison: Comparison) -> list[tuple[str, str]]:
+    """How many volumes the intervals of calibrators contain, if there are any."""
+    lines = [
+        f"{model}: {line.removeprefix('Volume intervals ')}"
+        for model, trainings in comparison.evaluations.items()
+        for training in trainings
+        for line in coverage_lines(training)
+    ]
+    return [("Volume intervals", "; ".join(lines))] * bool(lines)
 
 
 def training_names(trainings: Sequence[Evaluation]) -> list[str]:

@@ -1,0 +1,179 @@
+"""Chooses a threshold for each class or region from validation cases.
+
+The thresholds to choose from are fixed: 16,385, 0.003 apart in logit, from 3.8e-11 to 1 - 3.8e-11,
+1/2 among them. For each of them Dice and false-negative rate of each case are exact. That the
+thresholds do not depend on the cases is what conformal risk control asks for; a finer choice could
+raise a threshold by less than 0.3 % of itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.bins import LOGIT_LIMIT, N_LOGIT_CELLS
+from nnunet_meep.nnunet_files.derived import Thresholds
+from nnunet_meep.nnunet_files.labels import Labels
+from nnunet_meep.nnunet_files.probabilities import PART
+from nnunet_meep.posthoc.conformal import fewest_for_risk, keeps_risk
+from nnunet_meep.posthoc.segmentation import shares
+from nnunet_meep.posthoc.voxels import ArrayVoxels
+
+#: The thresholds to choose from, ascending, (T,).
+THRESHOLDS = expit(np.linspace(-LOGIT_LIMIT, LOGIT_LIMIT, N_LOGIT_CELLS + 1))
+#: The index of 1/2 among them.
+HALF = N_LOGIT_CELLS // 2
+
+ABSENT = "no voxels of it in the references"
+
+
+@dataclass(frozen=True)
+class ThresholdFit:
+    """The choice of a threshold for one class.
+
+    Attributes:
+        name: name of the class.
+        n_with: number of cases whose reference has the class.
+        chosen: index of its threshold in :data:`THRESHOLDS`.
+        dice: for each threshold, mean Dice over the cases whose reference has the class, (T,).
+        fnr: for each threshold, mean false-negative rate over all cases, (T,); it is 0 in cases
+            without the class.
+    """
+
+    name: str
+    n_with: int
+    chosen: int
+    dice: NDArray[np.float64]
+    fnr: NDArray[np.float64]
+
+    @property
+    def threshold(self) -> float:
+        return float(THRESHOLDS[self.chosen])
+
+
+def learn_thresholds(
+    cases: Iterable[ArrayVoxels], labels: Labels, fnr: float | None
+) -> tuple[Thresholds, dict[str, ThresholdFit], dict[str, str]]:
+    """Choose the thresholds.
+
+    For the best mean Dice, each class or region has its own, chosen as if it were alone. To keep a
+    false-negative rate, each region has its own; classes that exclude each other have the same: a
+    class with a lower threshold would win voxels of another one, whose rate would no longer depend
+    on its own threshold alone. It is the lowest that any of them needs.
+
+    Args:
+        cases: the validation cases, with calibrated probabilities.
+        labels: the classes.
+        fnr: the false-negative rate to keep; None: choose for the best mean Dice.
+
+    Returns:
+        The thresholds; for each class how it was chosen; and, for those that no reference has, why
+        it stays at 1/2, or is that of the others.
+
+    Raises:
+        InputError: there are too few cases, no threshold keeps the rate, or no reference has any
+            class.
+    """
+    compete = fnr is not None and not labels.is_region_based and len(labels.classes) > 1
+    totals = [_Totals() for _ in labels.classes]
+    for case in cases:
+        for total, counts in zip(totals, _counts(case, labels, compete), strict=True):
+            total.add(*counts)
+    if not any(total.n_with for total in totals):
+        raise InputError("threshold: nothing to learn: the references have none of the classes")
+    chosen = {
+        key: _best_dice(total) if fnr is None else _largest(total, name, fnr, compete)
+        for key, name, total in zip(labels.keys, labels.names, totals, strict=True)
+        if total.n_with
+    }
+    if compete:
+        chosen = dict.fromkeys(labels.keys, min(chosen.values()))
+    fits = {
+        key: ThresholdFit(name, t.n_with, chosen.get(key, HALF), t.mean_dice, t.mean_fnr)
+        for key, name, t in zip(labels.keys, labels.names, totals, strict=True)
+    }
+    reasons = {key: ABSENT for key, of_class in fits.items() if not of_class.n_with}
+    return Thresholds({key: f.threshold for key, f in fits.items()}, fnr), fits, reasons
+
+
+class _Totals:
+    """Sums over cases of what follows from each threshold, for one class."""
+
+    def __init__(self) -> None:
+        self.n_cases = self.n_with = 0
+        self.fnr = np.zeros(len(THRESHOLDS))
+        self._dice = np.zeros(len(THRESHOLDS))
+
+    def add(self, tp: NDArray[np.int64], fp: NDArray[np.int64], n_positive: int) -> None:
+        """Add a case: for each threshold its true and false positives; voxels of the class."""
+        self.n_cases += 1
+        if n_positive:  # otherwise none can be missed, and Dice is 0 or does not exist
+            self.n_with += 1
+            self.fnr += (n_positive - tp) / n_positive
+            self._dice += 2 * tp / (tp + fp + n_positive)
+
+    @property
+    def mean_dice(self) -> NDArray[np.float64]:
+        return self._dice / self.n_with if self.n_with else np.full_like(self._dice, np.nan)
+
+    @property
+    def mean_fnr(self) -> NDArray[np.float64]:
+        return self.fnr / self.n_cases
+
+
+def _counts(
+    case: ArrayVoxels, labels: Labels, compete: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """For each class: true and false positives of each threshold, and the voxels of the class.
+
+    If classes ``compete``, a voxel can only get the class with the largest share, as it does if all
+    have the same threshold.
+    """
+    n_slots = len(THRESHOLDS) + 1
+    flat, codes = case.probabilities.reshape(len(case.probabilities), -1), case.codes.ravel()
+    y_of_code = [labels.y_of_code(labels.members(i)) for i in range(len(labels.classes))]
+    counts = np.zeros((len(labels.classes), 2, n_slots), np.int64)
+    for start in range(0, len(codes), PART):
+        part = slice(start, start + PART)
+        p = shares(flat[:, part], labels)
+        if compete:
+            p = np.where(np.arange(len(p))[:, None] == p.argmax(axis=0), p, 0)
+        for of_class, q, y in zip(counts, p, y_of_code, strict=True):
+            # The number of thresholds that are smaller than q: those by which it is segmented.
+            slot = y[codes[part]].astype(np.intp) * n_slots + np.searchsorted(THRESHOLDS, q)
+            of_class += np.bincount(slot, minlength=3 * n_slots).reshape(3, n_slots)[:2]
+    segmented = counts[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
+    for (fp, tp), of_class in zip(segmented, counts, strict=True):
+        yield tp, fp, int(of_class[1].sum())
+
+
+def _best_dice(total: _Totals) -> int:
+    """The threshold with the largest mean Dice, of several the one nearest to 1/2."""
+    best = np.flatnonzero(total.mean_dice == total.mean_dice.max())
+    return int(best[np.abs(best - HALF).argmin()])
+
+
+def _largest(total: _Totals, name: str, fnr: float, compete: bool) -> int:
+    """The largest threshold that keeps the false-negative rate."""
+    n = total.n_cases
+    if n < fewest_for_risk(fnr):
+        raise InputError(
+            f"fnr {fnr:g}: expected {fewest_for_risk(fnr)} cases at least for a false-negative "
+            f"rate of {100 * fnr:g} %, got {n}; give more cases, or a larger rate"
+        )
+    kept = np.flatnonzero(keeps_risk(total.fnr, n, fnr))
+    if not len(kept):
+        others = " or another class has a larger one" if compete else ""
+        least = math.ceil(1000 * (total.fnr[0] + 1) / (n + 1)) / 1000
+        raise InputError(
+            f"fnr {fnr:g}: expected a threshold that keeps this false-negative rate, found none "
+            f"for {name}: the lowest one misses {total.mean_fnr[0]:.1%} of its voxels, on average "
+            f"over {n} cases, as their p is 0{others}; give a rate of {least:g} at least"
+        )
+    return int(kept[-1])
