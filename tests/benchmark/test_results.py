@@ -205,13 +205,3 @@ def test_a_folder_of_results(tmp_path) -> None:
     assert ece["top_label"] == pytest.approx(made.top_label["ece"], rel=1e-5)
     assert set(frame["seed"]) == {"", 0, 1}
     assert Results(()).to_dataframe().empty
-
-
-COMMITTED = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-
-
-@pytest.mark.parametrize("folder", ["hippocampus", "first_runs/la"])
-def test_the_committed_results_are_of_this_format(folder) -> None:
-    """A new schema of ``calibration.json`` needs them brought to it."""
-    path = min((COMMITTED / folder).glob("*.json.xz"))
-    assert read_result(path).evaluations
