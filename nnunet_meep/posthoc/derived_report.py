@@ -76,10 +76,8 @@ def table(fit: DerivedFit) -> str:
             f"Note: the calibrator before was fitted to {fit.n_twice} of these cases, too, and is "
             f"a little worse on others;\nfor a strict bound fit the two to different cases"
         )
-    if fit.calibrator.fitted_on["cross_fitted"]:
-        lines.append(f"Note: {cross_fitted(fit.calibrator)}")
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
-    return "\n".join([*lines, *unknown_network(fit.calibrator)])
+    return "\n".join([*lines, *cross_fitted(fit.calibrator), *unknown_network(fit.calibrator)])
 
 
 def _title(fit: DerivedFit) -> str:
