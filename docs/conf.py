@@ -1,4 +1,4 @@
-"""Settings of the documentation site: ``sphinx-build -W --keep-going -n docs OUT``."""
+"""Settings of the documentation site: ``sphinx-build -E -W --keep-going -n docs OUT``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Contents that are made from the code where a page has a comment in their place.
 
 ``<!-- commands -->``: the help of each command. ``<!-- docstrings of MODULE -->``: those of the
-public names of a module. ``<!-- report of hippocampus -->``: a window with the report.
+public names of a module; ``<!-- docstring of NAME -->``: of a module itself, or of a class.
+``<!-- report of hippocampus -->``: a window with the report.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 import nnunet_meep
 from extension.links import DOCS, MEASURED
 
-_COMMENT = re.compile(r"<!-- (commands|docstrings|report)(?: of ([\w.]+))? -->")
+_COMMENT = re.compile(r"<!-- (commands|docstrings?|report)(?: of ([\w.]+))? -->")
 #: A literal, or the star and the name of axes in a shape.
 _SHAPE = re.compile(r"(``.*?``)|(?<!\w)\*(\w+)(?=[,)])")
 #: Letters in a line of help.
@@ -33,7 +34,9 @@ def filled(text: str, page: Path) -> str:
     def content(match: re.Match[str]) -> str:
         if match[1] == "commands":
             return commands()
-        return docstrings(match[2]) if match[1] == "docstrings" else report(match[2], page)
+        if match[1] == "report":
+            return report(match[2], page)
+        return docstrings(match[2], members=match[1] == "docstrings")
 
     return _COMMENT.sub(content, text)
 
@@ -68,9 +71,12 @@ def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
     return {}
 
 
-def docstrings(module: str) -> str:
-    """The public names of a module, by Sphinx's autodoc."""
-    return f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```"
+def docstrings(name: str, *, members: bool) -> str:
+    """What Sphinx's autodoc shows of a module or class; of a module's members only if asked for."""
+    is_class = name.rpartition(".")[2][0].isupper()
+    kind = "autoclass" if is_class else "automodule"
+    option = "   :members:\n" if members or is_class else ""
+    return f"```{{eval-rst}}\n.. {kind}:: {name}\n{option}```"
 
 
 def with_shapes(lines: list[str]) -> list[str]:

@@ -82,7 +82,8 @@ def names() -> dict[str, Any]:
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
     return {
         **{"probabilities": p, "labels": labels},
-        **{"validation_probabilities": [p], "validation_labels": [labels]},
+        # As many cases as an interval of 90 % needs.
+        **{"validation_probabilities": [p] * 9, "validation_labels": [labels] * 9},
         **{"logits": logits, "target": torch.randint(0, 3, (2, 1, 4, 5))},
         "my_segmentation_loss": focal_loss,
     }
