@@ -20,6 +20,9 @@ from nnunet_meep.garbage import collect_rarely
 #: send it to a process and again to its group.
 _THE_SAME = 5.0
 
+#: The signals that end this process like Ctrl-C at present, for :func:`_block` and its like.
+_handled: set[signal.Signals] = set()
+
 
 def run(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code.
@@ -145,8 +148,35 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     changed = [s for s in signals if is_main and signal.getsignal(s) is signal.SIG_DFL]
     for s in changed:
         signal.signal(s, end)
+    _handled.update(changed)
     try:
         yield
     finally:
+        _handled.difference_update(changed)
         for s in changed:
             signal.signal(s, signal.SIG_DFL)
+
+
+def _block() -> None:
+    """Before a fork: hold the handled signals back, until the child handles them otherwise.
+
+    Libraries fork processes and end them by SIGTERM (nnU-Net does, for its list of images). Those
+    shall simply end: Python forgets a signal that comes before a child has begun, and between two
+    of its steps, so that its parent would wait for it forever.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _handled)
+
+
+def _end_at_once() -> None:
+    """In the child."""
+    for s in _handled:
+        signal.signal(s, signal.SIG_DFL)
+    _unblock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_end_at_once)

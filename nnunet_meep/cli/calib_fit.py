@@ -46,11 +46,14 @@ written:
                     Dice and false-negative rate, of volumes the expected against the true ones
 
 Never fit on the cases that you evaluate on, nor on cases that the network was trained on. What is
-learnt from the validation of single folds is for single folds, not for the average of several.
+learnt from the validation of single folds is for single folds; --folds: for their average, which
+assumes that on new cases the average is as overconfident as its members are.
 
 examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz
   meep-calib-fit temperature -o calibrator.json \\
+      $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
+  meep-calib-fit temperature --folds -o average.json \\
       $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
   meep-calib-fit platt labelsVal predictionsVal -o platt.json --roi boundary:10
   meep-calib-fit threshold --fnr 0.1 --after platt.json labelsVal predictionsVal -o t.json
@@ -81,6 +84,14 @@ def _get_parser() -> argparse.ArgumentParser:
         help=(
             "which voxels to learn from, as in meep-calib-eval: image (default), crop, "
             "boundary:MM or mask:FOLDER; the calibrator is applied to whole images"
+        ),
+    )
+    parser.add_argument(
+        "--folds",
+        action="store_true",
+        help=(
+            "for predictions that are averaged over the folds of the model folder "
+            "(cross-fitting: each fold predicts cases that it was not trained on)"
         ),
     )
     derived = parser.add_argument_group("of threshold and volume").add_argument
@@ -131,6 +142,7 @@ def _fit(options: argparse.Namespace) -> None:
         "dataset_json": options.djfile,
         "plans_json": options.pfile,
         "cases": options.cases,
+        "folds": options.folds,
         "progress": True,
     }
     if goal is None:

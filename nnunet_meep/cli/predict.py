@@ -1,4 +1,4 @@
-"""``meep-predict``: ``nnUNetv2_predict`` with calibrated probabilities."""
+"""``meep-predict``: ``nnUNetv2_predict`` with calibrated probabilities, also of averaged folds."""
 
 from __future__ import annotations
 
@@ -19,16 +19,31 @@ volume intervals, volumes.csv has a row for each case and class. The same as tha
   meep-calib-apply calibrator.json uncalibrated -o ...
   meep-calib-triage ... -o .../triage.csv
 
+Without --calibrator the same files with nnU-Net's probabilities, and meep_predict_args.json, by
+which meep-calib-fit and meep-calib-apply know the network.
+
 A calibrator is for the network that it was fitted to: fit it on predictions made with the same -d,
 -tr, -p, -c, -f and checkpoint. Another one is refused, or with --any-network taken all the same.
-The average of several folds is another network than each of them: it is less sure.
 
-Until all is done, nnU-Net's predictions lie in the hidden folder .uncalibrated in -o;
+several folds (-f 0 1 2):
+  nnUNetv2_predict averages their logits, nnUNetv2_ensemble the probabilities of several folders.
+  --average probabilities does the second with folds: each of them predicts on its own.
+  The average is another network than each fold, and usually less confident. A calibrator is
+  applied to the average: fit it with meep-calib-fit --folds, or to predictions of the average.
+  --disagreement writes into disagreement/ in -o, in the geometry of the segmentation,
+    CASE_mutual_information.nii.gz  H(mean p) - mean H(p) over the folds, nats; of regions the sum
+    CASE_std.nii.gz                 standard deviation of p over the folds, of the class or region
+                                    for which it is largest
+  With --average logits it takes twice the time, because the average is predicted besides.
+
+Until all is done, nnU-Net's predictions lie in hidden folders .uncalibrated* in -o;
 --continue_prediction goes on from them, and without it all is predicted again.
 
-example:
+examples:
   meep-predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 \\
       -tr nnUNetTrainerMEEP_KL --calibrator calibrator.json
+  meep-predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 1 2 3 4 \\
+      -tr nnUNetTrainerMEEP_KL --average probabilities --disagreement
 """
 
 
@@ -36,16 +51,29 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-predict",
         description=(
-            "Predict with nnU-Net and calibrate the probabilities with what meep-calib-fit\n"
-            "learnt: nnUNetv2_predict's flags, and --calibrator."
+            "Predict with nnU-Net, calibrate the probabilities with what meep-calib-fit learnt,\n"
+            "average folds in either way, and map where they disagree. Takes nnUNetv2_predict's\n"
+            "flags."
         ),
         epilog=_EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--calibrator", type=Path, required=True, metavar="FILE", help="calibrator.json"
+        "--calibrator",
+        type=Path,
+        metavar="FILE",
+        help="calibrator.json (default: the probabilities stay as they are)",
     )
     add_any_network(parser)
+    parser.add_argument(
+        "--average",
+        choices=("logits", "probabilities"),
+        default="logits",
+        help="what is averaged over several folds (default: logits, as nnUNetv2_predict does)",
+    )
+    parser.add_argument(
+        "--disagreement", action="store_true", help="also map where several folds disagree"
+    )
     add = parser.add_argument_group("nnUNetv2_predict's own").add_argument
     add("-i", required=True, help="folder of images, CASE_0000.nii.gz and so on")
     add("-o", required=True, help="output folder, new or empty")
@@ -111,6 +139,8 @@ def _predict(options: argparse.Namespace) -> None:
         part=(options.part_id, options.num_parts),
         previous_stage=options.prev_stage_predictions and Path(options.prev_stage_predictions),
         arguments=_for_nnunet(options),
+        average=options.average,
+        disagreement=options.disagreement,
     )
     applied = predict(
         asked,
@@ -120,7 +150,8 @@ def _predict(options: argparse.Namespace) -> None:
         progress=not options.disable_progress_bar,
     )
     n = len(applied.names)
-    print(f"{n} case{'s' * (n != 1)} predicted and calibrated, written into {options.o}")
+    done = "predicted" if options.calibrator is None else "predicted and calibrated"
+    print(f"{n} case{'s' * (n != 1)} {done}, written into {options.o}")
     say_labels(applied)
 
 
@@ -128,12 +159,13 @@ def _for_nnunet(options: argparse.Namespace) -> list[str]:
     """The arguments for nnU-Net, without our own and those that :func:`.predict` sets."""
     flags = {"disable_tta", "verbose", "continue_prediction", "disable_progress_bar"}
     flags |= {"not_on_device"}
+    ours = {"calibrator", "any_network", "average", "disagreement", "f", "o", "save_probabilities"}
     result = []
     for name, value in vars(options).items():
-        if name in ("calibrator", "any_network", "o", "save_probabilities") or value is None:
+        if name in ours or value is None:
             continue
         if name in flags:
             result += [f"--{name}"] * value
         else:
-            result += [f"-{name}", *(value if isinstance(value, list) else [str(value)])]
+            result += [f"-{name}", str(value)]
     return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from nnunet_meep.nnunet_files.paths import real_path
 
 #: The record that ``meep-calib-apply`` and ``meep-predict`` leave in the folder they write.
 RECORD = "calib_apply_args.json"
+#: That of ``meep-predict`` in a folder of predictions that are not calibrated.
+PLAIN_RECORD = "meep_predict_args.json"
 
 #: ``nnUNetv2_train`` predicts the validation cases with the first, or, with ``--val_best``, with
 #: the second.
@@ -38,6 +40,8 @@ class Network:
         folds: the folds whose networks made the predictions, ascending.
         averaged: True if each prediction is the average over all these folds (an ensemble). False
             if each case was predicted by one fold, as in a cross-validation.
+        average: what was averaged, ``logits`` or ``probabilities``; None if nothing was, if it is
+            unknown, or if a calibrator is for both.
         checkpoints: {fold: identities of its checkpoint (see :mod:`.identity`)}. Several if it is
             not known which checkpoint was used.
     """
@@ -48,6 +52,7 @@ class Network:
     configuration: str | None = None
     folds: tuple[str, ...] = ()
     averaged: bool = False
+    average: str | None = None
     checkpoints: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -74,6 +79,8 @@ class Network:
                 found.append(f"{name} {mine}, not {theirs}")
         if self.folds and other.folds and not self._predicts_as(other):
             found.append(f"{self.folds_in_words}, not {other.folds_in_words}")
+        elif None not in (self.average, other.average) and self.average != other.average:
+            found.append(f"the average of {self.average}, not of {other.average}")
         for fold in sorted(set(self.checkpoints) & set(other.checkpoints)):
             if set(self.checkpoints[fold]).isdisjoint(other.checkpoints[fold]):
                 found.append(f"another checkpoint of fold {fold}")
@@ -137,12 +144,19 @@ class Network:
             isinstance(value, list) for value in (folds, *checkpoints.values())
         ):
             raise ValueError(f"network: expected lists of names, got {content!r}")
-        texts = [*(v for v in names.values() if v is not None), *folds]
+        average = content.get("average")
+        texts = [*(v for v in (*names.values(), average) if v is not None), *folds]
         texts += [text for identities in checkpoints.values() for text in identities]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"network: expected names, got {content!r}")
         averaged = content.get("averaged") is True
-        return cls(**names, folds=tuple(folds), averaged=averaged, checkpoints=checkpoints)
+        return cls(
+            **names,
+            folds=tuple(folds),
+            averaged=averaged,
+            average=average,
+            checkpoints=checkpoints,
+        )
 
 
 def network_of(pred_folders: Sequence[Path]) -> Network:
@@ -168,13 +182,30 @@ def network_of(pred_folders: Sequence[Path]) -> Network:
         same("configuration"),
         folds=tuple(sorted(folds)) if all(network.folds for network in networks) else (),
         averaged=any(network.averaged for network in networks),
+        average=same("average"),
         checkpoints={f: c for network in networks for f, c in network.checkpoints.items()},
     )
 
 
+def average_of(members: Network) -> Network:
+    """The average, of logits or of probabilities, over folds that predicted cases one by one.
+
+    Raises:
+        InputError: these are not several folds of one model.
+    """
+    if len(members.folds) < 2 or members.averaged or members.unknown:
+        raise InputError(
+            f"--folds: expected validation predictions of several folds of one model, got those of "
+            f"{members.in_words}; give a model folder (TRAINER__PLANS__CONFIG) with more than one "
+            f"fold_*/validation, or leave --folds out"
+        )
+    return replace(members, averaged=True)
+
+
 def _network_of(folder: Path) -> Network:
-    if (folder / RECORD).is_file():
-        return _recorded(folder / RECORD)
+    for record in (folder / RECORD, folder / PLAIN_RECORD):
+        if record.is_file():
+            return _recorded(record)
     place = real_path(folder)
     fold = re.fullmatch(r"fold_(\w+)", place.parent.name)
     names = place.parent.parent.name.split("__")
@@ -200,9 +231,11 @@ def _recorded(path: Path) -> Network:
     try:
         return Network.from_dict(read_json(path)["network"])
     except (OSError, ValueError, TypeError, KeyError) as error:
+        command, remedy = "meep-calib-apply", "calibrate the predictions again"
+        if path.name == PLAIN_RECORD:
+            command, remedy = "meep-predict", "predict again"
         raise InputError(
-            f"{path}: expected what meep-calib-apply writes there, got something else ({error}); "
-            f"calibrate the predictions again"
+            f"{path}: expected what {command} writes there, got something else ({error}); {remedy}"
         ) from None
 
 

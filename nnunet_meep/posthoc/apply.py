@@ -19,7 +19,7 @@ from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
 from nnunet_meep.nnunet_files.identity import file_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
-from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
+from nnunet_meep.nnunet_files.networks import PLAIN_RECORD, RECORD, Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
 from nnunet_meep.nnunet_files.probabilities import open_probabilities, write_probabilities
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
@@ -136,11 +136,13 @@ class Record:
         pred_folder: folder of the uncalibrated predictions.
         network: the network that made them.
         any_network: how it differs from the network of the calibrator.
+        disagreement: whether maps of the disagreement between folds lie beside the predictions.
     """
 
     pred_folder: Path
     network: Network
     any_network: tuple[str, ...] = ()
+    disagreement: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file in the output folder."""
@@ -148,6 +150,7 @@ class Record:
             "pred_folder": str(real_path(self.pred_folder)),
             "network": self.network.to_dict(),
             "any_network": list(self.any_network),
+            "disagreement": self.disagreement,
         }
 
 
@@ -271,8 +274,13 @@ def _cases(folder: Path, ending: str) -> list[str]:
     return sorted(probabilities)
 
 
-def begin(output: Path, calibrator_json: Path, record: Record) -> None:
+def begin(output: Path, calibrator_json: Path | None, record: Record) -> None:
     """Create the output folder, or accept one from an interrupted run of the same call.
+
+    Args:
+        output: the folder.
+        calibrator_json: the calibrator, which is copied; None: predictions stay as they are.
+        record: what is written down.
 
     Raises:
         InputError: ``output`` is not a folder, is the folder of the predictions, or has other
@@ -280,14 +288,15 @@ def begin(output: Path, calibrator_json: Path, record: Record) -> None:
     """
     check_output(output, calibrator_json, record)
     output.mkdir(parents=True, exist_ok=True)
-    with replacing_file(output / CALIBRATOR_COPY) as temporary:
-        shutil.copyfile(calibrator_json, temporary)
-    with replacing_file(output / RECORD) as temporary:
+    if calibrator_json is not None:
+        with replacing_file(output / CALIBRATOR_COPY) as temporary:
+            shutil.copyfile(calibrator_json, temporary)
+    with replacing_file(output / _record_name(calibrator_json)) as temporary:
         temporary.write_text(json.dumps(record.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
-    """Check that calibrated predictions can be written to ``output``; raise as :func:`begin`."""
+def check_output(output: Path, calibrator_json: Path | None, record: Record) -> None:
+    """Check that predictions can be written to ``output``; raise as :func:`begin`."""
     refuse_no_folder(output)
     itk_path(output)
     if real_path(output) == real_path(record.pred_folder):
@@ -298,9 +307,15 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
     if not found:
         return
     try:
-        same_calibrator = (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
+        same_calibrator = (
+            CALIBRATOR_COPY not in found
+            if calibrator_json is None
+            else (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
+        )
         # A run that was killed before it wrote its record has left the calibrator and nothing else.
-        same_folder = found == {CALIBRATOR_COPY} or (read_json(output / RECORD) == record.to_dict())
+        same_folder = found == {CALIBRATOR_COPY} or (
+            read_json(output / _record_name(calibrator_json)) == record.to_dict()
+        )
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     if not (same_calibrator and same_folder):
@@ -308,3 +323,7 @@ def check_output(output: Path, calibrator_json: Path, record: Record) -> None:
             f"{output}: expected an empty folder, or one that a run with the same calibrator, "
             f"network and predictions began, found other files; give another folder (-o)"
         )
+
+
+def _record_name(calibrator_json: Path | None) -> str:
+    return PLAIN_RECORD if calibrator_json is None else RECORD

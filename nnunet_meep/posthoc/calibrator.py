@@ -14,8 +14,9 @@ The file (format 3) is JSON with the keys
 - ``after``: if it was fitted to probabilities of another calibrator, the content of its file;
 - ``network``: the network whose predictions it is for
   (see :mod:`nnunet_meep.nnunet_files.networks`);
-- ``fitted_on``: the folders, the cases with the identities of their files, the ROI, the numbers of
-  voxels and the log loss.
+- ``fitted_on``: the folders, the cases with the identities of their files, the ROI, whether it was
+  fitted to single folds for their average (``cross_fitted``), the numbers of voxels and the log
+  loss.
 """
 
 from __future__ import annotations
@@ -216,10 +217,12 @@ class Calibrator:
             )
         differences = network.differences(self.network)
         if differences and not any_network:
+            is_average = network.averaged and not self.network.averaged
+            how = " (meep-calib-fit --folds)" if is_average else ""
             raise InputError(
                 f"{where}: expected predictions of the network that the calibrator was fitted to, "
                 f"got those of another one: {'; '.join(differences)}; fit a calibrator to this "
-                f"one, or apply it all the same with --any-network"
+                f"one{how}, or apply it all the same with --any-network"
             )
         return differences
 

@@ -16,7 +16,7 @@ from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.nnunet_files.derived import THRESHOLD
 from nnunet_meep.posthoc.conformal import rank_of_bound
 from nnunet_meep.posthoc.fit_derived import DerivedFit
-from nnunet_meep.posthoc.report import unknown_network
+from nnunet_meep.posthoc.report import cross_fitted, unknown_network
 from nnunet_meep.posthoc.thresholds import HALF, THRESHOLDS, ThresholdFit
 from nnunet_meep.posthoc.volumes import VolumeFit
 
@@ -72,6 +72,8 @@ def table(fit: DerivedFit) -> str:
             f"Note: the calibrator before was fitted to {fit.n_twice} of these cases, too, and is "
             f"a little worse on others;\nfor a strict bound fit the two to different cases"
         )
+    if fit.calibrator.fitted_on["cross_fitted"]:
+        lines.append(f"Note: {cross_fitted(fit.calibrator)}")
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
     return "\n".join([*lines, *unknown_network(fit.calibrator)])
 

@@ -18,7 +18,6 @@ from nnunet_meep.evaluation.metrics.calibration import bins_of_voxels
 from nnunet_meep.evaluation.metrics.scores import log_loss
 from nnunet_meep.nnunet_files.derived import DERIVED
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import network_of
 from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.binary import (
     NothingToLearn,
@@ -111,6 +110,7 @@ def fit(
     plans_json: Path | None = None,
     roi: str = "image",
     cases: Sequence[str] | None = None,
+    folds: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Learn a calibrator from predictions with probabilities and their references.
@@ -127,6 +127,8 @@ def fit(
         roi: the voxels to use, see :mod:`nnunet_meep.evaluation.counting.roi`; nnU-Net's padding is
             always left out.
         cases: names of the cases to learn from; None: all.
+        folds: the calibrator is for the average of the folds whose validation predictions are
+            given (cross-fitting), not for each of them.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -135,7 +137,9 @@ def fit(
     check_method(method)
     # Padding is not a prediction: it is neither calibrated nor used for fitting.
     where = replace(parse_roi(roi), without_padding=True)
-    given = FittingSet.open(gt_folder, pred_folders, dataset_json, plans_json, cases, where)
+    given = FittingSet.open(
+        gt_folder, pred_folders, dataset_json, plans_json, cases, where, folds=folds
+    )
     dataset = given.dataset
     with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
         voxels = (FileVoxels(case, dataset, where) for case in bar)
@@ -145,7 +149,7 @@ def fit(
         method,
         dataset.labels,
         label_entries(dataset.dataset_json),
-        network=network_of(given.predictions.folders.predictions),
+        network=given.network,
         fitted_on={**given.to_dict(), **learnt.on},
         **learnt.maps,
     )

@@ -20,7 +20,6 @@ from nnunet_meep.nnunet_files.derived import (
     VolumeIntervals,
 )
 from nnunet_meep.nnunet_files.labels import Labels
-from nnunet_meep.nnunet_files.networks import network_of
 from nnunet_meep.posthoc.calibrator import Calibrator, label_entries, read_calibrator
 from nnunet_meep.posthoc.fitting_set import FittingSet
 from nnunet_meep.posthoc.thresholds import HALF, ThresholdFit, learn_thresholds
@@ -114,6 +113,7 @@ def fit_derived(
     dataset_json: Path | None = None,
     plans_json: Path | None = None,
     cases: Sequence[str] | None = None,
+    folds: bool = False,
     progress: bool = False,
 ) -> DerivedFit:
     """Fit thresholds or volume intervals to predictions and their references.
@@ -123,7 +123,7 @@ def fit_derived(
 
     Args:
         goal: what to fit.
-        gt_folder, pred_folders, dataset_json, plans_json, cases: as for :func:`.fit`.
+        gt_folder, pred_folders, dataset_json, plans_json, cases, folds: as for :func:`.fit`.
         after: a calibrator that is applied first; the result holds it.
         progress: show a progress bar on stderr.
 
@@ -132,14 +132,13 @@ def fit_derived(
     """
     before = None if after is None else read_calibrator(after)
     given = FittingSet.open(
-        gt_folder, pred_folders, dataset_json, plans_json, cases, parse_roi("image")
+        gt_folder, pred_folders, dataset_json, plans_json, cases, parse_roi("image"), folds=folds
     )
     dataset, folders = given.dataset, given.predictions.folders.predictions
-    network = network_of(folders)
     if before is not None and after is not None:
         refuse_twice(goal.method, before, str(after))
         before.check_labels(dataset.labels, dataset.path)
-        before.check_network(network, folders[0])
+        before.check_network(given.network, folders[0])
     with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
         derived, classes, reasons = goal.learn(_read(bar, dataset, before), dataset.labels)
     given.refuse_changed()
@@ -150,7 +149,7 @@ def fit_derived(
         derived=derived,
         after=before,
         reasons=reasons,
-        network=network,
+        network=given.network,
         fitted_on={**given.to_dict(), "classes": about(classes)},
     )
     seen = {c["probabilities"] for s in calibrator.steps[:-1] for c in s.fitted_on["cases"]}

@@ -11,6 +11,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
+from nnunet_meep.nnunet_files.networks import Network, average_of, network_of
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 
@@ -22,11 +23,15 @@ class FittingSet:
         predictions: the folders and cases.
         roi: the voxels to use.
         files: by case, the identities of its files when they were found.
+        network: the network that the calibrator will be for.
+        folds: see :meth:`open`.
     """
 
     predictions: Predictions
     roi: Roi
     files: list[dict[str, str]]
+    network: Network
+    folds: bool
 
     @classmethod
     def open(
@@ -37,21 +42,29 @@ class FittingSet:
         plans_json: Path | None,
         cases: Sequence[str] | None,
         roi: Roi,
+        *,
+        folds: bool,
     ) -> FittingSet:
         """Find the files; no voxels are read.
 
         Args:
             gt_folder, pred_folders, dataset_json, plans_json, cases: as for :func:`.fit`.
             roi: the voxels to use.
+            folds: the calibrator is for the average of the folds whose validation predictions these
+                are (cross-fitting), not for each of them.
 
         Raises:
-            InputError: a folder or file cannot be used, or a prediction is calibrated already.
+            InputError: a folder or file cannot be used, a prediction is calibrated already, or
+                ``folds`` is asked for with other predictions.
         """
         given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
         predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
         refuse_unpaired(predictions.folders, predictions.paired)
+        network = network_of(predictions.folders.predictions)
+        if folds:
+            network = average_of(network)
         files = [_files(case, predictions.dataset, roi) for case in predictions.paired.cases]
-        return cls(predictions, roi, files)
+        return cls(predictions, roi, files, network, folds)
 
     @property
     def cases(self) -> list[Case]:
@@ -86,6 +99,7 @@ class FittingSet:
                 for case, f in zip(self.cases, self.files, strict=True)
             ],
             "roi": self.roi.name,
+            "cross_fitted": self.folds,
         }
 
 

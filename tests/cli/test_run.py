@@ -161,6 +161,33 @@ def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleani
         assert signal.getsignal(number) is signal.SIG_DFL
 
 
+FORK = """
+import os, signal, sys
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))  # at its start
+from nnunet_meep.cli._run import run
+
+def action():
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    signal.raise_signal(signal.SIGTERM)
+
+sys.exit(run(action))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_end_by_the_signal_whenever_it_comes() -> None:
+    """Else a library that ends its pool could wait for it forever."""
+    result = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120
+    )
+    assert (result.returncode, result.stderr) == (143, "Ended by SIGTERM\n")
+
+
 def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -133,9 +133,10 @@ def predicting(
 ) -> Command:
     """As nnU-Net would, which writes under final names: what it predicts is copied."""
     model = tmp_path / "model"
-    (model / "fold_0").mkdir(parents=True)
-    with zipfile.ZipFile(model / "fold_0" / "checkpoint_final.pth", "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
+    for fold in ("fold_0", "fold_1"):
+        (model / fold).mkdir(parents=True)
+        with zipfile.ZipFile(model / fold / "checkpoint_final.pth", "w") as archive:
+            archive.writestr("archive/data.pkl", b"")
     for name in ("dataset.json", "plans.json"):
         shutil.copy(folder.pred / name, model)
     (tmp_path / "images").mkdir()
@@ -153,6 +154,15 @@ def predicting(
     arguments += ["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "-d", "1"]
     arguments += ["-c", "3d_fullres", "-f", "0", "-device", "cpu", "--continue_prediction"]
     return Command(tmp_path / "out", lambda: predict.main(arguments))
+
+
+@pytest.fixture
+def averaging(predicting: Command, tmp_path: Path) -> Command:
+    """Of two folds, without a calibrator."""
+    arguments = ["-i", str(tmp_path / "images"), "-o", str(tmp_path / "out"), "-d", "1"]
+    arguments += ["-c", "3d_fullres", "-f", "0", "1", "-device", "cpu", "--continue_prediction"]
+    arguments += ["--average", "probabilities", "--disagreement"]
+    return Command(predicting.root, lambda: predict.main(arguments))
 
 
 @pytest.fixture
@@ -280,7 +290,7 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 COMMANDS = ["evaluating", "comparing", "fitting", "applying", "triaging", "predicting"]
-COMMANDS += ["converting", "exporting", "recording", "reporting", *CONVERTERS]
+COMMANDS += ["averaging", "converting", "exporting", "recording", "reporting", *CONVERTERS]
 
 
 @pytest.fixture(params=COMMANDS)

@@ -10,7 +10,13 @@ from dataclasses import replace
 import pytest
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.nnunet_files.networks import RECORD, Network, network_of
+from nnunet_meep.nnunet_files.networks import (
+    PLAIN_RECORD,
+    RECORD,
+    Network,
+    average_of,
+    network_of,
+)
 
 NETWORK = Network(
     dataset="Dataset501_LA",
@@ -69,15 +75,42 @@ def test_predictions_of_nnunet_tell_data_set_and_plans(tmp_path) -> None:
     assert network.unknown == ("trainer", "configuration", "folds")
 
 
+def test_what_was_averaged_is_compared_where_it_is_known() -> None:
+    logits = replace(NETWORK, folds=("0", "1"), averaged=True, average="logits")
+    probabilities = replace(logits, average="probabilities")
+    assert probabilities.differences(logits) == ["the average of probabilities, not of logits"]
+    assert probabilities.differences(replace(logits, average=None)) == []
+    assert probabilities.differences(NETWORK) == ["the average of folds 0, 1, not fold 0"]
+    assert Network.from_dict(probabilities.to_dict()) == replace(
+        probabilities, checkpoints={"0": ["crc32:1:2"]}
+    )
+
+
+def test_only_several_folds_of_one_model_have_an_average(model) -> None:
+    several = network_of([validation(model, fold) for fold in (0, 1)])
+    average = average_of(several)
+    assert (average.folds, average.averaged, average.average) == (("0", "1"), True, None)
+    assert average.differences(replace(average, average="logits")) == []
+    for other in (
+        network_of([validation(model, 0)]),
+        average,
+        replace(several, trainer=None),
+        Network(),
+    ):
+        with pytest.raises(InputError, match=r"^--folds: expected .* of one model, got those of "):
+            average_of(other)
+
+
 @pytest.mark.parametrize("text", ["", "[", "[1]", '{"dataset_name": 3}', "[" * 100_000])
 def test_other_plans_tell_nothing(tmp_path, text) -> None:
     (tmp_path / "plans.json").write_text(text)
     assert network_of([tmp_path]) == Network()
 
 
-def test_what_was_written_down(tmp_path) -> None:
+@pytest.mark.parametrize("record", [RECORD, PLAIN_RECORD])
+def test_what_was_written_down(tmp_path, record) -> None:
     averaged = replace(NETWORK, folds=("0", "1"), averaged=True)
-    (tmp_path / RECORD).write_text(json.dumps({"network": averaged.to_dict()}))
+    (tmp_path / record).write_text(json.dumps({"network": averaged.to_dict()}))
     assert network_of([tmp_path]) == averaged
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +142,63 @@ def test_what_is_not_known_is_said(models, make_validation, tmp_path, capsys) ->
     ) == 0  # fmt: skip
     said = "These predictions do not say their dataset, trainer, plans, configuration, folds"
     assert said in capsys.readouterr().out
+
+
+class TestCrossFitting:
+    """Fitted to single folds, for their average."""
+
+    @pytest.fixture
+    def model(self, models, tmp_path):
+        """Of two folds, with cases of their own."""
+        gt = tmp_path / "preprocessed" / DATASET / "gt_segmentations"
+        model, other = models(), models(fold=1)
+        shutil.move(other / "fold_1", model / "fold_1")
+        for path in [*(model / "fold_1" / "validation").iterdir(), *gt.iterdir()]:
+            shutil.copy(path, path.with_name(path.name.replace("case", "other")))
+        for path in (model / "fold_1" / "validation").glob("case*"):
+            path.unlink()
+        return model
+
+    def test_it_is_for_the_average(self, model, tmp_path, capsys) -> None:
+        single, average = tmp_path / "single.json", tmp_path / "average.json"
+        assert calib_fit.main(["platt", str(model), "-o", str(single)]) == 0
+        assert "this assumes" not in capsys.readouterr().out
+        assert calib_fit.main(["platt", "--folds", str(model), "-o", str(average)]) == 0
+        note = (
+            "Note: for the average of folds 0, 1, fitted to what each fold predicted for cases "
+            "that it was not trained on: this assumes that on new cases the average is as "
+            "overconfident, or underconfident, as each fold\n"
+        )
+        assert note in capsys.readouterr().out
+        contents = [json.loads(path.read_text()) for path in (single, average)]
+        assert [content["fitted_on"]["cross_fitted"] for content in contents] == [False, True]
+        assert contents[0]["classes"] == contents[1]["classes"]
+        networks = [read_calibrator(path).network for path in (single, average)]
+        assert networks[1] == replace(networks[0], averaged=True)
+        for what in ("logits", "probabilities"):
+            predicted = replace(networks[0], averaged=True, average=what)
+            assert read_calibrator(average).check_network(predicted, tmp_path) == []
+            with pytest.raises(
+                InputError, match=r"; fit a calibrator .* \(meep-calib-fit --folds\)"
+            ):
+                read_calibrator(single).check_network(predicted, tmp_path)
+        assert applied(capsys, single, model, tmp_path / "out")[0] == 0
+        code, said = applied(capsys, average, model, tmp_path / "out_of_average")
+        assert code == 1
+        assert re.search(r"of another one: fold \d, not the average of folds 0, 1; fit a", said)
+
+    def test_without_several_folds_there_is_no_average(
+        self, models, make_validation, tmp_path, capsys
+    ) -> None:
+        plain = make_validation("two classes", name="plain")
+        for folders in ([models()], [plain.gt, plain.pred]):
+            path = tmp_path / "c.json"
+            command = ["platt", "--folds", *map(str, folders), "-o", str(path)]
+            assert calib_fit.main(command) == 1
+            error = capsys.readouterr().err
+            assert error.startswith("Error: --folds: expected validation predictions of several fo")
+            assert error.count("\n") == 1
+            assert not path.exists()
 
 
 def test_a_run_goes_on_only_with_the_same_network(models, tmp_path, capsys) -> None:

@@ -1,7 +1,8 @@
-"""``meep-predict``: what nnU-Net predicts, calibrated."""
+"""``meep-predict``: what nnU-Net predicts, calibrated; folds, averaged and compared."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from too_sure import overconfident
 
 import nnunet_meep as nm
 from nnunet_meep.cli.predict import main
+from nnunet_meep.errors import InputError
 from nnunet_meep.posthoc import predict as module
 from nnunet_meep.posthoc.apply import apply
+from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.fit import fit
 from nnunet_meep.posthoc.fit_derived import Goal, fit_derived
 
@@ -128,10 +131,13 @@ class FakeNnunet:
         self.folder, self.predicted, self.stop_after = folder, [], None
         self.seed = 0
         self.arguments: list[str] = []
+        self.runs: list[tuple[str, ...]] = []
 
     def __call__(self, arguments: list[str]) -> None:
         self.arguments = arguments
         output = Path(arguments[arguments.index("-o") + 1])
+        folds = tuple(itertools.takewhile(str.isdigit, arguments[arguments.index("-f") + 1 :]))
+        self.runs.append(folds)
         assert "--save_probabilities" in arguments
         for name in ("dataset.json", "plans.json"):
             shutil.copyfile(MODELS / MODEL / name, output / name)
@@ -141,11 +147,16 @@ class FakeNnunet:
                 continue
             if self.stop_after == len(self.predicted):
                 raise KeyboardInterrupt
-            p, _ = overconfident(np.random.default_rng(self.seed + i), 3)
+            p = self.prediction(i, folds)
             np.savez_compressed(npz, probabilities=p)
             label_map = sitk.GetImageFromArray(p.argmax(axis=0).astype(np.uint8))
             sitk.WriteImage(label_map, output / f"case_{i}.nii.gz")
             self.predicted.append(i)
+
+    def prediction(self, i: int, folds: tuple[str, ...]) -> np.ndarray:
+        """Of a case: another one for each fold, and for several folds together."""
+        rng = np.random.default_rng([self.seed + i, *map(int, folds)])
+        return overconfident(rng, 3)[0]
 
 
 @pytest.fixture
@@ -280,7 +291,7 @@ def test_thresholds_and_volumes_are_applied_too(nnunet, make_validation, capsys)
     assert "the calibration, with its thresholds, changed the label of" in said
     assert f"volumes with their intervals: {Path('out/volumes.csv')}" in said
     Path("plain").mkdir()
-    nnunet(["-o", "plain", "--save_probabilities"])
+    nnunet(["-f", "0", "-o", "plain", "--save_probabilities"])
     apply(Path("calibrator.json"), Path("plain"), Path("applied"))
     for name in ("volumes.csv", "case_0.nii.gz", "case_1.nii.gz", "case_1.npz"):
         assert Path("out", name).read_bytes() == Path("applied", name).read_bytes()
@@ -345,6 +356,16 @@ BAD = {
     "name": (lambda root: None, ["-d", "Hippocampus"], "-d Hippocampus: expected a data set, got"),
     "stage": (lambda root: None, ["-prev_stage_predictions", "nope"], "nope: expected a folder of"),
     "part": (lambda root: None, ["-part_id", "1"], "-part_id: expected a number from 0 to 0"),
+    "one fold": (
+        lambda root: None,
+        ["--disagreement"],
+        "several folds to compare, got fold 0 alone",
+    ),
+    "fold twice": (
+        lambda root: None,
+        ["-f", "0", "1", "0"],
+        "each fold once, got 0 more than once",
+    ),
 }
 
 
@@ -392,6 +413,8 @@ def test_the_flags_are_those_of_nnunet_and_the_calibrator(capsys, monkeypatch):
     assert flags_of(capsys.readouterr().out) == of_nnunet | {
         "--calibrator",
         "--any-network",
+        "--average",
+        "--disagreement",
         "--version",
     }
 
@@ -444,3 +467,186 @@ def test_one_of_another_data_set_is_refused_whatever_is_said(nnunet, calibrator,
     expected = "fitted on, Dataset501_LA, got Dataset004_Hippocampus"
     assert expected in capsys.readouterr().err
     assert nnunet.predicted == []
+
+
+PLAIN = [*COMMAND[: COMMAND.index("--calibrator")], "-f", "0", "1"]
+BOTH = [*PLAIN, "--average", "probabilities"]
+
+
+def found(case: int, folder: str = "out") -> np.ndarray:
+    return np.load(f"{folder}/case_{case}.npz")["probabilities"]
+
+
+def hidden() -> list[str]:
+    return [path.name for path in Path("out").iterdir() if path.name.startswith(".")]
+
+
+def test_the_probabilities_of_folds_are_averaged(nnunet, capsys):
+    assert main(BOTH) == 0
+    assert "2 cases predicted, written into out" in capsys.readouterr().out
+    assert nnunet.runs == [("0",), ("1",)]
+    for i in range(2):
+        expected = (nnunet.prediction(i, ("0",)) + nnunet.prediction(i, ("1",))) / 2
+        assert np.array_equal(found(i), expected)
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(f"out/case_{i}.nii.gz"))
+        assert np.array_equal(labels, expected.argmax(axis=0))
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        *("case_0.nii.gz", "case_0.npz", "case_1.nii.gz", "case_1.npz"),
+        *("dataset.json", "meep_predict_args.json", "plans.json", "triage.csv"),
+    ]
+
+
+def test_a_calibrator_is_applied_to_the_average(nnunet, calibrator, capsys):
+    assert main([*BOTH, "--calibrator", "calibrator.json"]) == 0
+    note = "Note: the calibrator is applied to the average of the probabilities of folds 0, 1\n"
+    assert note in capsys.readouterr().out
+    for i in range(2):
+        average = (nnunet.prediction(i, ("0",)) + nnunet.prediction(i, ("1",))) / 2
+        assert np.array_equal(found(i), read_calibrator(calibrator)(average))
+
+
+def test_by_default_nnunet_averages_also_where_the_disagreement_is_asked_for(nnunet):
+    assert main([*PLAIN, "--disagreement"]) == 0
+    assert nnunet.runs == [("0",), ("1",), ("0", "1")]
+    assert np.array_equal(found(1), nnunet.prediction(1, ("0", "1")))
+    std = sitk.GetArrayFromImage(sitk.ReadImage("out/disagreement/case_1_std.nii.gz"))
+    p = np.stack([nnunet.prediction(1, (fold,)) for fold in "01"])
+    assert std == pytest.approx((np.abs(p[0] - p[1]) / 2).max(axis=0), abs=1e-6)
+    assert len(list(Path("out/disagreement").iterdir())) == 4
+    assert not hidden()
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_of_one_fold_there_is_nothing_to_average(nnunet, calibrator, average):
+    assert main([*COMMAND, "--average", average]) == 0
+    assert nnunet.runs == [("0",)]
+    assert np.array_equal(found(0), read_calibrator(calibrator)(nnunet.prediction(0, ("0",))))
+    network = json.loads(Path("out/calib_apply_args.json").read_text())["network"]
+    assert (network["averaged"], network["average"]) == (False, None)
+
+
+@pytest.mark.parametrize("more", [[], ["--calibrator", "calibrator.json"]])
+def test_averaging_that_was_stopped_goes_on_from_what_was_predicted(nnunet, calibrator, more):
+    command = [*BOTH, "--disagreement", *more]
+    nnunet.stop_after = 3
+    assert main(command) == 130
+    assert nnunet.predicted == [0, 1, 0]
+    assert not list(Path("out").glob("*.npz"))
+    nnunet.stop_after = None
+    assert main([*command, "--continue_prediction"]) == 0
+    assert nnunet.predicted == [0, 1, 0, 1]
+    expected = found(1)
+    assert not hidden()
+    Path("out/case_0.npz").unlink()  # a case that is missing; the other one is finished
+    assert main([*command, "--continue_prediction"]) == 0
+    assert nnunet.predicted == [0, 1, 0, 1, 0, 0]
+    assert np.array_equal(found(1), expected)
+    assert not hidden()
+
+
+def test_other_averages_do_not_meet_in_one_folder(nnunet, capsys):
+    assert main(BOTH) == 0
+    for command in (PLAIN, [*BOTH, "--disagreement"], [*BOTH, "-f", "0"]):
+        assert main(command) == 1
+        assert "out: expected an empty folder, or one that a run" in capsys.readouterr().err
+
+
+def test_calibrators_know_what_was_averaged(nnunet, calibrator, capsys):
+    for average, other in (("logits", "probabilities"), ("probabilities", "logits")):
+        of_network(calibrator, folds=["0", "1"], averaged=True, average=average)
+        command = [*PLAIN, "--calibrator", "calibrator.json", "-o", average, "--average"]
+        assert main([*command, other]) == 1
+        assert f"the average of {other}, not of {average}; fit a" in capsys.readouterr().err
+        assert main([*command, average]) == 0
+    # One that was fitted to the folds for their average is for both.
+    of_network(calibrator, folds=["0", "1"], averaged=True, average=None)
+    for average in ("logits", "probabilities"):
+        command = [*PLAIN, "--calibrator", "calibrator.json", "-o", f"{average}_of_both"]
+        assert main([*command, "--average", average]) == 0
+
+
+def test_the_network_of_an_average_is_known_where_it_is_calibrated_later(
+    nnunet, calibrator, capsys
+):
+    assert main(BOTH) == 0
+    of_network(calibrator, trainer=TRAINER, folds=["0", "1"])
+    with pytest.raises(
+        InputError, match=r"the average of folds 0, 1, not single folds 0, 1; .*lds\)"
+    ):
+        apply(calibrator, Path("out"), Path("later"))
+    of_network(calibrator, folds=["0", "1"], averaged=True)
+    apply(calibrator, Path("out"), Path("later"))
+    average = found(0)
+    assert np.array_equal(found(0, "later"), read_calibrator(calibrator)(average))
+
+
+def test_threads_between_operations_are_set_once(monkeypatch):
+    """PyTorch refuses it a second time, and nnU-Net does it for each fold on a GPU."""
+    import nnunetv2.inference.predict_from_raw_data as nnunet_module
+    import torch
+
+    threads = [8]
+
+    def set_threads(n: int) -> None:
+        if threads != [8]:
+            raise RuntimeError("Error: cannot set number of interop threads")
+        threads.append(n)
+
+    monkeypatch.setattr(torch, "get_num_interop_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_interop_threads", set_threads)
+    monkeypatch.setattr(
+        nnunet_module, "predict_entry_point", lambda: torch.set_num_interop_threads(1)
+    )
+    for _ in range(2):
+        module._nnunet([])
+    assert threads == [8, 1]
+
+
+#: What nnU-Net makes of two folds: predictions of each, and their average. The worker of
+#: nnUNetv2_ensemble is called as that calls it, without its processes.
+BY_NNUNET = """
+import sys
+from pathlib import Path
+from nnunetv2.ensembling.ensemble import merge_files
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunet_meep.cli.predict import main
+asked = sys.argv[1:]
+for fold in "01":
+    Path(fold).mkdir()
+    sys.argv = ["nnUNetv2_predict", *asked, "--save_probabilities", "-o", fold, "-f", fold]
+    predict_entry_point()
+labels = PlansManager("0/plans.json").get_label_manager(load_json("0/dataset.json"))
+Path("theirs").mkdir()
+files = ["0/case_0.npz", "1/case_0.npz"]
+merge_files(files, "theirs/case_0", ".nii.gz", SimpleITKIO(), labels, True)
+average = ["--average", "probabilities", "--disagreement"]
+sys.exit(main([*asked, "-f", "0", "1", *average, "-o", "out"]))
+"""
+
+
+@pytest.mark.slow
+def test_real_folds_are_averaged_as_nnunets_ensemble_does(project, monkeypatch):
+    environment = {**os.environ, "nnUNet_results": str(project / "results")}
+    environment |= {"nnUNet_raw": str(project), "nnUNet_preprocessed": str(project)}
+    (project / "images" / "case_1_0000.nii.gz").unlink()
+    asked = ["-i", "images", *ASKED, "--disable_tta", "-npp", "0", "-nps", "0"]
+    subprocess.run(
+        [sys.executable, "-c", BY_NNUNET, *asked],
+        cwd=project,
+        env=environment,
+        check=True,
+        timeout=600,
+        stdout=subprocess.DEVNULL,
+    )
+    monkeypatch.chdir(project)
+    assert np.array_equal(found(0), found(0, "theirs"))
+    labels = [sitk.ReadImage(f"{folder}/case_0.nii.gz") for folder in ("out", "theirs")]
+    assert np.array_equal(*map(sitk.GetArrayFromImage, labels))
+    image = sitk.ReadImage("out/disagreement/case_0_std.nii.gz")
+    expected = np.std([found(0, fold) for fold in "01"], axis=0).max(axis=0)
+    assert sitk.GetArrayFromImage(image) == pytest.approx(expected, abs=1e-6)
+    assert image.GetOrigin() == labels[1].GetOrigin()
+    assert expected.max() > 0.1
