@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, metrics_of
+from nnunet_meep.evaluation.metrics.metric import Of
 
 PAGE = Path(__file__).parent / "reference" / "metrics.md"
 HEADINGS = {

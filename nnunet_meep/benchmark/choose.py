@@ -11,7 +11,8 @@ from nnunet_meep.benchmark.plans.plan import Model, Plan, Select, plain_of
 from nnunet_meep.benchmark.plans.trainer_names import lambda_of
 from nnunet_meep.benchmark.results import TrainingResult
 from nnunet_meep.benchmark.running.steps import VALIDATION
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.metric import Better
 
 
 def choices(

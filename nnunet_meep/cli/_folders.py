@@ -96,6 +96,32 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
         help=f"how far apart surfaces agree for the surface Dice (nsd), in mm (default: {shown})",
     )
 
+    parser.add_argument(
+        "--lesions",
+        type=_size,
+        nargs="?",
+        const=0.0,
+        metavar="MM3",
+        help=(
+            "also compare single lesions, the connected components of each class: how many are "
+            "found, and how sure the network is of each; give it after the folders. With a size in "
+            "mm^3 (mm^2 in 2D images), smaller ones are left out of the segmentation and of the "
+            "reference alike" + ("" if bins else " (default: as in each result)")
+        ),
+    )
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 <= size < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"expected nothing or a size in mm^3, after the folders, got {text!r}"
+        )
+    return size
+
 
 def _distance(text: str) -> float:
     try:

@@ -29,12 +29,16 @@ written into -o:
                    probability; errors that are left if the least sure voxels are set aside;
                    expected against true volume, against actual error rate, and against actual
                    Dice; mean 1 - Dice if the cases with the lowest expected Dice are set aside
+  froc, lesion_reliability (.png and .svg)
+                   with --lesions: lesions found against false ones per scan; the share of real
+                   lesions against their mean probability
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
                    errors and entropy of each model; of several seeds, the first
 
 A comparison is always of the files that are there now. Each result is checked against what is in
-them: new and changed cases are evaluated again, and a line says so. A result with other --bins or
-another --tolerance, or with surface distances where --no-surface is given, is evaluated again, too.
+them: new and changed cases are evaluated again, and a line says so. A result with other --bins,
+another --tolerance or other --lesions, or with surface distances where --no-surface is given, is
+evaluated again, too.
 Warnings come first: cases that only some models have, incomplete folds, predictions without
 references, calibrators that were fitted to the cases they are evaluated on.
 
@@ -127,7 +131,7 @@ def _compare(options: argparse.Namespace) -> None:
     refuse_no_folder(options.o)
     if options.images and not options.images.is_dir():
         raise InputError(f"{options.images}: expected a folder of images, found none (--images)")
-    asked = {"bins": options.bins, "tolerance_mm": options.tolerance}
+    asked = {"bins": options.bins, "tolerance_mm": options.tolerance, "lesions": options.lesions}
     asked |= {"surface": False if options.no_surface else None}
     comparison = compare_folders(
         dict(options.models),

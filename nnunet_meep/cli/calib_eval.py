@@ -31,6 +31,9 @@ written into -o:
                     predictions, and what each file held
   calibration.csv   one row per case, ROI and class
   reliability.png   observed frequency against predicted probability, first ROI (and .svg)
+  froc.png          with --lesions: lesions found against false ones per scan (and .svg)
+  lesion_reliability.png
+                    with --lesions: share of real lesions against their confidence (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
   cases/            sums of finished cases; a run that was stopped goes on from them, as long as
                     their files hold the same; all that --part writes
@@ -48,6 +51,7 @@ examples:
       -tr nnUNetTrainerMEEP_KL --save_probabilities
   meep-calib-eval labelsTs pred -o calibration
   meep-calib-eval labelsTs pred -o calibration --roi image boundary:5
+  meep-calib-eval labelsTs pred -o calibration --lesions 5
   meep-calib-eval labelsTs pred -o calibration --part $SLURM_ARRAY_TASK_ID/16   # --array=1-16
   meep-calib-eval labelsTs pred -o calibration            # when all 16 parts are done
   meep-calib-eval $nnUNet_results/Dataset501_LA/nnUNetTrainerMEEP_KL__nnUNetPlans__3d_fullres
@@ -60,7 +64,8 @@ def _epilog() -> str:
 
 def _metrics() -> str:
     """The catalogue: key and definition of each metric."""
-    from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Of, metrics_of
+    from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, metrics_of
+    from nnunet_meep.evaluation.metrics.metric import Of
 
     lines = [
         "metrics of a class, or of one of nnU-Net's regions, by their keys in calibration.json:"
@@ -168,6 +173,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "rois": options.roi,
         "surface": not options.no_surface,
         "tolerance_mm": options.tolerance,
+        "lesions": options.lesions,
         "segmentation": options.segmentation,
         "cases": options.cases,
         "processes": options.np,

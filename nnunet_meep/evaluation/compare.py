@@ -49,7 +49,7 @@ from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.calibrated import optimistic
 
 #: Settings that should be the same for all models; a warning names those that differ.
-_SETTINGS = ("bins", "surface", "tolerance_mm", "segmentation", "version")
+_SETTINGS = ("bins", "surface", "tolerance_mm", "lesions", "segmentation", "version")
 #: Model name: the evaluations of its trainings.
 _Models: TypeAlias = "dict[str, tuple[Evaluation, ...]]"
 #: The evaluations of all trainings, each with the name of its model.

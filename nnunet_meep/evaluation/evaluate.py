@@ -49,6 +49,7 @@ def evaluate(
     rois: Sequence[str] = ("image",),
     surface: bool = True,
     tolerance_mm: float = TOLERANCE_MM,
+    lesions: float | None = None,
     segmentation: str = FILE,
     cases: Sequence[str] | None = None,
     processes: int | None = 1,
@@ -72,6 +73,9 @@ def evaluate(
         rois: names of ROIs, see :mod:`nnunet_meep.evaluation.counting.roi`.
         surface: compare the surfaces, too, by their distances and by the surface Dice.
         tolerance_mm: distance up to which the surface Dice takes surfaces for the same, in mm.
+        lesions: compare single lesions, too: the connected components of each class that have at
+            least this size in mm^3 (in 2D images mm^2), 0 for all; None: do not. Smaller ones are
+            left out of the segmentation and of the reference alike.
         segmentation: which segmentation Dice, distances and volumes use: ``"file"``, that of
             ``CASE<file_ending>`` beside the probabilities, if it exists; or ``"argmax"``, the one
             that nnU-Net's rule derives from the probabilities.
@@ -107,6 +111,7 @@ def evaluate(
         rois=rois,
         surface=surface,
         tolerance_mm=tolerance_mm,
+        lesions=lesions,
         segmentation=segmentation,
         cases=cases,
         unpaired=chill or partial,
@@ -120,6 +125,7 @@ def evaluate(
         "rois": list(rois),
         "surface": surface,
         "tolerance_mm": tolerance_mm,
+        "lesions": lesions,
         "segmentation": segmentation,
         "cases": None if cases is None else sorted(set(cases)),
         "chill": chill,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from nnunet_meep.evaluation.comparison import Table, values_of_trainings
 from nnunet_meep.evaluation.folds import Folds
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.metric import Better
 from nnunet_meep.evaluation.metrics.repeated import (
     Repeated,
     difference,

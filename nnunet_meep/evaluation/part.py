@@ -74,6 +74,7 @@ def count_part(
     rois: Sequence[str] = ("image",),
     surface: bool = True,
     tolerance_mm: float = TOLERANCE_MM,
+    lesions: float | None = None,
     segmentation: str = FILE,
     cases: Sequence[str] | None = None,
     processes: int | None = 1,
@@ -86,7 +87,7 @@ def count_part(
         part: which cases.
         keep: folder for the sums; created if there are any. Nothing else is written.
         gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, tolerance_mm,
-            segmentation, cases, processes, chill, progress: as for :func:`.evaluate`.
+            lesions, segmentation, cases, processes, chill, progress: as for :func:`.evaluate`.
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
@@ -101,6 +102,7 @@ def count_part(
         rois=rois,
         surface=surface,
         tolerance_mm=tolerance_mm,
+        lesions=lesions,
         segmentation=segmentation,
         cases=cases,
         unpaired=chill,

@@ -31,7 +31,7 @@ from nnunet_meep.evaluation.metrics.scores import (
     top_label_metrics,
 )
 from nnunet_meep.evaluation.results import CaseResult
-from nnunet_meep.evaluation.roi_results import roi_result
+from nnunet_meep.evaluation.roi_results import roi_result, whole_image
 from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
@@ -63,6 +63,7 @@ class Job:
     rois: tuple[Roi, ...]
     surface: bool
     tolerance_mm: float
+    lesions: float | None
     segmentation: str
     keep: Path | None
 
@@ -151,6 +152,7 @@ class Job:
             self.rois,
             self.surface,
             self.tolerance_mm,
+            self.lesions,
             self.segmentation,
         )
 
@@ -185,6 +187,7 @@ class Job:
             self.surface,
             self.tolerance_mm,
             self.segmentation,
+            self.lesions,
         )
         if self._key(case) != key:
             raise InputError(
@@ -197,11 +200,16 @@ class Job:
 
     def finish(self, case: Case, key: dict[str, Any], sums: CaseSums, was_kept: bool) -> Finished:
         """The metrics of a case."""
+        labels = self.dataset.labels
+        of_image = whole_image(labels, sums)
         rois = {
-            name: roi_result(self.dataset.labels, grid(self.n_bins), roi, sums.surfaces)
+            name: roi_result(labels, grid(self.n_bins), roi, of_image)
             for name, roi in sums.rois.items()
         }
-        result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois)
+        lesions = None
+        if sums.lesions is not None:
+            lesions = dict(zip(labels.keys, sums.lesions, strict=True))
+        result = CaseResult(case.name, sums.n_clipped, sums.n_not_argmax, rois, lesions)
         return Finished(result, sums, key["files"], was_kept)
 
     def count_and_finish(

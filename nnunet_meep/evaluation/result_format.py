@@ -12,6 +12,7 @@ from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import KINDS
 from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
+from nnunet_meep.evaluation.lesion_results import damaged_lesions
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.nnunet_files.networks import Network
 
@@ -35,7 +36,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _NEW_SETTINGS: dict[str, Any] = {
     **{"segmentation": str, "chill": bool, "reader": _TEXT_OR_NONE},
-    "tolerance_mm": (int, float),
+    **{"tolerance_mm": (int, float), "lesions": (int, float, type(None))},
 }
 _OPTIONAL_SETTINGS: dict[str, Any] = {
     "dataset_json": _TEXT_OR_NONE,
@@ -75,6 +76,7 @@ _RESULT: dict[str, Any] = {
     "classes": dict,
     "cases": [{"case": str, "n_not_argmax": (int, type(None))}],
     "top_label": (dict, type(None)),
+    "lesions": (dict, type(None)),
 }
 
 
@@ -127,8 +129,8 @@ def in_current_format(content: Any) -> Any:
     """
     if not isinstance(content, dict) or content.get("schema") not in EARLIER:
         return content
-    settings = {"tolerance_mm": TOLERANCE_MM, **content["settings"]}
-    return {**content, "schema": SCHEMA, "settings": settings}
+    settings = {"tolerance_mm": TOLERANCE_MM, "lesions": None, **content["settings"]}
+    return {"lesions": None, **content, "schema": SCHEMA, "settings": settings}
 
 
 def damage(content: Any) -> str:
@@ -159,7 +161,7 @@ def damage(content: Any) -> str:
                 return problem
             if [case["case"] for case in part["cases"]] != names:
                 return "the ROIs have different cases"
-        return _damaged_files(content["files"]["cases"], names)
+        return _damaged_files(content["files"]["cases"], names) or _damaged_lesions(content, names)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return f"{type(error).__name__} {error}"
 
@@ -214,6 +216,13 @@ def _damaged_files(of_cases: dict[str, Any], names: list[str]) -> str:
         if not {"probabilities", "reference"} <= set(identities):
             return f"no files of {case}"
     return ""
+
+
+def _damaged_lesions(content: dict[str, Any], names: list[str]) -> str:
+    requested = content["settings"]["lesions"] is not None
+    if requested != (content["lesions"] is not None):
+        return "lesions that its settings do not ask for, or none"
+    return damaged_lesions(content["lesions"], list(content["classes"]), names) if requested else ""
 
 
 def _damaged_numbers(part: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.components import Lesions
+from nnunet_meep.evaluation.lesion_results import lesions_from_dict, lesions_to_dict
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.statistics import over_cases
@@ -55,12 +57,14 @@ class CaseResult:
         n_not_argmax: number of voxels where the segmentation file differs from what nnU-Net's rule
             derives from the probabilities; None if there is no file.
         rois: its metrics in each ROI, by the ROI's name.
+        lesions: its components over the whole image, by class key; None if not requested.
     """
 
     case: str
     n_clipped: int
     n_not_argmax: int | None
     rois: dict[str, RoiResult]
+    lesions: dict[str, Lesions] | None = None
 
     @property
     def has_class(self) -> bool:
@@ -118,6 +122,12 @@ class Evaluation:
     def roi(self) -> str:
         """Name of the first ROI."""
         return next(iter(self.pooled))
+
+    @property
+    def lesions(self) -> dict[str, dict[str, Lesions]] | None:
+        """By case and class key, the components over whole images; None if not requested."""
+        found = {case.case: case.lesions for case in self.cases if case.lesions is not None}
+        return found or None
 
     @property
     def is_region_based(self) -> bool:
@@ -189,6 +199,8 @@ class Evaluation:
             "calibrators": self.calibrators,
             **self.roi_to_dict(first),
             "by_roi": {name: self.roi_to_dict(name) for name in others},
+            "lesions": self.lesions
+            and lesions_to_dict(self.lesions, list(self.classes), self.settings["bins"]),
             "not_predicted": self.not_predicted,
             "skipped": [{"case": case, "reason": reason} for case, reason in self.skipped],
             "incomplete_folds": self.incomplete_folds,
@@ -218,6 +230,7 @@ class Evaluation:
                 entry["n_clipped"],
                 entry["n_not_argmax"],
                 {roi: _case_from_dict(part, part["cases"][i]) for roi, part in by_roi.items()},
+                content["lesions"] and lesions_from_dict(content["lesions"], entry["case"]),
             )
             for i, entry in enumerate(content["cases"])
         ]

@@ -60,6 +60,7 @@ class Setup:
         rois: Sequence[str],
         surface: bool,
         tolerance_mm: float,
+        lesions: float | None,
         segmentation: str,
         cases: Sequence[str] | None,
         unpaired: bool,
@@ -69,7 +70,7 @@ class Setup:
 
         Args:
             gt_folder, pred_folders, dataset_json, plans_json, bins, rois, surface, tolerance_mm,
-                segmentation, cases, keep: as for :func:`.evaluate`.
+                lesions, segmentation, cases, keep: as for :func:`.evaluate`.
             unpaired: accept predictions and references that cannot be paired.
 
         Raises:
@@ -81,6 +82,8 @@ class Setup:
             raise InputError(f"rois: expected each ROI once, got {' '.join(rois) or 'none'}")
         if not 0 <= tolerance_mm < math.inf:
             raise InputError(f"tolerance_mm: expected a distance in mm, got {tolerance_mm:g}")
+        if lesions is not None and not 0 <= lesions < math.inf:
+            raise InputError(f"lesions: expected a size in mm^3, at least 0, got {lesions:g}")
         if segmentation not in (FILE, ARGMAX):
             raise InputError(f"segmentation: expected {FILE} or {ARGMAX}, got {segmentation}")
         asked_rois = tuple(parse_roi(name) for name in rois)
@@ -102,7 +105,7 @@ class Setup:
             predictions,
             file_identity(dataset.path),
             network_of(folders.predictions),
-            Job(dataset, bins, asked_rois, surface, tolerance_mm, segmentation, keep),
+            Job(dataset, bins, asked_rois, surface, tolerance_mm, lesions, segmentation, keep),
         )
 
     def outcomes(

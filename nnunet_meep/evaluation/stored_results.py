@@ -183,6 +183,8 @@ def _command(settings: dict[str, Any], output: Path) -> str:
         words += [flag, str(settings[name])] if settings.get(name) else []
     if (tolerance_mm := settings.get("tolerance_mm", TOLERANCE_MM)) != TOLERANCE_MM:
         words += ["--tolerance", str(tolerance_mm)]
+    if settings.get("lesions") is not None:
+        words += ["--lesions", str(settings["lesions"])]
     if settings.get("segmentation") == "argmax":
         words += ["--segmentation", "argmax"]
     words += ["--cases", *settings["cases"]] if settings.get("cases") else []

@@ -33,7 +33,7 @@ from nnunet_meep.nnunet_files.paths import real_path
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 #: Settings of a result that are kept when it is evaluated again.
-_OPTIONS = ("bins", "rois", "surface", "tolerance_mm", "segmentation", "chill", "cases")
+_OPTIONS = ("bins", "rois", "surface", "tolerance_mm", "lesions", "segmentation", "chill", "cases")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_training(
         gt_folder: references; None: those of the stored result, or as in :func:`.evaluate`.
         roi: name of an ROI; None: the first one of the result.
         options: arguments of :func:`.evaluate` that replace the result's settings (``bins``,
-            ``surface``, ``tolerance_mm``).
+            ``surface``, ``tolerance_mm``, ``lesions``).
         processes: number of processes; None: one per CPU core.
         as_stored: use the result as written, whatever has happened to its files.
 

@@ -27,8 +27,8 @@ from nnunet_meep.nnunet_files.probabilities import (
     write_probabilities,
 )
 from nnunet_meep.nnunet_files.writing import write_image
-from nnunet_meep.posthoc.apply import segmentation
 from nnunet_meep.posthoc.disagreement import Disagreement
+from nnunet_meep.posthoc.segmentation import segmentation
 
 #: Folder of the maps, in that of the predictions: nnU-Net's commands would take images beside the
 #: segmentations for cases.

@@ -65,17 +65,19 @@ def table(fit: DerivedFit) -> str:
     body = _of_thresholds(fit) if is_threshold else _of_volumes(fit)
     lines = [_title(fit), "", *body]
     for key, reason in fit.calibrator.reasons.items():
-        instead = "its threshold stays at 1/2" if is_threshold else "no interval"
-        lines.append(f"{fit.classes[key].name}: {instead}: {reason}")
+        of_class = fit.classes[key]
+        instead = "no interval"
+        if isinstance(of_class, ThresholdFit):
+            alone = of_class.chosen == HALF
+            instead = "its threshold stays at 1/2" if alone else "the threshold of the others"
+        lines.append(f"{of_class.name}: {instead}: {reason}")
     if fit.n_twice:
         lines.append(
             f"Note: the calibrator before was fitted to {fit.n_twice} of these cases, too, and is "
             f"a little worse on others;\nfor a strict bound fit the two to different cases"
         )
-    if fit.calibrator.fitted_on["cross_fitted"]:
-        lines.append(f"Note: {cross_fitted(fit.calibrator)}")
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
-    return "\n".join([*lines, *unknown_network(fit.calibrator)])
+    return "\n".join([*lines, *cross_fitted(fit.calibrator), *unknown_network(fit.calibrator)])
 
 
 def _title(fit: DerivedFit) -> str:
@@ -110,7 +112,7 @@ def _of_volumes(fit: DerivedFit) -> list[str]:
         f"{100 * intervals.coverage:g} % of the intervals are to contain the true volume.",
         _MARGINAL,
     ]
-    n = min(len(c.scores) for c in fit.classes.values() if isinstance(c, VolumeFit))
+    n = min(int(row[1]) for row in rows[1:])
     if which := _LARGEST.get(n + 1 - rank_of_bound(n, intervals.coverage)):
         lines.append(
             f"Note: {counted(n, 'case')} are few: half the width is the {which} error among them; "
@@ -127,11 +129,12 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
         if isinstance(c, ThresholdFit):
             at = (HALF, c.chosen)
             numbers = [f"{c.dice[i]:.3f}" for i in at] + [f"{100 * c.fnr[i]:.1f}" for i in at]
+            numbers = numbers if c.n_with else ["-"] * len(numbers)
             rows.append([f"{key} {c.name}", f"{c.threshold:.4g}", str(c.n_with), *numbers])
     thresholds = fit.calibrator.thresholds
     lines = [text_table(rows, n_left=1)]
     n = _n_cases(fit)
-    without = [c for c in fit.classes.values() if isinstance(c, ThresholdFit) and c.n_with < n]
+    without = [c for c in fit.classes.values() if isinstance(c, ThresholdFit) and 0 < c.n_with < n]
     for c in without:
         lines.append(
             f"{c.name}: {counted(n - c.n_with, 'reference')} without it; not counted for Dice, "

@@ -134,11 +134,11 @@ def fit_derived(
     given = FittingSet.open(
         gt_folder, pred_folders, dataset_json, plans_json, cases, parse_roi("image"), folds=folds
     )
-    dataset, folders = given.dataset, given.predictions.folders.predictions
+    dataset, network = given.dataset, given.network
     if before is not None and after is not None:
         refuse_twice(goal.method, before, str(after))
         before.check_labels(dataset.labels, dataset.path)
-        before.check_network(given.network, folders[0])
+        before.check_network(network, given.predictions.folders.predictions[0])
     with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
         derived, classes, reasons = goal.learn(_read(bar, dataset, before), dataset.labels)
     given.refuse_changed()
@@ -149,7 +149,7 @@ def fit_derived(
         derived=derived,
         after=before,
         reasons=reasons,
-        network=given.network,
+        network=network,
         fitted_on={**given.to_dict(), "classes": about(classes)},
     )
     seen = {c["probabilities"] for s in calibrator.steps[:-1] for c in s.fitted_on["cases"]}

@@ -23,15 +23,16 @@ class FittingSet:
         predictions: the folders and cases.
         roi: the voxels to use.
         files: by case, the identities of its files when they were found.
-        network: the network that the calibrator will be for.
-        folds: see :meth:`open`.
+        network: the network that a calibrator fitted to them is for.
+        cross_fitted: whether that is the average of folds, of which each predicted cases that it
+            was not trained on.
     """
 
     predictions: Predictions
     roi: Roi
     files: list[dict[str, str]]
     network: Network
-    folds: bool
+    cross_fitted: bool
 
     @classmethod
     def open(
@@ -48,14 +49,12 @@ class FittingSet:
         """Find the files; no voxels are read.
 
         Args:
-            gt_folder, pred_folders, dataset_json, plans_json, cases: as for :func:`.fit`.
+            gt_folder, pred_folders, dataset_json, plans_json, cases, folds: as for :func:`.fit`.
             roi: the voxels to use.
-            folds: the calibrator is for the average of the folds whose validation predictions these
-                are (cross-fitting), not for each of them.
 
         Raises:
             InputError: a folder or file cannot be used, a prediction is calibrated already, or
-                ``folds`` is asked for with other predictions.
+                there are no several folds.
         """
         given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
         predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
@@ -64,7 +63,7 @@ class FittingSet:
         if folds:
             network = average_of(network)
         files = [_files(case, predictions.dataset, roi) for case in predictions.paired.cases]
-        return cls(predictions, roi, files, network, folds)
+        return cls(predictions, roi, files, network, cross_fitted=folds)
 
     @property
     def cases(self) -> list[Case]:
@@ -99,7 +98,7 @@ class FittingSet:
                 for case, f in zip(self.cases, self.files, strict=True)
             ],
             "roi": self.roi.name,
-            "cross_fitted": self.folds,
+            "cross_fitted": self.cross_fitted,
         }
 
 

@@ -133,7 +133,8 @@ def predict(
         applied = calibrate_into(asked.output, calibrator_json, staging.whole, progress=progress)
     # Other parts of the prediction (-part_id) may be at work in the same folder.
     done = case_names(asked.output, ".npz") & case_names(asked.output, dataset.file_ending)
-    write_triage(triage(asked.output, cases=sorted(done), progress=progress), asked.output / TRIAGE)
+    ranked = triage(asked.output, cases=sorted(done), progress=progress)
+    write_triage(ranked, asked.output / TRIAGE)
     for folder in staging.folders:
         try:
             shutil.rmtree(folder)

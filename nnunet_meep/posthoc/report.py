@@ -96,18 +96,19 @@ def table(fit: Fit) -> str:
             "numbers are those before that."
         )
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
-    if fitted_on["cross_fitted"]:
-        lines.append(f"Note: {cross_fitted(calibrator)}")
-    return "\n".join([*lines, *unknown_network(calibrator), *_doubts(fit)])
+    notes = [*cross_fitted(calibrator), *unknown_network(calibrator)]
+    return "\n".join([*lines, *notes, *_doubts(fit)])
 
 
-def cross_fitted(calibrator: Calibrator) -> str:
-    """What a calibrator for the average of folds assumes."""
-    return (
-        f"for {calibrator.network.folds_in_words}, fitted to what each fold predicted for cases "
-        f"that it was not trained on: this assumes that on new cases the average is as "
-        f"overconfident, or underconfident, as each fold"
-    )
+def cross_fitted(calibrator: Calibrator) -> list[str]:
+    """A line if it was fitted to single folds for their average: what that assumes."""
+    if not calibrator.fitted_on["cross_fitted"]:
+        return []
+    return [
+        f"Note: for {calibrator.network.folds_in_words}, fitted to what each fold predicted for "
+        f"cases that it was not trained on: this assumes that on new cases the average makes the "
+        f"same errors with the same confidence as each fold"
+    ]
 
 
 def unknown_network(calibrator: Calibrator) -> list[str]:

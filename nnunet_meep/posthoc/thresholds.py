@@ -73,8 +73,8 @@ def learn_thresholds(
         fnr: the false-negative rate to keep; None: choose for the best mean Dice.
 
     Returns:
-        The thresholds; for each class how it was chosen, and, for those that no reference has, why
-        it stays at 1/2.
+        The thresholds; for each class how it was chosen; and, for those that no reference has, why
+        it stays at 1/2, or is that of the others.
 
     Raises:
         InputError: there are too few cases, no threshold keeps the rate, or no reference has any

@@ -105,6 +105,31 @@ def test_dice_of_the_segmentation_is_that_of_the_fit(tmp_path, monkeypatch, caps
     assert any("5 of 5 cases were used to fit the calibrator" in line for line in notes(evaluation))
 
 
+@pytest.mark.rendered
+def test_a_class_that_no_reference_has_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = PredictionFolder(tmp_path / "val", LABELS)
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        y = rng.integers(0, 2, (4, 5, 6))
+        p = 0.4 * np.eye(3)[y] + 0.6 * rng.dirichlet((1, 1, 1), y.shape)
+        folder.add(f"case_{i}", np.moveaxis(p, -1, 0).astype(np.float32), y.astype(np.uint8))
+    why = "no voxels of it in the references"
+    assert calib_fit.main(["threshold", "--goal", "dice", *VAL, "-o", "d.json"]) == 0
+    said = capsys.readouterr().out
+    assert f"Posterior: its threshold stays at 1/2: {why}" in said
+    assert re.search(r"2 Posterior +0\.5 +0 +- +- +- +-\n", said)
+    assert calib_fit.main(["threshold", "--fnr", "0.5", *VAL, "-o", "f.json"]) == 0
+    assert f"Posterior: the threshold of the others: {why}" in capsys.readouterr().out
+    of_class = read_calibrator("f.json").thresholds.of_class
+    assert of_class["1"] == of_class["2"]
+    assert calib_fit.main(["volume", "--after", "d.json", *VAL, "-o", "v.json"]) == 0
+    assert f"Posterior: no interval: {why}" in capsys.readouterr().out
+    entry = json.loads(Path("v.json").read_text())["classes"]["2"]
+    assert entry == {"half_width": None, "reason": why}
+    assert read_calibrator("v.json").intervals.half_width["2"] is None
+
+
 def test_regions_that_exclude_each_other_are_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     regions = {"background": 0, "both": [1, 2, 3], "left": [2], "right": [3]}

@@ -65,7 +65,7 @@ class History:
         self.masks = root / "masks"
         self.masks.mkdir()
         self.options: dict[str, Any] = {"bins": 15, "rois": ["image"], "surface": False}
-        self.options |= {"tolerance_mm": 2.0, "segmentation": "file"}
+        self.options |= {"tolerance_mm": 2.0, "lesions": None, "segmentation": "file"}
         self.n_made = 0
         self.models = {name: self._new_model(name) for name in MODELS}
         for fold in range(2):
@@ -177,6 +177,7 @@ class History:
             "rois": [["image"], ["boundary:1", "image"], ["crop"], [f"mask:{self.masks}"]],
             "surface": [False, True],
             "tolerance_mm": [2.0, 0.5],
+            "lesions": [None, 0.0, 3.0],
             "segmentation": ["file", "argmax"],
         }
         name = list(choices)[self.rng.integers(len(choices))]
@@ -250,7 +251,7 @@ class History:
         arguments += ["-o", str(self.root / "comparison")]
         code, printed = self._command(calib_compare.main, arguments)
         defaults = {"bins": 15, "rois": ["image"], "surface": True}
-        defaults |= {"tolerance_mm": 2.0, "segmentation": "file"}
+        defaults |= {"tolerance_mm": 2.0, "lesions": None, "segmentation": "file"}
         models = {}
         for name, model in self.models.items():
             options = {k: (stored[name] or defaults)[k] for k in defaults}
@@ -272,6 +273,8 @@ class History:
         arguments += ["--tolerance", str(options["tolerance_mm"])]
         arguments += ["--segmentation", options["segmentation"]]
         arguments += [] if options["surface"] else ["--no-surface"]
+        if options["lesions"] is not None:
+            arguments += ["--lesions", str(options["lesions"])]
         return [*arguments, "--roi", *options["rois"]]
 
     def _from_scratch(self, model: Path, options: dict[str, Any]) -> Any:

@@ -47,6 +47,7 @@ def stored_result(
                 "rois": ["image"],
                 "surface": True,
                 "tolerance_mm": 2.0,
+                "lesions": None,
                 "segmentation": "file",
             },
             **{"gt_folder": "gt", "pred_folder": "pred", "reader": None},
@@ -58,6 +59,7 @@ def stored_result(
         "skipped": [],
         "incomplete_folds": [],
         "by_roi": {},
+        "lesions": None,
         "origin": {"written": "2026-01-01", "gt_folder": None, "pred_folders": [], "masks": {}},
         "files": {
             "dataset.json": "",

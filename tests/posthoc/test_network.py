@@ -166,8 +166,8 @@ class TestCrossFitting:
         assert calib_fit.main(["platt", "--folds", str(model), "-o", str(average)]) == 0
         note = (
             "Note: for the average of folds 0, 1, fitted to what each fold predicted for cases "
-            "that it was not trained on: this assumes that on new cases the average is as "
-            "overconfident, or underconfident, as each fold\n"
+            "that it was not trained on: this assumes that on new cases the average makes the "
+            "same errors with the same confidence as each fold\n"
         )
         assert note in capsys.readouterr().out
         contents = [json.loads(path.read_text()) for path in (single, average)]

@@ -121,6 +121,13 @@ def test_where_all_do_as_well_it_stays_at_a_half():
     assert nm.fit_thresholds(p, y).thresholds.of_class == {"1": 0.5}
 
 
+def test_a_probability_of_a_half_is_not_above_a_half():
+    p, y = of_two([0.5, 0.2], [1, 0])
+    found = nm.fit_thresholds(p, y)
+    assert found.fitted_on["classes"]["1"]["dice_at_half"] == 0
+    assert found.thresholds.of_class["1"] == THRESHOLDS[HALF - 1]
+
+
 def test_the_rate_by_hand():
     """Four voxels in each of four cases; one may be missed of 16, and more not: alpha = 0.3.
 

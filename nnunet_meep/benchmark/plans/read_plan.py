@@ -39,7 +39,8 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import MAX_BINS
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Of
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.metric import Better, Of
 from nnunet_meep.posthoc.fit import METHODS, check_installed
 
 FOLDS = "all five"

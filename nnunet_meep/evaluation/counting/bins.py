@@ -23,6 +23,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_meep.evaluation.counting.components import Lesions
+
 #: Number of cells of equal width in logit p, and the logit (+ and -) at which they end.
 N_LOGIT_CELLS = 16_384
 LOGIT_LIMIT = 24.0
@@ -240,6 +242,7 @@ class CaseSums:
             if not requested.
         n_not_argmax: number of voxels whose label in the segmentation file differs from the one
             that follows from the probabilities by nnU-Net's rule; None without a file.
+        lesions, wmh: the result of :func:`.case_lesions`; None if not requested.
     """
 
     case: str
@@ -247,6 +250,8 @@ class CaseSums:
     rois: dict[str, RoiSums]
     surfaces: tuple[dict[str, float], ...] | None
     n_not_argmax: int | None
+    lesions: tuple[Lesions, ...] | None
+    wmh: dict[str, float] | None
 
 
 class CellTotals:

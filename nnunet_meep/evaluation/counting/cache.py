@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnunet_meep import __version__
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.counting.bins import CaseSums, Cells, ClassSums, RoiSums
+from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.json_file import parse_json
 from nnunet_meep.nnunet_files.calibrated import read_note
@@ -37,6 +38,7 @@ def cache_key(
     rois: Sequence[Roi],
     surface: bool,
     tolerance_mm: float,
+    lesions: float | None,
     segmentation: str,
 ) -> dict[str, Any]:
     """Everything that the sums of a case depend on, as JSON; its files as identities of content.
@@ -54,6 +56,7 @@ def cache_key(
         "rois": [r.name for r in rois],
         "surface": surface,
         "tolerance_mm": tolerance_mm if surface else None,
+        "lesions": lesions,
         "segmentation": segmentation,
         "files": case_identity(case, dataset.file_ending, rois),
     }
@@ -102,6 +105,8 @@ def save(path: Path, sums: CaseSums, key: dict[str, Any]) -> None:
         "has_top_label": [r.top_label is not None for r in sums.rois.values()],
         "surfaces": sums.surfaces,
         "n_not_argmax": sums.n_not_argmax,
+        "lesions": sums.lesions and [asdict(of_class) for of_class in sums.lesions],
+        "wmh": sums.wmh,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
@@ -159,11 +164,13 @@ def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
             for values in scalars
         )
         rois[name] = RoiSums(channels, next(cells) if has_top else None)
-    surfaces = about["surfaces"]
+    surfaces, lesions = about["surfaces"], about["lesions"]
     return CaseSums(
         about["case"],
         about["n_clipped"],
         rois,
         None if surfaces is None else tuple(surfaces),
         about["n_not_argmax"],
+        None if lesions is None else tuple(map(Lesions.from_dict, lesions)),
+        about["wmh"],
     )

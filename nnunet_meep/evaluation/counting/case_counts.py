@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,17 @@ from nnunet_meep.nnunet_files.probabilities import (
 )
 
 
+def is_2d(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> bool:
+    """Whether an image has no thickness, and hence no volume.
+
+    nnU-Net adds a first axis of length 1 to 2D images and gives it 999 times the spacing.
+    """
+    return shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:])
+
+
 def voxel_ml(shape: tuple[int, ...], spacing_mm: Sequence[float]) -> float:
     """Volume of a voxel of an image with this shape and voxel size; NaN for 2D images."""
-    # nnU-Net adds a first axis of length 1 to 2D images and gives it 999 times the spacing. Such an
-    # image has no thickness and hence no volume.
-    if shape[0] == 1 and spacing_mm[0] >= 999 * max(spacing_mm[1:]):
-        return math.nan
-    return math.prod(spacing_mm) / 1000
+    return math.nan if is_2d(shape, spacing_mm) else math.prod(spacing_mm) / 1000
 
 
 class CaseCounts:
@@ -326,8 +331,10 @@ class CaseCounts:
         """
         codes, labels = self._reference.codes, self.labels
         winner = self.winner.reshape(codes.shape, order=self._file.order)
-        has_class = np.isin(self.segmented_label, labels.members(class_index))
-        return has_class[winner] & (codes != labels.ignored_code)
+        has_class = np.flatnonzero(np.isin(self.segmented_label, labels.members(class_index)))
+        # Comparisons are faster than looking each voxel up in a table.
+        mask = reduce(np.logical_or, (winner == i for i in has_class))
+        return mask if labels.ignore_label is None else mask & (codes != labels.ignored_code)
 
     def predicted_p(self, class_index: int) -> NDArray[np.floating]:
         """The probabilities of a class at the voxels of :meth:`predicted_mask`.
@@ -351,14 +358,16 @@ class CaseCounts:
 
     def surface_metrics(self, tolerance_mm: float) -> tuple[dict[str, float], ...]:
         """Distances and agreement of the surfaces of each class over the whole image."""
-        codes, labels = self._reference.codes, self.labels
-        result = []
-        for i in range(len(labels.classes)):
-            y = labels.y_of_code(labels.members(i))[codes] == 1
-            predicted = self.predicted_mask(i)
-            spacing_mm = self._reference.spacing_mm
-            result.append(surface_metrics(y, predicted, spacing_mm, tolerance_mm))
-        return tuple(result)
+        reference, labels = self._reference, self.labels
+        return tuple(
+            surface_metrics(
+                reference.mask(labels, i),
+                self.predicted_mask(i),
+                reference.spacing_mm,
+                tolerance_mm,
+            )
+            for i in range(len(labels.classes))
+        )
 
 
 def _negative(cells: Cells) -> Cells:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import CaseSums, RoiSums, grid
 from nnunet_meep.evaluation.counting.case_counts import CaseCounts
+from nnunet_meep.evaluation.counting.case_lesions import case_lesions
 from nnunet_meep.evaluation.counting.lane_counts import N_LANES
 from nnunet_meep.evaluation.counting.reference import FILE, Reference
 from nnunet_meep.evaluation.counting.roi import Roi
@@ -38,6 +39,7 @@ def sum_case(
     surface: bool,
     tolerance_mm: float,
     segmentation: str = FILE,
+    lesions: float | None = None,
 ) -> CaseSums:
     """Read the probabilities of a case and reduce them to sums.
 
@@ -55,6 +57,7 @@ def sum_case(
         segmentation: the segmentation from which Dice, volumes and distances are computed: ``FILE``
             for the segmentation file, if there is one, or ``ARGMAX`` for the labels that follow
             from the probabilities by nnU-Net's rule.
+        lesions: find the lesions of at least this size, see :func:`.case_lesions`; None: do not.
 
     Raises:
         InputError: the file cannot be read, has the wrong shape, or values that are not
@@ -73,12 +76,17 @@ def sum_case(
             for part in file.parts():
                 counts.predicted.add(part)
                 part.release()
+    found, wmh = None, None
+    if lesions is not None:
+        found, wmh = case_lesions(counts, reference, lesions, surface)
     return CaseSums(
         case.name,
         counts.n_clipped,
         {r.name: counts.sums_of(r) for r in rois},
         counts.surface_metrics(tolerance_mm) if surface else None,
         n_not_argmax,
+        found,
+        wmh,
     )
 
 

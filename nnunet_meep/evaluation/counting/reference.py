@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class Reference:
     restricted: dict[str, NDArray[np.unsignedinteger]]
     spacing_mm: tuple[float, ...]
     segmentation: PackedCodes | None
+
+    def mask(self, labels: Labels, class_index: int) -> NDArray[np.bool_]:
+        """Where the reference has a class, (*shape)."""
+        codes = (labels.values.index(label) for label in labels.members(class_index))
+        # A comparison is faster than looking each voxel up in a table.
+        return reduce(np.logical_or, (self.codes == code for code in codes))
 
     def codes_of(self, rois: Sequence[Roi]) -> dict[str, NDArray[np.unsignedinteger]]:
         """The codes to count for some ROIs: {``Roi.counted_as``: codes (*shape)}."""

@@ -6,88 +6,14 @@ Each metric of ``calibration.json`` has one entry here, in the order of the tabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
-
-
-class Better(Enum):
-    """Which values of a metric are good, in words."""
-
-    HIGHER = "Higher is better."
-    LOWER = "Lower is better."
-    NEAR_ONE = (
-        "1 is right; below 1 the network is overconfident. Models are compared by how far their "
-        'cases are from 1 on average ("off by" in tables).'
-    )
-    NEITHER = ""  # for information only, not compared between models
-
-
-class Of(Enum):
-    """What a metric is computed for."""
-
-    CLASS = "one class, or one of nnU-Net's regions, against the rest"
-    REGION = "one of nnU-Net's regions, cut at p > 1/2"
-    TOP_LABEL = "the predicted label"
-
+from nnunet_meep.evaluation.metrics.metric import Better, Metric, Of, Unit
 
 _EVERY = (Of.CLASS, Of.TOP_LABEL)
 _ERRORS = (Of.REGION, Of.TOP_LABEL)
-
-
-class Unit(NamedTuple):
-    """The unit in which values are printed.
-
-    Attributes:
-        name: name of the unit; "" if there is none.
-        digits: number of digits after the decimal point.
-        scale: factor that converts the metric to this unit.
-    """
-
-    name: str = ""
-    digits: int = 3
-    scale: float = 1
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric.
-
-    Attributes:
-        name: name for headings, without the unit.
-        definition: definition in a sentence or two, with its source.
-        better: which values are good.
-        of: what it is computed for.
-        function: dotted name, below this package, of the function that computes it.
-        unit: the unit in which values are printed.
-    """
-
-    name: str
-    definition: str
-    better: Better = Better.LOWER
-    of: tuple[Of, ...] = (Of.CLASS,)
-    function: str = field(kw_only=True)
-    unit: Unit = field(default=Unit(), kw_only=True)
-
-    @property
-    def heading(self) -> str:
-        """Name and unit."""
-        return f"{self.name} {self.unit.name}".rstrip()
-
-    @property
-    def explanation(self) -> str:
-        """The definition, and which values are good."""
-        return f"{self.definition} {self.better.value}".rstrip()
-
-    def number(self, value: float, sign: str = "") -> str:
-        """A value as text, in the unit of the heading; ``sign="+"`` adds a plus if positive."""
-        # Adding 0.0 turns -0.0 into 0.0, so that a rounded zero has no minus sign.
-        rounded = round(value * self.unit.scale, self.unit.digits) + 0.0
-        return format(rounded, f"{sign}.{self.unit.digits}f")
-
-
 _SCORES = "evaluation.metrics.scores.class_metrics"
 _SURFACE = "evaluation.counting.surface.surface_metrics"
+_LESIONS = "evaluation.metrics.lesions.lesion_metrics"
+_WMH = "evaluation.counting.wmh_challenge.challenge_figures"
 _BINNED = "evaluation.metrics.calibration.binned_metrics"
 _EQUAL_MASS = "evaluation.metrics.calibration.equal_mass_metrics"
 _TOP_LABEL = "evaluation.metrics.scores.top_label_metrics"
@@ -144,6 +70,79 @@ CATALOGUE: dict[str, Metric] = {
         "counted, as in MONAI; DeepMind's code weights them by surface area.",
         Better.HIGHER,
         function=_SURFACE,
+    ),
+    "lesion_f1": Metric(
+        "lesion F1",
+        "2 TP / (2 TP + FP + FN) over lesions, the connected components (26 neighbours, in 2D 8) "
+        "of at least the size of --lesions, of the whole image. TP are pairs of a segmented lesion "
+        "and one of the reference, each in one pair at most, with an intersection over union of at "
+        "least 0.1, the largest first (Kofler et al. 2023; the threshold of Baumgartner et al. "
+        "2021). Undefined where there is none in both.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesion_precision": Metric(
+        "lesion precision",
+        "Share of the segmented lesions that are in a pair; undefined where there are none.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesion_recall": Metric(
+        "lesion recall",
+        "Share of the lesions of the reference that are in a pair; undefined where there are none.",
+        Better.HIGHER,
+        function=_LESIONS,
+    ),
+    "lesions_true": Metric(
+        "true lesions",
+        "Number of lesions of the reference.",
+        Better.NEITHER,
+        function=_LESIONS,
+        unit=Unit(digits=1),
+    ),
+    "lesions_pred": Metric(
+        "segmented lesions",
+        "Number of lesions of the segmentation.",
+        Better.NEITHER,
+        function=_LESIONS,
+        unit=Unit(digits=1),
+    ),
+    "wmh_dsc": Metric(
+        "WMH challenge DSC",
+        "Dice as the WMH Segmentation Challenge 2017 computes it (Kuijf et al. 2019), like the "
+        "following: other pathology, label 2 of the reference, is taken out first. For data sets "
+        "with its labels, WMH = 1 and ignore = 2.",
+        Better.HIGHER,
+        function=_WMH,
+    ),
+    "wmh_h95": Metric(
+        "WMH challenge H95",
+        "Distance that 95 % of one surface have to the other at most, the larger of both "
+        "directions. Unlike HD95, the surface is that of each slice alone, 8 neighbours; undefined "
+        "where there is none.",
+        function=_WMH,
+        unit=_MM,
+    ),
+    "wmh_avd": Metric(
+        "WMH challenge AVD",
+        "Difference between segmented and true volume over the true one; undefined where that is "
+        "0.",
+        function=_WMH,
+        unit=Unit("%", 1),
+    ),
+    "wmh_recall": Metric(
+        "WMH challenge lesion recall",
+        "Share of the lesions of the reference of which any voxel is segmented; 1 where there are "
+        "none. Unlike lesion recall, one segmented lesion may find several, and none is too small.",
+        Better.HIGHER,
+        function=_WMH,
+    ),
+    "wmh_f1": Metric(
+        "WMH challenge lesion F1",
+        "Harmonic mean of this recall and the share of the segmented lesions of which any voxel is "
+        "in the reference; 0 where both are 0.",
+        Better.HIGHER,
+        function=_WMH,
     ),
     "dice_expected": Metric(
         "expected Dice",
@@ -313,7 +312,9 @@ CATALOGUE: dict[str, Metric] = {
 }
 
 #: The metrics in tables, for a class and for the top label; the HTML page and the CSV have all.
-CLASS_TABLE = ("dice", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece")
+CLASS_TABLE = (*("dice", "lesion_f1", "hd", "hd95", "brier", "brier_plus", "nll", "ece", "smece"),)
+#: The figures of the WMH challenge, in a table of their own.
+WMH_TABLE = ("wmh_dsc", "wmh_h95", "wmh_avd", "wmh_recall", "wmh_f1")
 TOP_LABEL_TABLE = ("ece", "aurc", "error_rate", "error_rate_expected", "error_rate_ratio")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.comparison import Comparison
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.metric import Better
 from nnunet_meep.evaluation.result_format import TOP_LABEL
 
 #: The metrics by which cases are ranked.

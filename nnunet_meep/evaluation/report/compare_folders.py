@@ -14,7 +14,10 @@ from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_rep
 from nnunet_meep.evaluation.trainings import open_training
 
 #: The flags that ask for options of :func:`.evaluate`.
-_FLAGS = {"bins": "--bins", "tolerance_mm": "--tolerance", "surface": "--no-surface"}
+_FLAGS = {
+    **{"bins": "--bins", "tolerance_mm": "--tolerance", "surface": "--no-surface"},
+    "lesions": "--lesions",
+}
 
 
 def compare_folders(
@@ -35,7 +38,7 @@ def compare_folders(
         gt_folder: references; None: those of each result.
         roi: name of the ROI; None: the first one of each result.
         cases: names of the cases to compare; None: all that the models have in common.
-        options: ``bins``, ``tolerance_mm`` or ``surface`` of :func:`.evaluate`, in
+        options: ``bins``, ``tolerance_mm``, ``lesions`` or ``surface`` of :func:`.evaluate`, in
             place of those of the results.
         processes: number of worker processes; None: the number of cores.
         as_stored: take the results as they were written.

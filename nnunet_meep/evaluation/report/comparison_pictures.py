@@ -16,6 +16,12 @@ from nnunet_meep.evaluation.report.figures import (
     panels_of,
     reliability_figure,
 )
+from nnunet_meep.evaluation.report.lesion_pictures import (
+    LesionLayer,
+    froc_figure,
+    lesion_reliability_figure,
+)
+from nnunet_meep.evaluation.report.lesion_tables import has_lesions, lesions_of
 from nnunet_meep.evaluation.report.plots import (
     BLUE,
     color_of,
@@ -56,7 +62,9 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
         averaged over its trainings; ``volumes``: expected against true volume of each case, left
         out for 2D images; ``errors``: expected against actual error rate of each case;
         ``expected_dice``: expected against actual Dice of each case; ``case_risk``: mean 1 - Dice
-        of the cases with the highest expected Dice. Each is left out if it would be empty.
+        of the cases with the highest expected Dice; ``froc`` and ``lesion_reliability``: of the
+        lesions by their mean probability, pooled over the compared cases and the trainings. Each is
+        left out if it would be empty.
     """
     titles = {
         key: "all classes (top label)" if key == TOP_LABEL else f"{name} (label {key})"
@@ -128,7 +136,28 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
         expected_dice = agreement("dice", "dice_expected", "Dice", 1)
         found["expected_dice"] = ComparisonPicture(foreground, expected_dice)
         found["case_risk"] = ComparisonPicture(foreground, case_risk)
+    if has_lesions(comparison):
+        found |= _of_lesions(comparison, foreground)
     return found
+
+
+def _of_lesions(comparison: Comparison, titles: dict[str, str]) -> dict[str, ComparisonPicture]:
+    def layers(keys: Sequence[str]) -> dict[str, list[LesionLayer]]:
+        return {
+            titles[key]: [
+                LesionLayer(plain(m), lesions_of(comparison, m, key), color=color_of(i))
+                for i, m in enumerate(comparison.models)
+            ]
+            for key in keys
+        }
+
+    n_bins = comparison.evaluations[comparison.models[0]][0].settings["bins"]
+    return {
+        "froc": ComparisonPicture(titles, lambda keys, title: froc_figure(layers(keys), title)),
+        "lesion_reliability": ComparisonPicture(
+            titles, lambda keys, title: lesion_reliability_figure(layers(keys), title, n_bins)
+        ),
+    }
 
 
 def layer(comparison: Comparison, model: str, key: str, color: str = BLUE) -> Layer:

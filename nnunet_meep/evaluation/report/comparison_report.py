@@ -207,10 +207,12 @@ def _cases(
 
 def _replace(new: Path, folder: Path) -> list[Path]:
     """Move the files of a complete folder into another one, replacing older ones."""
-    # If we wrote this folder, its slices are ours too. They go last, so that none is missed if the
-    # process is killed here.
-    ours = (folder / "comparison.json").is_file()
-    old = list((folder / _SLICES).glob("*")) if ours else []
+    # If we wrote this folder, its slices are ours, too, and pictures that not every comparison has.
+    # They go last, so that none is missed if the process is killed here.
+    old: list[Path] = []
+    if ours := (folder / "comparison.json").is_file():
+        old += (folder / _SLICES).glob("*")
+        old += [folder / f"{name}.{kind}" for name in page.PICTURES for kind in ("png", "svg")]
     paths = move_files(new, folder)
     for path in set(old).difference(paths):
         path.unlink(missing_ok=True)

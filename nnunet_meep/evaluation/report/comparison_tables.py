@@ -21,8 +21,14 @@ from nnunet_meep.evaluation.comparison import (
     Comparison,
     judged,
 )
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better, Metric
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, WMH_TABLE
+from nnunet_meep.evaluation.metrics.metric import Better, Metric
 from nnunet_meep.evaluation.notes import counted
+from nnunet_meep.evaluation.report.lesion_tables import (
+    about_compared,
+    compared_lesions,
+    has_lesions,
+)
 from nnunet_meep.evaluation.report.scans import ABOUT, QUESTION, ranking_table
 from nnunet_meep.evaluation.report.tables import markdown_table, text_table, write_csv, write_text
 from nnunet_meep.evaluation.report.verdict import (
@@ -72,6 +78,8 @@ def terminal(comparison: Comparison) -> str:
         blocks.append(f"{title(key, name)}\n{text_table(rows, n_left=1)}")
     if rows := ranking_table(comparison):
         blocks.append(f"{QUESTION} {ABOUT}\n\n{text_table(rows, n_left=2)}")
+    for caption, rows in _of_lesions(comparison, lambda text, best: f"*{text}" if best else text):
+        blocks.append(f"{caption}\n{text_table(rows, n_left=1)}")
     if comparison.differences:
         rows = difference_table(comparison)
         blocks.append(f"{about_differences(comparison)}\n\n{text_table(rows, n_left=3)}")
@@ -90,6 +98,10 @@ def markdown(comparison: Comparison) -> str:
         blocks += [f"**{title(key, name)}**", markdown_table(rows)]
     if rows := ranking_table(comparison):
         blocks += [f"**{QUESTION}** {ABOUT}", markdown_table(rows, n_left=2)]
+    for caption, rows in _of_lesions(
+        comparison, lambda text, best: f"**{text}**" if best else text
+    ):
+        blocks += [f"**{caption}**", markdown_table(rows)]
     if comparison.differences:
         rows = difference_table(comparison)
         blocks += [about_differences(comparison), markdown_table(rows, n_left=3)]
@@ -260,8 +272,14 @@ def note(comparison: Comparison, model: str, key: str) -> str:
     return ", ".join(notes)
 
 
-def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) -> list[list[str]]:
-    metrics = columns(comparison, key)
+def _rows(
+    comparison: Comparison,
+    key: str,
+    mark: Callable[[str, bool], str],
+    metrics: Sequence[str] | None = None,
+) -> list[list[str]]:
+    """The table of a class; ``metrics``: those of its columns, None: the usual ones."""
+    metrics = columns(comparison, key) if metrics is None else metrics
     return [
         ["model", *(CATALOGUE[metric].heading for metric in metrics)],
         *(
@@ -272,6 +290,29 @@ def _rows(comparison: Comparison, key: str, mark: Callable[[str, bool], str]) ->
             for model in comparison.models
         ),
     ]
+
+
+def _of_lesions(
+    comparison: Comparison, mark: Callable[[str, bool], str]
+) -> list[tuple[str, list[list[str]]]]:
+    """Captions and rows of the tables of lesions, and of the WMH challenge's figures."""
+    if not has_lesions(comparison):
+        return []
+    found = []
+    for key, name in comparison.classes.items():
+        if key != TOP_LABEL:
+            caption = f"{title(key, name)}: {about_compared(comparison)}"
+            found.append((caption, compared_lesions(comparison, key)))
+            if metrics := challenge_columns(comparison, key):
+                rows = _rows(comparison, key, mark, metrics)
+                found.append((f"{title(key, name)}: figures of the WMH challenge", rows))
+    return found
+
+
+def challenge_columns(comparison: Comparison, key: str) -> list[str]:
+    """The WMH challenge's figures that all models have."""
+    there = comparison.summary[comparison.models[0]][key]
+    return [metric for metric in WMH_TABLE if metric in there]
 
 
 def _with_note(comparison: Comparison, model: str, key: str) -> str:

@@ -1,22 +1,37 @@
-"""Write the output folder of an evaluation: JSON, CSV, reliability diagram."""
+"""Write the output folder of an evaluation: JSON, CSV, reliability diagram, pictures of lesions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_meep.atomic import replacing_files
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
+from nnunet_meep.evaluation.report.lesion_pictures import (
+    by_confidence,
+    froc_figure,
+    lesion_reliability_figure,
+)
 from nnunet_meep.evaluation.report.tables import write_csv
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.evaluation.stored_results import write_evaluation
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The pictures of lesions, which only some evaluations have.
+_OF_LESIONS = ("froc", "lesion_reliability")
+
 
 def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``calibration.json``, ``.csv``, ``reliability.png`` and ``.svg`` into a folder.
+    """Write ``calibration.json``, ``.csv`` and pictures as ``.png`` and ``.svg`` into a folder.
 
-    All are complete before the first one replaces an old file; ``calibration.json`` comes last.
+    The pictures are ``reliability``, and with lesions ``froc`` and ``lesion_reliability``. All are
+    complete before the first one replaces an old file; ``calibration.json`` comes last. Older
+    pictures of lesions that this evaluation does not have are removed.
 
     Returns:
         The paths.
@@ -25,12 +40,30 @@ def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
         OSError: the folder cannot be created or written; old results are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("calibration.json", "calibration.csv", "reliability.png", "reliability.svg")
+    pictures = _pictures(evaluation)
+    names = ["calibration.json", "calibration.csv"]
+    names += [f"{name}.{kind}" for name in pictures for kind in ("png", "svg")]
     paths = [folder / name for name in names]
-    with replacing_files(paths[::-1]) as (svg_path, png_path, csv_path, json_path):
+    with replacing_files(paths[::-1]) as reversed_paths:
+        json_path, csv_path, *picture_paths = reversed_paths[::-1]
         write_evaluation(evaluation, json_path, folder)
         write_csv(csv_path, evaluation.columns, evaluation.rows())
-        pooled = evaluation.pooled[evaluation.roi]
+        for i, draw in enumerate(pictures.values()):
+            figure = draw()
+            save_figure(figure, picture_paths[2 * i], "png")
+            save_figure(figure, picture_paths[2 * i + 1], "svg")
+    for name in set(_OF_LESIONS) - set(pictures):
+        for kind in ("png", "svg"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    return paths
+
+
+def _pictures(evaluation: Evaluation) -> dict[str, Callable[[], Figure]]:
+    """The pictures of an evaluation, by name."""
+    n_cases = counted(len(evaluation.cases), "case")
+    pooled = evaluation.pooled[evaluation.roi]
+
+    def reliability() -> Figure:
         panels = {
             f"{name} (label {key})\npooled ECE {1e3 * pooled.classes[key]['ece']:.2f} e-3": [
                 Layer(
@@ -41,8 +74,19 @@ def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
             ]
             for key, name in evaluation.classes.items()
         }
-        title = f"{describe(evaluation.roi)}, {counted(len(evaluation.cases), 'case')}"
-        figure = reliability_figure(panels, title)
-        save_figure(figure, png_path, "png")
-        save_figure(figure, svg_path, "svg")
-    return paths
+        return reliability_figure(panels, f"{describe(evaluation.roi)}, {n_cases}")
+
+    if evaluation.lesions is None:
+        return {"reliability": reliability}
+    of_cases = evaluation.lesions.values()
+    layers = {
+        f"{name} (label {key})": by_confidence([lesions[key] for lesions in of_cases])
+        for key, name in evaluation.classes.items()
+    }
+    title = f"lesions, {n_cases}"
+    n_bins = evaluation.settings["bins"]
+    return {
+        "reliability": reliability,
+        "froc": lambda: froc_figure(layers, title),
+        "lesion_reliability": lambda: lesion_reliability_figure(layers, title, n_bins),
+    }

@@ -68,12 +68,16 @@ def reliability_figure(
             histogram.set_xlabel("largest probability")
         diagram.set_xlabel("")
         diagram.tick_params(labelbottom=False)
-    # The same scale for all, so that heights can be compared; many shared axes would be slow.
-    with_voxels = [histogram for _, histogram in axes if histogram.get_yscale() == "log"]
-    for histogram in with_voxels:
-        histogram.set_ylim(min(h.get_ylim()[0] for h in with_voxels), 1.5)
+    scale_alike([histogram for _, histogram in axes])
     label_left_and_legend(figure, axes)
     return figure
+
+
+def scale_alike(histograms: Sequence[Axes]) -> None:
+    """The same scale for all, so that heights can be compared; many shared axes would be slow."""
+    filled = [histogram for histogram in histograms if histogram.get_yscale() == "log"]
+    for histogram in filled:
+        histogram.set_ylim(min(h.get_ylim()[0] for h in filled), 1.5)
 
 
 def save_figure(figure: Figure, target: Path | IO[bytes], kind: str) -> None:

@@ -30,11 +30,19 @@ from nnunet_meep.evaluation.report.comparison_tables import (
     TOO_SMALL,
     about_differences,
     cell,
+    challenge_columns,
     difference_table,
     note,
 )
 from nnunet_meep.evaluation.report.curves import MEANINGS, TITLES
 from nnunet_meep.evaluation.report.figures import save_figure
+from nnunet_meep.evaluation.report.lesion_tables import (
+    WRONG_HEAD,
+    about_compared,
+    compared_lesions,
+    has_lesions,
+    wrong_lesions,
+)
 from nnunet_meep.evaluation.report.plots import MARKERS, PAGE_COLORS
 from nnunet_meep.evaluation.report.provenance import page_title, provenance, settings_tables
 from nnunet_meep.evaluation.report.reliability_panels import (
@@ -77,6 +85,18 @@ PICTURES = {
         "Expected and actual errors",
         "The error rate that a model expects (mean of 1 - largest probability) against its actual "
         "error rate; one point for each case. Below the diagonal it is overconfident.",
+    ),
+    "froc": (
+        "Lesions found and false ones",
+        "The share of the lesions that a model finds, against how many false ones per scan it "
+        "takes (FROC): the lesions of its segmentation, from the one with the highest mean "
+        "probability on. The point at the end is the segmentation with all of them.",
+    ),
+    "lesion_reliability": (
+        "Reliability of lesions",
+        "The share of real ones among segmented lesions of a certain mean probability. Below the "
+        "diagonal a model is overconfident. The band is the 95 % interval over cases (BCa "
+        "bootstrap).",
     ),
 }
 
@@ -131,6 +151,7 @@ def render(
         geometry=GEOMETRY,
         markers=[path for _, path in MARKERS],
         tables=[_table(comparison, key) for key in comparison.classes],
+        lesions=_lesions(comparison),
         differences=_differences(comparison),
         pictures=_pictures({n: p for n, p in pictures.items() if n in PICTURES}, progress),
         scans=scan_section(comparison),
@@ -185,6 +206,36 @@ def _table(comparison: Comparison, key: str) -> dict[str, Any]:
                 "cells": [_cell(comparison, model, key, metric) for model in comparison.models],
             }
             for metric in comparison.summary[comparison.models[0]][key]
+        ],
+    }
+
+
+def _lesions(comparison: Comparison) -> dict[str, Any]:
+    """The tables of lesions by class title; none if not all models have lesions."""
+    if not has_lesions(comparison):
+        return {"classes": []}
+    return {
+        "about": about_compared(comparison),
+        "wrong_head": WRONG_HEAD,
+        "classes": [
+            {
+                "title": _class_title(comparison, key),
+                "rows": compared_lesions(comparison, key),
+                "challenge": {
+                    "metrics": {
+                        metric: CATALOGUE[metric].heading
+                        for metric in challenge_columns(comparison, key)
+                    },
+                    "rows": [
+                        (m, [_cell(comparison, m, key, metric) for metric in metrics])
+                        for m in comparison.models
+                        if (metrics := challenge_columns(comparison, key))
+                    ],
+                },
+                "wrong": wrong_lesions(comparison, key),
+            }
+            for key in comparison.classes
+            if key != TOP_LABEL
         ],
     }
 

@@ -126,6 +126,7 @@ def plot_histogram(
     label: str = "all cases",
     color: str = GREY,
     fill: bool = True,
+    of: str = "voxels",
 ) -> None:
     """Plot the fraction of voxels in each bin; on a log scale, as most voxels are background.
 
@@ -134,12 +135,13 @@ def plot_histogram(
         bins: ``edges``, ``count`` as in ``calibration.json``.
         label, color: of the histogram.
         fill: draw filled bars instead of their outline.
+        of: what is in the bins.
     """
     edges, count = bins["edges"], bins["count"]
     total = sum(count)
-    ax.set(xlim=(0, 1), xlabel="predicted probability", ylabel="share of voxels")
+    ax.set(xlim=(0, 1), xlabel="predicted probability", ylabel=f"share of {of}")
     if not total:  # everything ignored: a log scale has nothing to show
-        ax.text(0.5, 0.5, "no voxels", ha="center", va="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, f"no {of}", ha="center", va="center", transform=ax.transAxes)
         return
     lowest = min(n for n in count if n) / total / 3
     if ax.get_yscale() == "log":
@@ -192,6 +194,26 @@ def plot_case_risk(
     ax.set(xlim=(0, 102), ylim=(0, 1.05 * highest or 1.0))
     ax.set_xlabel("cases kept, highest expected Dice first, %")
     ax.set_ylabel("risk: mean 1 - Dice of these")
+
+
+def plot_froc(
+    ax: Axes, curve: dict[str, list[float]], *, label: str = "all cases", color: str = BLUE
+) -> None:
+    """Plot the share of the lesions that are found against false ones, as a threshold falls.
+
+    The point at the end is the segmentation as it is, with all its lesions.
+
+    Args:
+        ax: where to draw; call again with another colour to overlay models.
+        curve: ``false_positives``, ``sensitivity`` as in ``calibration.json``.
+        label, color: of the line.
+    """
+    x, y = [0.0, *curve["false_positives"]], [0.0, *curve["sensitivity"]]
+    ax.plot(x, y, color=color, linewidth=1.4, label=label)
+    ax.plot(x[-1:], y[-1:], "o", color=color, markersize=4, clip_on=False)
+    highest = max(np.max(line.get_xdata()) for line in ax.get_lines())
+    ax.set(xlim=(0, 1.05 * highest or 1.0), ylim=(0, 1))
+    ax.set(xlabel="false lesions per scan", ylabel="share of the lesions found")
 
 
 def plot_agreement(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import describe
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, WMH_TABLE
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
-from nnunet_meep.evaluation.notes import used_to_fit
+from nnunet_meep.evaluation.notes import counted, used_to_fit
+from nnunet_meep.evaluation.report.lesion_tables import about_lesions, evaluated_lesions
 from nnunet_meep.evaluation.report.tables import ranking_text, text_table
 from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.evaluation.volume_coverage import coverage_lines, with_intervals
@@ -22,7 +23,7 @@ def table(evaluation: Evaluation) -> str:
     For each class it has mean and std over cases, and the metrics of the pooled voxels. The lines
     on errors give the actual and the expected error rate, those on scans how well the expected Dice
     of each case says which are bad; others say how many volumes the intervals of a calibrator
-    contain.
+    contain. A table of the lesions comes last.
     """
     parts = []
     mark = f" ({OPTIMISTIC})" if used_to_fit(evaluation.calibrators) else ""
@@ -33,7 +34,24 @@ def table(evaluation: Evaluation) -> str:
         lines += _scans(result)
         lines += coverage_lines(evaluation) if with_intervals([roi]) else []
         parts.append("\n".join([f"ROI: {describe(roi)}", *lines]))
+    if rows := evaluated_lesions(evaluation):
+        n_cases = counted(len(evaluation.cases), "case")
+        about = f"Lesions: {about_lesions([evaluation])}; pooled over {n_cases}"
+        parts.append("\n".join([about, text_table(rows, n_left=1), *_challenge(evaluation)]))
     return "\n\n".join(parts)
+
+
+def _challenge(evaluation: Evaluation) -> list[str]:
+    """A line with the WMH challenge's figures, means over cases, if they were computed."""
+    metrics = [m for m in WMH_TABLE if m in evaluation.class_metrics]
+    entries = evaluation.roi_to_dict(evaluation.roi)["classes"].values() if metrics else ()
+    return [
+        "Means over cases: "
+        + ", ".join(
+            f"{CATALOGUE[m].heading} {_cell(m, of['per_case'][m]['mean'])}" for m in metrics
+        )
+        for of in entries
+    ]
 
 
 def _class_table(classes: dict[str, Any], computed: Sequence[str], mark: str) -> list[str]:

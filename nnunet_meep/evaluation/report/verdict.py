@@ -15,7 +15,8 @@ from nnunet_meep.evaluation.comparison import (
     without_0,
 )
 from nnunet_meep.evaluation.counting.roi import describe
-from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, Better
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.metric import Better
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.provenance import training_names
 from nnunet_meep.evaluation.result_format import TOP_LABEL

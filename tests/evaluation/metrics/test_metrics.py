@@ -15,9 +15,12 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from nnunet_meep.evaluation.counting.bins import CLIP, bin_edges, grid
 from nnunet_meep.evaluation.counting.class_counts import count_voxels
+from nnunet_meep.evaluation.counting.components import Components, Lesions
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.calibration import reliability_band, reliability_bins
-from nnunet_meep.evaluation.metrics.catalogue import Of, metrics_of
+from nnunet_meep.evaluation.metrics.catalogue import WMH_TABLE, metrics_of
+from nnunet_meep.evaluation.metrics.lesions import lesion_metrics
+from nnunet_meep.evaluation.metrics.metric import Of
 from nnunet_meep.evaluation.metrics.risk_coverage import _harmonic, risk_coverage
 from nnunet_meep.evaluation.metrics.scores import (
     cases_not_segmented,
@@ -30,6 +33,7 @@ from nnunet_meep.evaluation.metrics.statistics import bca_interval, over_cases
 # The worked example of the specification: ten voxels, five bins.
 P = np.array([0.22, 0.48, 0.49, 0.96, 0.55, 0.64, 0.78, 0.82, 0.34, 0.87])
 Y = np.array([0, 1, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
+NO_COMPONENTS = Components([], [], [])
 
 
 def of_class(p, y, n_bins=15):
@@ -135,7 +139,9 @@ def test_equal_mass_in_the_worked_example_by_hand() -> None:
 
 def test_the_keys_are_those_of_the_tables() -> None:
     """What each function gives is in the catalogue, as of that of which it is."""
-    assert set(of_class(P, Y)) == set(metrics_of(Of.CLASS)) - set(SURFACE_METRICS)
+    of_lesions = set(lesion_metrics(Lesions(NO_COMPONENTS, NO_COMPONENTS, [], [], [])))
+    others = {*SURFACE_METRICS, *of_lesions, *WMH_TABLE}
+    assert set(of_class(P, Y)) == set(metrics_of(Of.CLASS)) - others
     assert set(of_top_label(P, Y)) == set(metrics_of(Of.TOP_LABEL)) - {"classwise_ece"}
     assert set(of_errors(P, Y)) == set(metrics_of(Of.REGION))
 
