@@ -48,7 +48,7 @@ def read_probabilities(
         flat = np.empty((expected[0], math.prod(expected[1:])), np.float32)
         n_not_finite, low, high = 0, 0.0, 1.0
         for part in file.parts():
-            with np.errstate(over="ignore"):  # float64; such values are refused below
+            with np.errstate(over="ignore", invalid="ignore"):  # what is none is refused below
                 flat[part.channel, part.start : part.stop] = part.p
             n_not_finite += part.p.size - int(np.isfinite(part.p).sum())
             low, high = min(low, float(part.p.min())), max(high, float(part.p.max()))
