@@ -194,7 +194,7 @@ def averaged_folds(ax: Axes) -> None:
     labels = rng.integers(0, 2, n)
     error = rng.normal(0, 1, n) + rng.normal(0, 1, (n_folds, n))
     folds = expit(2 * (2 * labels - 1 + error) / variance)  # the posterior: each is calibrated
-    for name, p, color in (("one fold", folds[0], BLUE), ("mean of five", folds.mean(0), ORANGE)):
+    for name, p, color in (("one fold", folds[0], BLUE), ("mean p of five", folds.mean(0), ORANGE)):
         display = nm.ReliabilityDisplay.from_predictions(both(p), labels)
         display.plot(ax=ax, label=name, color=color)
     ax.set_title("Five calibrated folds")

@@ -50,7 +50,8 @@ def with_blocks(language: str) -> Any:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that the blocks read, in the places that they name."""
     root = example_folders(tmp_path_factory.mktemp("examples"))
-    (root / "outbox").symlink_to(root / "predictions")
+    for name in ("outbox", "new_predictions"):
+        (root / name).symlink_to(root / "predictions")
     for name, target in (("nnUNetTrainer", "predictions"), ("nnUNetTrainerMEEP_KL", "predictions")):
         (root / "predictions" / name).symlink_to(root / target)
     of_cases = evaluation(("t0", "t1", "t2"), 2.0)
@@ -78,12 +79,16 @@ def save_checkpoint(fold: Path) -> None:
 
 def names() -> dict[str, Any]:
     """What blocks of Python use that is the reader's own."""
-    p, labels = softmax_case(np.random.default_rng(0), (5, 6, 7))
+    rng = np.random.default_rng(0)
+    p, labels = softmax_case(rng, (5, 6, 7))
+    # Enough cases for a rate of 10 %, and few wrong voxels.
+    validation = [softmax_case(rng, (5, 6, 7))[0] for _ in range(20)]
+    of_validation = [np.where(rng.random((5, 6, 7)) < 0.02, 0, v.argmax(0)) for v in validation]
     logits = torch.randn(2, 3, 4, 5, requires_grad=True)
     return {
         **{"probabilities": p, "labels": labels},
-        # As many cases as an interval of 90 % needs.
-        **{"validation_probabilities": [p] * 9, "validation_labels": [labels] * 9},
+        "validation_probabilities": validation,
+        "validation_labels": of_validation,
         **{"logits": logits, "target": torch.randint(0, 3, (2, 1, 4, 5))},
         "my_segmentation_loss": focal_loss,
     }
