@@ -302,7 +302,9 @@ def main() -> None:
     options = parser.parse_args()
     ensembles = find_ensembles(options.work.resolve())
     enough = [e for e in ensembles if len(e.testing) >= MIN_SCANS]
-    measured = {e.name: measure(e) for e in tqdm(enough, unit="ensemble")}
+    measured = {
+        f"{e.name}, {len(e.testing)} scans": measure(e) for e in tqdm(enough, unit="ensemble")
+    }
     text = report(measured, {e.name: len(e.testing) for e in ensembles if e not in enough})
     print(text)
     if options.o:

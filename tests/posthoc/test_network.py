@@ -187,6 +187,23 @@ class TestCrossFitting:
         assert code == 1
         assert re.search(r"of another one: fold \d, not the average of folds 0, 1; fit a", said)
 
+    def test_of_thresholds_too_and_after_one_of_the_same_kind(
+        self, model, tmp_path, capsys
+    ) -> None:
+        single, average, both = (
+            tmp_path / f"{name}.json" for name in ("single", "average", "both")
+        )
+        assert calib_fit.main(["platt", str(model), "-o", str(single)]) == 0
+        assert calib_fit.main(["platt", "--folds", str(model), "-o", str(average)]) == 0
+        capsys.readouterr()
+        thresholds = ["threshold", "--goal", "dice", "--folds", str(model), "-o", str(both)]
+        assert calib_fit.main([*thresholds, "--after", str(single)]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "of another one: the average of folds 0, 1, not single folds 0, 1" in error
+        assert calib_fit.main([*thresholds, "--after", str(average)]) == 0
+        assert "Note: for the average of folds 0, 1, fitted to what" in capsys.readouterr().out
+        assert read_calibrator(both).network == read_calibrator(average).network
+
     def test_without_several_folds_there_is_no_average(
         self, models, make_validation, tmp_path, capsys
     ) -> None:
