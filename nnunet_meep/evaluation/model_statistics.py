@@ -70,7 +70,7 @@ def rankings(
     """
     both = ("dice_expected", "dice")
     keys = [key for key in metrics if key != TOP_LABEL]
-    if not all(set(both) <= set(metrics[key]) for key in keys):
+    if not all({*both, "dice_expected_error"} <= set(metrics[key]) for key in keys):
         return {}
 
     def per_case(model: Model, key: str, metric: str) -> list[float]:
