@@ -218,8 +218,8 @@ def _compact(evaluation: Evaluation, folders: Folders) -> dict[str, Any]:
     for part in (content, *content["by_roi"].values()):
         top_label = part["top_label"] or {}
         for entry in (*part["classes"].values(), top_label, top_label.get("classwise_ece", {})):
-            entry.pop("per_case", None)
-            entry.pop("ranking", None)
+            for name in ("per_case", "ranking"):
+                entry.pop(name, None)
     for part in (content, *content["by_roi"].values()):
         for case in part["cases"]:  # these are for pictures: few digits will do
             case["bins"] = _rounded(case["bins"], _FEW_DIGITS)

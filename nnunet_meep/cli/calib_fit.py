@@ -47,7 +47,7 @@ written:
 
 Never fit on the cases that you evaluate on, nor on cases that the network was trained on. What is
 learnt from the validation of single folds is for single folds; --folds: for their average, which
-assumes that on new cases the average is as overconfident as its members are.
+assumes that on new cases the average makes the same errors with the same confidence as each fold.
 
 examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz

@@ -28,8 +28,9 @@ A calibrator is for the network that it was fitted to: fit it on predictions mad
 several folds (-f 0 1 2):
   nnUNetv2_predict averages their logits, nnUNetv2_ensemble the probabilities of several folders.
   --average probabilities does the second with folds: each of them predicts on its own.
-  The average is another network than each fold, and usually less confident. A calibrator is
-  applied to the average: fit it with meep-calib-fit --folds, or to predictions of the average.
+  The average is another network than each fold: it makes fewer errors, and that of probabilities
+  is less confident. A calibrator is applied to the average: fit it to predictions of the average,
+  or with meep-calib-fit --folds.
   --disagreement writes into disagreement/ in -o, in the geometry of the segmentation,
     CASE_mutual_information.nii.gz  H(mean p) - mean H(p) over the folds, nats; of regions the sum
     CASE_std.nii.gz                 standard deviation of p over the folds, of the class or region

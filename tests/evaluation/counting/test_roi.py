@@ -157,7 +157,6 @@ class TestCrop:
         result = run(folder, tmp_path, "--roi", "image", "crop", "--no-surface")
         crop = result["by_roi"]["crop"]
         (case,) = crop["cases"]
-        assert case["classes"]["1"].pop("nsd") == 0  # of the whole image
         assert set(case["classes"]["1"].values()) == {None}
         assert set(case["top_label"].values()) == {None}
         assert sum(crop["classes"]["1"]["pooled"]["bins"]["count"]) == 0

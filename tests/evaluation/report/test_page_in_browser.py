@@ -35,7 +35,7 @@ def report(tmp_path_factory):
         for k in range(7):
             p, reference = softmax_case(rng, (5, 6, 7))
             folder.add(f"case_{k}", p, np.where(reference == 2, 2 * (k < 2), reference))
-        evaluations[name] = evaluate(folder.gt, folder.pred)
+        evaluations[name] = evaluate(folder.gt, folder.pred, lesions=0)
     comparison = compare({**evaluations, "second": [evaluations["second"]] * 2})
     images = root / "images"
     images.mkdir()
@@ -244,6 +244,10 @@ def test_cases_are_found_by_rank_and_by_name_with_numbers_and_pictures(shown) ->
     first = shown.texts("#scans button.case")[0]
     shown.run("document.querySelector('#scans button.case').click()")
     assert shown.one("#one-case h3").text == first
+    wrong_lesion = "#lesions tbody button.case"
+    name = shown.run(f"document.querySelector('{wrong_lesion}').textContent")
+    shown.run(f"document.querySelector('{wrong_lesion}').click()")
+    assert shown.one("#one-case h3").text == name
     shown.run("document.querySelectorAll('#all-cases button.case')[3].click()")
     assert shown.one("#one-case h3").text == "case_3"
     index = shown.run("data.cases.indexOf('case_3')")
