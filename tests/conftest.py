@@ -21,6 +21,13 @@ settings.load_profile("nnunet_meep")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--fuzz-inputs",
+        type=int,
+        default=2500,
+        metavar="N",
+        help="how many damaged inputs to feed (tests/fuzz; 10,000 in .ci/run)",
+    )
+    parser.addoption(
         "--fuzz-minutes",
         type=float,
         default=0,

@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).with_name("run.py")
+#: Inputs for each process, so that several processors share them.
+AT_ONCE = 1_250
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "first" in metafunc.fixturenames:
+        n = metafunc.config.getoption("--fuzz-inputs")
+        metafunc.parametrize(
+            ("first", "stop"), [(i, min(i + AT_ONCE, n)) for i in range(0, n, AT_ONCE)]
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 10_000, 2_500))
-def test_each_input_is_refused_or_right(first: int) -> None:
-    _run(str(first), str(first + 2_500))
+def test_each_input_is_refused_or_right(first: int, stop: int) -> None:
+    _run(str(first), str(stop))
 
 
 def test_inputs_never_seen_before(request: pytest.FixtureRequest) -> None:
