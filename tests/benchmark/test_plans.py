@@ -17,6 +17,7 @@ from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.errors import InputError
 from nnunet_meep.trainers import names
 
+PLANS = Path(__file__).parents[2] / "benchmarks" / "plans"
 PLAN = """\
 [data.hip]                                   # line 1
 dataset = "Dataset004_Hippocampus"
@@ -359,3 +360,12 @@ def test_a_folder_of_the_users_may_make_trainers_on_demand(tmp_path, monkeypatch
 def test_the_plain_loss_of_a_trainer_has_none_of_its_terms_options(trainer, plain):
     assert plain_name(trainer) == plain
     assert names.parse(plain) is not None
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_plans_of_the_measurements_can_be_read(path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("nnUNet_extTrainer", str(PLANS.parent / "own_trainers"))
+    plan = read_plan(path)
+    assert len(set(plan.trainings())) > 3
+    for data in plan.data.values():
+        assert (f"-d {data.dataset_id} ") in (" ".join(data.convert) + " ")
