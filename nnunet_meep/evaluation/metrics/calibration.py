@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges, bin_index
-from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
+from nnunet_meep.evaluation.metrics.statistics import bca_interval, parts_of, resamples
 
 
 def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
@@ -104,9 +104,10 @@ def reliability_band(
     sum_y = np.where(count > 0, mean_y * count, 0)[:, filled]
     n = count[:, filled]
     all_y, all_n = sum_y.sum(axis=0), n.sum(axis=0)
-    times = resamples(len(per_case))
     with np.errstate(invalid="ignore"):  # 0 / 0 where no drawn case has voxels in a bin
-        resampled = (times @ sum_y) / (times @ n)
+        resampled = np.concatenate(
+            [(times @ sum_y) / (times @ n) for times in parts_of(resamples(len(per_case)))]
+        )
         jackknife = (all_y - sum_y) / (all_n - n)
     ends = np.full((2, count.shape[1]), np.nan)
     ends[:, filled] = bca_interval(all_y / all_n, resampled, jackknife)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
+from nnunet_meep.evaluation.metrics.statistics import AT_ONCE, bca_interval, parts_of, resamples
 
 #: What :func:`case_ranking` computes, each with an interval.
 STATISTICS = ("spearman", "aurc", "e_aurc")
 #: With fewer cases there is no interval: their few resamples all give the same.
 _FEWEST = 3
-_PARTS = 20
 
 
 def case_ranking(expected: Sequence[float], actual: Sequence[float]) -> dict[str, Any]:
@@ -59,11 +58,9 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     value = _statistics(confidence, risk, np.ones((1, n)))[0]
     ends = np.full((2, len(STATISTICS)), np.nan)
     if n >= _FEWEST:
-        # In parts, as each needs several times the memory of its resamples.
-        parts = np.array_split(resamples(n), _PARTS)
-        resampled = np.concatenate([_statistics(confidence, risk, part) for part in parts])
+        resampled = _of_samples(confidence, risk, resamples(n))
         known = ~np.isnan(value)
-        jackknife = _statistics(confidence, risk, 1 - np.eye(n))
+        jackknife = _of_samples(confidence, risk, 1 - np.eye(n, dtype=np.uint8))
         ends[:, known] = bca_interval(value[known], resampled[:, known], jackknife[:, known])
         ends[:, ends[0] == ends[1]] = np.nan
     return {
@@ -74,6 +71,14 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
         },
         "risk": _curve(confidence, risk).tolist(),
     }
+
+
+def _of_samples(
+    confidence: NDArray[np.float64], risk: NDArray[np.float64], times: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """:func:`_statistics` in parts, as each needs several times the memory of its samples."""
+    parts = parts_of(times, AT_ONCE // 8)
+    return np.concatenate([_statistics(confidence, risk, part) for part in parts])
 
 
 def _statistics(

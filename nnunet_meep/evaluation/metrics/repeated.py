@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.metrics.statistics import BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED
+from nnunet_meep.evaluation.metrics.statistics import (
+    BOOTSTRAP_RESAMPLES,
+    BOOTSTRAP_SEED,
+    draw,
+    parts_of,
+)
 
 _Floats: TypeAlias = "NDArray[np.float64]"
 #: A variance of each metric and its degrees of freedom.
@@ -120,7 +125,7 @@ def _t_interval(models: Sequence[Repeated], near_one: NDArray[np.bool_]) -> _Flo
     ]
     variance, freedom = _sum_of([(over_cases, len(folds) - n_folds), *of_models])
     if n_folds > 1:
-        weights = _drawn(np.zeros(n_folds, np.intp))[:, folds]
+        weights = _drawn(np.zeros(n_folds, np.intp), folds)
         # A training that was tested on several common folds is the same in all of them.
         beside = [part for part, m in zip(of_models, models, strict=True) if m.n_folds < n_folds]
         between, its_freedom = _sum_of(
@@ -137,27 +142,38 @@ def _per_case(values: Sequence[_Floats], near_one: NDArray[np.bool_]) -> _Floats
     return values[0] if len(values) == 1 else difference(values[0], values[1], near_one)
 
 
-def _drawn(folds: NDArray[np.intp]) -> _Floats:
-    """How often each unit is drawn in each resample, (R, units), scaled to 1 on average.
+def _drawn(
+    folds: NDArray[np.intp], unit_of_case: NDArray[np.intp] | slice = slice(None)
+) -> Iterator[_Floats]:
+    """How often each unit is drawn in each resample, scaled to 1 on average.
 
     Of n units of a fold, n - 1 are drawn; a single unit is always there.
+
+    Args:
+        folds: the fold of each unit, (units,).
+        unit_of_case: the unit of each case, if the numbers are wanted for cases.
+
+    Yields:
+        Some rows after others of an array (R, units), or (R, cases).
     """
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    times = np.ones((BOOTSTRAP_RESAMPLES, len(folds)))
+    times = np.ones((BOOTSTRAP_RESAMPLES, len(folds)), np.uint8)
+    scale = np.ones(len(folds))
     for fold in np.unique(folds):
         units = np.flatnonzero(folds == fold)
         if (n := len(units)) > 1:
-            drawn = rng.multinomial(n - 1, np.full(n, 1 / n), size=BOOTSTRAP_RESAMPLES)
-            times[:, units] = drawn * (n / (n - 1))
-    return times
+            times[:, units] = draw(rng, np.full(n, 1 / n), n - 1)
+            scale[units] = n / (n - 1)
+    for part in parts_of(times[:, unit_of_case]):
+        yield part * scale[unit_of_case]
 
 
-def _variance_of_means(per_case: _Floats, weights: _Floats) -> _Floats:
-    """Variance of the weighted means over cases, (K,), from weights (R, cases)."""
+def _variance_of_means(per_case: _Floats, weights: Iterable[_Floats]) -> _Floats:
+    """Variance of the weighted means over cases, (K,), from weights with a column for each case."""
     # Centred first: equal cases then have a variance of exactly 0.
     centred = per_case - per_case[0]
-    means = weights @ centred / weights.sum(axis=1, keepdims=True)
-    return means.var(axis=0)
+    means = [part @ centred / part.sum(axis=1, keepdims=True) for part in weights]
+    return np.concatenate(means).var(axis=0)
 
 
 def _variance_over_trainings(
@@ -168,7 +184,8 @@ def _variance_over_trainings(
     if not (np.unique(model.fold_of_training, return_counts=True)[1] > 1).any():
         return np.zeros(len(near_one))
     # Of few trainings, few different resamples can be drawn.
-    weights, times = np.unique(_drawn(model.fold_of_training), axis=0, return_counts=True)
+    drawn = np.concatenate([*_drawn(model.fold_of_training)])
+    weights, times = np.unique(drawn, axis=0, return_counts=True)
     defined = ~np.isnan(model.values)
     # Centred first: equal trainings then have a variance of exactly 0.
     centred = np.where(defined, model.values - means[i], 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
+#: So many numbers of resamples are held as float64 at once.
+AT_ONCE = 1 << 21
 
 
 def over_cases(values: Sequence[float]) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def over_cases(values: Sequence[float]) -> dict[str, Any]:
     mean = math.fsum(defined) / n if n else np.nan
     ci95 = [np.nan, np.nan]
     if n > 1:
-        resampled = resamples(n) @ defined / n
+        resampled = np.concatenate([part @ defined for part in parts_of(resamples(n))]) / n
         jackknife = (n * mean - defined) / (n - 1)
         ends = bca_interval(np.array([mean]), resampled[:, None], jackknife[:, None])
         ci95 = ends[:, 0].tolist()
@@ -88,12 +90,42 @@ def bca_interval(
 
 
 @lru_cache(maxsize=2)
-def resamples(n: int) -> NDArray[np.float64]:
-    """How often each of n cases is drawn in each bootstrap resample, (R, n) float64."""
-    # The counts need less memory than the indices of the drawn cases.
+def resamples(n: int) -> NDArray[np.uint8]:
+    """How often each of n cases is drawn in each bootstrap resample, (R, n)."""
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    times = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAP_RESAMPLES)
-    return times.astype(np.float64)
+    return draw(rng, np.full(n, 1 / n), n)
+
+
+def draw(rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int) -> NDArray[np.uint8]:
+    """How often each unit is drawn in each of R resamples, with replacement, (R, units).
+
+    Args:
+        rng: the random numbers.
+        chances: the chance of each unit to be drawn, (units,).
+        n_drawn: how many are drawn in each resample; about as many as there are units, so that none
+            comes near 255 times.
+    """
+    times = np.empty((BOOTSTRAP_RESAMPLES, len(chances)), np.uint8)
+    for rows in _rows(times.shape, AT_ONCE):
+        times[rows] = rng.multinomial(n_drawn, chances, size=rows.stop - rows.start)
+    return times
+
+
+def parts_of(times: NDArray[np.uint8], at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:
+    """Some rows after others as float64, so that memory stays small with many cases.
+
+    Args:
+        times: of :func:`draw`, (R, n).
+        at_once: about so many numbers in each part.
+    """
+    for rows in _rows(times.shape, at_once):
+        yield times[rows].astype(np.float64)
+
+
+def _rows(shape: tuple[int, ...], at_once: int) -> Iterator[slice]:
+    n_rows, step = shape[0], max(1, at_once // max(1, shape[1]))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
 
 
 def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
