@@ -10,7 +10,7 @@ differ in the seed alone are one model; folds are evaluated together, over the s
 - Lesions: which of the predicted components match one of the reference, and how sure the network
   was of each (--lesions: of these data sets; components of organs say little).
 
-    python benchmarks/uncertainty.py WORK --lesions lesions -o benchmarks/uncertainty.md
+    python benchmarks/uncertainty.py WORK --lesions lesions
 """
 
 from __future__ import annotations
@@ -257,7 +257,6 @@ def main() -> None:
     )
     parser.add_argument("work", type=Path, help="work folder of meep-benchmark")
     parser.add_argument("--lesions", nargs="+", default=[], help="data sets with lesions")
-    parser.add_argument("-o", type=Path, help="Markdown file to write the tables into as well")
     options = parser.parse_args()
     work = options.work.resolve()
     lines = []
@@ -271,10 +270,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
     )
-    text = "\n".join([*lines, f"{machine}.", ""])
-    print(text)
-    if options.o:
-        options.o.write_text(text)
+    print("\n".join([*lines, f"{machine}."]))
 
 
 if __name__ == "__main__":
