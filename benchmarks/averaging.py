@@ -19,10 +19,7 @@ nnU-Net up to rounding.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import statistics
 import tempfile
@@ -33,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from machine import machine
 from numpy.typing import NDArray
 from scipy.special import softmax
 from tqdm import tqdm
@@ -245,14 +243,7 @@ def report(measured: dict[str, list[dict]], left_out: dict[str, int]) -> str:
             for name, n in left_out.items()
         ]
     versions = ("nnunet-meep", "nnunetv2", "numpy", "torch")
-    lines += [
-        "",
-        f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
-        + ".",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", machine(versions), ""])
 
 
 def _sentences(measured: dict[str, list[dict]]) -> list[str]:
@@ -285,12 +276,6 @@ def _sentences(measured: dict[str, list[dict]]) -> list[str]:
             f"the members, {span(values(way, 'the average') - calibrated, '+')} with its own."
         )
     return lines
-
-
-def cpu() -> str:
-    """The name of the processor."""
-    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    return names[0].split(":")[1].strip()
 
 
 def main() -> None:

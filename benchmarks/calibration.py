@@ -24,7 +24,6 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from machine import machine
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
@@ -253,20 +253,7 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
             f"{seconds['20 cases, -np 2']:.1f} s and {memory['20 cases, -np 2']:.0f} MB with two.",
         ]
     versions = ("numpy", "numba", "isal", *(n for n in PEERS if n in results))
-    lines += [
-        "",
-        f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
-        + ".",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def cpu() -> str:
-    """The name of the processor."""
-    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-    return names[0].split(":")[1].strip()
+    return "\n".join([*lines, "", machine(versions), ""])
 
 
 if __name__ == "__main__":

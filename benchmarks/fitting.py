@@ -12,14 +12,13 @@ case, linked 20 times), of two and of four classes, and runs, each in a process 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import sys
 from multiprocessing import get_context
 from pathlib import Path
 
-from calibration import SHAPE, cpu, make_case, measure
+from calibration import SHAPE, make_case, measure
+from machine import machine
 from tqdm import tqdm
 
 N_CASES = 20
@@ -85,14 +84,7 @@ def report(rows: list[tuple[int, str, float, float, float]]) -> str:
     ]
     lines += [f"| {n} | {what} | {s:.0f} | {x:.2f} | {m:.0f} |" for n, what, s, x, m in rows]
     versions = ("numpy", "numba", "scikit-learn", "torch", "fiducio")
-    lines += [
-        "",
-        f"{cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
-        + ".",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", machine(versions), ""])
 
 
 if __name__ == "__main__":

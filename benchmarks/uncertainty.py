@@ -16,10 +16,7 @@ differ in the seed alone are one model; folds are evaluated together, over the s
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 from tqdm import tqdm
 
 import nnunet_meep as nm
@@ -265,12 +263,7 @@ def main() -> None:
         n = sum(len(trainings) for trainings in models.values())
         with tqdm(total=n, desc=data.name, unit="training") as bar:
             lines += [f"## {data.name}", "", *tables(models, data.name in options.lesions, bar), ""]
-    versions = ("nnunet-meep", "nnunetv2", "numpy", "torch")
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{v} {importlib.metadata.version(v)}" for v in versions)
-    )
-    print("\n".join([*lines, f"{machine}."]))
+    print("\n".join([*lines, machine(("nnunet-meep", "nnunetv2", "numpy", "torch"))]))
 
 
 if __name__ == "__main__":
