@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_meep.atomic import replacing_file
 from nnunet_meep.evaluation.notes import counted, fold_notes
-from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of, save_figure
+from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of
 from nnunet_meep.evaluation.report.plots import BLUE, COLORS, GREY, plot_agreement
 from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.nnunet_files.derived import THRESHOLD
 from nnunet_meep.posthoc.conformal import rank_of_bound
 from nnunet_meep.posthoc.fit_derived import DerivedFit
-from nnunet_meep.posthoc.report import cross_fitted, unknown_network
+from nnunet_meep.posthoc.report import cross_fitted, unknown_network, write_with_picture
 from nnunet_meep.posthoc.thresholds import HALF, THRESHOLDS, ThresholdFit
 from nnunet_meep.posthoc.volumes import VolumeFit
 
@@ -43,20 +42,15 @@ def write(fit: DerivedFit, path: Path) -> list[Path]:
     Raises:
         OSError: a file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = path.with_suffix(".png")
-    with replacing_file(picture) as temporary:
-        titles = [f"{c.name} (label {key})" for key, c in fit.classes.items()]
-        figure, axes = panels_of(titles, _title(fit))
-        for (ax,), of_class in zip(axes, fit.classes.values(), strict=True):
-            if isinstance(of_class, ThresholdFit):
-                _plot_thresholds(ax, of_class)
-            else:
-                _plot_volumes(ax, of_class)
-        label_left_and_legend(figure, axes)
-        save_figure(figure, temporary, "png")
-        fit.calibrator.save(path)
-    return [path, picture]
+    titles = [f"{c.name} (label {key})" for key, c in fit.classes.items()]
+    figure, axes = panels_of(titles, _title(fit))
+    for (ax,), of_class in zip(axes, fit.classes.values(), strict=True):
+        if isinstance(of_class, ThresholdFit):
+            _plot_thresholds(ax, of_class)
+        else:
+            _plot_volumes(ax, of_class)
+    label_left_and_legend(figure, axes)
+    return write_with_picture(fit.calibrator, figure, path)
 
 
 def table(fit: DerivedFit) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.atomic import replacing_file
 from nnunet_meep.errors import InputError
@@ -18,6 +18,9 @@ from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 from nnunet_meep.posthoc.fit import Fit
 from nnunet_meep.posthoc.maps import MAX_TEMPERATURE, Isotonic, JointTemperature, Platt, Temperature
 from nnunet_meep.posthoc.scalings import BinaryScaling, JointScaling
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_target(path: Path) -> None:
@@ -51,21 +54,30 @@ def write(fit: Fit, path: Path) -> list[Path]:
     Raises:
         OSError: a file cannot be written.
     """
+    panels = {}
+    for key, c in fit.classes.items():
+        change = f"{1e3 * ece_of_bins(c.before):.2f} → {1e3 * ece_of_bins(c.after):.2f} e-3"
+        panels[f"{c.name} (label {key})\nECE {change}"] = [
+            Layer("before", c.before, color=COLORS[1]),
+            Layer("after", c.after, color=COLORS[0]),
+        ]
+    title = _title(fit)
+    if _sums_to_one(fit):
+        title += "; each class against the rest, before all are made to sum to 1"
+    return write_with_picture(fit.calibrator, reliability_figure(panels, title), path)
+
+
+def write_with_picture(calibrator: Calibrator, figure: Figure, path: Path) -> list[Path]:
+    """Write ``calibrator.json`` and, beside it, a PNG; return both paths.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = path.with_suffix(".png")
     with replacing_file(picture) as temporary:
-        panels = {}
-        for key, c in fit.classes.items():
-            change = f"{1e3 * ece_of_bins(c.before):.2f} → {1e3 * ece_of_bins(c.after):.2f} e-3"
-            panels[f"{c.name} (label {key})\nECE {change}"] = [
-                Layer("before", c.before, color=COLORS[1]),
-                Layer("after", c.after, color=COLORS[0]),
-            ]
-        title = _title(fit)
-        if _sums_to_one(fit):
-            title += "; each class against the rest, before all are made to sum to 1"
-        save_figure(reliability_figure(panels, title), temporary, "png")
-        fit.calibrator.save(path)
+        save_figure(figure, temporary, "png")
+        calibrator.save(path)
     return [path, picture]
 
 
