@@ -162,4 +162,5 @@ def _read(
 
 def _is_3d_file(image: sitk.Image) -> bool:
     """Whether the file of a 3D image has no further axes (of length 1), which ITK drops."""
-    return image.GetMetaData("dim[0]") == "3"
+    axes: str = image.GetMetaData("dim[0]")
+    return axes == "3"

@@ -69,8 +69,9 @@ def make_scan(
 
     def smooth_noise(scale_mm: float) -> np.ndarray:
         """Gaussian noise of unit variance, correlated over about ``scale_mm``."""
-        noise = gaussian_filter(rng.standard_normal(shape), scale_mm / SPACING_MM)
-        return (noise - noise.mean()) / noise.std()
+        noise: np.ndarray = gaussian_filter(rng.standard_normal(shape), scale_mm / SPACING_MM)
+        noise = (noise - noise.mean()) / noise.std()
+        return noise
 
     size_mm = SPACING_MM * np.array(shape)
     unit = size_mm.min() / 40  # in mm; all structures scale with the scan

@@ -49,7 +49,8 @@ class VoxelGrid:
         """The outer corners of the image in mm, (d, 2**d): half a voxel beyond the centres."""
         ends = [(-0.5, n - 0.5) for n in self.shape]
         index = np.array([(*corner, 1) for corner in product(*ends)])
-        return (self.affine @ index.T)[:-1]
+        corners: NDArray[np.float64] = self.affine @ index.T
+        return corners[:-1]
 
     @property
     def tolerance_mm(self) -> float:
@@ -213,7 +214,8 @@ def _voxel_bytes_by_itk(path: Path) -> int:
     header.SetFileName(itk_path(path))
     header.ReadImageInformation()
     one = SimpleITK.Image([1] * header.GetDimension(), header.GetPixelID())
-    return math.prod(header.GetSize()) * one.GetSizeOfPixelComponent()
+    size: tuple[int, ...] = header.GetSize()
+    return math.prod(size) * int(one.GetSizeOfPixelComponent())
 
 
 def refuse_invalid_labels(path: Path, array: NDArray[Any] | None = None) -> None:

@@ -121,7 +121,8 @@ def read_image(path: Path, dataset: Dataset) -> NDArray[Any]:
         InputError: the image cannot be read.
     """
     array, _ = _read(path, dataset, "image", lambda reader: lambda p: reader.read_images([p]))
-    return array[0]
+    first: NDArray[Any] = array[0]
+    return first
 
 
 def _read(
@@ -130,7 +131,8 @@ def _read(
     reader = _reader(path, dataset)
     with _errors_in_one_line(path, f"{'an' if what == 'image' else 'a'} {what}"):
         refuse_short(path)
-        return how(reader)(itk_path(path))
+        read: tuple[NDArray[Any], dict[str, Any]] = how(reader)(itk_path(path))
+        return read
 
 
 @contextmanager

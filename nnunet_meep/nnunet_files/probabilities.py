@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from isal import isal_zlib
@@ -34,6 +34,8 @@ SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 #: By how much a probability may lie outside [0, 1] (rounding); it is then clipped.
 RANGE_TOLERANCE = 1e-3
 
+#: Shape, Fortran order and dtype.
+_Header: TypeAlias = tuple[tuple[int, ...], bool, np.dtype[Any]]
 _MAX_HEADER = 1 << 16  # bytes of an npy header; nnU-Net's have 128
 _READ = 1 << 18  # compressed bytes read at a time
 _PARTS_AHEAD = 8  # how many parts may be read before the first is released
@@ -74,12 +76,12 @@ class ProbabilityFile:
     """
 
     def __init__(
-        self, path: Path, member: _Member, header: tuple, identity: str, comment: bytes
+        self, path: Path, member: _Member, header: _Header, identity: str, comment: bytes
     ) -> None:
         self.path, self.identity, self.comment = path, identity, comment
         self.shape: tuple[int, ...] = header[0]
         self.fortran_order: bool = header[1] and len(self.shape) > 1
-        self.dtype: np.dtype = header[2]
+        self.dtype = header[2]
         self._member = member
 
     @property
@@ -99,7 +101,8 @@ class ProbabilityFile:
         width = n_channels if self.fortran_order else 1
         step = max(PART // width, PART // 16, 1)
         starts = range(0, n_voxels, step)
-        free: queue.SimpleQueue[NDArray] = queue.SimpleQueue()  # limits how far reading runs ahead
+        # Limits how far reading runs ahead.
+        free: queue.SimpleQueue[NDArray[np.floating]] = queue.SimpleQueue()
         for _ in range(_PARTS_AHEAD):
             free.put(np.empty(step * width, self.dtype))
         for first in range(0, n_channels, width):
@@ -120,7 +123,7 @@ class ProbabilityFile:
         except ValueError as error:
             raise _unreadable(self.path, error) from None
 
-    def _fill(self, values: NDArray) -> None:
+    def _fill(self, values: NDArray[np.floating]) -> None:
         try:
             self._member.fill(values.data.cast("B"))
         except (ValueError, *GUNZIP_ERRORS) as error:
@@ -261,8 +264,8 @@ class _Member:
         return data
 
 
-def _npy_header(member: _Member) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype of an array; raises ``ValueError`` as do zip and deflate."""
+def _npy_header(member: _Member) -> _Header:
+    """What is said of the array; raises ``ValueError`` as do zip and deflate."""
     version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
     read = np.lib.format.read_array_header_2_0
     if version == (1, 0):
