@@ -59,7 +59,7 @@ class Problem(ABC):
         ``cross_entropy``, ``term``, ``n_valid`` and ``n_term``.
         """
         rows = torch.stack(self._for_blocks(self._sums_of))
-        return rows.double().unflatten(0, (len(self.logits), -1)).sum(1)
+        return torch.unflatten(rows.double(), 0, (len(self.logits), -1)).sum(1)
 
     def backward(self, of_channels: Tensor, of_all: Tensor) -> Tensor:
         """The gradient with respect to the logits, in their shape and dtype.

@@ -75,7 +75,10 @@ def fused_loss(
     For training in a single process. Only the loss has a gradient. The term is 0 if
     ``problem.term`` is None.
     """
-    return _FusedLoss.apply(logits, target, settings, weight, problem)
+    parts: tuple[Tensor, Tensor, Tensor] = _FusedLoss.apply(
+        logits, target, settings, weight, problem
+    )
+    return parts
 
 
 class _VoxelSums(torch.autograd.Function):
@@ -172,7 +175,7 @@ class _Launch:
     def sums(self) -> tuple[Tensor, Tensor]:
         """The rows added up over programs: (B, 3, K) and (B, 4), in float64."""
         sums = self._rows().sum(1, dtype=torch.float64)
-        per_channel = sums[:, :-4].unflatten(1, (3, self.constants["WIDTH"]))
+        per_channel = torch.unflatten(sums[:, :-4], 1, (3, self.constants["WIDTH"]))
         return per_channel[:, :, : self.n_channels], sums[:, -4:]
 
     def compose(self, settings: DiceCE, weight: float) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class RegularizedLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         # Checked before the segmentation loss, whose own error would not name the wrong label.
         check_target(logits, target, self.ignore_label, self.regions)
-        loss = self.segmentation_loss(logits, target)
+        loss: Tensor | float = self.segmentation_loss(logits, target)
         if not isinstance(loss, Tensor):
             # nnU-Net's loss may be a Python 0 where every voxel is ignored, but backward() needs a
             # tensor connected to the network. A sum of no elements is 0 even if logits are inf.

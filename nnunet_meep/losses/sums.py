@@ -97,7 +97,8 @@ class VoxelSums(torch.autograd.Function):
         ctx.save_for_backward(logits, target, *problem.kept)
         ctx.options = term, ignore_label, regions
         n_scalars = 4
-        intersection, predicted, labelled = rows[:, :-n_scalars].unflatten(1, (3, -1)).unbind(1)
+        of_channels = torch.unflatten(rows[:, :-n_scalars], 1, (3, -1))
+        intersection, predicted, labelled = of_channels.unbind(1)
         cross_entropy, of_term, n_valid, n_term = rows[:, -n_scalars:].unbind(1)
         sums = Sums(
             intersection,

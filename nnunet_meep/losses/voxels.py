@@ -160,7 +160,8 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     # gradients over ranks and DDP averages them, which together gives that of the global mean.
     from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
-    return AllGatherGrad.apply(value[None]).sum((0, 1))
+    of_ranks: Tensor = AllGatherGrad.apply(value[None])
+    return of_ranks.sum((0, 1))
 
 
 def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regions: bool) -> None:
