@@ -295,7 +295,8 @@ def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
         rois = [(case.case, case.rois[evaluation.roi]) for case in evaluation.cases]
         return nan_to_none([(case, r.classes, r.top_label) for case, r in rois])
 
-    return numbers(one) == numbers(other)
+    equal: bool = numbers(one) == numbers(other)
+    return equal
 
 
 def _other_files(trainings: _Trainings, cases: Sequence[str]) -> list[str]:

@@ -93,7 +93,8 @@ def subcell_index(p: NDArray[np.floating], n_bins: int) -> NDArray[np.intp]:
     logit_cell = position.astype(np.intp)
     part = ((position - logit_cell) * SUBCELLS).astype(np.intp)
     cell = logit_cell + 3 * (bin_index(p, n_bins) + (p > 0.5)) + (p > 0) + (p >= 1)
-    return cell * SUBCELLS + part
+    index: NDArray[np.intp] = cell * SUBCELLS + part
+    return index
 
 
 @dataclass(frozen=True)

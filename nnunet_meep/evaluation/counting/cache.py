@@ -60,7 +60,9 @@ def cache_key(
         "segmentation": segmentation,
         "files": case_identity(case, dataset.file_ending, rois),
     }
-    return json.loads(json.dumps(key))  # turns tuples into lists, as when read from a file
+    # Turns tuples into lists, as when read from a file.
+    as_read: dict[str, Any] = json.loads(json.dumps(key))
+    return as_read
 
 
 def case_identity(case: Case, file_ending: str, rois: Sequence[Roi]) -> dict[str, str]:
@@ -133,7 +135,8 @@ def has(path: Path, key: dict[str, Any]) -> bool:
     """Whether :func:`find` would find sums, unless they are damaged; they are not read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return parse_json(archive["about"].tobytes())["key"] == key
+            found: dict[str, Any] = parse_json(archive["about"].tobytes())["key"]
+            return found == key
     except Exception:  # as in find()
         return False
 
@@ -151,7 +154,7 @@ def _all_cells(roi: RoiSums) -> list[Cells]:
     return [c.cells for c in roi.channels] + top
 
 
-def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray]) -> CaseSums:
+def _case_sums(about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> CaseSums:
     cuts = np.cumsum(arrays["length"])[:-1]
     pieces = zip(*(np.split(arrays[k], cuts) for k in ("index", "count", "sum_p")), strict=True)
     cells = (Cells(*piece) for piece in pieces)

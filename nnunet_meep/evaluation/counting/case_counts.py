@@ -157,7 +157,7 @@ class CaseCounts:
                 self.loops.count_pairs(codes[voxels], self.winner[voxels], lane.pairs[name])
 
     def _follow(
-        self, p: NDArray, channel: int, voxels: slice, lane: LaneCounts, is_last: bool
+        self, p: NDArray[np.floating], channel: int, voxels: slice, lane: LaneCounts, is_last: bool
     ) -> None:
         largest, winner, total = self._largest[voxels], self.winner[voxels], self._total[voxels]
         if channel == 0:
@@ -181,8 +181,8 @@ class CaseCounts:
     def _count_top(
         self,
         counters: dict[str, Any],
-        p: NDArray,
-        channel: NDArray,
+        p: NDArray[np.floating],
+        channel: NDArray[np.unsignedinteger],
         where: NDArray[np.intp],
         voxels: slice,
     ) -> None:
@@ -234,10 +234,11 @@ class CaseCounts:
         """Number of voxels for each code of the reference (row) and each winner (column)."""
         if not self._is_argmax:
             shape = self.labels.ignored_code + 1, len(self.segmented_label)
-            pairs = np.zeros(shape, np.int64)
-            self.loops.count_pairs(self.codes_in(roi), self.winner, pairs)
-            return pairs
-        pairs = np.sum([lane.pairs[roi.counted_as] for lane in self._lanes], axis=0)
+            table = np.zeros(shape, np.int64)
+            self.loops.count_pairs(self.codes_in(roi), self.winner, table)
+            return table
+        of_lanes = [lane.pairs[roi.counted_as] for lane in self._lanes]
+        pairs: NDArray[np.int64] = np.sum(of_lanes, axis=0)
         if padding is not None:
             pairs[:, 0] -= padding
         return pairs
@@ -333,7 +334,7 @@ class CaseCounts:
         winner = self.winner.reshape(codes.shape, order=self._file.order)
         has_class = np.flatnonzero(np.isin(self.segmented_label, labels.members(class_index)))
         # Comparisons are faster than looking each voxel up in a table.
-        mask = reduce(np.logical_or, (winner == i for i in has_class))
+        mask: NDArray[np.bool_] = reduce(np.logical_or, (winner == i for i in has_class))
         return mask if labels.ignore_label is None else mask & (codes != labels.ignored_code)
 
     def predicted_p(self, class_index: int) -> NDArray[np.floating]:

@@ -160,6 +160,7 @@ def _components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The number of the component of each voxel, from 1 on, and 0 outside the mask, (*shape)."""
     from scipy.ndimage import label
 
+    numbers: NDArray[np.int32]
     numbers, _ = label(mask, np.ones((3,) * mask.ndim), np.int32)
     return numbers
 
@@ -218,4 +219,5 @@ def _centres(
         side.start + np.bincount(numbers, index, len(n) + 1)[1:] / n
         for side, index in zip(box, along_axes, strict=True)
     ]
-    return np.rint(np.stack(centres, axis=1)).astype(int).tolist()
+    rounded: list[list[int]] = np.rint(np.stack(centres, axis=1)).astype(int).tolist()
+    return rounded

@@ -5,6 +5,8 @@ Cells are divided into parts here, because in small images single voxels matter.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,10 +52,11 @@ def count_pairs(
 
 
 def take_where(
-    values: NDArray, index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
-) -> NDArray:
+    values: NDArray[Any], index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
+) -> NDArray[Any]:
     """As :func:`.loops.take_where`."""
-    return values[chosen[index]]
+    taken: NDArray[Any] = values[chosen[index]]
+    return taken
 
 
 class ClassCounter:

@@ -63,12 +63,12 @@ class LaneCounts:
             self._counters[key] = self._counter(
                 self._of_channel[part.channel], score=part.channel not in self._unscored
             )
-        result = self._counters[key].add(part.p, codes)
+        result: tuple[int, int] = self._counters[key].add(part.p, codes)
         if part.left < N_LANES:  # this thread's last part of the channel: keep non-empty cells only
             self.counted[key] = self._counters.pop(key).counted()
         return result
 
-    def note_bad(self, p: NDArray) -> None:
+    def note_bad(self, p: NDArray[np.floating]) -> None:
         """Record the range, and how many values are not finite, for the error message."""
         finite = p[np.isfinite(p)]
         self.n_not_finite += len(p) - len(finite)

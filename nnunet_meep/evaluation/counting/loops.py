@@ -38,10 +38,12 @@ _SPREAD = 8
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # With NumPy's error model, divisions are not checked for 0, so that they can be vectorized.
     options = {"nogil": True, "error_model": "numpy"}
+    compiled: Callable[..., Any]
     try:
-        return numba.njit(function, cache=True, **options)
+        compiled = numba.njit(function, cache=True, **options)
     except RuntimeError:  # no writable cache folder: compile again in every process
-        return numba.njit(function, **options)
+        compiled = numba.njit(function, **options)
+    return compiled
 
 
 _A, _B, _C, _D, _E, _F = (np.float32(c) for c in LOG2_COEFFICIENTS)
@@ -208,7 +210,8 @@ def compare_with_largest(
         The number of voxels where both p and ``largest`` are above 1/2, and the number where the
         sum so far differs from 1 by more than the tolerance.
     """
-    return _compare(p, largest, total, tolerance)
+    counted: tuple[int, int] = _compare(p, largest, total, tolerance)
+    return counted
 
 
 def take_larger(
@@ -228,7 +231,8 @@ def take_larger(
     Returns:
         The number of voxels whose largest probability is still not above 1/2.
     """
-    return _follow(p, winner.dtype.type(channel), largest, winner)
+    n_unsure: int = _follow(p, winner.dtype.type(channel), largest, winner)
+    return n_unsure
 
 
 def count_pairs(
@@ -244,8 +248,8 @@ def count_pairs(
 
 
 def take_where(
-    values: NDArray, index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
-) -> NDArray:
+    values: NDArray[Any], index: NDArray[np.unsignedinteger], chosen: NDArray[np.bool_]
+) -> NDArray[Any]:
     """``values[chosen[index]]``, without temporary arrays.
 
     Args:
@@ -253,7 +257,8 @@ def take_where(
         index: indices into ``chosen``, (N,).
         chosen: which indices to take.
     """
-    return _take_where(values, index, chosen)
+    taken: NDArray[Any] = _take_where(values, index, chosen)
+    return taken
 
 
 class ClassCounter:
@@ -285,7 +290,7 @@ class ClassCounter:
             The number of values that are NaN or outside [0, 1] by more than ``RANGE_TOLERANCE`` (if
             not 0, the sums are invalid), and the number of values that were clipped.
         """
-        return _count(
+        outside: tuple[int, int] = _count(
             p,
             codes,
             self._y_of_code,
@@ -295,6 +300,7 @@ class ClassCounter:
             self._sum_p.ravel(),
             self._sums,
         )
+        return outside
 
     def counted(self) -> ClassCounts:
         """The counts so far."""

@@ -170,7 +170,7 @@ class _Lane:
 
     def __init__(self, stack: ExitStack) -> None:
         self._pool = stack.enter_context(ThreadPoolExecutor(1))
-        self.futures: list[Future] = []
+        self.futures: list[Future[Any]] = []
 
     def submit(self, function: Any, *args: Any) -> None:
         self.futures.append(self._pool.submit(function, *args))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,8 @@ class PredictedVoxels:
         if len(pieces) > 1:  # keep the whole in place of its pieces
             pieces = {0: np.concatenate([pieces[index] for index in sorted(pieces)])}
             self._pieces[channel] = pieces
-        return pieces[0][self._take(codes, channel) != ignored_code]
+        p: NDArray[np.floating] = pieces[0][self._take(codes, channel) != ignored_code]
+        return p
 
     def expected_overlap(
         self, channel: int, codes: NDArray[np.unsignedinteger], ignored_code: int
@@ -87,5 +89,10 @@ class PredictedVoxels:
         p = self.where_counted(channel, codes, ignored_code)
         return float(p.sum(dtype=np.float64))
 
-    def _take(self, values: NDArray, channel: int, voxels: slice = slice(None)) -> NDArray:
-        return self._loops.take_where(values, self._segmentation[voxels], self._has_class[channel])
+    def _take(
+        self, values: NDArray[Any], channel: int, voxels: slice = slice(None)
+    ) -> NDArray[Any]:
+        taken: NDArray[Any] = self._loops.take_where(
+            values, self._segmentation[voxels], self._has_class[channel]
+        )
+        return taken

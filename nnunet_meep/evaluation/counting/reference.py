@@ -191,7 +191,8 @@ def _inside(
             f"{path}: expected a mask of shape {codes.shape} like {case.reference.name}, got "
             f"{mask.labels.shape}"
         )
-    return mask.labels != 0
+    inside: NDArray[np.bool_] = mask.labels != 0
+    return inside
 
 
 def near_surface(

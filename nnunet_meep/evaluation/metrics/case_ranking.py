@@ -128,8 +128,8 @@ def _rank_correlation(
         rank = np.cumsum(in_group, axis=1) - (in_group - 1) / 2
         ranks.append(rank[:, group] - (n + 1) / 2)
     a, b = ranks
-    covariance = (times * a * b).sum(axis=1)
-    scale = np.sqrt((times * a**2).sum(axis=1) * (times * b**2).sum(axis=1))
+    covariance: NDArray[np.float64] = (times * a * b).sum(axis=1)
+    scale: NDArray[np.float64] = np.sqrt((times * a**2).sum(axis=1) * (times * b**2).sum(axis=1))
     return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
 

@@ -40,7 +40,8 @@ class Repeated(NamedTuple):
     @property
     def n_trainings(self) -> NDArray[np.intp]:
         """In how many trainings each metric is defined for any case, (K,)."""
-        return (~np.isnan(self.values)).any(axis=1).sum(axis=0)
+        n: NDArray[np.intp] = (~np.isnan(self.values)).any(axis=1).sum(axis=0)
+        return n
 
     @property
     def n_folds(self) -> int:
@@ -133,8 +134,9 @@ def _t_interval(models: Sequence[Repeated], near_one: NDArray[np.bool_]) -> _Flo
         )
         freedom = np.where(between > variance, its_freedom, freedom)
         variance = np.maximum(variance, between)
-    half = t.ppf(0.975, freedom) * np.sqrt(variance)
-    return per_case.mean(axis=0) + np.array([[-1], [1]]) * half
+    half: _Floats = t.ppf(0.975, freedom) * np.sqrt(variance)
+    mean: _Floats = per_case.mean(axis=0)
+    return mean + np.array([[-1], [1]]) * half
 
 
 def _per_case(values: Sequence[_Floats], near_one: NDArray[np.bool_]) -> _Floats:
@@ -173,7 +175,8 @@ def _variance_of_means(per_case: _Floats, weights: Iterable[_Floats]) -> _Floats
     # Centred first: equal cases then have a variance of exactly 0.
     centred = per_case - per_case[0]
     means = [part @ centred / part.sum(axis=1, keepdims=True) for part in weights]
-    return np.concatenate(means).var(axis=0)
+    variance: _Floats = np.concatenate(means).var(axis=0)
+    return variance
 
 
 def _variance_over_trainings(
@@ -204,11 +207,15 @@ def _variance_over_trainings(
 
 def _sum_of(parts: Sequence[_Part]) -> tuple[_Floats, _Floats]:
     """The sum of independent variances, with its degrees of freedom; these are at least 1."""
-    variance = np.sum([v for v, _ in parts], axis=0)
+    variance: _Floats = np.sum([v for v, _ in parts], axis=0)
     # A level without degrees of freedom has no variance either.
-    share = np.sum([v**2 / np.maximum(n, 1) for v, n in parts], axis=0)
-    return variance, np.divide(variance**2, share, out=np.ones_like(variance), where=share > 0)
+    share: _Floats = np.sum([v**2 / np.maximum(n, 1) for v, n in parts], axis=0)
+    freedom = np.ones_like(variance)
+    np.divide(variance**2, share, out=freedom, where=share > 0)
+    return variance, freedom
 
 
 def _ratio(total: _Floats, n: NDArray[np.number]) -> _Floats:
-    return np.divide(total, n, out=np.full(np.shape(total), np.nan), where=n > 0)
+    ratio = np.full(np.shape(total), np.nan)
+    np.divide(total, n, out=ratio, where=n > 0)
+    return ratio

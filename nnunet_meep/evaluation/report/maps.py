@@ -62,7 +62,8 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
 
 def minus_p_log_p(p: NDArray[np.float32]) -> NDArray[np.float32]:
     """-p log p; 0 where p is 0."""
-    return -p * np.log(np.maximum(p, np.finfo(np.float32).tiny))
+    floored: NDArray[np.float32] = np.maximum(p, np.finfo(np.float32).tiny)
+    return -p * np.log(floored)
 
 
 def file_names(names: Sequence[str]) -> list[str]:

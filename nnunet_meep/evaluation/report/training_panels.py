@@ -8,8 +8,9 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.comparison import Comparison, mean_of_defined, values_of_trainings
+from nnunet_meep.evaluation.comparison import Comparison, values_of_trainings
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
 from nnunet_meep.evaluation.report.curves import TITLES
 from nnunet_meep.evaluation.report.provenance import training_names
 from nnunet_meep.evaluation.report.svg_axes import path, scale_around
