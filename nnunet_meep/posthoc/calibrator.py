@@ -176,7 +176,7 @@ class Calibrator:
         # Padding has p = 1 in the background channel and p = 0 elsewhere; regions have no
         # background channel.
         background = 0 if self.labels.is_region_based else 1
-        result = probabilities[0] != background
+        result: NDArray[np.bool_] = probabilities[0] != background
         for channel in probabilities[1:]:
             result |= channel != 0
         return result

@@ -48,4 +48,5 @@ class Disagreement:
 
 
 def _of_region(p: NDArray[np.floating]) -> NDArray[np.floating]:
-    return entr(p) + entr(1 - p)
+    entropy: NDArray[np.floating] = entr(p) + entr(1 - p)
+    return entropy

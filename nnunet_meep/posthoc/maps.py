@@ -56,7 +56,8 @@ class Platt:
     intercept: float
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return expit(self.slope * logit(p) + self.intercept)
+        mapped: NDArray[np.float64] = expit(self.slope * logit(p) + self.intercept)
+        return mapped
 
     def parameters(self) -> dict[str, Any]:
         return {"slope": self.slope, "intercept": self.intercept}
@@ -89,7 +90,8 @@ class Temperature:
     temperature: float
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return expit(logit(p) / self.temperature)
+        mapped: NDArray[np.float64] = expit(logit(p) / self.temperature)
+        return mapped
 
     def parameters(self) -> dict[str, Any]:
         return {"temperature": self.temperature}
@@ -102,7 +104,9 @@ class JointTemperature:
     temperature: float
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return softmax(np.log(np.maximum(p, LOGIT_FLOOR)) / self.temperature, axis=0)
+        logits = np.log(np.maximum(p, LOGIT_FLOOR)) / self.temperature
+        mapped: NDArray[np.float64] = softmax(logits, axis=0)
+        return mapped
 
     def parameters(self) -> dict[str, Any]:
         return {"temperature": self.temperature}

@@ -91,7 +91,8 @@ def _choose(
 
     def strata(start: int) -> NDArray[np.uint32]:
         part = slice(start, start + PART)
-        return 2 * codes[part].astype(np.uint32) + (codes[part] == winner[part])
+        is_winner: NDArray[np.bool_] = codes[part] == winner[part]
+        return 2 * codes[part].astype(np.uint32) + is_winner
 
     starts = range(0, len(codes), PART)
     sizes = np.zeros(n_strata, np.int64)

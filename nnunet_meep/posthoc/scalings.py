@@ -5,7 +5,7 @@ fiducio (``pip install 'fiducio>=0.2,<0.3'``) and torch are loaded only when nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,8 @@ class JointScaling:
         floored = np.maximum(p, LOGIT_FLOOR)
         shares = np.ascontiguousarray((floored / floored.sum(axis=0)).T, np.float32)
         with _one_thread():
-            return self.fitted.transform(shares).numpy().T.astype(np.float64)
+            calibrated: NDArray[np.float64] = self.fitted.transform(shares).T.double().numpy()
+        return calibrated
 
     def parameters(self) -> dict[str, Any]:
         """fiducio's name of the method, its configuration and fitted parameters, as JSON."""
@@ -71,7 +72,8 @@ class BinaryScaling:
     joint: JointScaling
 
     def __call__(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.joint(np.stack([1 - p, p]))[1]
+        positive: NDArray[np.float64] = self.joint(np.stack([1 - p, p]))[1]
+        return positive
 
     def parameters(self) -> dict[str, Any]:
         return self.joint.parameters()
@@ -147,7 +149,7 @@ def _new(method: str) -> FiducioCalibrator:
             f"{method}: expected fiducio, which does it; pip install 'fiducio>=0.2,<0.3'"
         ) from None
     name, options = SCALINGS[method]
-    make: Any = get_calibrator_class(name)
+    make: Callable[..., FiducioCalibrator] = get_calibrator_class(name)
     return make(optimizer="lbfgs", input_type="probs", device="cpu", **options)
 
 

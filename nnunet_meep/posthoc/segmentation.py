@@ -62,7 +62,8 @@ def shares(p: NDArray[np.float32], labels: Labels) -> NDArray[np.float64]:
     """What is compared with thresholds, (classes, N), of probabilities (C, N)."""
     if labels.is_region_based:
         return p.astype(np.float64)
-    return p[1:] / p.sum(axis=0, dtype=np.float64)
+    total: NDArray[np.float64] = p.sum(axis=0, dtype=np.float64)
+    return p[1:] / total
 
 
 def _background(probabilities: NDArray[np.float32], labels: Labels) -> NDArray[np.unsignedinteger]:

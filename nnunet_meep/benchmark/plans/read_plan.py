@@ -41,7 +41,8 @@ from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.metric import Better, Of
-from nnunet_meep.posthoc.fit import METHODS, check_installed
+from nnunet_meep.posthoc.calibrator import METHODS
+from nnunet_meep.posthoc.scalings import check_installed
 
 FOLDS = "all five"
 #: More parts than there are machines to share them.

@@ -225,7 +225,8 @@ def start_of(process: int) -> float:
     try:
         # First, because older versions of psutil keep it for the start of processes.
         boot = psutil.boot_time() if sys.platform.startswith("linux") else 0.0
-        return psutil.Process(process).create_time() - boot
+        created: float = psutil.Process(process).create_time()
+        return created - boot
     except psutil.Error:
         return 0.0
 
