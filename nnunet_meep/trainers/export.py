@@ -163,10 +163,10 @@ def nnunets_trainer(name: str) -> str:
         InputError: there is none, or ``name`` itself is nnU-Net's own.
     """
     if _in_the_grammar(name):
-        return nnUNetTrainer.__name__
+        return str(nnUNetTrainer.__name__)
     trainer = _find(name)
     network = trainer.build_network_architecture
-    bases = [
+    bases: list[str] = [
         base.__name__
         for base in trainer.__mro__
         if base.__module__.startswith("nnunetv2.")

@@ -122,11 +122,12 @@ class MEEPMixin(nnUNetTrainer):
     # What is trained: loss, optimiser, batches, initialisation
 
     def _build_loss(self) -> torch.nn.Module:
-        loss = super()._build_loss()
+        loss: torch.nn.Module = super()._build_loss()
         if isinstance(loss, DeepSupervisionWrapper):
             loss.loss = self._inner_loss(loss.loss)
-            return loss
-        return self._inner_loss(loss)
+        else:
+            loss = self._inner_loss(loss)
+        return loss
 
     def _inner_loss(self, own_loss: torch.nn.Module) -> torch.nn.Module:
         try:
@@ -258,7 +259,7 @@ class MEEPMixin(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self.listener.training_step():
-            result = super().train_step(batch)
+            result: dict[str, Any] = super().train_step(batch)
             if not np.isfinite(result["loss"]):
                 self._stop(result["loss"], batch)
         self._iteration += 1
