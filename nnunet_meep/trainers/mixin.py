@@ -163,15 +163,26 @@ class MEEPMixin(nnUNetTrainer):
         self._iteration = 0
         self._follow_loss()
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """Go on from a whole checkpoint of the same trainer; any other is refused."""
-        if not isinstance(filename_or_checkpoint, str):
-            super().load_checkpoint(filename_or_checkpoint)
+    def load_checkpoint(
+        self,
+        filename_or_checkpoint: dict[str, Any] | str | None = None,
+        *,
+        checkpoint: dict[str, Any] | str | None = None,
+    ) -> None:
+        """Go on from a whole checkpoint of the same trainer; any other is refused.
+
+        Args:
+            filename_or_checkpoint: its file, or what it holds.
+            checkpoint: the same, as versions of nnU-Net after 2.8.1 call it.
+        """
+        given = checkpoint if filename_or_checkpoint is None else filename_or_checkpoint
+        if not isinstance(given, str):
+            super().load_checkpoint(given)
             return
-        path = Path(filename_or_checkpoint)
+        path = Path(given)
         refuse_other_trainer(path, type(self).__name__)
         try:
-            super().load_checkpoint(filename_or_checkpoint)
+            super().load_checkpoint(given)
         except Exception as error:  # a broken file can raise anything in torch
             refuse_torn(path, error)
             raise

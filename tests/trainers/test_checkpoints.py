@@ -133,6 +133,21 @@ def test_a_torn_checkpoint_is_one_line_that_names_the_one_before(trainer, build,
         resumed.load_checkpoint(str(best))
 
 
+@pytest.mark.parametrize("parameter", ["filename_or_checkpoint", "checkpoint"])
+def test_a_checkpoint_is_taken_by_each_name_that_versions_of_nnunet_give_it(
+    trainer, build, monkeypatch, parameter
+) -> None:
+    own = nnUNetTrainer.load_checkpoint
+
+    def load(self, of_any_name: str) -> None:
+        own(self, of_any_name)
+
+    monkeypatch.setattr(nnUNetTrainer, "load_checkpoint", load)
+    resumed = build(type(trainer))
+    resumed.load_checkpoint(**{parameter: str(path_of(trainer, "latest"))})
+    assert resumed.current_epoch == 2
+
+
 def test_the_one_before_may_hold_objects_of_a_users_own_trainer(tmp_path) -> None:
     torch.save({"mine": tmp_path}, tmp_path / "checkpoint_best.pth")
     assert go_on_from(tmp_path) == "--c goes on from checkpoint_best.pth"
