@@ -9,6 +9,7 @@ from functools import partial
 
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
+from nnunet_meep.cli._version_info import version_info
 from nnunet_meep.errors import InputError
 from nnunet_meep.trainers import grammar, names, nearest, others
 
@@ -16,8 +17,14 @@ _WIDTH = 88
 
 
 def main(args: list[str] | None = None) -> int:
-    """List or explain trainer names; returns 1 if a given name is wrong or seems misspelt."""
-    given = _get_parser().parse_args(args).names
+    """List or explain trainer names; returns 1 if a given name is wrong or seems misspelt.
+
+    With ``--version-info`` print what a report of a bug has to say instead.
+    """
+    options = _get_parser().parse_args(args)
+    if options.version_info:
+        return run(lambda: print(version_info()))
+    given = options.names
     if not given:
         return run(lambda: print(_overview()))
     # One by one, so that a wrong name does not keep the others from being explained.
@@ -119,5 +126,13 @@ def _get_parser() -> argparse.ArgumentParser:
             "  meep-trainers $TRAINER && nnUNetv2_train 501 3d_fullres 0 -tr $TRAINER --npz"
         ),
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="a trainer name to explain")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="a trainer name to explain"
+    )
+    asked.add_argument(
+        "--version-info",
+        action="store_true",
+        help="show versions, devices and nnU-Net's folders, for a report of a bug",
+    )
     return parser

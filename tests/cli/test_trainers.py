@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import torch
 
+import nnunet_meep
 from nnunet_meep.cli.trainers import main
 from nnunet_meep.trainers import grammar, names
 
@@ -205,6 +209,62 @@ def test_an_answer_needs_nothing_but_the_standard_library(arguments):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == (0 if arguments in ([], ["nnUNetTrainerMEEP_KL"]) else 1)
     assert "Traceback" not in done.stderr
+
+
+def info(text):
+    """{name: value} of lines in two columns, which are aligned."""
+    rows = dict(line.split(maxsplit=1) for line in text.splitlines())
+    column = max(map(len, rows)) + 2
+    for line in text.splitlines():
+        assert line[column - 2 : column] == "  "
+        assert line[column] != " "
+    return rows
+
+
+def test_version_info_says_what_a_report_of_a_bug_needs(answer, monkeypatch, tmp_path):
+    home = tmp_path / "home.of.user"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("nnUNet_raw", str(home / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", f"{home}_of_another")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join([str(home), "/mnt", f"{home}/mine"]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"Some GPU {i + 7}")
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    code, out, err = answer("--version-info")
+    assert (code, err) == (0, [])
+    shown = info(out)
+    assert shown.pop("platform") == platform.platform()
+    assert shown.pop("devices").startswith("cuda:0 Some GPU 7, cuda:1 Some GPU 8, ")
+    assert shown == {
+        "nnunet-meep": nnunet_meep.__version__,
+        **{name: version(name) for name in ("nnunetv2", "torch", "numpy", "SimpleITK")},
+        "CUDA": "12.6",
+        "Python": ".".join(map(str, sys.version_info[:3])),
+        "nnUNet_raw": "~/raw",
+        "nnUNet_preprocessed": f"{home}_of_another",
+        "nnUNet_results": "not set",
+        "nnUNet_extTrainer": os.pathsep.join(["~", "/mnt", "~/mine"]),
+    }
+
+
+def test_version_info_of_a_broken_installation_says_what_is_broken(answer, monkeypatch):
+    def no_version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr("importlib.metadata.version", no_version)
+    code, out, err = answer("--version-info")
+    assert (code, err) == (0, [])
+    assert info(out)["nnunetv2"] == "not installed"
+    assert info(out)["devices"].startswith("torch cannot be imported: ModuleNotFoundError")
+
+
+def test_version_info_and_names_do_not_go_together(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version-info", "nnUNetTrainerMEEP_KL"])
+    assert end.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], [LONG_NAME]])
