@@ -10,7 +10,7 @@ Names are imported on first use: Python imports this package at every start (see
 ``nnunet_meep._autoload``), so importing it must cost nothing.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 TYPE_CHECKING = False  # as in typing, whose import would take milliseconds at every start
 
