@@ -1,7 +1,7 @@
 """Every promise of pyproject.toml, each in an environment of its own: ``nox -s lowest``.
 
-Interpreters that are missing are left out. An environment with PyTorch takes about 6 GB; with uv
-installed, environments share their files.
+Interpreters that are missing are downloaded if uv is installed, or else left out. An environment
+with PyTorch takes about 6 GB; with uv, environments share their files.
 """
 
 from __future__ import annotations
