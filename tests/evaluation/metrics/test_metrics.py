@@ -10,6 +10,7 @@ import reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from scipy.integrate import trapezoid
 from scipy.special import digamma, expit
 from scipy.stats import bootstrap
 from sklearn.calibration import calibration_curve
@@ -357,7 +358,7 @@ class TestRiskCoverage:
         p, y = overconfident(200_000, 0, 3)
         confidence, correct = np.maximum(p, 1 - p), (p > 0.5) == y
         coverage, risk = self.of(confidence, correct)
-        area = np.trapezoid(risk, coverage)
+        area = trapezoid(risk, coverage)
         assert area == pytest.approx(of_top_label(confidence, correct)["aurc"], rel=0.02)
 
     def test_equally_sure_voxels_are_wrong_in_random_order(self) -> None:
