@@ -6,8 +6,11 @@ one clear message, not a failure later.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nnunet_meep.evaluation.counting.roi import KINDS
@@ -87,6 +90,29 @@ def nan_to_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [nan_to_none(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a result with NaN as null, entry by entry: thousands of cases are not copied for it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(_without_nan(content), file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """:func:`nan_to_none`, which waits with each entry of a list until it is asked for."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    return _Lazily(value) if isinstance(value, list) else nan_to_none(value)
+
+
+class _Lazily(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return map(nan_to_none, super().__iter__())
 
 
 def none_to_nan(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
-from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, nan_to_none
+from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, write_json
 from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.paths import real_path
@@ -52,8 +51,7 @@ def write_evaluation(evaluation: Evaluation, path: Path, folder: Path) -> None:
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **_as_seen_from(folder, evaluation.sources),
     }
-    content = nan_to_none({**evaluation.to_dict(), "origin": origin})
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(path, {**evaluation.to_dict(), "origin": origin})
 
 
 def find_result(folder: Path) -> Path | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,18 @@ def bins_of_sums(
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
         mean_p, mean_y = sum_p / count, sum_y / count
     return {
-        "edges": bin_edges(len(count)).tolist(),
+        "edges": _edges(len(count)),
         "count": count.tolist(),
         "mean_p": mean_p.tolist(),
         "mean_y": mean_y.tolist(),
     }
+
+
+@lru_cache(maxsize=8)
+def _edges(n_bins: int) -> list[float]:
+    """The same list for all cases, of which there may be thousands."""
+    edges: list[float] = bin_edges(n_bins).tolist()
+    return edges
 
 
 def bins_of_voxels(

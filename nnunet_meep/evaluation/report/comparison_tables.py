@@ -7,7 +7,6 @@ to the first model stand below.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -41,7 +40,7 @@ from nnunet_meep.evaluation.report.verdict import (
     trainings_sentence,
     verdict_sentences,
 )
-from nnunet_meep.evaluation.result_format import TOP_LABEL, nan_to_none
+from nnunet_meep.evaluation.result_format import TOP_LABEL, write_json
 from nnunet_meep.nnunet_files.calibrated import OPTIMISTIC
 
 
@@ -59,8 +58,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"comparison.{ending}" for ending in ("json", "csv", "md", "tex")]
     with replacing_files(paths) as (json_path, csv_path, md_path, tex_path):
-        content = nan_to_none(comparison.to_dict())
-        json_path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_json(json_path, comparison.to_dict())
         write_csv(csv_path, COLUMNS, comparison.rows())
         write_text(md_path, markdown(comparison))
         write_text(tex_path, latex(comparison))

@@ -5,6 +5,7 @@ Call a function again on the same axes, with another colour, to overlay models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ MARKERS = (
 
 
 _MOST_LETTERS = 100
+#: Thin lines of more cases than these would hide everything else.
+_MANY_CASES = 200
 
 
 def color_of(i: int) -> str:
@@ -96,16 +99,15 @@ def plot_reliability(
         bins: ``count``, ``mean_p``, ``mean_y`` as in ``calibration.json``.
         per_case: the same for each case; if there are several, a band shows the 95 % BCa bootstrap
             interval over cases of each bin's observed frequency.
-        single_cases: also draw each case as a thin line behind.
+        single_cases: also draw each case as a thin line behind, or with more than 200 cases every
+            second one, third one and so on.
         label: legend entry of the pooled line.
         color: of everything but the diagonal.
     """
     _diagonal(ax, "perfectly calibrated")
     several = len(per_case) > 1
-    for case in per_case if several and single_cases else ():
-        p, y = _filled(case)
-        name = _once(ax, "single cases")
-        ax.plot(p, y, color=color, alpha=0.18, linewidth=0.6, label=name, zorder=1)
+    if several and single_cases:
+        _plot_single_cases(ax, per_case, color)
     p, y = _filled(bins)
     if several:
         low, high = reliability_band(per_case)
@@ -117,6 +119,27 @@ def plot_reliability(
     ax.plot(p, y, "o-", color=color, markersize=4, linewidth=1.4, label=label, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set(xlabel="predicted probability", ylabel="observed frequency")
+
+
+def _plot_single_cases(ax: Axes, per_case: Sequence[dict[str, list[float]]], color: str) -> None:
+    """One artist for all of them, and not more of them than can be told apart."""
+    from matplotlib.collections import LineCollection
+
+    n_cases = len(per_case)
+    chosen = range(n_cases)
+    name = "single cases"
+    if n_cases > _MANY_CASES:
+        chosen = range(0, n_cases, math.ceil(n_cases / _MANY_CASES))
+        name = f"{len(chosen)} of {n_cases} single cases"
+    lines = LineCollection(
+        [np.column_stack(_filled(per_case[i])) for i in chosen],
+        colors=color,
+        alpha=0.18,
+        linewidths=0.6,
+        label=_once(ax, name),
+        zorder=1,
+    )
+    ax.add_collection(lines)
 
 
 def plot_histogram(

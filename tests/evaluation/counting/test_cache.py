@@ -391,7 +391,7 @@ class TestFullDisk:
         self.monkeypatch.setattr(owner, name, full_disk)
 
     def test_while_the_json_is_written(self) -> None:
-        self.full(Path, "write_text", lambda path, *_: "calibration.json" in path.name)
+        self.full(Path, "open", lambda path, *_: path.match(".tmp-*/calibration.json"))
         self.fails("--bins", "10")
 
     def test_while_the_csv_is_written(self) -> None:
@@ -415,5 +415,5 @@ class TestFullDisk:
         self.fails("--bins", "10")
 
     def test_with_all_cases_finished(self) -> None:
-        self.full(Path, "write_text")
+        self.full(Path, "open", lambda path, mode="r", *_: "w" in mode)
         self.fails()

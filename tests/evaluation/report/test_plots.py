@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from predictions import softmax_case
 
 from nnunet_meep.evaluation.compare import compare
@@ -75,8 +76,24 @@ def test_one_object_gives_numbers_and_pictures(evaluation) -> None:
     filled = np.array(pooled["count"]) > 0
     drawn = line(ax, "all cases").get_ydata()
     assert drawn == pytest.approx(np.array(pooled["mean_y"])[filled])
-    assert len(ax.get_lines()) == 1 + 3 + 1  # the diagonal, three cases, all of them
+    assert len(ax.get_lines()) == 1 + 1  # the diagonal, all cases
+    of_cases = ax.findobj(LineCollection)[0].get_segments()
+    of_case = evaluation.cases[1].rois["boundary:1"].bins["2"]
+    filled = np.array(of_case["count"]) > 0
+    assert of_cases[1][:, 1].tolist() == np.array(of_case["mean_y"])[filled].tolist()
     assert ReliabilityDisplay.from_evaluation(evaluation, "top_label").plot(ax) is ax
+
+
+def test_of_thousands_of_cases_some_are_drawn() -> None:
+    case = bins([1, 1], [0.2, 0.7], [0.1, 0.9])
+    for n_cases, n_drawn, name in (
+        (200, 200, "single cases"),
+        (2001, 182, "182 of 2001 single cases"),
+    ):
+        ax = new_axes()
+        plot_reliability(ax, case, per_case=[case] * n_cases)
+        assert len(ax.findobj(LineCollection)[0].get_segments()) == n_drawn
+        assert name in ax.get_legend_handles_labels()[1]
 
 
 def test_displays_of_arrays_are_those_of_files(make_folder) -> None:
