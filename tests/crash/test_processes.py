@@ -145,9 +145,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def _not_under_nohup() -> None:
-    """The tests may run under it."""
+def _not_in_background() -> None:
+    """The tests may run under nohup, or in the background of a script, where Ctrl-C is ignored."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
@@ -161,7 +162,7 @@ def in_the_middle(folder: PredictionFolder, tmp_path: Path) -> Iterator[subproce
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_not_under_nohup,
+        preexec_fn=_not_in_background,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "middle\n"
