@@ -79,9 +79,21 @@ def train(dataset: Path, plans: dict) -> None:
     trainer.run_training()
 
 
-def run(name: str, *arguments: str) -> str:
+#: nnUNetv2_plan_and_preprocess with threads: each of its three pools of processes would load nnU-Net
+#: once more, which takes longer than all else here.
+PLAN_AND_PREPROCESS = """
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+import multiprocessing
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+multiprocessing.get_context = lambda _: SimpleNamespace(Pool=ThreadPool)
+plan_and_preprocess_entry()
+"""
+
+
+def plan_and_preprocess(*arguments: str) -> str:
     done = subprocess.run(
-        [str(Path(sys.executable).with_name(name)), *arguments],
+        [sys.executable, "-c", PLAN_AND_PREPROCESS, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -107,8 +119,7 @@ def test_plan_preprocess_and_train(
     assert "no splits_final.json" in capfd.readouterr().err
     one = ("-np", "1", "-npfp", "1", "-c", "3d_fullres")
     coarse = ("-overwrite_target_spacing", "5", "5", "5")
-    said = run(
-        "nnUNetv2_plan_and_preprocess",
+    said = plan_and_preprocess(
         *("-d", "777", "--verify_dataset_integrity", "-gpu_memory_target", "1", *one, *coarse),
     )
     assert "verify_dataset_integrity Done" in said
