@@ -10,6 +10,8 @@ from predictions import LABELS, PredictionFolder, softmax_case
 
 from nnunet_meep.cli import calib_compare, calib_eval, calib_fit
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -79,8 +79,8 @@ def train(dataset: Path, plans: dict) -> None:
     trainer.run_training()
 
 
-#: nnUNetv2_plan_and_preprocess with threads: each of its three pools of processes would load nnU-Net
-#: once more, which takes longer than all else here.
+#: nnUNetv2_plan_and_preprocess with threads: each of its three pools of processes would load
+#: nnU-Net once more, which takes longer than all else here.
 PLAN_AND_PREPROCESS = """
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
