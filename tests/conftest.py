@@ -57,13 +57,13 @@ def unrendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """
     if request.node.get_closest_marker("rendered"):
         return
-    render = Figure.savefig
 
     def write_content(figure: Figure, target: Any, **how: Any) -> None:
-        if isinstance(target, Path):
-            target.write_text("\n".join(map(repr, content(figure))))
+        text = "\n".join(map(repr, content(figure)))
+        if isinstance(target, str | Path):
+            Path(target).write_text(text)
         else:
-            render(figure, target, **how)
+            target.write(text.encode())
 
     monkeypatch.setattr(Figure, "savefig", write_content)
 
