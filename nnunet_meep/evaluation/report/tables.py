@@ -19,13 +19,16 @@ def text_table(rows: Sequence[Sequence[str]], n_left: int = 2) -> str:
         n_left: number of columns that are aligned left; the others are aligned right.
     """
     head, *body = rows
-    return tabulate(body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left))
+    # Annotated because tabulate has types only where its stubs are installed.
+    table: str = tabulate(body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left))
+    return table
 
 
 def markdown_table(rows: Sequence[Sequence[str]], n_left: int = 1) -> str:
     """The same in Markdown."""
     head, *body = [[text.replace("|", r"\|") for text in row] for row in rows]
-    return tabulate(body, head, "pipe", disable_numparse=True, colalign=_sides(head, n_left))
+    table: str = tabulate(body, head, "pipe", disable_numparse=True, colalign=_sides(head, n_left))
+    return table
 
 
 def _sides(head: Sequence[str], n_left: int) -> list[str]:
