@@ -122,7 +122,7 @@ def read_evaluation(path: StrPath) -> Evaluation:
     try:
         evaluation = Evaluation.from_dict(content)
         return replace(evaluation, sources=_seen_from(path.parent, content, evaluation.sources))
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a recorded name longer than a name can be
         raise InputError(f"{path}: {error}") from None
 
 

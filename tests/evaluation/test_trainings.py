@@ -274,6 +274,14 @@ class TestWherePredictionsAreGone:
             f"result as it was written with --as-stored"
         )
 
+    def test_a_recorded_path_that_is_too_long_for_the_system_is_refused(self, evaluated) -> None:
+        path = evaluated.pred / "calibration" / "calibration.json"
+        content = json.loads(path.read_text())
+        content["origin"]["gt_folder"] = "x" * 300
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=rf"^{path}: .*File name too long"):
+            read_evaluation(path)
+
     def test_references_that_are_gone_are_refused_too(self, folder, tmp_path) -> None:
         path = evaluate_into(tmp_path / "kept", folder.gt, folder.pred)
         folder.gt.rename(tmp_path / "references")

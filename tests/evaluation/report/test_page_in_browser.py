@@ -36,7 +36,10 @@ def report(tmp_path_factory):
             p, reference = softmax_case(rng, (5, 6, 7))
             folder.add(f"case_{k}", p, np.where(reference == 2, 2 * (k < 2), reference))
         evaluations[name] = evaluate(folder.gt, folder.pred, lesions=0)
-    comparison = compare({**evaluations, "second": [evaluations["second"]] * 2})
+    comparison = compare(
+        {**evaluations, "second": [evaluations["second"]] * 2},
+        notes=[("second", f"/a{'_long' * 30}_path/calibration.json: as stored")],
+    )
     images = root / "images"
     images.mkdir()
     for case in comparison.cases:
