@@ -6,7 +6,7 @@ import histories
 import pytest
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_every_number_is_that_of_the_files(seed) -> None:
     histories.run_history(seed)
 

@@ -27,8 +27,12 @@ CLASSES = (2, 4, 16, 105, 128)
 
 
 def problems() -> list[dict]:
-    """Each K and dtype; some of regions and of the other term."""
-    every = itertools.product(CLASSES, DTYPES, [False])
+    """Each K in half and full precision; some in the other half, of regions, of the other term."""
+    every = [
+        *itertools.product(CLASSES, ("fp16", "fp32"), [False]),
+        (4, "bf16", False),
+        (128, "bf16", False),
+    ]
     some = [(k, "fp16", True) for k in (2, 16, 128)]
     all_of_them = [
         {"n_channels": k, "dtype": dtype, "regions": regions, "term": "MEEP_KL"}

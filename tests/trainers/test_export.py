@@ -264,7 +264,7 @@ np.save(sys.argv[4], logits(sys.argv[2], (0, 1), image).numpy())
 @pytest.mark.slow  # two processes, and one looks through all of nnU-Net's trainers for ours
 def test_the_copy_predicts_the_same_where_this_package_is_not(model, tmp_path):
     export_model(model, tmp_path / "out")
-    np.save(tmp_path / "image.npy", np.random.default_rng(0).random((1, 36, 33, 32), np.float32))
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).random((1, 33, 32, 32), np.float32))
     script = SCRIPT.format(logits=inspect.getsource(logits))
     predictions = []
     for how, folder, switch in (("with", model, "1"), ("without", tmp_path / "out", "0")):
@@ -276,7 +276,7 @@ def test_the_copy_predicts_the_same_where_this_package_is_not(model, tmp_path):
             timeout=600,
         )
         predictions.append(np.load(result))
-    assert predictions[0].shape == (3, 36, 33, 32)
+    assert predictions[0].shape == (3, 33, 32, 32)
     assert len(np.unique(predictions[0])) > 1
     np.testing.assert_array_equal(*predictions)
 

@@ -20,7 +20,9 @@ def text_table(rows: Sequence[Sequence[str]], n_left: int = 2) -> str:
     """
     head, *body = rows
     # Annotated because tabulate has types only where its stubs are installed.
-    table: str = tabulate(body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left))
+    table: str = tabulate(
+        body, head, "simple", disable_numparse=True, colalign=_sides(head, n_left)
+    )
     return table
 
 
