@@ -93,7 +93,7 @@ def _table_of_models(models: Mapping[str, Sequence[Evaluation]], roi: str) -> st
             cells.append(number + ("*" if test and without_0(test["ci95_trainings"]) else ""))
         expected, true = (of_model[FOREGROUND][metric]["mean"] for metric in VOLUMES)
         rows.append(
-            [_short(name), str(comparison.n_trainings[name]), *cells, f"{expected / true:.2f}"]
+            [short(name), str(comparison.n_trainings[name]), *cells, f"{expected / true:.2f}"]
         )
     return markdown_table(rows)
 
@@ -113,7 +113,7 @@ def _table_of_trainings(trainings: Sequence[TrainingResult], roi: str) -> str:
         cells = [_number((k, m), summary[""][k][m]["mean"]) for k, m in columns]
         rows.append(
             [
-                _short(training.trainer),
+                short(training.trainer),
                 str(training.fold),
                 "" if training.seed is None else str(training.seed),
                 _last(training.curves, "lambda", ".3f"),
@@ -143,7 +143,8 @@ def _number(column: tuple[str, str], value: float) -> str:
     return f"{1e6 * value:.0f}" if column == AURC else CATALOGUE[column[1]].number(value)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The name of a trainer without what those of these plans have in common."""
     return name.replace("nnUNetTrainer", "").replace(LENGTH, "")
 
 

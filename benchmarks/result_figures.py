@@ -1,0 +1,105 @@
+"""Figures of all data sets: reliability of a few models, and how lambda and r went.
+
+    python benchmarks/result_figures.py FOLDER [--results benchmarks/results] [--data DATA ...]
+
+Writes ``results_reliability.png``, over the pooled test voxels of all trainings of each model, and
+``results_lambda.png``, with a line for each training that found its lambda.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ece_by_bin import COLORS
+from matplotlib.figure import Figure
+from results_table import short
+
+from nnunet_meep.benchmark.results import Results, TrainingResult, read_results
+from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
+from nnunet_meep.evaluation.results import Evaluation
+
+LENGTH = "_50epochs_50iters"
+MODELS = {
+    "default": f"nnUNetTrainerDiceCE{LENGTH}",
+    "default + temperature": f"nnUNetTrainerDiceCE{LENGTH} + temperature",
+    "MEEP-H, lambda auto": f"nnUNetTrainerMEEP_H_lambdaauto{LENGTH}",
+}
+#: What is drawn of each epoch.
+CURVES = {"lambda": "lambda", "unexpected_errors": "r, share of unexpected errors"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
+    parser.add_argument("--data", nargs="+", help="of these data sets; all without it")
+    given = parser.parse_args()
+    results = read_results(given.results)
+    data = given.data or sorted({training.data for training in results.trainings})
+    for name, figure in (
+        ("reliability", reliability(results, data)),
+        ("lambda", lambdas(results, data)),
+    ):
+        save_figure(figure, given.folder / f"results_{name}.png", "png")
+
+
+def reliability(results: Results, data: Sequence[str]) -> Figure:
+    panels: dict[str, list[Layer]] = {}
+    for name in data:
+        by_model = {label: _of(results.of(name), model) for label, model in MODELS.items()}
+        found = {label: evaluations for label, evaluations in by_model.items() if evaluations}
+        classes = next(iter(found.values()))[0].classes if found else {}
+        for key, class_name in classes.items():
+            panels[f"{name}, {class_name}"] = [
+                Layer(label, _added_up(evaluations, key), color=color)
+                for (label, evaluations), color in zip(found.items(), COLORS, strict=False)
+            ]
+    return reliability_figure(panels, "Test voxels of all trainings")
+
+
+def lambdas(results: Results, data: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(4.5 * len(data), 6), layout="constrained")
+    axes = figure.subplots(2, len(data), sharex="col", squeeze=False)
+    for column, name in zip(axes.T, data, strict=True):
+        found = [t for t in results.of(name) if "lambda" in t.curves]
+        trainers = sorted({t.trainer for t in found})
+        for trainer, color in zip(trainers, COLORS[1:], strict=False):
+            for axis, curve in zip(column, CURVES, strict=True):
+                label = short(trainer)
+                for training in found:
+                    if training.trainer == trainer:
+                        axis.plot(training.curves[curve], color=color, linewidth=1, label=label)
+                        label = None
+        column[0].set_title(name)
+        column[0].set_ylim(bottom=0)
+        column[1].set_ylim(-0.5, 1)
+        column[1].axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
+        column[1].set_xlabel("epoch")
+        if trainers:
+            column[0].legend(fontsize="small")
+    for axis, label in zip(axes[:, 0], CURVES.values(), strict=True):
+        axis.set_ylabel(label)
+    return figure
+
+
+def _of(trainings: Sequence[TrainingResult], model: str) -> list[Evaluation]:
+    return [t.models()[model] for t in trainings if model in t.models()]
+
+
+def _added_up(evaluations: Sequence[Evaluation], key: str) -> Mapping[str, list[float]]:
+    """The bins of a class over the pooled voxels of several evaluations."""
+    bins = [evaluation.pooled[evaluation.roi].bins[key] for evaluation in evaluations]
+    count = np.array([b["count"] for b in bins], float)
+    means = {}
+    for name in ("mean_p", "mean_y"):
+        sums = np.where(count > 0, count * np.array([b[name] for b in bins]), 0).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            means[name] = (sums / count.sum(axis=0)).tolist()
+    return {"edges": bins[0]["edges"], "count": count.sum(axis=0).tolist(), **means}
+
+
+if __name__ == "__main__":
+    main()
