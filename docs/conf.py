@@ -16,10 +16,9 @@ version = release = nnunet_meep.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "sphinxcontrib.mermaid",
+    "sphinxcontrib.katex",
     "extension",
 ]
 exclude_patterns = ["site/extra"]
@@ -41,8 +40,13 @@ html_theme_options = {
 
 # Formulas are written as GitHub shows them: $...$ in a line, and blocks of ```math.
 myst_enable_extensions = ["dollarmath", "html_image"]
-myst_fence_as_directive = ["math", "mermaid"]
+myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
+# KaTeX comes with the extension, so that formulas need no network. As MathML they need none of its
+# fonts either; its style sheet, which is not among its files, is then without use.
+html_math_renderer = "katex"
+katex_options = 'output: "mathml"'
+katex_css_path = "katex-math.css"
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True

@@ -149,11 +149,11 @@ def _write_pages(
             target,
             images=_images(folders.raw / data.dataset, comparison),
             curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
-            facts=[
-                ("Another page", f"{other}, {os.path.relpath(path, target)}/report.html")
+            pages={
+                other: Path(os.path.relpath(path, target), "report.html").as_posix()
                 for other, path in targets.items()
                 if other != roi
-            ],
+            },
             progress=progress,
         )
         said = [*short_verdict(comparison), *(f"Note: {line}" for line in of_models(named))]

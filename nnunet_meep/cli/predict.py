@@ -1,4 +1,4 @@
-"""``meep-predict``: ``nnUNetv2_predict`` with calibrated probabilities, also of averaged folds."""
+"""``meep-predict``: predict with calibrated probabilities, also with those of averaged folds."""
 
 from __future__ import annotations
 

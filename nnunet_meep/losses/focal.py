@@ -18,7 +18,7 @@ def focal_loss(
 ) -> Tensor:
     r"""Focal loss, the mean over all N valid voxels (Lin et al. 2017, without alpha).
 
-    .. math:: \frac{1}{N} \sum_i -(1 - p_{i y_i})^\gamma \log p_{i y_i}
+    .. math:: \frac{1}{N} \sum_i -(1 - p_{i y_i})^\gamma \log(p_{i y_i})
 
     With regions, each pair of voxel and region is a binary problem, and the mean is over all pairs.
     ``gamma=0`` gives the cross-entropy.

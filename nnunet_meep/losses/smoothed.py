@@ -9,8 +9,8 @@ lambda. z are the logits of a voxel, p their softmax, y its one-hot label, K the
 and the cross-entropy against the new target is that against y plus lambda times a term which is
 linear in the logits:
 
-.. math:: -\sum_k ((1 - \lambda) y_k + \lambda s_k) \log p_k
-    = -\sum_k y_k \log p_k + \lambda \sum_k s_k (z_y - z_k)
+.. math:: -\sum_k ((1 - \lambda) y_k + \lambda s_k) \log(p_k)
+    = -\sum_k y_k \log(p_k) + \lambda \sum_k s_k (z_y - z_k)
 
 These two need a cross-entropy that they are added to, with the same weight as lambda has, and
 classes that exclude each other; overlapping regions are refused.

@@ -17,7 +17,7 @@ def meep_entropy(
 ) -> Tensor:
     r"""Mean entropy of the misclassified voxels W (MEEP paper, Eq. 1).
 
-    .. math:: H_w = -\frac{1}{|W|} \sum_{i \in W} \sum_k p_{ik} \log p_{ik}
+    .. math:: H_w = -\frac{1}{|W|} \sum_{i \in W} \sum_k p_{ik} \log(p_{ik})
 
     To be maximised: ``loss = segmentation_loss - lambda * meep_entropy(...)``.
 
@@ -47,7 +47,7 @@ def meep_kl(
 ) -> Tensor:
     r"""Mean divergence KL(q || p) of the misclassified voxels W from uniform, q = 1/K.
 
-    .. math:: D_w = -\log K - \frac{1}{|W|} \sum_{i \in W} \frac{1}{K} \sum_k \log p_{ik}
+    .. math:: D_w = -\log(K) - \frac{1}{|W|} \sum_{i \in W} \frac{1}{K} \sum_k \log(p_{ik})
 
     The paper's Eq. 2 is the cross-entropy H(q, p) = D_w + log K, which has the same gradient. To
     be minimised: ``loss = segmentation_loss + lambda * meep_kl(...)``. (The paper prints the same
@@ -69,7 +69,7 @@ def confidence_penalty(
 ) -> Tensor:
     r"""Mean entropy over all N valid voxels, correct or not (Pereyra et al. 2017).
 
-    .. math:: H_{all} = -\frac{1}{N} \sum_i \sum_k p_{ik} \log p_{ik}
+    .. math:: H_{all} = -\frac{1}{N} \sum_i \sum_k p_{ik} \log(p_{ik})
 
     To be maximised: ``loss = segmentation_loss - lambda * confidence_penalty(...)``.
 

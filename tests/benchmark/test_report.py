@@ -223,7 +223,7 @@ def test_each_roi_that_all_were_evaluated_over_has_a_page(tmp_path, monkeypatch)
     monkeypatch.setattr(
         module,
         "write_comparison_report",
-        lambda *a, **k: heads.update({a[1]: k["facts"]}) or write(*a, **k),
+        lambda *a, **k: heads.update({a[1]: k["pages"]}) or write(*a, **k),
     )
     plan, target = read_plan(tmp_path / "plan.toml"), tmp_path / "report"
     folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
@@ -235,8 +235,8 @@ def test_each_roi_that_all_were_evaluated_over_has_a_page(tmp_path, monkeypatch)
     near = "within 1 mm of the reference surface (boundary:1)"
     assert pages[1][1] == [f"Also compared: {near}, 2 cases."]
     assert heads == {
-        target / "hip": [("Another page", "boundary:1, boundary_1/report.html")],
-        target / "hip" / "boundary_1": [("Another page", "image, ../report.html")],
+        target / "hip": {"boundary:1": "boundary_1/report.html"},
+        target / "hip" / "boundary_1": {"image": "../report.html"},
     }
     content = json.loads((target / "hip" / "boundary_1" / "comparison.json").read_text())
     assert content["roi"] == "boundary:1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate
@@ -47,7 +47,7 @@ def write_comparison_report(
     images: Path | None = None,
     n_worst: int = N_WORST,
     curves: Curves | None = None,
-    facts: Sequence[tuple[str, str]] = (),
+    pages: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write a comparison into a folder; all is complete before the first file replaces an old one.
@@ -62,7 +62,7 @@ def write_comparison_report(
         curves: of the trainings over the epochs, for the page: by model, for each training
             ``{"name": str, "values": {curve: numbers}}`` and maybe ``"costs": {name: number or
             text}``; None: the page has none.
-        facts: further ones for the head of the page: name and text.
+        pages: other pages to link to in the head of this one: by name, the path from here.
         progress: show progress bars on stderr.
 
     Returns:
@@ -103,7 +103,7 @@ def write_comparison_report(
             embedded, dropped = _that_fit(cases)
             if dropped:
                 lines.append(f"no pictures in report.html, to keep it small: {named(dropped)}")
-            text = page.render(comparison, pictures, embedded, lines, of_curves, facts, progress)
+            text = page.render(comparison, pictures, embedded, lines, of_curves, pages, progress)
             write_text(new / "report.html", text)
             return _replace(new, folder), lines
     except BaseException:

@@ -116,7 +116,7 @@ def render(
     cases: Sequence[CasePictures],
     warnings: Sequence[str],
     curves: Curves,
-    facts: Sequence[tuple[str, str]] = (),
+    pages: Mapping[str, str] | None = None,
     progress: bool = False,
 ) -> str:
     """The page as HTML.
@@ -127,19 +127,18 @@ def render(
         cases: the cases that can be looked at.
         warnings: one line each.
         curves: of the trainings, see :data:`.Curves`; may be empty.
-        facts: see :func:`.write_comparison_report`.
+        pages: see :func:`.write_comparison_report`.
         progress: show a progress bar on stderr.
     """
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     bins = reliability_bins_of(comparison, progress)
-    about = provenance(comparison)
-    about["facts"] += facts
     return environment.get_template("page.html.j2").render(
         title=page_title(comparison),
         version=__version__,
-        provenance=about,
+        provenance=provenance(comparison),
+        pages=pages or {},
         models=comparison.models,
         colors=[PAGE_COLORS[i % len(PAGE_COLORS)] for i in range(len(comparison.models))],
         classes={key: _class_title(comparison, key) for key in comparison.classes},

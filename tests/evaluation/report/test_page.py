@@ -71,10 +71,10 @@ def models(tmp_path_factory):
     return made
 
 
-def render(models, cases=(), warnings=(), curves=None):
+def render(models, cases=(), warnings=(), curves=None, pages=None):
     comparison = compare(models)
     pictures = comparison_pictures(comparison)
-    return page.render(comparison, pictures, cases, warnings, curves or {})
+    return page.render(comparison, pictures, cases, warnings, curves or {}, pages)
 
 
 CURVES = {NASTY: [{"name": NASTY, "values": {NASTY: [1.0, 0.5, None]}, "costs": {NASTY: NASTY}}]}
@@ -118,6 +118,12 @@ def test_it_needs_no_other_file_and_no_network(rendered) -> None:
     ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {t[1:] for t in targets if t.startswith("#")} <= set(ids)
+
+
+def test_other_pages_are_links(models) -> None:
+    found = Page(render(models, pages={NASTY: "boundary_5/report.html"}))
+    links = [attributes["href"] for tag, attributes in found.elements if tag == "a"]
+    assert [link for link in links if not link.startswith("#")] == ["boundary_5/report.html"]
 
 
 def test_names_are_text_and_nothing_else(rendered) -> None:
