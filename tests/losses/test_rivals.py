@@ -301,7 +301,8 @@ def test_more_of_a_term_with_an_automatic_lambda_lowers_confidence(name):
 
         def loss(logits):
             z = torch.tensor([logits[0], logits[1], logits[1]]).view(1, 3, 1, 1).expand(1, 3, 2, 5)
-            return F.cross_entropy(z, labels[:, 0]) + sign * weight * MONOTONE[name](z, labels)
+            value = F.cross_entropy(z, labels[:, 0]) + sign * weight * MONOTONE[name](z, labels)
+            return float(value)  # scipy 1.18 takes no tensors
 
         best = minimize(loss, [1.0, 0.0], method="Nelder-Mead", tol=1e-9).x
         return 1 / (1 + 2 * math.exp(best[1] - best[0]))
