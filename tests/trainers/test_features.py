@@ -7,7 +7,9 @@ import functools
 import itertools
 import multiprocessing
 import random
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,7 +117,9 @@ def test_configurations_and_residual_encoder_plans(balls, configuration, kind):
 def test_a_cascade_on_all_cases_with_validation_in_between(balls):
     name = "nnUNetTrainerMEEP_KL_1epochs_2iters"
     project = balls("labels")
-    project.patch.setenv("nnUNet_def_n_proc", "1")
+    # In a thread: a process of its own loads nnU-Net once more.
+    threads = SimpleNamespace(Pool=ThreadPool)
+    project.patch.setattr(multiprocessing, "get_context", lambda _: threads)
     low = project.trainer(name, "3d_lowres", fold="all")
     low.run_training()
     assert_trained(low)
