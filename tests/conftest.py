@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz-inputs",
         type=int,
-        default=1500,
+        default=1000,
         metavar="N",
         help="how many damaged inputs to feed (tests/fuzz; 10,000 in .ci/run)",
     )

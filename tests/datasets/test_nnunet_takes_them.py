@@ -33,7 +33,7 @@ def need(name: str) -> Path:
 
 def few_left_atria(source: Path) -> list[str]:
     real = need("la")
-    for case in (*TRAINING_CASES[:3], TEST_CASES[0]):
+    for case in (*TRAINING_CASES[:2], TEST_CASES[0]):
         part = "Tr" if case in TRAINING_CASES else "Ts"
         for name in (f"images{part}/LA_{case}_0000.nii.gz", f"labels{part}/LA_{case}.nii.gz"):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def flair_as_released(source: Path) -> list[str]:
     """Real FLAIR and T1 of another data set, laid out as the challenge lays out its folders."""
     real = need("wmh_flair")
     cases = sorted(path.name[:-12] for path in (real / "imagesTr").glob("*_0001.nii.gz"))
-    places = {"Utrecht": "Utrecht", "Singapore": "Singapore", "GE3T": "Amsterdam/GE3T"}
+    places = {"Utrecht": "Utrecht", "GE3T": "Amsterdam/GE3T"}
     for case, (site, place) in zip(cases, places.items(), strict=False):
         folder = source / "training" / place / str(PUBLISHED[site][0])
         (folder / "pre").mkdir(parents=True)
