@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from ece_by_bin import COLORS
 from matplotlib.figure import Figure
-from results_table import short
+from results_table import LENGTH, short
 
 from nnunet_meep.benchmark.results import Results, TrainingResult, read_results
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.results import Evaluation
 
-LENGTH = "_50epochs_50iters"
 MODELS = {
     "default": f"nnUNetTrainerDiceCE{LENGTH}",
     "default + temperature": f"nnUNetTrainerDiceCE{LENGTH} + temperature",
