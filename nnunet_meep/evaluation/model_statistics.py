@@ -20,7 +20,7 @@ from nnunet_meep.evaluation.metrics.repeated import (
     interval_over_trainings,
     mean_of_defined,
 )
-from nnunet_meep.evaluation.metrics.statistics import holm, over_cases, paired_difference
+from nnunet_meep.evaluation.metrics.statistics import each_over_cases, holm, paired_differences
 from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.evaluation.results import Evaluation
 
@@ -105,11 +105,10 @@ def _repeated(model: Model, cases: Sequence[str], columns: Sequence[tuple[str, s
 def _summaries(model: Repeated, near_one: NDArray[np.bool_]) -> list[dict[str, Any]]:
     per_case = mean_of_defined(model.values)
     entries = []
-    for i, n_trainings in enumerate(model.n_trainings.tolist()):
-        summary = over_cases(per_case[:, i].tolist())
+    for i, summary in enumerate(each_over_cases(per_case.T.tolist())):
         std = _training_std(model.values[..., i])
         distance = mean_of_defined(np.abs(per_case[:, i] - 1)) if near_one[i] else math.nan
-        of_trainings = {"n_trainings": n_trainings, "training_std": std}
+        of_trainings = {"n_trainings": int(model.n_trainings[i]), "training_std": std}
         entries.append({**summary, **of_trainings, "distance": float(distance)})
     return _with_intervals(entries, [model], near_one)
 
@@ -120,8 +119,8 @@ def _differences(
     per_case = difference(mean_of_defined(model.values), mean_of_defined(first.values), near_one)
     n_trainings = np.stack([model.n_trainings, first.n_trainings], axis=-1).tolist()
     entries = [
-        {**paired_difference(per_case[:, i], tested=tested[i]), "n_trainings": n}
-        for i, n in enumerate(n_trainings)
+        {**entry, "n_trainings": n}
+        for entry, n in zip(paired_differences(per_case, tested), n_trainings, strict=True)
     ]
     return _with_intervals(entries, [model, first], near_one)
 

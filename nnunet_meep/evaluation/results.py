@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.lesion_results import lesions_from_dict, lesions_to_dict
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
-from nnunet_meep.evaluation.metrics.statistics import over_cases
+from nnunet_meep.evaluation.metrics.statistics import each_over_cases
 from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
 from nnunet_meep.nnunet_files.networks import Network
 
@@ -250,6 +250,21 @@ class Evaluation:
             written=content.get("origin", {}).get("written", ""),
         )
 
+    def _over_cases(self, results: Sequence[RoiResult]) -> dict[str, dict[str, Any]]:
+        """By class key and by metric, the result of :func:`.over_cases`."""
+        values = {
+            (key, metric): [r.classes[key][metric] for r in results]
+            for key in self.classes
+            for metric in self.class_metrics
+        }
+        for metric in self.top_label_metrics:
+            of_top = [r.top_label[metric] for r in results if r.top_label]
+            values[TOP_LABEL, metric] = of_top
+        summaries: dict[str, dict[str, Any]] = {key: {} for key, _ in values}
+        for (key, metric), summary in zip(values, each_over_cases([*values.values()]), strict=True):
+            summaries[key][metric] = summary
+        return summaries
+
     def roi_to_dict(self, roi: str) -> dict[str, Any]:
         """``classes``, ``top_label`` and ``cases`` of one ROI.
 
@@ -257,13 +272,11 @@ class Evaluation:
         """
         pooled = self.pooled[roi]
         cases = [(case, case.rois[roi]) for case in self.cases]
+        per_case = self._over_cases([result for _, result in cases])
         classes = {
             key: {
                 "name": name,
-                "per_case": {
-                    metric: over_cases([r.classes[key][metric] for _, r in cases])
-                    for metric in self.class_metrics
-                },
+                "per_case": per_case[key],
                 "ranking": case_ranking(
                     *(
                         [r.classes[key].get(metric, math.nan) for _, r in cases]
@@ -276,17 +289,14 @@ class Evaluation:
         }
         top_label = None
         if pooled.top_label is not None:
-            per_case = {
-                metric: over_cases([r.top_label[metric] for _, r in cases if r.top_label])
-                for metric in self.top_label_metrics
-            }
+            of_top = per_case[TOP_LABEL]
             all_voxels = dict(pooled.top_label)
             top_label = {
                 "classwise_ece": {
-                    "per_case": per_case.pop("classwise_ece"),
+                    "per_case": of_top.pop("classwise_ece"),
                     "pooled": all_voxels.pop("classwise_ece"),
                 },
-                "per_case": per_case,
+                "per_case": of_top,
                 "pooled": {**all_voxels, **_curves(pooled, TOP_LABEL)},
             }
         return {

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges, bin_index
-from nnunet_meep.evaluation.metrics.statistics import bca_interval, parts_of, resamples
+from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 
 
 def binned_metrics(cells: Cells, grid: Grid) -> dict[str, float]:
@@ -114,7 +114,7 @@ def reliability_band(
     all_y, all_n = sum_y.sum(axis=0), n.sum(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 where no drawn case has voxels in a bin
         resampled = np.concatenate(
-            [(times @ sum_y) / (times @ n) for times in parts_of(resamples(len(per_case)))]
+            [(times @ sum_y) / (times @ n) for times in resamples(len(per_case))]
         )
         jackknife = (all_y - sum_y) / (all_n - n)
     ends = np.full((2, count.shape[1]), np.nan)

@@ -7,14 +7,14 @@ Cases in which either Dice is undefined are left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.metrics.statistics import AT_ONCE, bca_interval, parts_of, resamples
+from nnunet_meep.evaluation.metrics.statistics import AT_ONCE, bca_interval, resamples
 
 #: What :func:`case_ranking` computes, each with an interval.
 STATISTICS = ("spearman", "aurc", "e_aurc")
@@ -58,9 +58,11 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     value = _statistics(confidence, risk, np.ones((1, n)))[0]
     ends = np.full((2, len(STATISTICS)), np.nan)
     if n >= _FEWEST:
-        resampled = _of_samples(confidence, risk, resamples(n))
+        # Each sample needs several times its own memory.
+        at_once = AT_ONCE // 8
+        resampled = _of_samples(confidence, risk, resamples(n, at_once))
         known = ~np.isnan(value)
-        jackknife = _of_samples(confidence, risk, 1 - np.eye(n, dtype=np.uint8))
+        jackknife = _of_samples(confidence, risk, _leaving_one_out(n, at_once))
         ends[:, known] = bca_interval(value[known], resampled[:, known], jackknife[:, known])
         ends[:, ends[0] == ends[1]] = np.nan
     return {
@@ -73,11 +75,16 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     }
 
 
+def _leaving_one_out(n: int, at_once: int) -> Iterator[NDArray[np.float64]]:
+    """The n samples that lack one of n cases, (n, n), some rows at a time."""
+    for start in range(0, n, step := max(1, at_once // n)):
+        yield 1 - np.eye(min(step, n - start), n, start)
+
+
 def _of_samples(
-    confidence: NDArray[np.float64], risk: NDArray[np.float64], times: NDArray[np.uint8]
+    confidence: NDArray[np.float64], risk: NDArray[np.float64], parts: Iterable[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """:func:`_statistics` in parts, as each needs several times the memory of its samples."""
-    parts = parts_of(times, AT_ONCE // 8)
+    """:func:`_statistics` of samples that come in parts."""
     return np.concatenate([_statistics(confidence, risk, part) for part in parts])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,8 @@ BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 #: So many numbers of resamples are held as float64 at once.
 AT_ONCE = 1 << 21
+#: Resamples of up to so many bytes are kept for the next metrics; larger ones are drawn again.
+KEPT = 1 << 25
 
 
 def over_cases(values: Sequence[float]) -> dict[str, Any]:
@@ -24,24 +27,35 @@ def over_cases(values: Sequence[float]) -> dict[str, Any]:
         bootstrap interval of the mean; the mean twice if all cases are equal), ``n`` (values that
         are not NaN) and ``n_undefined`` (values that are). Entries that need more cases are NaN.
     """
-    array = np.asarray(values, dtype=np.float64)
-    defined = array[~np.isnan(array)]
-    n = len(defined)
-    mean = math.fsum(defined) / n if n else np.nan
-    ci95 = [np.nan, np.nan]
-    if n > 1:
-        resampled = np.concatenate([part @ defined for part in parts_of(resamples(n))]) / n
-        jackknife = (n * mean - defined) / (n - 1)
-        ends = bca_interval(np.array([mean]), resampled[:, None], jackknife[:, None])
-        ci95 = ends[:, 0].tolist()
-    return {
-        "mean": mean,
-        "std": float(defined.std(ddof=1)) if n > 1 else np.nan,
-        "median": float(np.median(defined)) if n else np.nan,
-        "ci95": ci95,
-        "n": n,
-        "n_undefined": len(array) - n,
-    }
+    return each_over_cases([values])[0]
+
+
+def each_over_cases(metrics: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """:func:`over_cases` of several metrics, which share the resamples."""
+    summaries, by_n = [], defaultdict[int, list[tuple[dict[str, Any], NDArray[np.float64]]]](list)
+    for values in metrics:
+        array = np.asarray(values, dtype=np.float64)
+        defined = array[~np.isnan(array)]
+        n = len(defined)
+        summary = {
+            "mean": math.fsum(defined) / n if n else np.nan,
+            "std": float(defined.std(ddof=1)) if n > 1 else np.nan,
+            "median": float(np.median(defined)) if n else np.nan,
+            "ci95": [np.nan, np.nan],
+            "n": n,
+            "n_undefined": len(array) - n,
+        }
+        summaries.append(summary)
+        if n > 1:
+            by_n[n].append((summary, defined))
+    for n, of_n in by_n.items():
+        defined = np.stack([values for _, values in of_n], axis=1)
+        mean = np.array([summary["mean"] for summary, _ in of_n])
+        resampled = np.concatenate([part @ defined for part in resamples(n)]) / n
+        ends = bca_interval(mean, resampled, (n * mean - defined) / (n - 1))
+        for (summary, _), ci95 in zip(of_n, ends.T.tolist(), strict=True):
+            summary["ci95"] = ci95
+    return summaries
 
 
 def bca_interval(
@@ -89,11 +103,23 @@ def bca_interval(
     return np.where(tied.sum(axis=0) == n, estimate, ends)
 
 
-@lru_cache(maxsize=2)
-def resamples(n: int) -> NDArray[np.uint8]:
-    """How often each of n cases is drawn in each bootstrap resample, (R, n)."""
+def resamples(n: int, at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:
+    """How often each of n cases is drawn in each bootstrap resample, (R, n), some rows at a time.
+
+    Args:
+        at_once: about so many numbers in each part.
+    """
+    if BOOTSTRAP_RESAMPLES * n <= KEPT:
+        yield from parts_of(_kept(n), at_once)
+        return
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    return draw(rng, np.full(n, 1 / n), n)
+    for rows in _rows((BOOTSTRAP_RESAMPLES, n), at_once):
+        yield _multinomial(rng, np.full(n, 1 / n), n, rows).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept(n: int) -> NDArray[np.uint8]:
+    return draw(np.random.default_rng(BOOTSTRAP_SEED), np.full(n, 1 / n), n)
 
 
 def draw(rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int) -> NDArray[np.uint8]:
@@ -107,8 +133,14 @@ def draw(rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int) -
     """
     times = np.empty((BOOTSTRAP_RESAMPLES, len(chances)), np.uint8)
     for rows in _rows(times.shape, AT_ONCE):
-        times[rows] = rng.multinomial(n_drawn, chances, size=rows.stop - rows.start)
+        times[rows] = _multinomial(rng, chances, n_drawn, rows)
     return times
+
+
+def _multinomial(
+    rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int, rows: slice
+) -> NDArray[np.int64]:
+    return rng.multinomial(n_drawn, chances, size=rows.stop - rows.start)
 
 
 def parts_of(times: NDArray[np.uint8], at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:
@@ -128,42 +160,48 @@ def _rows(shape: tuple[int, ...], at_once: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
-def paired_difference(difference: NDArray[np.float64], *, tested: bool) -> dict[str, Any]:
-    """Summary and Wilcoxon signed-rank test of paired differences; NaN is left out.
+def paired_differences(
+    differences: NDArray[np.float64], tested: Sequence[bool]
+) -> list[dict[str, Any]]:
+    """Summaries and Wilcoxon signed-rank tests of paired differences; NaN is left out.
 
     The test also leaves out pairs without a difference. With scipy 1.17, p is exact for up to 50
     pairs if no two differences are equally large, and for up to 13 otherwise; else it is from the
     normal approximation, corrected for ties. With n pairs p cannot be below 2^(1 - n).
 
     Args:
-        difference: difference of each case, (n,).
-        tested: whether to test; if not, the values of p are NaN.
+        differences: difference of each case in K metrics, (n, K).
+        tested: whether to test each metric; if not, the values of p are NaN.
 
     Returns:
-        ``mean`` and ``ci95`` of the differences, ``n``, ``p`` and ``p_smallest`` (the smallest p
-        that is possible with n cases). ``p_holm`` and ``p_holm_smallest`` are NaN, to be filled in
-        once all tests of the family are known.
+        For each metric, ``mean`` and ``ci95`` of the differences, ``n``, ``p`` and ``p_smallest``
+        (the smallest p that is possible with n cases). ``p_holm`` and ``p_holm_smallest`` are NaN,
+        to be filled in once all tests of the family are known.
     """
+    return [
+        {
+            "mean": summary["mean"],
+            "ci95": summary["ci95"],
+            "n": summary["n"],
+            "p": _wilcoxon(of_metric) if test else math.nan,
+            "p_smallest": 2.0 ** (1 - summary["n"]) if test and summary["n"] else math.nan,
+            "p_holm": math.nan,
+            "p_holm_smallest": math.nan,
+        }
+        for of_metric, test, summary in zip(
+            differences.T, tested, each_over_cases(differences.T.tolist()), strict=True
+        )
+    ]
+
+
+def _wilcoxon(difference: NDArray[np.float64]) -> float:
     from scipy.stats import wilcoxon
 
-    summary = over_cases(difference.tolist())
-    n = summary["n"]
-    p = p_smallest = math.nan
-    if tested and n:
-        p_smallest = 2.0 ** (1 - n)
-    if tested and n > 1:
-        unequal = difference[~np.isnan(difference) & (difference != 0)]
-        # The test fails if all differences are 0.
-        p = float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
-    return {
-        "mean": summary["mean"],
-        "ci95": summary["ci95"],
-        "n": n,
-        "p": p,
-        "p_smallest": p_smallest,
-        "p_holm": math.nan,
-        "p_holm_smallest": math.nan,
-    }
+    if (~np.isnan(difference)).sum() < 2:
+        return math.nan
+    unequal = difference[~np.isnan(difference) & (difference != 0)]
+    # The test fails if all differences are 0.
+    return float(wilcoxon(unequal).pvalue) if len(unequal) else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -20,6 +20,7 @@ from nnunet_meep.evaluation.counting.bins import CLIP, bin_edges, grid
 from nnunet_meep.evaluation.counting.class_counts import count_voxels
 from nnunet_meep.evaluation.counting.components import Components, Lesions
 from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
+from nnunet_meep.evaluation.metrics import statistics
 from nnunet_meep.evaluation.metrics.calibration import reliability_band, reliability_bins
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import WMH_TABLE, metrics_of
@@ -656,9 +657,28 @@ def test_one_case_has_a_mean_and_no_spread() -> None:
     assert np.isnan([summary["std"], *summary["ci95"]]).all()
 
 
+def test_resamples_are_the_same_whether_kept_or_drawn_again(monkeypatch) -> None:
+    kept = np.concatenate([*statistics.resamples(7)])
+    monkeypatch.setattr(statistics, "KEPT", 0)
+    again = [*statistics.resamples(7, at_once=1000)]
+    assert len(again) > 1
+    assert np.array_equal(np.concatenate(again), kept)
+    assert (kept.sum(axis=1) == 7).all()
+
+
+def test_metrics_that_share_resamples_have_the_summaries_of_each_alone() -> None:
+    rng = np.random.default_rng(0)
+    metrics = rng.normal(size=(4, 9))
+    metrics[1, 2], metrics[2, [0, 8]], metrics[3, 1:] = np.nan, np.nan, np.nan
+    for values, summary in zip(metrics, statistics.each_over_cases(metrics.tolist()), strict=True):
+        alone = over_cases(values.tolist())
+        assert summary.pop("ci95") == pytest.approx(alone.pop("ci95"), rel=1e-12, nan_ok=True)
+        assert summary == pytest.approx(alone, rel=0, nan_ok=True)
+
+
 def test_resamples_of_many_cases_need_little_memory() -> None:
-    """Of 1,500 cases 10,000 resamples have 15 million numbers, 120 MB as float64."""
-    n = 1500
+    """Of 4,000 cases 10,000 resamples have 40 million numbers, 320 MB as float64."""
+    n = 4000
     values = np.random.default_rng(0).normal(size=n)
     tracemalloc.start()
     try:
