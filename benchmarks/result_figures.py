@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from ece_by_bin import COLORS
 from matplotlib.figure import Figure
-from results_table import LENGTH, short
+from results_table import short
 
 from nnunet_meep.benchmark.results import Results, TrainingResult, read_results
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.results import Evaluation
 
 MODELS = {
-    "default": f"nnUNetTrainerDiceCE{LENGTH}",
-    "default + temperature": f"nnUNetTrainerDiceCE{LENGTH} + temperature",
-    "MEEP-H, lambda auto": f"nnUNetTrainerMEEP_H_lambdaauto{LENGTH}",
+    "default": "DiceCE",
+    "default + temperature": "DiceCE + temperature",
+    "MEEP-H, lambda auto": "MEEP_H_lambdaauto",
 }
 #: What is drawn of each epoch.
 CURVES = {"lambda": "lambda", "unexpected_errors": "r, share of unexpected errors"}
@@ -85,7 +85,7 @@ def lambdas(results: Results, data: Sequence[str]) -> Figure:
 
 
 def _of(trainings: Sequence[TrainingResult], model: str) -> list[Evaluation]:
-    return [t.models()[model] for t in trainings if model in t.models()]
+    return [e for t in trainings for name, e in t.models().items() if short(name) == model]
 
 
 def _added_up(evaluations: Sequence[Evaluation], key: str) -> Mapping[str, list[float]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ COLUMNS = (
     AURC,
 )
 VOLUMES = ("volume_expected_ml", "volume_true_ml")
-LENGTH = "_50epochs_50iters"
+#: What the names of the trainers of all plans have in common.
+_COMMON = re.compile(r"nnUNetTrainer|_50epochs_50iters(_bf16)?")
 
 
 def main() -> None:
@@ -145,7 +147,7 @@ def _number(column: tuple[str, str], value: float) -> str:
 
 def short(name: str) -> str:
     """The name of a trainer without what those of these plans have in common."""
-    return name.replace("nnUNetTrainer", "").replace(LENGTH, "")
+    return _COMMON.sub("", name)
 
 
 def _last(curves: Mapping[str, Any], name: str, form: str) -> str:
