@@ -2,8 +2,9 @@
 
     python benchmarks/result_figures.py FOLDER [--results benchmarks/results] [--data DATA ...]
 
-Writes ``results_reliability.png``, over the pooled test voxels of all trainings of each model, and
-``results_lambda.png``, with a line for each training that found its lambda.
+Writes ``results_reliability.png``, over the pooled test voxels of all trainings of each model;
+``results_lambda.png``, with a line for each training that found its lambda; and
+``results_cases.png``, each test case with the default and with MEEP-H, and the name of the worst.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from matplotlib.figure import Figure
 from results_table import short
 
 from nnunet_meep.benchmark.results import Results, TrainingResult, read_results
+from nnunet_meep.evaluation.comparison import FOREGROUND, values_of_trainings
+from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
+from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
 from nnunet_meep.evaluation.results import Evaluation
 
@@ -28,6 +32,9 @@ MODELS = {
 }
 #: What is drawn of each epoch.
 CURVES = {"lambda": "lambda", "unexpected_errors": "r, share of unexpected errors"}
+
+#: What is drawn of each test case, and which case is the worst.
+OF_CASES = {"dice": np.nanargmin, "ece": np.nanargmax}
 
 
 def main() -> None:
@@ -41,6 +48,7 @@ def main() -> None:
     for name, figure in (
         ("reliability", reliability(results, data)),
         ("lambda", lambdas(results, data)),
+        ("cases", cases(results, data)),
     ):
         save_figure(figure, given.folder / f"results_{name}.png", "png")
 
@@ -81,6 +89,44 @@ def lambdas(results: Results, data: Sequence[str]) -> Figure:
             column[0].legend(fontsize="small")
     for axis, label in zip(axes[:, 0], CURVES.values(), strict=True):
         axis.set_ylabel(label)
+    return figure
+
+
+def cases(results: Results, data: Sequence[str]) -> Figure:
+    """Each test case with the default and with MEEP-H, means over trainings and classes."""
+    default, _, recommended = MODELS
+    figure = Figure(figsize=(4.5 * len(data), 4.5 * len(OF_CASES)), layout="constrained")
+    axes = figure.subplots(len(OF_CASES), len(data), squeeze=False)
+    for column, name in zip(axes.T, data, strict=True):
+        compared = [_of(results.of(name), MODELS[label]) for label in (default, recommended)]
+        tested = sorted({case.case for evaluation in compared[0] for case in evaluation.cases})
+        for axis, (metric, at_worst) in zip(column, OF_CASES.items(), strict=True):
+            across, up = (
+                mean_of_defined(values_of_trainings(trainings, tested, FOREGROUND, metric))
+                for trainings in compared
+            )
+            scale = CATALOGUE[metric].unit.scale
+            across, up = across * scale, up * scale
+            worst = at_worst(up)
+            axis.scatter(across, up, s=14, color=COLORS[2])
+            axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+            ends = np.nanmin([across, up]), np.nanmax([across, up])
+            margin = 0.05 * (ends[1] - ends[0])
+            limits = (ends[0] - margin, ends[1] + margin)
+            axis.set(xlim=limits, ylim=limits, aspect="equal")
+            right = across[worst] > np.mean(ends)
+            axis.annotate(
+                tested[worst],
+                (across[worst], up[worst]),
+                (-4 if right else 4, 4),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                fontsize="small",
+            )
+            heading = CATALOGUE[metric].heading
+            axis.set_xlabel(f"{heading}, {default}")
+            axis.set_ylabel(f"{heading}, {recommended}")
+        column[0].set_title(name)
     return figure
 
 
