@@ -20,7 +20,7 @@ from nnunet_meep.evaluation.metrics.repeated import (
     interval_over_trainings,
     mean_of_defined,
 )
-from nnunet_meep.evaluation.metrics.statistics import each_over_cases, holm, paired_differences
+from nnunet_meep.evaluation.metrics.statistics import holm, over_cases, paired_differences
 from nnunet_meep.evaluation.result_format import TOP_LABEL
 from nnunet_meep.evaluation.results import Evaluation
 
@@ -105,7 +105,7 @@ def _repeated(model: Model, cases: Sequence[str], columns: Sequence[tuple[str, s
 def _summaries(model: Repeated, near_one: NDArray[np.bool_]) -> list[dict[str, Any]]:
     per_case = mean_of_defined(model.values)
     entries = []
-    for i, summary in enumerate(each_over_cases(per_case.T.tolist())):
+    for i, summary in enumerate(over_cases(per_case.T.tolist())):
         std = _training_std(model.values[..., i])
         distance = mean_of_defined(np.abs(per_case[:, i] - 1)) if near_one[i] else math.nan
         of_trainings = {"n_trainings": int(model.n_trainings[i]), "training_std": std}

@@ -13,7 +13,7 @@ from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.lesion_results import lesions_from_dict, lesions_to_dict
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
-from nnunet_meep.evaluation.metrics.statistics import each_over_cases
+from nnunet_meep.evaluation.metrics.statistics import over_cases
 from nnunet_meep.evaluation.result_format import SCHEMA, TOP_LABEL, damage
 from nnunet_meep.nnunet_files.networks import Network
 
@@ -261,7 +261,7 @@ class Evaluation:
             of_top = [r.top_label[metric] for r in results if r.top_label]
             values[TOP_LABEL, metric] = of_top
         summaries: dict[str, dict[str, Any]] = {key: {} for key, _ in values}
-        for (key, metric), summary in zip(values, each_over_cases([*values.values()]), strict=True):
+        for (key, metric), summary in zip(values, over_cases([*values.values()]), strict=True):
             summaries[key][metric] = summary
         return summaries
 

@@ -19,19 +19,18 @@ AT_ONCE = 1 << 21
 KEPT = 1 << 25
 
 
-def over_cases(values: Sequence[float]) -> dict[str, Any]:
-    """Summary of one metric over the cases; NaN is left out.
+def over_cases(metrics: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Summary of each metric over the cases; NaN is left out.
+
+    Args:
+        metrics: values of each metric, one for each case.
 
     Returns:
-        ``mean``, ``std`` (sample standard deviation, n - 1), ``median``, ``ci95`` (95 % BCa
-        bootstrap interval of the mean; the mean twice if all cases are equal), ``n`` (values that
-        are not NaN) and ``n_undefined`` (values that are). Entries that need more cases are NaN.
+        For each metric, ``mean``, ``std`` (sample standard deviation, n - 1), ``median``, ``ci95``
+        (95 % BCa bootstrap interval of the mean; the mean twice if all cases are equal), ``n``
+        (values that are not NaN) and ``n_undefined`` (values that are). Entries that need more
+        cases are NaN.
     """
-    return each_over_cases([values])[0]
-
-
-def each_over_cases(metrics: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """:func:`over_cases` of several metrics, which share the resamples."""
     summaries, by_n = [], defaultdict[int, list[tuple[dict[str, Any], NDArray[np.float64]]]](list)
     for values in metrics:
         array = np.asarray(values, dtype=np.float64)
@@ -189,7 +188,7 @@ def paired_differences(
             "p_holm_smallest": math.nan,
         }
         for of_metric, test, summary in zip(
-            differences.T, tested, each_over_cases(differences.T.tolist()), strict=True
+            differences.T, tested, over_cases(differences.T.tolist()), strict=True
         )
     ]
 

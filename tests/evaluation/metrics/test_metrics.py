@@ -515,7 +515,7 @@ def test_the_ratio_of_errors_is_undefined_without_an_error() -> None:
 def test_a_calibrated_network_expects_the_errors_it_makes(name) -> None:
     ratio = of_errors(*many(name))["error_rate_ratio"]
     assert ratio == pytest.approx(1, abs=0.03) if name == "calibrated" else ratio < 0.5
-    summary = over_cases([1.0, 2.0, np.nan, 6.0])
+    [summary] = over_cases([[1.0, 2.0, np.nan, 6.0]])
     assert summary["mean"] == 3.0
     assert summary["median"] == 2.0
     assert summary["std"] == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
@@ -542,7 +542,7 @@ def test_a_class_is_not_segmented_if_dice_is_0_wherever_the_reference_has_it(
 @pytest.mark.parametrize("n", [5, 20, 60])
 def test_bootstrap_interval_of_the_mean_is_that_of_scipy(seed, n) -> None:
     values = np.random.default_rng(seed).gamma(0.5, size=n)
-    low, high = over_cases(values.tolist())["ci95"]
+    low, high = over_cases([values.tolist()])[0]["ci95"]
     other = bootstrap(
         (values,), np.mean, n_resamples=20_000, method="BCa", rng=seed
     ).confidence_interval
@@ -627,7 +627,7 @@ def test_an_estimate_outside_of_all_resamples_has_an_end_among_them() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e-9, -7.0, 123.456])
 @pytest.mark.parametrize("n", [2, 3, 40])
 def test_equal_cases_have_an_interval_without_width(value, n) -> None:
-    summary = over_cases([value] * n)
+    [summary] = over_cases([[value] * n])
     assert summary["ci95"] == [summary["mean"]] * 2
 
 
@@ -635,24 +635,24 @@ def test_of_two_cases_the_interval_is_from_one_to_the_other() -> None:
     # Half of all resamples are tied with the mean, and whether they are must not be left to
     # rounding.
     for low, high in np.random.default_rng(0).random((50, 2)).cumsum(axis=1):
-        assert over_cases([high, low])["ci95"] == pytest.approx([low, high], rel=1e-12)
+        assert over_cases([[high, low]])[0]["ci95"] == pytest.approx([low, high], rel=1e-12)
 
 
 def test_bootstrap_is_the_same_every_time() -> None:
     values = [0.1, 0.5, 0.7]
-    assert over_cases(values) == over_cases(values)
+    assert over_cases([values]) == over_cases([values])
 
 
 @pytest.mark.parametrize("values", [[], [np.nan]])
 def test_without_cases_nothing_is_defined(values) -> None:
-    summary = over_cases(values)
+    [summary] = over_cases([values])
     assert summary["n"] == 0
     assert summary["n_undefined"] == len(values)
     assert np.isnan([summary["mean"], summary["std"], summary["median"], *summary["ci95"]]).all()
 
 
 def test_one_case_has_a_mean_and_no_spread() -> None:
-    summary = over_cases([0.25])
+    [summary] = over_cases([[0.25]])
     assert summary["mean"] == summary["median"] == 0.25
     assert np.isnan([summary["std"], *summary["ci95"]]).all()
 
@@ -670,8 +670,8 @@ def test_metrics_that_share_resamples_have_the_summaries_of_each_alone() -> None
     rng = np.random.default_rng(0)
     metrics = rng.normal(size=(4, 9))
     metrics[1, 2], metrics[2, [0, 8]], metrics[3, 1:] = np.nan, np.nan, np.nan
-    for values, summary in zip(metrics, statistics.each_over_cases(metrics.tolist()), strict=True):
-        alone = over_cases(values.tolist())
+    for values, summary in zip(metrics, over_cases(metrics.tolist()), strict=True):
+        [alone] = over_cases([values.tolist()])
         assert summary.pop("ci95") == pytest.approx(alone.pop("ci95"), rel=1e-12, nan_ok=True)
         assert summary == pytest.approx(alone, rel=0, nan_ok=True)
 
@@ -682,7 +682,7 @@ def test_resamples_of_many_cases_need_little_memory() -> None:
     values = np.random.default_rng(0).normal(size=n)
     tracemalloc.start()
     try:
-        low, high = over_cases(values.tolist())["ci95"]
+        low, high = over_cases([values.tolist()])[0]["ci95"]
         dice = np.linspace(0.5, 0.9, n)
         case_ranking(dice.tolist(), (dice**2).tolist())
         _, peak = tracemalloc.get_traced_memory()
