@@ -102,7 +102,7 @@ def _table_of_models(models: Mapping[str, Sequence[Evaluation]], roi: str) -> st
 
 def _table_of_trainings(trainings: Sequence[TrainingResult], roi: str) -> str:
     columns = _columns([t.evaluations["test"] for t in trainings if t.has_test_scans])
-    rows = [["trained with", "fold", "seed", "lambda", "r", *map(_heading, columns)]]
+    rows = [["trained with", "fold", "seed", "lambda", "r", "T", *map(_heading, columns)]]
     for training in trainings:
         if not training.has_test_scans:
             continue
@@ -120,6 +120,7 @@ def _table_of_trainings(trainings: Sequence[TrainingResult], roi: str) -> str:
                 "" if training.seed is None else str(training.seed),
                 _last(training.curves, "lambda", ".3f"),
                 _last(training.curves, "unexpected_errors", ".2f"),
+                "" if training.temperature is None else f"{training.temperature:.2f}",
                 *cells,
             ]
         )

@@ -19,6 +19,7 @@ from nnunet_meep.benchmark.running.steps import evaluation_folder, model_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.stored_results import read_evaluation
+from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.trainers.logs import curves_of, read_log
 
 
@@ -87,7 +88,20 @@ def _result(state: State, training: Training, parts: list[str]) -> TrainingResul
         curves=curves,
         cost=cost,
         versions=record.versions if record else {},
+        temperature=_temperature(state, training),
     )
+
+
+def _temperature(state: State, training: Training) -> float | None:
+    fit = state.steps.get(f"{training.key}/fit/temperature")
+    if fit is None:
+        return None
+    try:
+        calibrator = read_calibrator(state.folders.path(fit.outputs[0]))
+    except InputError:
+        return None  # deleted after it was applied
+    maps = [m for m in (calibrator.joint, *calibrator.binary.values()) if m is not None]
+    return float(maps[0].parameters()["temperature"]) if len(maps) == 1 else None
 
 
 def missing(plan: Plan, data: str, results: Iterable[TrainingResult]) -> Iterator[tuple[str, str]]:

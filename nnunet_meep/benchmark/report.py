@@ -188,6 +188,7 @@ def _curves(trainings: Sequence[tuple[TrainingResult, Evaluation]]) -> list[dict
             "costs": {
                 **{name: result.cost[key] for name, key in _COSTS.items() if key in result.cost},
                 **_trained_with(result),
+                **({"temperature": result.temperature} if result.temperature else {}),
             },
         }
         for result, _ in trainings

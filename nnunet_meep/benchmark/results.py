@@ -39,6 +39,7 @@ _DAMAGED = (
 _KINDS: dict[str, Any] = {
     **{"data": str, "trainer": str, "seed": (int, type(None)), "fold": int},
     **{"cost": dict, "versions": dict, "evaluations": dict},
+    "temperature": (int, float, type(None)),
 }
 _CURVE = [(int, float, type(None))]
 #: Digits that are kept of each number; tables show three.
@@ -63,6 +64,8 @@ class TrainingResult:
         curves: what nnU-Net logged, by name: a number for each epoch.
         cost: ``seconds_per_epoch``, ``memory_mb``, ``gpu_memory_mb``, ``device``, as far as known.
         versions: of the packages that trained.
+        temperature: that its validation scans ask for, 1 if none; None if none was fitted, and of
+            regions, which have one each.
     """
 
     data: str
@@ -73,6 +76,7 @@ class TrainingResult:
     curves: Mapping[str, list[float]] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    temperature: float | None = None
 
     @property
     def has_test_scans(self) -> bool:
@@ -145,6 +149,7 @@ def write_result(result: TrainingResult, folder: Path, folders: Folders) -> Path
         "schema": SCHEMA,
         **{name: getattr(result, name) for name in ("data", "trainer", "seed", "fold")},
         **{name: dict(getattr(result, name)) for name in ("curves", "cost", "versions")},
+        "temperature": result.temperature,
         "evaluations": {part: _compact(e, folders) for part, e in result.evaluations.items()},
     }
     text = json.dumps(nan_to_none(_rounded(content)), separators=(",", ":"), allow_nan=False)
@@ -167,6 +172,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         content = parse_json(lzma.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
             raise InputError(f"expected schema {SCHEMA}, got {content['schema']}")
+        content.setdefault("temperature", None)  # earlier versions did not keep it
         if malformed(content, {**_KINDS, "curves": dict.fromkeys(content["curves"], _CURVE)}, ""):
             raise ValueError
         content["curves"] = none_to_nan(content["curves"])
@@ -177,7 +183,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
             )
             for part, entry in content["evaluations"].items()
         }
-        names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions")
+        names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions", "temperature")
         result = TrainingResult(evaluations=evaluations, **{name: content[name] for name in names})
         if VALIDATION not in evaluations and TEST not in evaluations:
             raise KeyError(TEST)

@@ -22,6 +22,9 @@ from nnunet_meep.benchmark.report import write_report
 from nnunet_meep.benchmark.results import Results, TrainingResult
 from nnunet_meep.benchmark.run import Options, report
 from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.nnunet_files.labels import read_labels
+from nnunet_meep.posthoc.calibrator import Calibrator
+from nnunet_meep.posthoc.maps import JointTemperature
 
 pytestmark = pytest.mark.usefixtures("unrendered")
 PLAIN, MEEP = TRAINERS
@@ -117,6 +120,25 @@ def test_no_comparison_without_its_reference(options, capsys) -> None:
     assert "No training of a reference is evaluated yet" in capsys.readouterr().out
     assert not (options.work / "report" / "hip").exists()
     assert (options.work / "report" / "results.csv.gz").exists()
+
+
+def test_the_temperature_that_was_fitted_is_kept(options) -> None:
+    state = options.state()
+    labels = {"labels": {"background": 0, "A": 1, "P": 2}}
+    data = {"cases": [], "n_cases": 0, "arrays": True}
+    one = Calibrator(
+        "temperature",
+        read_labels(labels, Path("x")),
+        labels,
+        joint=JointTemperature(1.25),
+        fitted_on=data,
+    )
+    path = state.folders.path(state.steps[f"hip/{PLAIN}_seed0/fold_0/fit/temperature"].outputs[0])
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(one.to_dict()))
+    finish(state)  # the other calibrators cannot be read any more
+    found = collect(options.state(), options.work / "results").trainings
+    assert [t.temperature for t in found] == [1.25, None, None, None]
 
 
 def test_an_evaluation_that_is_not_done_does_not_count(options) -> None:

@@ -48,6 +48,7 @@ def result(seed: int | None = 0, **changes: object) -> TrainingResult:
         curves={"train_losses": [0.123456789, -0.5], "lambda": [0.1, math.nan]},
         cost={"seconds_per_epoch": 12.3456789, "device": "CPU"},
         versions={"torch": "2.6"},
+        temperature=1.23456789,
     )
     return replace(made, **changes)
 
@@ -62,6 +63,7 @@ def test_what_is_written_is_read(tmp_path) -> None:
     assert read.curves["train_losses"] == [0.123457, -0.5]
     np.testing.assert_array_equal(read.curves["lambda"], [0.1, math.nan])
     assert read.cost == {"seconds_per_epoch": 12.3457, "device": "CPU"}
+    assert read.temperature == 1.23457
     assert list(read.evaluations) == list(given_.evaluations)
     old, new = (r.evaluations["test"].to_dataframe() for r in (given_, read))
     numbers = old.columns[4:]
@@ -183,6 +185,17 @@ def test_other_content_is_one_line(tmp_path, stored, key, value) -> None:
         path.write_bytes(lzma.compress(other.encode()))
         with pytest.raises(InputError, match="expected the result of a training"):
             read_result(path)
+
+
+def test_the_temperature_is_a_number_or_was_not_kept_yet(tmp_path, stored) -> None:
+    content = json.loads(lzma.decompress(stored))
+    path = tmp_path / "x.json.xz"
+    path.write_bytes(lzma.compress(json.dumps({**content, "temperature": "hot"}).encode()))
+    with pytest.raises(InputError, match="expected the result of a training"):
+        read_result(path)
+    del content["temperature"]
+    path.write_bytes(lzma.compress(json.dumps(content).encode()))
+    assert read_result(path).temperature is None
 
 
 def test_a_folder_of_results(tmp_path) -> None:
