@@ -31,8 +31,8 @@ SMALL = (8, 16, 16)
 CLASSES = ("Anterior", "Posterior")
 NOTE = """\
 The memory is that of all processes, one for each core and one that reads the references. The
-numbers of each case stay in memory until they are written (about 13 kB each), and the bootstrap of
-the intervals over cases takes 10 kB for each. Of large cases, 100 take little more than 10.
+numbers of each case stay in memory until they are written (about 13 kB each). Of large cases, 100
+take little more than 10.
 """
 
 
