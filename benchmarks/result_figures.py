@@ -3,7 +3,7 @@
     python benchmarks/result_figures.py FOLDER [--results benchmarks/results] [--data DATA ...]
 
 Writes ``results_reliability.png``, over the pooled test voxels of all trainings of each model;
-``results_lambda.png``, with a line for each training that found its lambda; and
+``results_lambda.png``, with a line for each training of MEEP that found its lambda; and
 ``results_cases.png``, each test case with the default and with MEEP-H, and the name of the worst.
 """
 
@@ -30,6 +30,8 @@ MODELS = {
     "default + temperature": "DiceCE + temperature",
     "MEEP-H, lambda auto": "MEEP_H_lambdaauto",
 }
+#: Whose lambda is drawn.
+FOUND = ("MEEP_H_lambdaauto", "MEEP_KL_lambdaauto")
 #: What is drawn of each epoch.
 CURVES = {"lambda": "lambda", "unexpected_errors": "r, share of unexpected errors"}
 
@@ -71,22 +73,18 @@ def lambdas(results: Results, data: Sequence[str]) -> Figure:
     figure = Figure(figsize=(4.5 * len(data), 6), layout="constrained")
     axes = figure.subplots(2, len(data), sharex="col", squeeze=False)
     for column, name in zip(axes.T, data, strict=True):
-        found = [t for t in results.of(name) if "lambda" in t.curves]
-        trainers = sorted({t.trainer for t in found})
-        for trainer, color in zip(trainers, COLORS[1:], strict=False):
+        for trainer, color in zip(FOUND, COLORS[1:], strict=False):
+            trainings = [t for t in results.of(name) if short(t.trainer) == trainer]
             for axis, curve in zip(column, CURVES, strict=True):
-                label = short(trainer)
-                for training in found:
-                    if training.trainer == trainer:
-                        axis.plot(training.curves[curve], color=color, linewidth=1, label=label)
-                        label = None
+                for i, training in enumerate(trainings):
+                    label = "" if i else trainer
+                    axis.plot(training.curves[curve], color=color, linewidth=1, label=label)
         column[0].set_title(name)
         column[0].set_ylim(bottom=0)
         column[1].set_ylim(-0.5, 1)
         column[1].axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
         column[1].set_xlabel("epoch")
-        if trainers:
-            column[0].legend(fontsize="small")
+        column[0].legend(fontsize="small")
     for axis, label in zip(axes[:, 0], CURVES.values(), strict=True):
         axis.set_ylabel(label)
     return figure
