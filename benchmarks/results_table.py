@@ -1,4 +1,4 @@
-"""All metrics of each row of a plan's comparisons, and of each training, as Markdown tables.
+"""The metrics of each row of a plan's comparisons, and of each training, as Markdown tables.
 
     python benchmarks/results_table.py PLAN [--results benchmarks/results] [--roi image]
 
@@ -33,6 +33,7 @@ from nnunet_meep.evaluation.results import Evaluation
 AURC = (TOP_LABEL, "aurc")
 COLUMNS = (
     *((FOREGROUND, metric) for metric in ("dice", "hd95", "assd", "nsd", "ece")),
+    *((FOREGROUND, metric) for metric in ("ece_adaptive", "ece_l2_debiased")),
     (TOP_LABEL, "ece"),
     *((FOREGROUND, metric) for metric in ("brier", "brier_plus", "nll")),
     AURC,
