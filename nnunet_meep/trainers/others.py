@@ -11,19 +11,25 @@ from pathlib import Path
 
 from nnunet_meep.errors import InputError
 
-_OURS = os.path.realpath(Path(__file__).with_name("extension"))
+#: In our folder, and in that of another copy of this package: an environment may inherit the
+#: variable from another one.
+_OURS = "nnunet_meep_trainers.py"
 
 
 def external_folders() -> list[str]:
     """The folders of ``nnUNet_extTrainer`` that nnU-Net searches, in this order, without ours."""
-    return [folder for folder in _searched() if os.path.realpath(folder) != _OURS]
+    return [folder for folder in _searched() if not _is_ours(folder)]
 
 
 def folders_behind_ours() -> list[str]:
     """Those of :func:`external_folders` that nnU-Net searches after ours."""
     folders = _searched()
-    first = next((i for i, f in enumerate(folders) if os.path.realpath(f) == _OURS), len(folders))
-    return [folder for folder in folders[first:] if os.path.realpath(folder) != _OURS]
+    first = next((i for i, folder in enumerate(folders) if _is_ours(folder)), len(folders))
+    return [folder for folder in folders[first:] if not _is_ours(folder)]
+
+
+def _is_ours(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, _OURS))
 
 
 def _searched() -> list[str]:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +17,7 @@ import torch
 
 import nnunet_meep
 from nnunet_meep.cli.trainers import main
-from nnunet_meep.trainers import grammar, names
+from nnunet_meep.trainers import grammar, names, others
 
 LONG_NAME = "nnUNetTrainerFocalMEEP_H_lambda0p15_gamma3_7epochs_9iters_seed4_paper_fg0p25"
 
@@ -276,3 +277,13 @@ def test_a_reader_that_has_gone_is_no_error(arguments):
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_copy_of_this_package_has_no_trainers_of_others(tmp_path, monkeypatch) -> None:
+    """An environment may inherit the variable from one with a copy of its own."""
+    ours = Path(nnunet_meep.__file__).parent / "trainers" / "extension"
+    copy = shutil.copytree(ours, tmp_path / "extension")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (copy, mine, ours))))
+    assert others.external_folders() == others.folders_behind_ours() == [str(mine)]
