@@ -19,7 +19,7 @@ from nnunet_meep.benchmark.running.steps import evaluation_folder, model_folder
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.stored_results import read_evaluation
-from nnunet_meep.posthoc.calibrator import read_calibrator
+from nnunet_meep.json_file import read_json
 from nnunet_meep.trainers.logs import curves_of, read_log
 
 
@@ -97,11 +97,12 @@ def _temperature(state: State, training: Training) -> float | None:
     if fit is None:
         return None
     try:
-        calibrator = read_calibrator(state.folders.path(fit.outputs[0]))
-    except InputError:
+        content = read_json(state.folders.path(fit.outputs[0]))
+        maps = [content["joint"]] if "joint" in content else [*content["classes"].values()]
+        found = [each["parameters"]["temperature"] for each in maps if each["parameters"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # deleted after it was applied
-    maps = [m for m in (calibrator.joint, *calibrator.binary.values()) if m is not None]
-    return float(maps[0].parameters()["temperature"]) if len(maps) == 1 else None
+    return float(found[0]) if len(found) == 1 else None
 
 
 def missing(plan: Plan, data: str, results: Iterable[TrainingResult]) -> Iterator[tuple[str, str]]:

@@ -258,8 +258,7 @@ class Evaluation:
             for metric in self.class_metrics
         }
         for metric in self.top_label_metrics:
-            of_top = [r.top_label[metric] for r in results if r.top_label]
-            values[TOP_LABEL, metric] = of_top
+            values[TOP_LABEL, metric] = [r.top_label[metric] for r in results if r.top_label]
         summaries: dict[str, dict[str, Any]] = {key: {} for key, _ in values}
         for (key, metric), summary in zip(values, over_cases([*values.values()]), strict=True):
             summaries[key][metric] = summary
