@@ -50,7 +50,7 @@ from nnunet_meep.evaluation.report.reliability_panels import (
     reliability_bins_of,
     reliability_panels,
 )
-from nnunet_meep.evaluation.report.scans import scan_section
+from nnunet_meep.evaluation.report.scans import MANY_CASES, scan_section
 from nnunet_meep.evaluation.report.slice_figures import ERROR_COLORS
 from nnunet_meep.evaluation.report.training_panels import (
     Curves,
@@ -158,6 +158,7 @@ def render(
             {n: p for n, p in pictures.items() if n in SCAN_PICTURES}, progress
         ),
         cases=comparison.cases,
+        many_cases=len(comparison.cases) > MANY_CASES,
         case_pictures=cases,
         gradients={name: color_steps(name) for name in (PROBABILITY_MAP, ENTROPY_MAP)},
         error_colors=ERROR_COLORS,

@@ -58,11 +58,20 @@ function oneCase(name) {
   byId("one-case").replaceChildren(...parts);
   byId("pick-case").value = name;
   showPlane();
+  chooseRow(name);
+}
+
+function chooseRow(name) {
   for (const row of byId("all-cases").tBodies[0]?.rows || [])
     row.classList.toggle("chosen", row.dataset.case === name);
 }
 
+// Very many cases are in a fold, and are not written before it is opened.
+const fold = byId("all-cases").closest("details");
+
 function allCases() {
+  oneCase(byId("pick-case").value);
+  if (fold && !fold.open) return;
   const key = byId("pick-class").value, metric = byId("pick-metric").value, table = byId("all-cases");
   table.replaceChildren(element("caption", `${data.metrics[metric].text}, ${data.classes[key]}`));
   const head = table.createTHead().insertRow();
@@ -83,7 +92,7 @@ function allCases() {
       row.append(element("td", number(metric, value), { "data-v": value ?? "", "data-label": model }));
     }
   });
-  oneCase(byId("pick-case").value);
+  chooseRow(byId("pick-case").value);
 }
 
 function metricsOfClass() {
@@ -104,5 +113,6 @@ for (const input of document.querySelectorAll("input[data-outline]"))
   input.addEventListener("change", () => byId("cases").classList.toggle(`no-${input.dataset.outline}`, !input.checked));
 byId("pick-class").addEventListener("change", metricsOfClass);
 byId("pick-metric").addEventListener("change", allCases);
+fold?.addEventListener("toggle", allCases);
 listCases();
 metricsOfClass();

@@ -48,6 +48,8 @@ MARKERS = (
 _MOST_LETTERS = 100
 #: Thin lines of more cases than these would hide everything else.
 _MANY_CASES = 200
+#: As shapes of an SVG, more points than these take long to show.
+_MANY_POINTS = 1000
 
 
 def color_of(i: int) -> str:
@@ -208,11 +210,12 @@ def plot_case_risk(
         ax: where to draw; call again with another colour to overlay models.
         risk: the mean 1 - Dice of the k most confident cases for each k, as in
             ``calibration.json``.
-        label, color, marker: of the line.
+        label, color, marker: of the line; no markers of more than 200 cases.
     """
     kept = 100 * np.arange(1, len(risk) + 1) / max(len(risk), 1)
     style: dict[str, Any] = {"markersize": 3, "linewidth": 1.4}
-    ax.plot(kept, risk, marker=marker, color=color, label=label, **style)
+    style["marker"] = marker if len(risk) <= _MANY_CASES else None
+    ax.plot(kept, risk, color=color, label=label, **style)
     highest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in ax.get_lines())
     ax.set(xlim=(0, 102), ylim=(0, 1.05 * highest or 1.0))
     ax.set_xlabel("cases kept, highest expected Dice first, %")
@@ -252,12 +255,14 @@ def plot_agreement(
 
     Args:
         ax: where to draw; call again with another colour to overlay models.
-        actual, expected: one value >= 0 for each case; NaN is left out.
+        actual, expected: one value >= 0 for each case; NaN is left out. More than 1000 points are
+            an image in an SVG.
         label, color, marker: of the points, which are open: those below others are seen.
     """
     if not ax.get_lines():
         ax.axline((0, 0), slope=1, ls="--", color=GREY, linewidth=1, label="expected = true")
     style: dict[str, Any] = {"markersize": 5, "markerfacecolor": "none", "markeredgewidth": 1.1}
+    style["rasterized"] = np.size(actual) > _MANY_POINTS
     ax.plot(actual, expected, marker, color=color, label=label, **style)
     points = np.concatenate([line.get_xydata() for line in ax.get_lines()[1:]])
     if np.isfinite(points).any():

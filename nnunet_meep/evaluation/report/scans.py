@@ -23,6 +23,9 @@ ABOUT = (
 )
 #: Of the page's list, this many rows are shown at once.
 N_FIRST = 10
+#: A browser takes seconds for tens of thousands of elements. Of more cases than these the points
+#: have no names, the list has only the first, and the table of all of them is folded.
+MANY_CASES = 1000
 #: The square of a scatter, in the picture's own units.
 _LEFT, _TOP, _SIZE, _BELOW, _RIGHT = 64, 8, 280, 42, 10
 
@@ -54,13 +57,15 @@ def scan_section(comparison: Comparison) -> dict[str, Any]:
     Returns:
         ``question``, ``about``; ``head`` and ``rows`` of :func:`ranking_table`; ``panels``, for
         each class ``key``, the axes, and for each model its ``points`` (x, y, text);
-        ``review``, for each case, the one to review first at the top, its name and for each model
-        the class with the lowest expected Dice in words; ``n_first``, how many to show at once.
+        or all in one path ``many`` where there are too many; ``review``, for the first cases to
+        review its name and for each model the class with the lowest expected Dice in words;
+        ``n_first``, how many to show at once.
     """
     if not comparison.ranking:
         return {}
     head, *rows = ranking_table(comparison)
     return {
+        "named": len(comparison.cases) <= MANY_CASES,
         **{"question": QUESTION, "about": ABOUT, "head": head, "rows": rows},
         "panels": [_panel(comparison, key) for key in _keys(comparison)],
         "review": _review(comparison),
@@ -94,16 +99,21 @@ def _panel(comparison: Comparison, key: str) -> dict[str, Any]:
         **{"left": _LEFT, "top": _TOP, "size": _SIZE},
         **{"x_ticks": across.ticks(), "y_ticks": up.ticks()},
         "models": [
-            [
-                (
-                    across(actual),
-                    up(expected),
-                    f"{case}: {actual:.3f}, expected {expected:.3f}",
-                )
-                for case, (actual, expected) in zip(comparison.cases, pairs[model], strict=True)
-                if not math.isnan(actual + expected)
-            ]
-            for model in comparison.models
+            {"points": points, "many": ""}
+            if len(comparison.cases) <= MANY_CASES
+            else {"points": [], "many": "".join(f"M{x:g} {y:g}h0" for x, y, _ in points)}
+            for points in (
+                [
+                    (
+                        across(actual),
+                        up(expected),
+                        f"{case}: {actual:.3f}, expected {expected:.3f}",
+                    )
+                    for case, (actual, expected) in zip(comparison.cases, pairs[model], strict=True)
+                    if not math.isnan(actual + expected)
+                ]
+                for model in comparison.models
+            )
         ],
     }
 
@@ -117,7 +127,7 @@ def _review(comparison: Comparison) -> list[tuple[str, list[str]]]:
         for key in _keys(comparison)
     }
     rows = []
-    for case, of_models in review_order(comparison):
+    for case, of_models in review_order(comparison)[:MANY_CASES]:
         where, texts = comparison.cases.index(case), []
         for model, (key, expected) in zip(comparison.models, of_models, strict=True):
             actual = float(dice[model, key][where])

@@ -12,6 +12,7 @@ from predictions import PredictionFolder, softmax_case
 
 from nnunet_meep.evaluation.compare import compare
 from nnunet_meep.evaluation.evaluate import evaluate
+from nnunet_meep.evaluation.report import page, scans
 from nnunet_meep.evaluation.report.comparison_report import write_comparison_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -260,6 +261,30 @@ def test_cases_are_found_by_rank_and_by_name_with_numbers_and_pictures(shown) ->
     shown.choose("#pick-case", without)
     assert not [e for e in shown.all(".case-pictures") if e.is_displayed()]
     assert "no pictures of this case" in shown.one("#one-case").text
+
+
+def test_very_many_cases_are_written_when_somebody_asks(browser, tmp_path, monkeypatch) -> None:
+    for module in (page, scans):
+        monkeypatch.setattr(module, "MANY_CASES", 3)
+    folder = PredictionFolder(tmp_path / "m", {"background": 0, "Anterior": 1})
+    for i in range(4):
+        folder.add(f"case_{i}", *softmax_case(np.random.default_rng(i), (5, 6, 7), 2))
+    comparison = compare({"m": evaluate(folder.gt, folder.pred, surface=False)})
+    write_comparison_report(comparison, tmp_path / "out", n_worst=1)
+    shown = Shown(browser, tmp_path / "out" / "report.html")
+    assert shown.browser.get_log("browser") == []
+    assert shown.all("#all-cases tr") == []
+    worst = shown.one("#one-case h3").text
+    shown.one("#cases details summary").click()
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(shown.browser, 10).until(lambda _: shown.all("#all-cases tbody tr"))
+    assert shown.texts("#all-cases tbody button") == [f"case_{i}" for i in range(4)]
+    assert shown.texts("tr.chosen button.case") == [worst]
+    (points,) = shown.all("#scans svg path.many")
+    assert points.get_attribute("d").count("M") == 4
+    assert "Point at one" not in shown.one("#scans").text
+    assert len(shown.all("#scans button.case")) == 3
 
 
 def test_planes_are_chosen_and_outlines_switched_off(shown) -> None:

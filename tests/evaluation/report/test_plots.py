@@ -343,6 +343,17 @@ def test_volumes_that_are_alike_fill_the_axes() -> None:
     assert ax.get_xlim() == ax.get_ylim() == (pytest.approx(99.5), pytest.approx(110.5))
 
 
+def test_an_svg_has_no_shape_for_each_of_very_many_cases(tmp_path) -> None:
+    values = np.linspace(1, 2, 1001)
+    for name, n in (("few", 1000), ("many", 1001)):
+        ax = new_axes()
+        plot_agreement(ax, values[:n], values[:n], label="a")
+        save_figure(ax.figure, tmp_path / name, "svg")
+    few, many = ((tmp_path / name).read_text() for name in ("few", "many"))
+    assert few.count("<use ") > 1000 > 50 > many.count("<use ")
+    assert few.count("<image ") == 0 < many.count("<image ")
+
+
 def test_nothing_to_expect_is_drawn_without_a_warning() -> None:
     ax = new_axes()
     plot_agreement(ax, [np.nan], [np.nan], label="a")

@@ -82,15 +82,15 @@ def test_the_first_to_review_has_the_lowest_expected_dice_over_models() -> None:
 
 def test_a_panel_has_a_named_point_for_each_case_with_both() -> None:
     first, second = scan_section(compared({"a": result(A)}))["panels"]
-    ((w, x),) = first["models"]
+    (w, x) = first["models"][0]["points"]
     assert w[2] == "w: 0.850, expected 0.900"
     assert w[0] > x[0]  # more Dice is further right,
     assert w[1] < x[1]  # more expected further up
-    assert len(second["models"][0]) == 3
+    assert len(second["models"][0]["points"]) == 3
     # On the diagonal of the square both coordinates are equally far from its lower left corner.
     (on,) = scan_section(compared({"a": result({"v": [(0.5, 0.5), (0.4, 0.4)]})}))["panels"][0][
         "models"
-    ][0]
+    ][0]["points"]
     corner = first["left"], first["top"] + first["size"]
     assert on[0] - corner[0] == pytest.approx(corner[1] - on[1])
 
@@ -119,6 +119,9 @@ def test_the_curve_goes_from_the_surest_case_to_all() -> None:
     (line,) = ax.get_lines()
     np.testing.assert_allclose(line.get_xydata()[:, 0], [25, 50, 75, 100])
     assert ax.get_ylim()[0] == 0
+    assert line.get_marker() == "o"
+    plot_case_risk(ax, [0.1] * 201, label="many")
+    assert ax.get_lines()[1].get_marker() == "None"
     plot_case_risk(ax, [], label="none")
     assert not math.isnan(ax.get_ylim()[1])
 
