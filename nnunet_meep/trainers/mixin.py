@@ -17,6 +17,7 @@ Everything that it does not name stays as in the other base class.
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,7 +196,11 @@ class MEEPMixin(nnUNetTrainer):
         path = Path(filename)
         try:
             with temporary_folder(path.parent, error_names=path) as new:
-                super().save_checkpoint(str(new / path.name))
+                saved = new / path.name
+                super().save_checkpoint(str(saved))
+                # torch 2.6 does not notice if the last bytes cannot be written.
+                if saved.is_file() and not zipfile.is_zipfile(saved):
+                    raise RuntimeError("its end could not be written")
                 move_files(new, path.parent)
         except RuntimeError as error:  # torch's, if it cannot write
             reason, after = str(error).partition("\n")[0], go_on_from(path.parent)
