@@ -51,7 +51,9 @@ def main() -> None:
     given = parser.parse_args()
     plan = read_plan(given.plan)
     for data in plan.data:
-        trainings = read_results(given.results).of(data)
+        planned = {model.trainer for model in plan.models if model.data == data}
+        results = read_results(given.results).of(data)
+        trainings = [training for training in results if training.trainer in planned]
         for reference, models in _compared(plan, data, trainings):
             if reference in models:
                 print(_table_of_models(models, given.roi), end="\n\n")
