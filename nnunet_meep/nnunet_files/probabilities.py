@@ -177,13 +177,14 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
         try:
             with zipfile.ZipFile(file) as archive:
                 members, comment = archive.infolist(), archive.comment
+                directory = archive.start_dir
             names = [m.filename.removesuffix(".npy") for m in members]
             if names != ["probabilities"]:
                 raise InputError(
                     f'{path}: expected one array "probabilities" as nnU-Net writes it, found '
                     f"{names}"
                 )
-            member = _Member(file, members[0])
+            member = _Member(file, members[0], directory)
             header = _npy_header(member)
             shape, _, dtype = header
             if dtype.name not in SUM_TOLERANCE:
@@ -203,9 +204,9 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
 
 
 class _Member:
-    """Reads one member of a zip archive from beginning to end."""
+    """Reads one member of a zip archive, whose directory follows it, from beginning to end."""
 
-    def __init__(self, file: BinaryIO, info: zipfile.ZipInfo) -> None:
+    def __init__(self, file: BinaryIO, info: zipfile.ZipInfo, directory: int) -> None:
         if info.flag_bits & 1:
             raise ValueError("it is encrypted")
         file.seek(info.header_offset)
@@ -214,7 +215,9 @@ class _Member:
         name = file.read(name_length)
         if signature != b"PK\x03\x04" or name != info.orig_filename.encode():
             raise ValueError("its directory leads to something else than the array")
-        file.seek(extra_length, 1)
+        # As zipfile refuses it, too, from 3.11.8 and 3.12.2 on.
+        if file.seek(extra_length, 1) + info.compress_size > directory:
+            raise ValueError("its array overlaps its directory")
         self.left = info.file_size
         self._file = file
         self._compressed_left = info.compress_size

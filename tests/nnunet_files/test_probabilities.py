@@ -197,6 +197,12 @@ class TestDamagedFiles:
         self.path.write_bytes(content)
         assert "its directory leads to something else" in refusal(self.path)
 
+    def test_an_array_that_reaches_into_its_directory(self) -> None:
+        """All data are there, and Python 3.11.7 reads them; 3.11.8 takes it for a zip bomb."""
+        (info,) = zipfile.ZipFile(self.path).infolist()
+        patch(self.path, 20, struct.pack("<L", info.compress_size + 1))
+        assert "its array overlaps its directory" in refusal(self.path)
+
     def test_encrypted(self) -> None:
         patch(self.path, 8, b"\1\0")
         assert "encrypted" in refusal(self.path)
