@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.metrics.statistics import AT_ONCE, bca_interval, resamples
+from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 
 #: What :func:`case_ranking` computes, each with an interval.
 STATISTICS = ("spearman", "aurc", "e_aurc")
 #: With fewer cases there is no interval: their few resamples all give the same.
 _FEWEST = 3
+#: So many numbers of resamples are held at once. What is computed from them fits a cache, too.
+_AT_ONCE = 1 << 16
 
 
 def case_ranking(expected: Sequence[float], actual: Sequence[float]) -> dict[str, Any]:
@@ -55,14 +57,12 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     if not n:
         nothing = {"value": np.nan, "ci95": [np.nan, np.nan]}
         return {"n": 0, **dict.fromkeys(STATISTICS, nothing), "risk": []}
-    value = _statistics(confidence, risk, np.ones((1, n)))[0]
+    value = _of_samples(confidence, risk, [np.ones((1, n))])[0]
     ends = np.full((2, len(STATISTICS)), np.nan)
     if n >= _FEWEST:
-        # Each sample needs several times its own memory.
-        at_once = AT_ONCE // 8
-        resampled = _of_samples(confidence, risk, resamples(n, at_once))
+        resampled = _of_samples(confidence, risk, resamples(n, _AT_ONCE))
         known = ~np.isnan(value)
-        jackknife = _of_samples(confidence, risk, _leaving_one_out(n, at_once))
+        jackknife = _of_samples(confidence, risk, _leaving_one_out(n))
         ends[:, known] = bca_interval(value[known], resampled[:, known], jackknife[:, known])
         ends[:, ends[0] == ends[1]] = np.nan
     return {
@@ -75,76 +75,128 @@ def _case_ranking(expected: tuple[float, ...], actual: tuple[float, ...]) -> dic
     }
 
 
-def _leaving_one_out(n: int, at_once: int) -> Iterator[NDArray[np.float64]]:
+def _leaving_one_out(n: int) -> Iterator[NDArray[np.float64]]:
     """The n samples that lack one of n cases, (n, n), some rows at a time."""
-    for start in range(0, n, step := max(1, at_once // n)):
+    for start in range(0, n, step := max(1, _AT_ONCE // n)):
         yield 1 - np.eye(min(step, n - start), n, start)
 
 
 def _of_samples(
     confidence: NDArray[np.float64], risk: NDArray[np.float64], parts: Iterable[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """:func:`_statistics` of samples that come in parts."""
-    return np.concatenate([_statistics(confidence, risk, part) for part in parts])
+    """``STATISTICS`` of R samples, (R, 3).
+
+    Args:
+        confidence, risk: of each case, (n,).
+        parts: how often each case is in each sample, some rows of (R, n) after others.
+    """
+    orders = _Order.falling(confidence), _Order.falling(-risk)
+    return np.concatenate([_statistics(*orders, risk, times) for times in parts])
 
 
 def _statistics(
-    confidence: NDArray[np.float64], risk: NDArray[np.float64], times: NDArray[np.float64]
+    by_confidence: _Order, by_dice: _Order, risk: NDArray[np.float64], times: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """``STATISTICS`` of R samples, (R, 3); ``times``: how often each case is in each, (R, n)."""
-    area = _area(confidence, risk, times)
+    samples, best = (_Sorted.of(times, order) for order in (by_confidence, by_dice))
+    area = _area(samples, risk[by_confidence.cases])
     return np.stack(
         [
-            _rank_correlation(confidence, 1 - risk, times),
+            _rank_correlation(samples, best, by_dice.group[by_confidence.cases]),
             area,
-            area - _area(-risk, risk, times),
+            area - _area(best, risk[by_dice.cases]),
         ],
         axis=1,
     )
 
 
-def _area(
-    confidence: NDArray[np.float64], risk: NDArray[np.float64], times: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Area under the risk-coverage curve of each sample, (R,)."""
-    _, group = np.unique(-confidence, return_inverse=True)
-    n, total = _per_group(times, group), _per_group(times * risk, group)
-    n_before, total_before = np.cumsum(n, axis=1) - n, np.cumsum(total, axis=1) - total
+class _Order(NamedTuple):
+    """The order of n cases by a value, from high to low.
+
+    Attributes:
+        cases: the index of the first case, of the second one and so on, (n,).
+        starts: where, in this order, each of G groups of equal values begins, (G,).
+        group: the group of each case, (n,), in the cases' own order.
+    """
+
+    cases: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    group: NDArray[np.intp]
+
+    @classmethod
+    def falling(cls, values: NDArray[np.float64]) -> _Order:
+        cases = np.argsort(-values, kind="stable")
+        is_new = np.diff(values[cases], prepend=np.inf) != 0
+        group = np.empty(len(values), np.intp)
+        group[cases] = np.cumsum(is_new) - 1
+        return cls(cases, np.flatnonzero(is_new), group)
+
+
+class _Sorted(NamedTuple):
+    """R samples of n cases, in an order with G groups.
+
+    Attributes:
+        order: the order.
+        times: how often each case is in each sample, in the order, (R, n).
+        n: how many cases of a sample are in each group, (R, G).
+        n_until: how many are in this group and those before, (R, G).
+    """
+
+    order: _Order
+    times: NDArray[np.float64]
+    n: NDArray[np.float64]
+    n_until: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, times: NDArray[np.float64], order: _Order) -> _Sorted:
+        """``times``: in the cases' own order, (R, n)."""
+        times = times[:, order.cases]
+        n = _per_group(times, order)
+        return cls(order, times, n, np.cumsum(n, axis=1))
+
+
+def _area(samples: _Sorted, risk: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area under the risk-coverage curve of each sample, (R,); ``risk``: in the order, (n,)."""
+    n, n_until = samples.n, samples.n_until
+    total = _per_group(samples.times * risk, samples.order)
+    total_before = np.cumsum(total, axis=1) - total
     # In random order, the first j of n equal cases have a risk of total * j / n on average. This is
     # the sum over j = 1 .. n of (total_before + total * j / n) / (n_before + j).
-    inverse = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, times.shape[1] + 1))])
-    harmonic = inverse[(n_before + n).astype(np.intp)] - inverse[n_before.astype(np.intp)]
-    mean = np.divide(total, n, out=np.zeros_like(total), where=n > 0)
-    area = total_before * harmonic + mean * (n - n_before * harmonic)
-    return np.asarray(area.sum(axis=1) / n.sum(axis=1))
+    inverse = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, samples.times.shape[1] + 1))])
+    until = inverse[n_until.astype(np.intp)]
+    harmonic = until.copy()
+    harmonic[:, 1:] -= until[:, :-1]
+    mean = total / np.maximum(n, 1)
+    area = total_before * harmonic + mean * (n - (n_until - n) * harmonic)
+    return np.asarray(area.sum(axis=1) / n_until[:, -1])
 
 
 def _rank_correlation(
-    x: NDArray[np.float64], y: NDArray[np.float64], times: NDArray[np.float64]
+    one: _Sorted, other: _Sorted, group_in_other: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Spearman's correlation of each sample, (R,); equal values have the mean of their ranks.
 
     As ``scipy.stats.spearmanr``, which has no weights, and whose import takes longer than all else
     here.
+
+    Args:
+        one, other: the same samples in either order.
+        group_in_other: the group in the other order of each case of the first one, (n,).
     """
-    n = times.sum(axis=1, keepdims=True)
-    ranks = []
-    for values in (x, y):
-        _, group = np.unique(values, return_inverse=True)
-        in_group = _per_group(times, group)
-        rank = np.cumsum(in_group, axis=1) - (in_group - 1) / 2
-        ranks.append(rank[:, group] - (n + 1) / 2)
-    a, b = ranks
-    covariance: NDArray[np.float64] = (times * a * b).sum(axis=1)
-    scale: NDArray[np.float64] = np.sqrt((times * a**2).sum(axis=1) * (times * b**2).sum(axis=1))
-    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+    a, b = (s.n_until - (s.n + s.n_until[:, -1:]) / 2 for s in (one, other))
+    scale = np.sqrt(np.einsum("ij,ij,ij->i", one.n, a, a) * np.einsum("ij,ij,ij->i", other.n, b, b))
+    if a.shape != one.times.shape:  # some values are equal
+        a = a[:, one.order.group[one.order.cases]]
+    covariance = np.einsum("ij,ij,ij->i", one.times, a, b[:, group_in_other])
+    correlation: NDArray[np.float64] = np.full(len(scale), np.nan)
+    np.divide(covariance, scale, out=correlation, where=scale > 0)
+    return correlation
 
 
-def _per_group(values: NDArray[np.float64], group: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Sums over the columns of each group, (R, n) to (R, groups)."""
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    return np.add.reduceat(values[:, order], starts, axis=1)
+def _per_group(values: NDArray[np.float64], order: _Order) -> NDArray[np.float64]:
+    """Sums over the columns of each group, (R, n) to (R, G)."""
+    if len(order.starts) == values.shape[1]:  # all values differ
+        return values
+    return np.add.reduceat(values, order.starts, axis=1)
 
 
 def _curve(confidence: NDArray[np.float64], risk: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
-#: So many numbers of resamples are held as float64 at once.
-AT_ONCE = 1 << 21
+#: So many numbers of resamples are held as float64 at once: few enough for a processor's cache.
+AT_ONCE = 1 << 19
 #: Resamples of up to so many bytes are kept for the next metrics; larger ones are drawn again.
 KEPT = 1 << 25
 
@@ -105,6 +105,9 @@ def bca_interval(
 def resamples(n: int, at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:
     """How often each of n cases is drawn in each bootstrap resample, (R, n), some rows at a time.
 
+    The same each time. Those of many cases are drawn one case after the other, which takes a tenth
+    of the time of the multinomial numbers that are kept of fewer cases.
+
     Args:
         at_once: about so many numbers in each part.
     """
@@ -113,7 +116,10 @@ def resamples(n: int, at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:
         return
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     for rows in _rows((BOOTSTRAP_RESAMPLES, n), at_once):
-        yield _multinomial(rng, np.full(n, 1 / n), n, rows).astype(np.float64)
+        n_rows = rows.stop - rows.start
+        drawn = rng.integers(n, size=(n_rows, n)) + n * np.arange(n_rows)[:, np.newaxis]
+        times = np.bincount(drawn.reshape(-1), minlength=n_rows * n)
+        yield times.reshape(n_rows, n).astype(np.float64)
 
 
 @lru_cache(maxsize=2)
@@ -132,14 +138,8 @@ def draw(rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int) -
     """
     times = np.empty((BOOTSTRAP_RESAMPLES, len(chances)), np.uint8)
     for rows in _rows(times.shape, AT_ONCE):
-        times[rows] = _multinomial(rng, chances, n_drawn, rows)
+        times[rows] = rng.multinomial(n_drawn, chances, size=rows.stop - rows.start)
     return times
-
-
-def _multinomial(
-    rng: np.random.Generator, chances: NDArray[np.float64], n_drawn: int, rows: slice
-) -> NDArray[np.int64]:
-    return rng.multinomial(n_drawn, chances, size=rows.stop - rows.start)
 
 
 def parts_of(times: NDArray[np.uint8], at_once: int = AT_ONCE) -> Iterator[NDArray[np.float64]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, spearmanr
 
-from nnunet_meep.evaluation.metrics.case_ranking import STATISTICS, _statistics, case_ranking
+from nnunet_meep.evaluation.metrics.case_ranking import STATISTICS, _of_samples, case_ranking
 
 #: Few different values, so that many are equal.
 dices = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=6)
@@ -54,7 +54,7 @@ def test_a_resample_is_the_sample_with_its_cases_written_out(cases, data) -> Non
     n = len(expected)
     drawn = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=n, max_size=n)))
     times = np.bincount(drawn, minlength=n)[None].astype(float)
-    found = _statistics(expected, 1 - actual, times)[0]
+    found = _of_samples(expected, 1 - actual, [times])[0]
     alone = case_ranking(expected[drawn], actual[drawn])
     values = [alone[name]["value"] for name in STATISTICS]
     np.testing.assert_allclose(found, values, atol=1e-12, equal_nan=True)

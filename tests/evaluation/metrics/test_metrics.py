@@ -657,13 +657,24 @@ def test_one_case_has_a_mean_and_no_spread() -> None:
     assert np.isnan([summary["std"], *summary["ci95"]]).all()
 
 
-def test_resamples_are_the_same_whether_kept_or_drawn_again(monkeypatch) -> None:
-    kept = np.concatenate([*statistics.resamples(7)])
-    monkeypatch.setattr(statistics, "KEPT", 0)
-    again = [*statistics.resamples(7, at_once=1000)]
-    assert len(again) > 1
-    assert np.array_equal(np.concatenate(again), kept)
-    assert (kept.sum(axis=1) == 7).all()
+def test_resamples_are_the_same_in_parts_of_any_size(monkeypatch) -> None:
+    for kept in (statistics.KEPT, 0):
+        monkeypatch.setattr(statistics, "KEPT", kept)
+        times = np.concatenate([*statistics.resamples(7)])
+        again = [*statistics.resamples(7, at_once=1000)]
+        assert len(again) > 1
+        assert np.array_equal(np.concatenate(again), times)
+
+
+@pytest.mark.parametrize("kept", [statistics.KEPT, 0], ids=["kept", "drawn again"])
+def test_each_resample_draws_n_of_n_cases_with_equal_chances(monkeypatch, kept) -> None:
+    """As a multinomial distribution has it: variance 1 - 1 / n, covariance -1 / n."""
+    monkeypatch.setattr(statistics, "KEPT", kept)
+    times = np.concatenate([*statistics.resamples(5)])
+    assert times.shape == (statistics.BOOTSTRAP_RESAMPLES, 5)
+    assert (times.sum(axis=1) == 5).all()
+    assert np.allclose(times.mean(axis=0), 1, atol=0.05)
+    assert np.allclose(np.cov(times.T), np.eye(5) - 1 / 5, atol=0.05)
 
 
 def test_metrics_that_share_resamples_have_the_summaries_of_each_alone() -> None:
