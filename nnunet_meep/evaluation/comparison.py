@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.case_results import RoiResult
 from nnunet_meep.evaluation.metrics.case_ranking import STATISTICS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE, CLASS_TABLE, TOP_LABEL_TABLE
 from nnunet_meep.evaluation.metrics.metric import Better
 from nnunet_meep.evaluation.metrics.repeated import mean_of_defined
 from nnunet_meep.evaluation.metrics.scores import cases_not_segmented
 from nnunet_meep.evaluation.result_format import TOP_LABEL, malformed, none_to_nan
-from nnunet_meep.evaluation.results import Evaluation, RoiResult
+from nnunet_meep.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     import pandas

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.case_results import CaseResult, CaseTable, RoiResult
 from nnunet_meep.evaluation.counting.bins import (
     CLIP,
     CellTotals,
@@ -24,7 +25,7 @@ from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_RESAMPLES,
     BOOTSTRAP_SEED,
 )
-from nnunet_meep.evaluation.results import CaseResult, Evaluation, RoiResult, Sources
+from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
@@ -141,7 +142,7 @@ def evaluate(
         "version": __version__,
     }
 
-    results: list[CaseResult] = []
+    results = CaseTable()
     files: dict[str, dict[str, str]] = {}
     n_kept = 0
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}

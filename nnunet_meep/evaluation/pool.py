@@ -21,6 +21,7 @@ import numpy as np
 
 from nnunet_meep.atomic import remove_left_over
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.case_results import CaseResult
 from nnunet_meep.evaluation.counting import cache
 from nnunet_meep.evaluation.counting.bins import FEW_VOXELS, CaseSums, grid
 from nnunet_meep.evaluation.counting.class_counts import class_sums
@@ -30,7 +31,6 @@ from nnunet_meep.evaluation.metrics.scores import (
     class_metrics,
     top_label_metrics,
 )
-from nnunet_meep.evaluation.results import CaseResult
 from nnunet_meep.evaluation.roi_results import roi_result, whole_image
 from nnunet_meep.garbage import collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,10 @@ def nan_to_none(value: Any) -> Any:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a result with NaN as null, entry by entry: thousands of cases are not copied for it.
 
+    Args:
+        path: the new file.
+        content: the result; an iterator is written as a list. It has at least one entry.
+
     Raises:
         OSError: the file cannot be written.
     """
@@ -107,12 +111,22 @@ def _without_nan(value: Any) -> Any:
     """:func:`nan_to_none`, which waits with each entry of a list until it is asked for."""
     if isinstance(value, dict):
         return {k: _without_nan(v) for k, v in value.items()}
-    return _Lazily(value) if isinstance(value, list) else nan_to_none(value)
+    if isinstance(value, Iterator) or (value and isinstance(value, list)):
+        return _Lazily(value)
+    return nan_to_none(value)
 
 
 class _Lazily(list[Any]):
+    """A list, not empty, whose entries are not all there at once."""
+
+    def __init__(self, entries: Iterable[Any]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return 1  # only whether it is empty is looked at
+
     def __iter__(self) -> Iterator[Any]:
-        return map(nan_to_none, super().__iter__())
+        return map(nan_to_none, self._entries)
 
 
 def none_to_nan(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.case_results import CaseResult, RoiResult
 from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.lesion_results import lesions_from_dict, lesions_to_dict
 from nnunet_meep.evaluation.metrics.case_ranking import case_ranking
@@ -19,58 +21,6 @@ from nnunet_meep.nnunet_files.networks import Network
 
 if TYPE_CHECKING:
     import pandas
-
-
-@dataclass(frozen=True)
-class RoiResult:
-    """The metrics over the voxels of an ROI.
-
-    Attributes:
-        classes: the metrics of each class, by its key (as in ``Labels.keys``).
-        top_label: the metrics of the top label and ``classwise_ece``; None for nnU-Net's regions.
-        bins: for each class and ``top_label``: ``edges``, ``count``, ``mean_p``, ``mean_y``.
-        risk_coverage: ``coverage`` and ``risk`` for ``top_label``, or for each region; empty for
-            single cases.
-    """
-
-    classes: dict[str, dict[str, float]]
-    top_label: dict[str, float] | None
-    bins: dict[str, dict[str, list[float]]]
-    risk_coverage: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def metrics(self, key: str) -> dict[str, float]:
-        """The metrics of a class or of ``top_label``; raises ``KeyError`` if there is none."""
-        if key != TOP_LABEL:
-            return self.classes[key]
-        if self.top_label is None:
-            raise KeyError(key)
-        return self.top_label
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """The metrics of one case.
-
-    Attributes:
-        case: its name.
-        n_clipped: number of probabilities that were outside [0, 1] by rounding and were clipped.
-        n_not_argmax: number of voxels where the segmentation file differs from what nnU-Net's rule
-            derives from the probabilities; None if there is no file.
-        rois: its metrics in each ROI, by the ROI's name.
-        lesions: its components over the whole image, by class key; None if not requested.
-    """
-
-    case: str
-    n_clipped: int
-    n_not_argmax: int | None
-    rois: dict[str, RoiResult]
-    lesions: dict[str, Lesions] | None = None
-
-    @property
-    def has_class(self) -> bool:
-        """Whether its reference contains any class inside the evaluated ROIs."""
-        of_classes = (c for r in self.rois.values() for c in r.classes.values())
-        return any(not math.isnan(metrics["brier_plus"]) for metrics in of_classes)
 
 
 @dataclass(frozen=True)
@@ -104,7 +54,7 @@ class Evaluation:
     """
 
     classes: dict[str, str]
-    cases: list[CaseResult]
+    cases: Sequence[CaseResult]
     pooled: dict[str, RoiResult]
     settings: dict[str, Any]
     not_predicted: list[str]
@@ -189,16 +139,21 @@ class Evaluation:
 
         return pandas.DataFrame(list(self.rows()), columns=self.columns)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of ``calibration.json``, with NaN where a number does not exist."""
+    def to_dict(self, listed: Callable[[Iterator[Any]], Any] = list) -> dict[str, Any]:
+        """The content of ``calibration.json``, with NaN where a number does not exist.
+
+        Args:
+            listed: what makes ``cases`` of its entries. With ``iter``, they are made one by one
+                while the content is written.
+        """
         first, *others = self.pooled
         return {
             "schema": SCHEMA,
             "settings": self.settings,
             "network": self.network.to_dict(),
             "calibrators": self.calibrators,
-            **self.roi_to_dict(first),
-            "by_roi": {name: self.roi_to_dict(name) for name in others},
+            **self.roi_to_dict(first, listed),
+            "by_roi": {name: self.roi_to_dict(name, listed) for name in others},
             "lesions": self.lesions
             and lesions_to_dict(self.lesions, list(self.classes), self.settings["bins"]),
             "not_predicted": self.not_predicted,
@@ -250,37 +205,41 @@ class Evaluation:
             written=content.get("origin", {}).get("written", ""),
         )
 
-    def _over_cases(self, results: Sequence[RoiResult]) -> dict[str, dict[str, Any]]:
-        """By class key and by metric, the result of :func:`.over_cases`."""
-        values = {
-            (key, metric): [r.classes[key][metric] for r in results]
-            for key in self.classes
-            for metric in self.class_metrics
-        }
-        for metric in self.top_label_metrics:
-            values[TOP_LABEL, metric] = [r.top_label[metric] for r in results if r.top_label]
-        summaries: dict[str, dict[str, Any]] = {key: {} for key, _ in values}
-        for (key, metric), summary in zip(values, over_cases([*values.values()]), strict=True):
-            summaries[key][metric] = summary
-        return summaries
+    def _values(self, roi: str) -> dict[str, dict[str, array[float]]]:
+        """By class key and by metric, the values of all cases."""
+        metrics = dict.fromkeys(self.classes, self.class_metrics)
+        if self.top_label_metrics:
+            metrics[TOP_LABEL] = self.top_label_metrics
+        values = {key: {m: array("d") for m in of_key} for key, of_key in metrics.items()}
+        for case in self.cases:
+            for key, of_key in values.items():
+                found = case.rois[roi].metrics(key)
+                for metric, of_metric in of_key.items():
+                    of_metric.append(found[metric])
+        return values
 
-    def roi_to_dict(self, roi: str) -> dict[str, Any]:
+    def roi_to_dict(
+        self, roi: str, listed: Callable[[Iterator[Any]], Any] = list
+    ) -> dict[str, Any]:
         """``classes``, ``top_label`` and ``cases`` of one ROI.
 
         ``ranking`` of a class is the result of :func:`.case_ranking`.
+
+        Args:
+            roi: its name.
+            listed: what makes ``cases`` of its entries.
         """
         pooled = self.pooled[roi]
-        cases = [(case, case.rois[roi]) for case in self.cases]
-        per_case = self._over_cases([result for _, result in cases])
+        values = self._values(roi)
+        summaries = iter(over_cases([v for of_key in values.values() for v in of_key.values()]))
+        per_case = {key: {m: next(summaries) for m in of_key} for key, of_key in values.items()}
+        undefined = [math.nan] * len(self.cases)
         classes = {
             key: {
                 "name": name,
                 "per_case": per_case[key],
                 "ranking": case_ranking(
-                    *(
-                        [r.classes[key].get(metric, math.nan) for _, r in cases]
-                        for metric in ("dice_expected", "dice")
-                    )
+                    *(values[key].get(metric, undefined) for metric in ("dice_expected", "dice"))
                 ),
                 "pooled": {**pooled.classes[key], **_curves(pooled, key)},
             }
@@ -301,17 +260,7 @@ class Evaluation:
         return {
             "classes": classes,
             "top_label": top_label,
-            "cases": [
-                {
-                    "case": case.case,
-                    "classes": r.classes,
-                    "top_label": r.top_label,
-                    "n_clipped": case.n_clipped,
-                    "n_not_argmax": case.n_not_argmax,
-                    "bins": {key: _without_edges(bins) for key, bins in r.bins.items()},
-                }
-                for case, r in cases
-            ],
+            "cases": listed(_case_to_dict(case, case.rois[roi]) for case in self.cases),
         }
 
 
@@ -341,6 +290,17 @@ class Sources:
         return cls(
             path("gt_folder"), tuple(map(Path, folders)), path("dataset_json"), path("plans_json")
         )
+
+
+def _case_to_dict(case: CaseResult, result: RoiResult) -> dict[str, Any]:
+    return {
+        "case": case.case,
+        "classes": result.classes,
+        "top_label": result.top_label,
+        "n_clipped": case.n_clipped,
+        "n_not_argmax": case.n_not_argmax,
+        "bins": {key: _without_edges(bins) for key, bins in result.bins.items()},
+    }
 
 
 def _without_edges(bins: dict[str, list[float]]) -> dict[str, list[float]]:

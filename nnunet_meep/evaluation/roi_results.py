@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from nnunet_meep.evaluation.case_results import RoiResult
 from nnunet_meep.evaluation.counting.bins import CaseSums, Grid, RoiSums
 from nnunet_meep.evaluation.metrics.calibration import binned_metrics, reliability_bins
 from nnunet_meep.evaluation.metrics.lesions import lesion_metrics
 from nnunet_meep.evaluation.metrics.risk_coverage import risk_coverage
 from nnunet_meep.evaluation.metrics.scores import class_metrics, error_metrics, top_label_metrics
 from nnunet_meep.evaluation.result_format import TOP_LABEL
-from nnunet_meep.evaluation.results import RoiResult
 from nnunet_meep.nnunet_files.labels import Labels
 
 

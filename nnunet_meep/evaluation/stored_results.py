@@ -51,7 +51,7 @@ def write_evaluation(evaluation: Evaluation, path: Path, folder: Path) -> None:
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **_as_seen_from(folder, evaluation.sources),
     }
-    write_json(path, {**evaluation.to_dict(), "origin": origin})
+    write_json(path, {**evaluation.to_dict(iter), "origin": origin})
 
 
 def find_result(folder: Path) -> Path | None:

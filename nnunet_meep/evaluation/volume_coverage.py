@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_meep.evaluation.results import CaseResult, Evaluation
+from nnunet_meep.evaluation.case_results import CaseResult
+from nnunet_meep.evaluation.results import Evaluation
 from nnunet_meep.nnunet_files.derived import VolumeIntervals
 
 #: Intervals are those of whole images.
