@@ -127,6 +127,31 @@ class CaseTable(Sequence[CaseResult]):
         return row
 
 
+class BinsOfCases(Sequence[dict[str, list[float]]]):
+    """The bins of one class in each case, also made anew when they are asked for.
+
+    Args:
+        cases: the cases.
+        roi: name of the ROI.
+        key: class key, or ``top_label``.
+    """
+
+    def __init__(self, cases: Sequence[CaseResult], roi: str, key: str) -> None:
+        self._cases, self._roi, self._key = cases, roi, key
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, list[float]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> BinsOfCases: ...
+    def __getitem__(self, index: int | slice) -> dict[str, list[float]] | BinsOfCases:
+        if isinstance(index, slice):
+            return BinsOfCases(self._cases[index], self._roi, self._key)
+        return self._cases[index].rois[self._roi].bins[self._key]
+
+
 _BINS = ("count", "mean_p", "mean_y")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from nnunet_meep import __version__
@@ -155,7 +156,8 @@ def evaluate(
                 continue
             n_kept += outcome.was_kept
             results.append(outcome.result)
-            files[case.name] = outcome.files
+            # Read by another process, each case has its own copies of the same names.
+            files[case.name] = {intern(role): f for role, f in outcome.files.items()}
             for name, total in totals.items():
                 total.add(outcome.sums.rois[name])
     if not results:

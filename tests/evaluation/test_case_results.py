@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_meep.evaluation.case_results import CaseResult, CaseTable, RoiResult
+from nnunet_meep.evaluation.case_results import BinsOfCases, CaseResult, CaseTable, RoiResult
 
 #: As metrics are: whole numbers, others, and undefined ones.
 numbers = st.one_of(st.integers(0, 2**40), st.floats(allow_nan=False), st.just(math.nan))
@@ -55,6 +55,14 @@ def test_a_table_gives_back_its_cases(cases) -> None:
     assert table[-1] == cases[-1]
     assert table[1:] == cases[1:]
     assert table != [*cases, cases[0]]
+
+
+@given(tables())
+def test_bins_of_cases_are_those_of_each_case(cases) -> None:
+    for roi, key in [(roi, key) for roi, of_roi in cases[0].rois.items() for key in of_roi.bins]:
+        bins = BinsOfCases(cases, roi, key)
+        assert [*bins] == [case.rois[roi].bins[key] for case in cases]
+        assert [*bins[1:]] == [*bins][1:]
 
 
 def one_class(dice, count=(3, 0)):

@@ -16,8 +16,8 @@ has.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -306,21 +306,27 @@ class ClassTotals:
 
     def __init__(self, n_cells: int) -> None:
         self._cells = CellTotals(n_cells)
-        self._scalars: dict[str, list[float]] = {
-            f.name: [] for f in fields(ClassSums) if f.name != "cells"
-        }
+        # Rational numbers: exact, and of thousands of cases no larger than of one.
+        self._scalars = {f.name: Fraction() for f in fields(ClassSums) if f.name != "cells"}
+        self._floats: set[str] = set()
+        self._undefined: dict[str, float] = {}
 
     def add(self, sums: ClassSums) -> None:
         """Add the sums of one more case."""
         self._cells.add(sums.cells)
-        for name, values in self._scalars.items():
-            values.append(getattr(sums, name))
+        for name in self._scalars:
+            value = getattr(sums, name)
+            if math.isnan(value):  # a volume, if the size of a voxel is not known
+                self._undefined[name] = value
+                continue
+            self._scalars[name] += Fraction(value)
+            if not isinstance(value, int):
+                self._floats.add(name)
 
     def total(self) -> ClassSums:
         """The sums over all cases."""
-        exact = {k: _exact_sum(values) for k, values in self._scalars.items()}
-        return ClassSums(cells=self._cells.total(), **exact)  # type: ignore[arg-type]
-
-
-def _exact_sum(values: Sequence[float]) -> float:
-    return sum(values) if all(isinstance(v, int) for v in values) else math.fsum(values)
+        scalars = {
+            name: float(total) if name in self._floats else int(total)
+            for name, total in self._scalars.items()
+        } | self._undefined
+        return ClassSums(cells=self._cells.total(), **scalars)  # type: ignore[arg-type]

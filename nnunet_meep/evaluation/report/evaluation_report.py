@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_meep.atomic import replacing_files
+from nnunet_meep.evaluation.case_results import BinsOfCases
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
@@ -69,7 +70,7 @@ def _pictures(evaluation: Evaluation) -> dict[str, Callable[[], Figure]]:
                 Layer(
                     "all cases",
                     pooled.bins[key],
-                    [case.rois[evaluation.roi].bins[key] for case in evaluation.cases],
+                    BinsOfCases(evaluation.cases, evaluation.roi, key),
                 )
             ]
             for key, name in evaluation.classes.items()
