@@ -15,6 +15,8 @@ BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 #: So many numbers of resamples are held as float64 at once: few enough for a processor's cache.
 AT_ONCE = 1 << 19
+#: The intervals of metrics are computed together for about so many values.
+_VALUES_AT_ONCE = 1 << 18
 #: Resamples of up to so many bytes are kept for the next metrics; larger ones are drawn again.
 KEPT = 1 << 25
 
@@ -48,13 +50,20 @@ def over_cases(metrics: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
         if n > 1:
             by_n[n].append((summary, defined))
     for n, of_n in by_n.items():
-        defined = np.stack([values for _, values in of_n], axis=1)
-        mean = np.array([summary["mean"] for summary, _ in of_n])
-        resampled = np.concatenate([part @ defined for part in resamples(n)]) / n
-        ends = bca_interval(mean, resampled, (n * mean - defined) / (n - 1))
-        for (summary, _), ci95 in zip(of_n, ends.T.tolist(), strict=True):
-            summary["ci95"] = ci95
+        at_once = max(1, _VALUES_AT_ONCE // n)
+        for start in range(0, len(of_n), at_once):
+            _add_intervals(n, of_n[start : start + at_once])
     return summaries
+
+
+def _add_intervals(n: int, metrics: list[tuple[dict[str, Any], NDArray[np.float64]]]) -> None:
+    """Add ``ci95`` to the summaries of metrics that are each defined for n cases."""
+    defined = np.stack([values for _, values in metrics], axis=1)
+    mean = np.array([summary["mean"] for summary, _ in metrics])
+    resampled = np.concatenate([part @ defined for part in resamples(n)]) / n
+    ends = bca_interval(mean, resampled, (n * mean - defined) / (n - 1))
+    for (summary, _), ci95 in zip(metrics, ends.T.tolist(), strict=True):
+        summary["ci95"] = ci95
 
 
 def bca_interval(
