@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-# Python's default is 700 new objects.
+_USUAL = gc.get_threshold()  # of new objects; 700 until Python 3.11
 _NEW_OBJECTS = 50_000
 
 
@@ -15,3 +15,12 @@ def collect_rarely() -> None:
     time in which a command starts would be spent looking through them.
     """
     gc.set_threshold(_NEW_OBJECTS)
+
+
+def collect_as_usual() -> None:
+    """Look for garbage as often as Python does by default, once all is imported.
+
+    Each case leaves some garbage (numpy reads the header of an array with closures that refer to
+    each other). Of thousands of cases it would take more memory than their results.
+    """
+    gc.set_threshold(*_USUAL)

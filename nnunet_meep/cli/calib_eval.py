@@ -18,6 +18,7 @@ from nnunet_meep.cli._folders import (
 )
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
+from nnunet_meep.garbage import collect_as_usual
 
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
@@ -213,6 +214,7 @@ def _import_for_pictures() -> None:
     with suppress(Exception):  # what is wrong is said when it is needed
         for name in _FOR_PICTURES:
             import_module(name)
+    collect_as_usual()
 
 
 def _count_part(options: argparse.Namespace, arguments: dict[str, Any]) -> None:

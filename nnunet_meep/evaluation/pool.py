@@ -32,7 +32,7 @@ from nnunet_meep.evaluation.metrics.scores import (
     top_label_metrics,
 )
 from nnunet_meep.evaluation.roi_results import roi_result, whole_image
-from nnunet_meep.garbage import collect_rarely
+from nnunet_meep.garbage import collect_as_usual, collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
@@ -46,6 +46,8 @@ class Finished:
     files: dict[str, str]
     was_kept: bool
 
+
+_MANY_CASES = 500
 
 Outcomes: TypeAlias = "Generator[Finished | InputError, None, None]"
 
@@ -136,8 +138,9 @@ class Job:
         finally:
             if not is_done:
                 ours.close()  # the workers end at once
-            # If no work is left, they exit while the results are written.
-            pool.shutdown(wait=not is_done, cancel_futures=True)
+            # If no work is left, they exit while the results are written; but after many cases,
+            # which themselves take memory then, before that.
+            pool.shutdown(wait=not is_done or len(cases) > _MANY_CASES, cancel_futures=True)
             if not is_done and self.keep is not None:
                 remove_left_over(self.keep)
 
@@ -216,7 +219,9 @@ class Job:
         self, case: Case, key: dict[str, Any], reference: PackedReference
     ) -> Finished:
         """Both, with the reference as it comes from another process."""
-        return self.finish(case, key, self.count(case, key, reference.unpacked()), False)
+        finished = self.finish(case, key, self.count(case, key, reference.unpacked()), False)
+        collect_as_usual()  # all is imported
+        return finished
 
 
 @contextmanager
