@@ -57,7 +57,8 @@ def main() -> None:
         for reference, models in _compared(plan, data, trainings):
             if reference in models:
                 print(_table_of_models(models, given.roi), end="\n\n")
-        print(_table_of_trainings(trainings, given.roi))
+        if trainings:
+            print(_table_of_trainings(trainings, given.roi))
 
 
 def _compared(
