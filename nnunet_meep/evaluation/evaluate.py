@@ -199,11 +199,11 @@ def _calibrators(
     found = []
     for folder in pred_folders:
         calibrator = applied_calibrator(folder)
-        mine = [result for result in results if folder_of[result.case] == folder]
-        noted = [r.case for r in mine if "calibrator" in files[r.case]]
         if calibrator is None:
+            noted = [c for c in files if folder_of[c] == folder and "calibrator" in files[c]]
             found += [UNKNOWN_CALIBRATOR.to_dict([], len(noted))] * bool(noted)
         else:
+            mine = [result for result in results if folder_of[result.case] == folder]
             for result in mine:
                 if files[result.case].get("calibrator") != calibrator.identity:
                     raise InputError(
