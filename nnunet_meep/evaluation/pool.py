@@ -47,6 +47,7 @@ class Finished:
     was_kept: bool
 
 
+#: The results of more cases than these take memory worth waiting for.
 _MANY_CASES = 500
 
 Outcomes: TypeAlias = "Generator[Finished | InputError, None, None]"
