@@ -152,8 +152,12 @@ class Evaluation:
             "settings": self.settings,
             "network": self.network.to_dict(),
             "calibrators": self.calibrators,
-            **self.roi_to_dict(first, listed),
-            "by_roi": {name: self.roi_to_dict(name, listed) for name in others},
+            **self.roi_to_dict(first),
+            "cases": self._cases_to_dicts(first, listed),
+            "by_roi": {
+                name: {**self.roi_to_dict(name), "cases": self._cases_to_dicts(name, listed)}
+                for name in others
+            },
             "lesions": self.lesions
             and lesions_to_dict(self.lesions, list(self.classes), self.settings["bins"]),
             "not_predicted": self.not_predicted,
@@ -218,16 +222,13 @@ class Evaluation:
                     of_metric.append(found[metric])
         return values
 
-    def roi_to_dict(
-        self, roi: str, listed: Callable[[Iterator[Any]], Any] = list
-    ) -> dict[str, Any]:
-        """``classes``, ``top_label`` and ``cases`` of one ROI.
+    def _cases_to_dicts(self, roi: str, listed: Callable[[Iterator[Any]], Any]) -> Any:
+        return listed(_case_to_dict(case, case.rois[roi]) for case in self.cases)
+
+    def roi_to_dict(self, roi: str) -> dict[str, Any]:
+        """``classes`` and ``top_label`` of the ROI with this name.
 
         ``ranking`` of a class is the result of :func:`.case_ranking`.
-
-        Args:
-            roi: its name.
-            listed: what makes ``cases`` of its entries.
         """
         pooled = self.pooled[roi]
         values = self._values(roi)
@@ -257,11 +258,7 @@ class Evaluation:
                 "per_case": of_top,
                 "pooled": {**all_voxels, **_curves(pooled, TOP_LABEL)},
             }
-        return {
-            "classes": classes,
-            "top_label": top_label,
-            "cases": listed(_case_to_dict(case, case.rois[roi]) for case in self.cases),
-        }
+        return {"classes": classes, "top_label": top_label}
 
 
 @dataclass(frozen=True)

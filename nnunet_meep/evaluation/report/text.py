@@ -30,7 +30,7 @@ def table(evaluation: Evaluation) -> str:
     for roi in evaluation.pooled:
         result = evaluation.roi_to_dict(roi)
         lines = _class_table(result["classes"], evaluation.class_metrics, mark)
-        lines += [*_not_segmented(result), *_errors(evaluation, result)]
+        lines += [*_not_segmented(evaluation, roi), *_errors(evaluation, result)]
         lines += _scans(result)
         lines += coverage_lines(evaluation) if with_intervals([roi]) else []
         parts.append("\n".join([f"ROI: {describe(roi)}", *lines]))
@@ -68,18 +68,16 @@ def _class_table(classes: dict[str, Any], computed: Sequence[str], mark: str) ->
     return text_table(rows).splitlines()
 
 
-def _not_segmented(result: dict[str, Any]) -> list[str]:
+def _not_segmented(evaluation: Evaluation, roi: str) -> list[str]:
     """A line for each class whose Dice is 0 in every case whose reference has it."""
     lines = []
-    for key, entry in result["classes"].items():
-        of_class = [case["classes"][key] for case in result["cases"]]
-        n = cases_not_segmented(
-            [metrics["dice"] for metrics in of_class],
-            [metrics["brier_plus"] for metrics in of_class],
-        )
-        if n:
+    for key, name in evaluation.classes.items():
+        of_class = (case.rois[roi].classes[key] for case in evaluation.cases)
+        pairs = ((metrics["dice"], metrics["brier_plus"]) for metrics in of_class)
+        dice, brier_plus = zip(*pairs, strict=True)
+        if n := cases_not_segmented(dice, brier_plus):
             where = f"all {n} cases that have it" if n > 1 else "the one case that has it"
-            lines.append(f"Not segmented: {key} {entry['name']} (Dice 0 in {where})")
+            lines.append(f"Not segmented: {key} {name} (Dice 0 in {where})")
     return lines
 
 
