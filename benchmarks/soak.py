@@ -31,8 +31,7 @@ SMALL = (8, 16, 16)
 CLASSES = ("Anterior", "Posterior")
 NOTE = """\
 The memory is that of all processes, one for each core and one that reads the references. The
-numbers of each case stay in memory until they are written (about 2 kB each). Of large cases, 100
-take little more than 10. The resamples of the bootstrap are kept for up to 3,355 cases; of more
+numbers of each case go to a temporary file; less than 1 kB of each stays in memory. The resamples of the bootstrap are kept for up to 3,355 cases; of more
 they are drawn again for each table and picture.
 """
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+import weakref
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, overload
+from typing import IO, Any, overload
 
 from nnunet_meep.evaluation.counting.components import Lesions
 from nnunet_meep.evaluation.result_format import TOP_LABEL
@@ -65,27 +69,44 @@ class CaseResult:
         return any(not math.isnan(metrics["brier_plus"]) for metrics in of_classes)
 
 
+#: 1 MB, of some hundred cases.
+_NUMBERS_IN_MEMORY = 1 << 17
+
+
 class CaseTable(Sequence[CaseResult]):
     """The results of cases that have the same ROIs, classes, metrics and bins.
 
-    Only their numbers are kept, as float64, which takes a sixth of the memory of the results as
-    objects. Each result is made anew when it is asked for.
+    Only their numbers are kept, as float64: in memory as long as they are few, then in a temporary
+    file without a name, which is gone with the process. Each result is made anew when it is asked
+    for.
+
+    Args:
+        cases: the first ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cases: Iterable[CaseResult] = ()) -> None:
         self._first: CaseResult | None = None
         self._names: list[Any] = []
+        self._stored: IO[bytes] | None = None
+        self._n_stored = 0
+        #: The numbers that are not in the file, of the last cases.
         self._numbers = array("d")
         self._n_numbers = 0
         #: The metrics, by their place among the numbers of a case, that were an integer.
         self._integers: set[int] = set()
         self._others: list[tuple[str, int, int | None, dict[str, Lesions] | None]] = []
+        for case in cases:
+            self.append(case)
+
+    def __reduce__(self) -> tuple[type[CaseTable], tuple[list[CaseResult]]]:
+        return CaseTable, (list(self),)  # a copy has a file of its own
 
     def append(self, case: CaseResult) -> None:
         """Add a case.
 
         Raises:
             ValueError: its ROIs, classes, metrics or bins are not those of the first one.
+            OSError: the folder for temporary files has no room for the numbers.
         """
         names = _names(case)
         if self._first is None:
@@ -97,6 +118,25 @@ class CaseTable(Sequence[CaseResult]):
         self._integers.update(i for i, value in enumerate(numbers) if isinstance(value, int))
         self._numbers.extend(numbers)
         self._others.append((case.case, case.n_clipped, case.n_not_argmax, case.lesions))
+        if len(self._numbers) >= _NUMBERS_IN_MEMORY:
+            self._store()
+
+    def _store(self) -> None:
+        try:
+            if self._stored is None:
+                self._stored = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the table
+                weakref.finalize(self, self._stored.close)
+            self._stored.seek(0, os.SEEK_END)
+            self._numbers.tofile(self._stored)
+            self._stored.flush()
+        except OSError as error:
+            if self._stored is not None:
+                with suppress(OSError):  # it tries to write once more
+                    self._stored.close()
+            error.filename = tempfile.gettempdir()
+            raise
+        self._n_stored += len(self._numbers)
+        self._numbers = array("d")
 
     def __len__(self) -> int:
         return len(self._others)
@@ -110,16 +150,22 @@ class CaseTable(Sequence[CaseResult]):
             return [self[i] for i in range(*index.indices(len(self)))]
         case, n_clipped, n_not_argmax, lesions = self._others[index]
         assert self._first is not None
-        start = range(len(self))[index] * self._n_numbers
-        row = iter(self._row(self._numbers[start : start + self._n_numbers]))
+        row = iter(self._row(range(len(self))[index] * self._n_numbers))
         rois = {name: _like(first, row) for name, first in self._first.rois.items()}
         return CaseResult(case, n_clipped, n_not_argmax, rois, lesions)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    def _row(self, numbers: array[float]) -> list[float]:
+    def _row(self, start: int) -> list[float]:
         """The numbers of a case as they were; NaN is ``math.nan``, equal to itself in a list."""
+        if self._stored is not None and start < self._n_stored:
+            numbers = array("d")
+            self._stored.seek(start * numbers.itemsize)
+            numbers.fromfile(self._stored, self._n_numbers)
+        else:
+            start -= self._n_stored
+            numbers = self._numbers[start : start + self._n_numbers]
         row = [math.nan if math.isnan(value) else value for value in numbers]
         for i in self._integers:
             if row[i].is_integer():

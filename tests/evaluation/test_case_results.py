@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnunet_meep.errors import described
+from nnunet_meep.evaluation import case_results
 from nnunet_meep.evaluation.case_results import BinsOfCases, CaseResult, CaseTable, RoiResult
 
 #: As metrics are: whole numbers, others, and undefined ones.
@@ -44,17 +49,23 @@ def tables(draw):
     ]
 
 
+@pytest.mark.parametrize("n_in_memory", [1, 40, 10**6])
 @given(tables())
-def test_a_table_gives_back_its_cases(cases) -> None:
-    table = CaseTable()
-    for case in cases:
-        table.append(case)
+def test_a_table_gives_back_its_cases(n_in_memory, cases) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(case_results, "_NUMBERS_IN_MEMORY", n_in_memory)
+        table = CaseTable(cases)
     assert len(table) == len(cases)
     assert table == cases
     assert cases == table
     assert table[-1] == cases[-1]
     assert table[1:] == cases[1:]
     assert table != [*cases, cases[0]]
+    copied = copy.deepcopy(table)
+    table.append(cases[0])
+    assert copied == cases
+    assert [*table] == [*cases, cases[0]]
+    assert table[0] == cases[0]  # read after a later one was written
 
 
 @given(tables())
@@ -97,8 +108,16 @@ def test_cases_with_other_names_do_not_fit(other) -> None:
         table.append(CaseResult("b", 0, 0, {"image": other}))
 
 
-def test_many_cases_take_little_more_than_their_numbers() -> None:
-    """20 metrics and 3 times 15 bins of 3 keys: 195 numbers of 8 bytes."""
+def test_no_room_for_the_numbers_names_the_folder(monkeypatch) -> None:
+    monkeypatch.setattr(case_results, "_NUMBERS_IN_MEMORY", 1)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left") as caught:
+        CaseTable([CaseResult("a", 0, 0, {"image": one_class(0.5)})])
+    assert described(caught.value) == f"{tempfile.gettempdir()}: No space left on device"
+
+
+def test_many_cases_take_little_memory() -> None:
+    """20 metrics and 3 times 15 bins of 3 keys: 195 numbers of 8 bytes in each case."""
     rng = np.random.default_rng(0)
 
     def case(i):
@@ -111,8 +130,12 @@ def test_many_cases_take_little_more_than_their_numbers() -> None:
         table = CaseTable()
         for i in range(1000):
             table.append(case(i))
-        kept, _ = tracemalloc.get_traced_memory()
+        after_1000, _ = tracemalloc.get_traced_memory()
+        for i in range(1000, 2000):
+            table.append(case(i))
+        after_2000, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(table) == 1000
-    assert kept < 1000 * 2000
+    assert len(table) == 2000
+    assert after_1000 < 1000 * 2000
+    assert after_2000 < after_1000 + 2**20
