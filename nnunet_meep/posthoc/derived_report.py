@@ -134,11 +134,17 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
             f"{c.name}: {counted(n - c.n_with, 'reference')} without it; not counted for Dice, "
             f"and with a false-negative rate of 0"
         )
+    labels = fit.calibrator.labels
+    exclude_each_other = not labels.is_region_based and len(labels.classes) > 1
     if thresholds is None or thresholds.fnr is None:
         lines.append("Each class on its own: where its probability is above the threshold.")
+        if exclude_each_other:
+            lines.append(
+                "As the classes exclude each other, Dice and FNR of the segmentations differ, also "
+                "of nnU-Net's:\nmeep-calib-eval computes them."
+            )
         return lines
-    labels = fit.calibrator.labels
-    if not labels.is_region_based and len(labels.classes) > 1:
+    if exclude_each_other:
         lines.append(
             "The classes exclude each other: all have the same threshold, the lowest that one "
             "of them needs."

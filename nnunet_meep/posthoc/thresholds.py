@@ -87,9 +87,11 @@ def learn_thresholds(
             total.add(*counts)
     if not any(total.n_with for total in totals):
         raise InputError("threshold: nothing to learn: the references have none of the classes")
+    if fnr is not None:
+        _refuse_rate(dict(zip(labels.names, totals, strict=True)), fnr, compete)
     chosen = {
-        key: _best_dice(total) if fnr is None else _largest(total, name, fnr, compete)
-        for key, name, total in zip(labels.keys, labels.names, totals, strict=True)
+        key: _best_dice(total) if fnr is None else _largest(total, fnr)
+        for key, total in zip(labels.keys, totals, strict=True)
         if total.n_with
     }
     if compete:
@@ -159,21 +161,34 @@ def _best_dice(total: _Totals) -> int:
     return int(best[np.abs(best - HALF).argmin()])
 
 
-def _largest(total: _Totals, name: str, fnr: float, compete: bool) -> int:
-    """The largest threshold that keeps the false-negative rate."""
+def _refuse_rate(totals: dict[str, _Totals], fnr: float, compete: bool) -> None:
+    """Refuse a false-negative rate that no threshold of some class keeps.
+
+    Raises:
+        InputError: with the class, by its name, that misses most voxels.
+    """
+    name, total = max(totals.items(), key=lambda item: float(item[1].fnr[0]))
     n = total.n_cases
     if n < fewest_for_risk(fnr):
         raise InputError(
             f"fnr {fnr:g}: expected {fewest_for_risk(fnr)} cases at least for a false-negative "
             f"rate of {100 * fnr:g} %, got {n}; give more cases, or a larger rate"
         )
-    kept = np.flatnonzero(keeps_risk(total.fnr, n, fnr))
-    if not len(kept):
+    if not keeps_risk(total.fnr[:1], n, fnr).any():
         others = " or another class has a larger one" if compete else ""
         least = math.ceil(1000 * (total.fnr[0] + 1) / (n + 1)) / 1000
+        what_to_do = (
+            f"give a rate of {least:g} at least"
+            if least < 1
+            else "no rate can be kept, the network does not segment it"
+        )
         raise InputError(
             f"fnr {fnr:g}: expected a threshold that keeps this false-negative rate, found none "
             f"for {name}: the lowest one misses {total.mean_fnr[0]:.1%} of its voxels, on average "
-            f"over {n} cases, as their p is 0{others}; give a rate of {least:g} at least"
+            f"over {n} cases, as their p is 0{others}; {what_to_do}"
         )
-    return int(kept[-1])
+
+
+def _largest(total: _Totals, fnr: float) -> int:
+    """The largest threshold that keeps the false-negative rate."""
+    return int(np.flatnonzero(keeps_risk(total.fnr, total.n_cases, fnr))[-1])

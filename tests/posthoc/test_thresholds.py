@@ -194,6 +194,21 @@ def test_what_cannot_be_kept_is_refused():
             nm.fit_thresholds(p, y, fnr=wrong)
 
 
+def test_the_rate_that_can_be_kept_is_that_of_the_worst_class():
+    y = np.array([1, 1, 2, 2, 2, 2])
+    found = {1: [0], 2: [2]}  # half of the one, a quarter of the other
+    p = np.zeros((3, 6))
+    for label, voxels in found.items():
+        p[label, voxels] = 0.9
+    p[0] = 1 - p.sum(axis=0)
+    with pytest.raises(InputError, match=r"for 2: .* misses 75\.0% .* a rate of 0\.775 at least"):
+        nm.fit_thresholds([p] * 9, [y] * 9, fnr=0.2)
+    assert nm.fit_thresholds([p] * 9, [y] * 9, fnr=0.775).thresholds.fnr == 0.775
+    p[:, 2] = 1, 0, 0
+    with pytest.raises(InputError, match=r"found none for 2: .*; no rate can be kept, the network"):
+        nm.fit_thresholds([p] * 9, [y] * 9, fnr=0.9)
+
+
 def test_after_another_calibrator():
     """Of the probabilities that it gives; a threshold moves with them and segments the same."""
     rng = np.random.default_rng(0)
