@@ -54,13 +54,20 @@ def of_models(lines: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def fold_notes(incomplete_folds: Sequence[dict[str, Any]]) -> list[str]:
-    """One line for each fold in :meth:`.Predictions.incomplete_folds`."""
-    return [
-        f"fold {fold['fold']} is {'not complete' if fold['evaluated'] else 'missing'}: "
-        f"{len(fold['missing'])} of its {fold['n_cases']} validation cases have no prediction: "
-        f"{named(fold['missing'])}"
+    """A line for each fold of :meth:`.Predictions.incomplete_folds`; one for all without any."""
+    absent = [fold for fold in incomplete_folds if not fold["evaluated"]]
+    lines = [
+        f"fold {fold['fold']} is not complete: {len(fold['missing'])} of its {fold['n_cases']} "
+        f"validation cases have no prediction: {named(fold['missing'])}"
         for fold in incomplete_folds
+        if fold["evaluated"]
     ]
+    if absent:
+        n = sum(len(fold["missing"]) for fold in absent)
+        folds = ", ".join(fold["fold"] for fold in absent)
+        which = f"folds {folds} have" if len(absent) > 1 else f"fold {folds} has"
+        lines.append(f"{which} no predictions ({counted(n, 'validation case')})")
+    return lines
 
 
 def _fitted_to_these(evaluation: Evaluation) -> list[str]:

@@ -351,14 +351,13 @@ class TestFolds:
     def test_folds_that_came_later_are_evaluated(self, model) -> None:
         evaluate_into(model / "calibration", None, model)
         assert lines_of(open_training(model)) == (
-            "fold 1 is missing: 2 of its 2 validation cases have no prediction: c, d",
-            "fold 2 is missing: 2 of its 2 validation cases have no prediction: e, f",
+            "folds 1, 2 have no predictions (4 validation cases)",
         )
         self.train(1)
         training = open_training(model)
         assert list(cases_of(training)) == ["a", "b", "c", "d"]
         assert "2 new cases: c, d; " in lines_of(training)[0]
-        assert [line.split(":")[0] for line in lines_of(training)[1:]] == ["fold 2 is missing"]
+        assert lines_of(training)[1:] == ("fold 2 has no predictions (2 validation cases)",)
 
     def test_a_fold_that_is_not_complete(self, model) -> None:
         (model / "fold_0" / "validation" / "b.npz").unlink()
