@@ -89,7 +89,7 @@ class Triage:
 def triage(
     pred_folder: StrPath, *, cases: Sequence[str] | None = None, progress: bool = False
 ) -> Triage:
-    """Rank predictions by their lowest expected Dice of any class.
+    """Rank predictions by their lowest expected Dice of any class, then by the next lowest.
 
     It is a ranking, no guarantee: it can be trusted as far as expected Dice has been found to agree
     with actual Dice on test cases that have references (:func:`.evaluate`).
@@ -119,9 +119,9 @@ def triage(
     with tqdm(names, desc=folder.name, unit="case", disable=not progress) as bar:
         found = [_of_case(folder, name, dataset) for name in bar]
 
-    def order(case: TriagedCase) -> tuple[float, str]:
-        expected = case.dice_expected
-        return math.inf if math.isnan(expected) else expected, case.case
+    def order(case: TriagedCase) -> tuple[list[float], str]:
+        expected = [metrics["dice_expected"] for metrics in case.classes.values()]
+        return sorted(math.inf if math.isnan(value) else value for value in expected), case.case
 
     classes = dict(zip(dataset.labels.keys, dataset.labels.names, strict=True))
     return Triage(classes, sorted(found, key=order))

@@ -65,6 +65,17 @@ def test_cases_are_ranked_by_the_lowest_expected_dice_of_a_class(folder) -> None
     assert order[2] == "c"
 
 
+def test_where_one_class_is_never_segmented_the_other_decides(make_folder) -> None:
+    folder = make_folder()
+    for case, p_1 in (("a", 0.9), ("b", 0.6)):
+        p = np.full((3, *SHAPE), 0.01, np.float32)  # the expected Dice of class 2 is 0
+        p[1, 0] = p_1
+        p[0] = 1 - p[1:].sum(axis=0)
+        folder.add(case, p, np.zeros(SHAPE, np.uint8), spacing_mm=SPACING_MM)
+    ranked = nm.triage(folder.pred).cases
+    assert [(case.case, case.dice_expected) for case in ranked] == [("b", 0), ("a", 0)]
+
+
 def test_the_same_as_an_evaluation_finds(folder, make_folder, tmp_path) -> None:
     """With a segmentation that is not the argmax any more."""
     other = np.zeros(SHAPE, np.uint8)

@@ -51,7 +51,8 @@ def cases_to_show(comparison: Comparison, n_worst: int) -> list[str]:
 def review_order(comparison: Comparison) -> list[tuple[str, list[tuple[str, float]]]]:
     """Cases by the lowest expected Dice of their classes, mean over models; the lowest first.
 
-    Cases in which it is undefined for all classes and models are left out.
+    Of cases where it is the same, the next lowest one decides. Cases in which it is undefined for
+    all classes and models are left out.
 
     Returns:
         The name of each case, and for each model the key of this class and its expected Dice, NaN
@@ -64,7 +65,9 @@ def review_order(comparison: Comparison) -> list[tuple[str, list[tuple[str, floa
     lowest = np.where(np.isnan(expected), np.inf, expected).argmin(axis=1)  # (models, cases)
     least = np.take_along_axis(expected, lowest[:, None], axis=1)[:, 0]
     cases = np.flatnonzero(~np.isnan(least).all(axis=0))
-    order = cases[np.argsort(np.nanmean(least[:, cases], axis=0), kind="stable")]
+    others = np.sort(np.where(np.isnan(expected), np.inf, expected), axis=1)[:, 1:].mean(axis=0)
+    first = np.nanmean(least[:, cases], axis=0)
+    order = cases[np.lexsort([*others[::-1, cases], first])]
     return [
         (
             comparison.cases[i],

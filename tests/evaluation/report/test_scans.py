@@ -80,6 +80,15 @@ def test_the_first_to_review_has_the_lowest_expected_dice_over_models() -> None:
     assert cases_to_show(comparison, 1) == ["z", "w", "y", "x"]
 
 
+def test_where_one_class_is_never_segmented_the_other_decides() -> None:
+    one = {
+        "w": [(0.9, 0.9), (0.0, 0.0)],
+        "x": [(0.7, 0.9), (0.0, 0.0)],
+        "y": [(None, None), (0, 0)],
+    }
+    assert [case for case, _ in review_order(compared({"a": result(one)}))] == ["x", "w", "y"]
+
+
 def test_a_panel_has_a_named_point_for_each_case_with_both() -> None:
     first, second = scan_section(compared({"a": result(A)}))["panels"]
     (w, x) = first["models"][0]["points"]
