@@ -7,7 +7,7 @@ function pickPanel(select) {
 // Reliability: the numbers of the bin at a probability p, of the models that are switched on.
 const binAt = (bins, p) => Math.max(0, bins.edges.slice(1).findIndex((edge) => p <= edge));
 const share = (value) => (value === null ? "-" : value.toFixed(4));
-let readAt = 0.99;
+let readAt; // at first in the highest bin with voxels
 
 function shownModels() {
   const off = new Set(
@@ -21,6 +21,10 @@ function readBin() {
   const models = shownModels(), cursor = picture.querySelector(".cursor");
   cursor.setAttribute("width", 0);
   if (!models.length) return byId("readout").replaceChildren();
+  readAt ??= Math.max(...models.map((model) => {
+    const { edges, count } = data.bins[key][model], i = count.reduce((last, n, j) => (n ? j : last), 0);
+    return (edges[i] + edges[i + 1]) / 2;
+  }));
   const rangeOf = (model) => {
     const { edges } = data.bins[key][model], i = binAt({ edges }, readAt);
     return `${edges[i].toFixed(3)} to ${edges[i + 1].toFixed(3)}`;

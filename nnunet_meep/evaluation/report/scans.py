@@ -91,8 +91,8 @@ def _panel(comparison: Comparison, key: str) -> dict[str, Any]:
     }
     both = [pair for points in pairs.values() for pair in points if not any(map(math.isnan, pair))]
     around = scale_around([value for pair in both for value in pair], 0, 1)
-    across = Scale(around.low, around.high, _LEFT, _LEFT + _SIZE)
-    up = Scale(around.low, around.high, _TOP + _SIZE, _TOP)
+    low, high = max(around.low, -0.05), min(around.high, 1.05)  # a Dice is between 0 and 1
+    across, up = Scale(low, high, _LEFT, _LEFT + _SIZE), Scale(low, high, _TOP + _SIZE, _TOP)
     return {
         "key": key,
         **{"width": _LEFT + _SIZE + _RIGHT, "height": _TOP + _SIZE + _BELOW},
