@@ -31,8 +31,9 @@ SMALL = (8, 16, 16)
 CLASSES = ("Anterior", "Posterior")
 NOTE = """\
 The memory is that of all processes, one for each core and one that reads the references. The
-numbers of each case go to a temporary file; less than 1 kB of each stays in memory. The resamples of the bootstrap are kept for up to 3,355 cases; of more
-they are drawn again for each table and picture.
+numbers of each case go to a temporary file; less than 1 kB of each stays in memory. The resamples
+of the bootstrap are kept for up to 3,355 cases; of more they are drawn again for each table and
+picture.
 """
 
 

@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nnU-Net's number for the data set, 1 to 999",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print what was found and would be written"
+        "--dry-run",
+        action="store_true",
+        help=(
+            "print which files were found and would be written; what is in them is checked only "
+            "when they are written"
+        ),
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the data set's folder in $nnUNet_raw"

@@ -16,8 +16,8 @@ def _get_parser() -> argparse.ArgumentParser:
             "Tries the installation out: trains nnU-Net with its default loss and with MEEP-H for\n"
             "a few dozen iterations each on a small synthetic data set, predicts test scans, and\n"
             "compares them in a report. Needs no GPU and no download; takes about two minutes\n"
-            "on two idle cores. Shows each command as it runs it. So short a training proves the\n"
-            "installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
+            "on two idle cores. Shows each command of nnU-Net as it runs it. So short a training\n"
+            "proves the installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
         ),
         epilog=(
             "FOLDER must be new, empty, or from an earlier meep-quickstart of the same data, that\n"
