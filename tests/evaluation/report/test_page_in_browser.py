@@ -214,6 +214,13 @@ def test_a_bin_is_read_with_the_pointer_and_with_the_arrow_keys(shown) -> None:
     is_read(0)
 
 
+def test_the_highest_bin_with_voxels_is_read_first(shown) -> None:
+    assert shown.texts("#readout caption") == ["bin 0.933 to 1.000"]
+    shown.run("data.models.forEach((model) => data.bins['1'][model].count.fill(0, 7))")
+    shown.run("(readAt = undefined, readBin())")
+    assert shown.texts("#readout caption") == ["bin 0.400 to 0.467"]
+
+
 def test_classes_are_chosen_and_models_switched_off(shown) -> None:
     def visible(selector):
         return [e for e in shown.all(selector) if e.is_displayed()]
