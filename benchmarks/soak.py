@@ -80,12 +80,12 @@ def make_cases(folder: Path, shape: tuple[int, ...], n: int, seed: int) -> tuple
 
 
 def run(*command: str) -> Run:
-    """Run a command, and look at its memory ten times a second."""
+    """Run a command, and look at its memory twice a second, which itself takes time."""
     start, seen = time.monotonic(), []
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         seen.append((time.monotonic() - start, _memory_mb(process)))
-        time.sleep(0.1)
+        time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"exit {process.returncode}: {' '.join(command)}")
     seconds = time.monotonic() - start
