@@ -30,10 +30,10 @@ LARGE = (88, 576, 576)
 SMALL = (8, 16, 16)
 CLASSES = ("Anterior", "Posterior")
 NOTE = """\
-The memory is that of all processes, one for each core and one that reads the references. The
-numbers of each case go to a temporary file; less than 1 kB of each stays in memory. The resamples
-of the bootstrap are kept for up to 3,355 cases; of more they are drawn again for each table and
-picture.
+Small cases are evaluated twice; the shorter time and the larger memory are given. The memory is
+that of all processes, one for each core and one that reads the references. The numbers of each case
+go to a temporary file; less than 1 kB of each stays in memory. The resamples of the bootstrap are
+kept for up to 3,355 cases; of more they are drawn again for each table and picture.
 """
 
 
@@ -132,15 +132,18 @@ def main() -> None:
     for shape, counts in ((SMALL, given.small), (LARGE, given.large)):
         for n in counts:
             folder = given.work / f"{np.prod(shape)}_{n}"
-            models = []
+            models, runs = [], []
             for seed in (1, 2) if shape == SMALL else (1,):
                 gt, pred = make_cases(folder, shape, n, seed)
                 output = folder / f"calibration{seed}"
-                found = run(*_MEEP_EVAL, str(gt), str(pred), "-o", str(output), "--no-surface")
+                evaluation = [*_MEEP_EVAL, str(gt), str(pred), "-o", str(output), "--no-surface"]
+                runs.append(run(*evaluation))
                 models.append(f"model{seed}={output}")
+            seconds = min(each.seconds for each in runs)
+            first, second = (max(mb) for mb in zip(*(each[1:] for each in runs), strict=True))
             rows.append(
-                f"| {n:,} | {np.prod(shape):,} | {found.seconds:.0f} | {found.seconds / n:.3f} | "
-                f"{found.first_mb:.0f} | {found.second_mb:.0f} |"
+                f"| {n:,} | {np.prod(shape):,} | {seconds:.0f} | {seconds / n:.3f} | "
+                f"{first:.0f} | {second:.0f} |"
             )
             if shape == SMALL:
                 compared = run(*_MEEP_COMPARE, *models, "-o", str(folder / "comparison"))
