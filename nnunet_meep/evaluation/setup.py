@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunet_meep.atomic import remove_left_over
+from nnunet_meep.cores import usable_cores
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import MAX_BINS
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
@@ -125,7 +126,7 @@ class Setup:
         """
         if self.job.keep is not None:  # where all cases are kept, nothing else would do it
             remove_left_over(self.job.keep)
-        n_processes = processes or os.cpu_count() or 1
+        n_processes = processes or usable_cores()
         outcomes = (
             self.job.in_this_process(cases)
             if n_processes == 1

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nnunet_meep.cores import usable_cores
 from nnunet_meep.errors import InputError
 
 #: Keep glibc from returning the memory of each activation to the system, which makes an iteration
@@ -71,7 +72,7 @@ class Machine:
             InputError: GPUs are given for another device, twice, or are not there.
         """
         device = device or ("cuda" if gpus else _default_device())
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = usable_cores()
         if gpus and device != "cuda":
             raise InputError(f"--gpus: expected -device cuda with it, got -device {device}")
         if per_gpu and device == "cpu":
