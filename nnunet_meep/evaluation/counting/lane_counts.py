@@ -1,4 +1,4 @@
-"""What one of the threads that read a case has counted so far."""
+"""What one of the lanes in which a case is counted has counted so far."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nnunet_meep.evaluation.counting.class_counts import ClassCounts
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import Part
 
-#: Number of threads that count.
+#: In how many lanes the parts of a case are counted, each by one thread.
 N_LANES = 2
 
 
 class LaneCounts:
-    """The counts of one thread."""
+    """The counts of one lane."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class LaneCounts:
                 self._of_channel[part.channel], score=part.channel not in self._unscored
             )
         result: tuple[int, int] = self._counters[key].add(part.p, codes)
-        if part.left < N_LANES:  # this thread's last part of the channel: keep non-empty cells only
+        if part.left < N_LANES:  # the last part of the lane: keep non-empty cells only
             self.counted[key] = self._counters.pop(key).counted()
         return result
 

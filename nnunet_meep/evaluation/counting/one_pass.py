@@ -1,7 +1,7 @@
 """Reads the probabilities of a case once and computes the sums for all its metrics.
 
-Probabilities are counted while they are read, by two threads. Each thread always gets the same
-parts of the image, so the sums do not depend on which thread is faster.
+Probabilities are counted while they are read, in two lanes. Each lane always gets the same parts of
+the image, so the sums do not depend on the number of threads, nor on which one is faster.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_meep.cores import usable_cores
 from nnunet_meep.evaluation.counting.bins import CaseSums, RoiSums, grid
 from nnunet_meep.evaluation.counting.case_counts import CaseCounts
 from nnunet_meep.evaluation.counting.case_lesions import case_lesions
@@ -157,15 +158,17 @@ def _count(
     segmentation: NDArray[np.unsignedinteger] | None = None,
 ) -> CaseCounts:
     counts = CaseCounts(labels, grid(n_bins), reference, rois, file, segmentation)
-    with _threads() as lanes:
+    # Reading a file keeps one core busy. With more threads than cores it would have to wait.
+    n_threads = usable_cores() - isinstance(file, ProbabilityFile)
+    with _threads(min(max(n_threads, 1), N_LANES)) as threads:
         for part in file.parts():
             lane = part.index % N_LANES
-            lanes[lane].submit(counts.add, part, lane)
+            threads[lane % len(threads)].submit(counts.add, part, lane)
     counts.check()
     return counts
 
 
-class _Lane:
+class _Thread:
     """A thread that runs its tasks in the order in which they are submitted."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -177,10 +180,10 @@ class _Lane:
 
 
 @contextmanager
-def _threads() -> Iterator[list[_Lane]]:
+def _threads(n: int) -> Iterator[list[_Thread]]:
     with ExitStack() as stack:
-        lanes = [_Lane(stack) for _ in range(N_LANES)]
-        yield lanes
-        for lane in lanes:
-            for future in lane.futures:
+        threads = [_Thread(stack) for _ in range(n)]
+        yield threads
+        for thread in threads:
+            for future in thread.futures:
                 future.result()

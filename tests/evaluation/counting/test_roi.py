@@ -10,6 +10,7 @@ from predictions import PredictionFolder, softmax_case
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from test_evaluate import refused, run
 
+from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.nnunet_files import probabilities as stream
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -24,6 +25,7 @@ REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
 def _many_parts(monkeypatch) -> None:
     """As of an image that is much larger: both threads count, and parts end anywhere."""
     monkeypatch.setattr(stream, "PART", 37)
+    monkeypatch.setattr(one_pass, "usable_cores", lambda: 3)
 
 
 def near(reference: np.ndarray, classes, margin_mm: float, spacing_mm) -> np.ndarray:

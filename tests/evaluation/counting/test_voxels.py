@@ -12,7 +12,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from predictions import softmax_case
 from test_evaluate import run
 
-from nnunet_meep.evaluation.counting import class_counts
+from nnunet_meep.evaluation.counting import class_counts, one_pass
 from nnunet_meep.evaluation.counting.bins import FEW_VOXELS
 from nnunet_meep.nnunet_files import probabilities as stream
 
@@ -27,6 +27,7 @@ def _many_parts(monkeypatch) -> None:
     """As of an image that is much larger: two threads count in compiled loops, and parts end
     anywhere."""
     monkeypatch.setattr(stream, "PART", 41)
+    monkeypatch.setattr(one_pass, "usable_cores", lambda: 3)
     monkeypatch.setattr(class_counts, "FEW_VOXELS", 0)
 
 
@@ -175,6 +176,16 @@ class TestLabels:
         reference[rng.random(SHAPE) < 0.3] = n_classes
         folder.add("a", p, reference, spacing_mm=SPACING_MM)
         check_softmax(run(folder, tmp_path), p, reference)
+
+    @pytest.mark.parametrize("n_cores", [1, 2, 64])
+    def test_with_any_number_of_cores(self, make_folder, tmp_path, monkeypatch, n_cores) -> None:
+        folder = make_folder()
+        folder.add("a", *softmax_case(np.random.default_rng(8), SHAPE), spacing_mm=SPACING_MM)
+        expected = run(folder, tmp_path / "3", "--no-surface")
+        monkeypatch.setattr(one_pass, "usable_cores", lambda: n_cores)
+        found = run(folder, tmp_path / "n", "--no-surface")
+        for part in ("classes", "top_label", "cases"):
+            assert found[part] == expected[part]
 
     @pytest.mark.rendered
     def test_of_a_saturated_network(self, make_folder, tmp_path) -> None:
