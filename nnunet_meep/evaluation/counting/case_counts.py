@@ -272,7 +272,7 @@ class CaseCounts:
                 class_sums(
                     counted,
                     expected_overlap=self.predicted.expected_overlap(
-                        channel, self.codes[counted_as], self.labels.ignored_code
+                        channel, self._unless_all_count(counted_as), self.labels.ignored_code
                     ),
                     tp=int(table[y][:, predicted].sum()),
                     fp=int(table[~y][:, predicted].sum()),
@@ -282,6 +282,11 @@ class CaseCounts:
             )
         top = None if self._has_regions else self._top_label(counted_as, channels)
         return RoiSums(tuple(channels), top)
+
+    def _unless_all_count(self, counted_as: str) -> NDArray[np.unsignedinteger] | None:
+        """The codes of an ROI; None if it is the whole image, and nothing in it is ignored."""
+        is_whole = counted_as not in self._reference.restricted
+        return None if is_whole and self.labels.ignore_label is None else self.codes[counted_as]
 
     def _top_label(self, roi: str, channels: Sequence[ClassSums]) -> Cells:
         cells = CellTotals(self.grid.n_cells)
@@ -348,7 +353,9 @@ class CaseCounts:
         """
         codes, order = self._reference.codes, self._file.order
         p = self.predicted.where_counted(
-            self.labels.channel(class_index), codes.ravel(order), self.labels.ignored_code
+            self.labels.channel(class_index),
+            None if self.labels.ignore_label is None else codes.ravel(order),
+            self.labels.ignored_code,
         )
         if order == "C":
             return p

@@ -59,13 +59,13 @@ class PredictedVoxels:
             pieces[0] = self._take(largest, channel)
 
     def where_counted(
-        self, channel: int, codes: NDArray[np.unsignedinteger], ignored_code: int
+        self, channel: int, codes: NDArray[np.unsignedinteger] | None, ignored_code: int
     ) -> NDArray[np.floating]:
         """The gathered probabilities of a class at the voxels that count.
 
         Args:
             channel: that of the class.
-            codes: of the reference, (N,).
+            codes: of the reference, (N,); None if all voxels count.
             ignored_code: their value at the voxels that do not count.
 
         Returns:
@@ -75,11 +75,11 @@ class PredictedVoxels:
         if len(pieces) > 1:  # keep the whole in place of its pieces
             pieces = {0: np.concatenate([pieces[index] for index in sorted(pieces)])}
             self._pieces[channel] = pieces
-        p: NDArray[np.floating] = pieces[0][self._take(codes, channel) != ignored_code]
-        return p
+        p = pieces[0]
+        return p if codes is None else p[self._take(codes, channel) != ignored_code]
 
     def expected_overlap(
-        self, channel: int, codes: NDArray[np.unsignedinteger], ignored_code: int
+        self, channel: int, codes: NDArray[np.unsignedinteger] | None, ignored_code: int
     ) -> float:
         """The sum of :meth:`where_counted`; 0 for the background, NaN if not gathered."""
         if channel not in self._pieces:
