@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -21,6 +22,9 @@ from nnunet_meep.evaluation.counting.bins import (
     N_LOGIT_CELLS,
     Cells,
     Grid,
+    bin_edges,
+    bin_index,
+    cell_index,
 )
 from nnunet_meep.evaluation.counting.class_counts import ClassCounts
 from nnunet_meep.nnunet_files.probabilities import RANGE_TOLERANCE
@@ -52,26 +56,52 @@ _LAST = np.float32(N_LOGIT_CELLS - 1)
 _ONE = np.float32(1)
 
 
+@lru_cache(maxsize=8)
+def _offsets(n_bins: int) -> NDArray[np.int32]:
+    """For each cell of equal width in logit p, by how much its index among all cells is larger.
+
+    -1 where that differs within the cell or the next ones, because the edge of a bin or 1/2 is
+    there; and in the outermost cells, which may also hold p = 0 or p = 1.
+    """
+    edges = np.append(bin_edges(n_bins)[1:-1], 0.5)
+    above = bin_index(edges, n_bins) + (edges > 0.5)
+    cell = cell_index(edges, n_bins) - 3 * above - 1
+    offsets = np.ones(N_LOGIT_CELLS, np.int32)
+    for c in cell:
+        offsets[c + 1 :] += 3
+    offsets[[0, -1]] = -1
+    offsets[np.concatenate([cell - 1, cell, cell + 1])] = -1
+    return offsets
+
+
 @_compiled
-def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ignore[no-untyped-def]
-    """Add voxels to ``count`` and ``sum_p`` (flat, index 2 * cell + y) and to ``sums``.
+def _count(  # type: ignore[no-untyped-def]
+    p, codes, y_of_code, n_bins, offset_of_cell, score, table, sums
+):
+    """Add voxels to ``table`` and to ``sums``.
+
+    Number and sum of p of the voxels in a cell are next to each other in the table, at the flat
+    index 2 * (2 * cell + y), so that they are read and written together.
 
     After the cells there is one more for ignored voxels, and ``_SPREAD`` each for p = 0 and p = 1.
     ``sums`` are the squared errors where y = 0, those where y = 1, and the log likelihood; they are
     updated only if ``score``. Returns the number of values that are NaN or out of range, and the
     number that were clipped.
     """
-    value = np.empty(_BLOCK)
+    zero, one, clip = p.dtype.type(0), p.dtype.type(1), p.dtype.type(CLIP)
+    value = np.empty(_BLOCK, p.dtype)
     odds = np.empty(_BLOCK, np.float32)
     bits = odds.view(np.int32)
     exponent = np.empty(_BLOCK, np.float32)
-    slot = np.empty(_BLOCK, np.int64)
+    logit_cell = np.empty(_BLOCK, np.int32)
+    slot = np.empty(_BLOCK, np.int32)
     square_plus = np.empty(_BLOCK)
     square_minus = np.empty(_BLOCK)
+    likelihood = np.empty(_BLOCK)
     product = np.empty(_PRODUCTS)
     plus = np.zeros(_PRODUCTS)
     minus = np.zeros(_PRODUCTS)
-    first_saturated = len(count) // 2 - 2 * _SPREAD
+    first_saturated = len(table) // 4 - 2 * _SPREAD
     nowhere = 2 * (first_saturated - 1)
     width = 1.0 / n_bins
     last_bin = n_bins - 1.0
@@ -80,11 +110,12 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
     for start in range(0, len(p), _BLOCK):
         n = min(_BLOCK, len(p) - start)
         for j in range(n):
-            x = np.float64(p[start + j])
-            n_outside += 0 if (x >= 0) & (x <= 1) else 1
-            x = min(max(x, 0.0), 1.0)
+            x = p[start + j]
+            n_outside += 0 if (x >= zero) & (x <= one) else 1
+            x = x if x > zero else zero  # NaN, too, which has no cell
+            x = x if x < one else one
             value[j] = x
-            odds[j] = np.float32(max(x, CLIP)) / np.float32(max(1 - x, CLIP))
+            odds[j] = np.float32(max(x, clip)) / np.float32(max(one - x, clip))
         # The same computation as in bins.subcell_index, in steps that can be vectorized.
         for j in range(n):
             exponent[j] = np.float32((bits[j] >> 23) - 127)
@@ -93,43 +124,46 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
             t = odds[j] - _ONE
             log2 = (((((_F * t + _E) * t + _D) * t + _C) * t + _B) * t + _A) * t
             position = (exponent[j] + log2) * _PER_OCTAVE + _HALF
-            cell = np.floor(min(max(position, np.float32(0)), _LAST))
-            # Edges are at k * width, exactly as from numpy's linspace; the last one is 1. k is a
-            # float, because most processors cannot convert vectors of float64 to int64.
-            x = value[j]
-            k = np.floor(x * n_bins)
-            k -= 1.0 if x <= k * width else 0.0
-            k += 1.0 if x > (k + 1.0) * width else 0.0
-            k = min(max(k, 0.0), last_bin) + (1.0 if x > 0.5 else 0.0)
-            inside = np.int32(np.float64(cell) + 3.0 * k + 1.0)
-            saturated = first_saturated + (j & (_SPREAD - 1)) + (_SPREAD if x >= 1 else 0)
-            slot[j] = 2 * (inside if (x > 0) & (x < 1) else saturated)
+            logit_cell[j] = np.int32(min(max(position, np.float32(0)), _LAST))
         for j in range(n):
+            x = np.float64(value[j])
+            offset = offset_of_cell[logit_cell[j]]
+            if offset >= 0:
+                cell = logit_cell[j] + offset
+            elif (x > 0) & (x < 1):
+                # Edges are at k * width, exactly as from numpy's linspace; the last one is 1.
+                k = np.floor(x * n_bins)
+                k -= 1.0 if x <= k * width else 0.0
+                k += 1.0 if x > (k + 1.0) * width else 0.0
+                k = min(max(k, 0.0), last_bin) + (1.0 if x > 0.5 else 0.0)
+                cell = logit_cell[j] + 3 * np.int32(k) + 1
+            else:
+                cell = first_saturated + (j & (_SPREAD - 1)) + (_SPREAD if x >= 1 else 0)
             y = y_of_code[codes[start + j]]
-            i = slot[j] + y if y < 2 else nowhere
+            i = 2 * cell + y if y < 2 else nowhere
             slot[j] = i
-            count[i] += 1
-            sum_p[i] += value[j]
+            table[2 * i] += 1.0
+            table[2 * i + 1] += x
         if not score:
             continue
         for j in range(n):
-            x = value[j]
+            x = np.float64(value[j])
             inside = slot[j] < nowhere
             y = slot[j] & 1
             miss = 1 - x if y else x
             square = miss * miss if inside else 0.0
             square_plus[j] = square if y else 0.0
             square_minus[j] = 0.0 if y else square
-            likelihood = x if y else 1 - x
-            value[j] = min(max(likelihood, CLIP), 1 - CLIP) if inside else 1.0
+            of_label = x if y else 1 - x
+            likelihood[j] = min(max(of_label, CLIP), 1 - CLIP) if inside else 1.0
         for j in range(n, _BLOCK):
-            value[j] = 1.0
+            likelihood[j] = 1.0
             square_plus[j] = square_minus[j] = 0.0
         # Several sums in parallel, because in a single one each addition waits for the previous.
         product[:] = 1.0
         for i in range(0, _BLOCK, _PRODUCTS):
             for j in range(_PRODUCTS):
-                product[j] *= value[i + j]
+                product[j] *= likelihood[i + j]
                 plus[j] += square_plus[i + j]
                 minus[j] += square_minus[i + j]
         for j in range(_PRODUCTS):
@@ -148,8 +182,10 @@ def _count(p, codes, y_of_code, n_bins, score, count, sum_p, sums):  # type: ign
 
 @_compiled
 def _count_pairs(a, b, table):  # type: ignore[no-untyped-def]
+    tables = np.zeros((_SPREAD, *table.shape), table.dtype)
     for i in range(len(a)):
-        table[a[i], b[i]] += 1
+        tables[i & (_SPREAD - 1), a[i], b[i]] += 1
+    table += tables.sum(axis=0)
 
 
 @_compiled
@@ -273,9 +309,10 @@ class ClassCounter:
             score: also sum squared errors and the log likelihood.
         """
         self._n_bins, self._score, self._y_of_code = grid.n_bins, score, y_of_code
+        self._offsets = _offsets(grid.n_bins)
         n_slots = grid.n_cells + 1 + 2 * _SPREAD
-        self._count = np.zeros((n_slots, 2), np.int64)
-        self._sum_p = np.zeros((n_slots, 2))
+        #: Number (exact up to 2**53) and sum of p, by slot and y.
+        self._table = np.zeros((n_slots, 2, 2))
         self._sums = np.zeros(3)
 
     def add(self, p: NDArray[np.floating], codes: NDArray[np.unsignedinteger]) -> tuple[int, int]:
@@ -295,17 +332,18 @@ class ClassCounter:
             codes,
             self._y_of_code,
             self._n_bins,
+            self._offsets,
             self._score,
-            self._count.ravel(),
-            self._sum_p.ravel(),
+            self._table.ravel(),
             self._sums,
         )
         return outside
 
     def counted(self) -> ClassCounts:
         """The counts so far."""
-        count, sum_p = (table[: -1 - 2 * _SPREAD].copy() for table in (self._count, self._sum_p))
-        zeros, ones = (self._count[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
+        counts = self._table[..., 0].astype(np.int64)
+        count, sum_p = counts[: -1 - 2 * _SPREAD], self._table[: -1 - 2 * _SPREAD, :, 1].copy()
+        zeros, ones = (counts[-n * _SPREAD :][:_SPREAD].sum(axis=0) for n in (2, 1))
         count[0], count[-1], sum_p[-1] = zeros, ones, ones
         return ClassCounts(
             Cells.from_dense(count, sum_p),
