@@ -71,8 +71,8 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
         "-np",
         type=_positive,
         help=(
-            "number of worker processes (default: the number of cores); 1 evaluates in the main "
-            "process, which then needs more memory"
+            "number of worker processes (default: one for each core that the command may use); 1 "
+            "evaluates in the main process, which then needs more memory"
         ),
     )
     default = "as in each result, 15 in new ones" if bins is None else str(bins)

@@ -82,8 +82,8 @@ def evaluate(
             ``CASE<file_ending>`` beside the probabilities, if it exists; or ``"argmax"``, the one
             that nnU-Net's rule derives from the probabilities.
         cases: names of the cases to evaluate; None: all.
-        processes: number of processes; 1: only this one; None: one per CPU core. The others are
-            started with Python's multiprocessing, so a script must make the call below
+        processes: number of processes; 1: only this one; None: one for each usable core. The others
+            are started with Python's multiprocessing, so a script must make the call below
             ``if __name__ == "__main__":``.
         chill: skip cases that cannot be evaluated, and list them.
         partial: continue if predictions or references are missing, and list them; files that

@@ -40,7 +40,7 @@ def compare_folders(
         cases: names of the cases to compare; None: all that the models have in common.
         options: ``bins``, ``tolerance_mm``, ``lesions`` or ``surface`` of :func:`.evaluate`, in
             place of those of the results.
-        processes: number of worker processes; None: the number of cores.
+        processes: number of worker processes; None: one for each core that may be used.
         as_stored: take the results as they were written.
 
     Raises:
