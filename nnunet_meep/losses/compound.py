@@ -119,7 +119,8 @@ class ClosedFormLoss(RegularizedLoss):
         both = torch.stack((2 * sums.intersection, sums.predicted + sums.labelled))
         if not self.regions:
             if both.shape[2] == 1 and settings.background:
-                # Add class 0, whose p and y are one minus those of class 1.
+                # Add class 0, whose p and y are one minus those of class 1. Digits are lost where a
+                # few voxels are all sure of class 1. (nnU-Net's own trainers leave out class 0.)
                 n = sums.n_valid[:, None]
                 union = 2 * n - both[1]
                 both = torch.cat((torch.stack((union - both[1] + both[0], union)), both), 2)
