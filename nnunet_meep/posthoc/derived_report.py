@@ -117,16 +117,16 @@ def _of_volumes(fit: DerivedFit) -> list[str]:
 
 def _of_thresholds(fit: DerivedFit) -> list[str]:
     rows = [
-        ["class", "threshold", "cases with it", "Dice at 1/2", "Dice", "FNR % at 1/2", "FNR %"],
+        ["class", "threshold", "cases with it", "Dice, nnU-Net", "Dice", "FNR %, nnU-Net", "FNR %"],
     ]
     for key, c in fit.classes.items():
         if isinstance(c, ThresholdFit):
-            at = (HALF, c.chosen)
-            numbers = [f"{c.dice[i]:.3f}" for i in at] + [f"{100 * c.fnr[i]:.1f}" for i in at]
+            numbers = [f"{dice:.3f}" for dice in (c.nnunet_dice, c.dice[c.chosen])]
+            numbers += [f"{100 * fnr:.1f}" for fnr in (c.nnunet_fnr, c.fnr[c.chosen])]
             numbers = numbers if c.n_with else ["-"] * len(numbers)
             rows.append([f"{key} {c.name}", f"{c.threshold:.4g}", str(c.n_with), *numbers])
     thresholds = fit.calibrator.thresholds
-    lines = [text_table(rows, n_left=1)]
+    lines = [text_table(rows, n_left=1), "nnU-Net: of its own segmentation, without thresholds."]
     n = _n_cases(fit)
     without = [c for c in fit.classes.values() if isinstance(c, ThresholdFit) and 0 < c.n_with < n]
     for c in without:
@@ -137,11 +137,14 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
     labels = fit.calibrator.labels
     exclude_each_other = not labels.is_region_based and len(labels.classes) > 1
     if thresholds is None or thresholds.fnr is None:
-        lines.append("Each class on its own: where its probability is above the threshold.")
+        lines.append(
+            "Dice and FNR are those of each class on its own: where its probability is above the "
+            "threshold."
+        )
         if exclude_each_other:
             lines.append(
-                "As the classes exclude each other, Dice and FNR of the segmentations differ, also "
-                "of nnU-Net's:\nmeep-calib-eval computes them."
+                "Where several are above theirs, one wins: meep-calib-eval computes Dice and FNR "
+                "of that segmentation."
             )
         return lines
     if exclude_each_other:

@@ -179,13 +179,17 @@ def about(classes: Mapping[str, ThresholdFit | VolumeFit]) -> dict[str, dict[str
 def _about(fit: ThresholdFit | VolumeFit) -> dict[str, Any]:
     if isinstance(fit, VolumeFit):
         return {"n_cases": len(fit.scores)}
-    means = {
-        f"{name}_{when}": float(mean[index])
-        for name, mean in (("dice", fit.dice), ("fnr", fit.fnr))
-        for when, index in (("at_half", HALF), ("at_threshold", fit.chosen))
-        if fit.n_with
+    if not fit.n_with:
+        return {"n_cases": 0}
+    return {
+        "n_cases": fit.n_with,
+        "dice_of_nnunet": fit.nnunet_dice,
+        "dice_at_half": float(fit.dice[HALF]),
+        "dice_at_threshold": float(fit.dice[fit.chosen]),
+        "fnr_of_nnunet": fit.nnunet_fnr,
+        "fnr_at_half": float(fit.fnr[HALF]),
+        "fnr_at_threshold": float(fit.fnr[fit.chosen]),
     }
-    return {"n_cases": fit.n_with, **means}
 
 
 def _read(

@@ -22,7 +22,7 @@ from nnunet_meep.nnunet_files.derived import Thresholds
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import PART
 from nnunet_meep.posthoc.conformal import fewest_for_risk, keeps_risk
-from nnunet_meep.posthoc.segmentation import shares
+from nnunet_meep.posthoc.segmentation import segmentation, shares
 from nnunet_meep.posthoc.voxels import ArrayVoxels
 
 #: The thresholds to choose from, ascending, (T,).
@@ -44,6 +44,7 @@ class ThresholdFit:
         dice: for each threshold, mean Dice over the cases whose reference has the class, (T,).
         fnr: for each threshold, mean false-negative rate over all cases, (T,); it is 0 in cases
             without the class.
+        nnunet_dice, nnunet_fnr: the same means for nnU-Net's segmentation, without thresholds.
     """
 
     name: str
@@ -51,6 +52,8 @@ class ThresholdFit:
     chosen: int
     dice: NDArray[np.float64]
     fnr: NDArray[np.float64]
+    nnunet_dice: float
+    nnunet_fnr: float
 
     @property
     def threshold(self) -> float:
@@ -81,9 +84,12 @@ def learn_thresholds(
             class.
     """
     compete = fnr is not None and not labels.is_region_based and len(labels.classes) > 1
-    totals = [_Totals() for _ in labels.classes]
+    totals = [_Totals(THRESHOLDS.shape) for _ in labels.classes]
+    of_nnunet = [_Totals(()) for _ in labels.classes]
     for case in cases:
         for total, counts in zip(totals, _counts(case, labels, compete), strict=True):
+            total.add(*counts)
+        for total, counts in zip(of_nnunet, _nnunet_counts(case, labels), strict=True):
             total.add(*counts)
     if not any(total.n_with for total in totals):
         raise InputError("threshold: nothing to learn: the references have none of the classes")
@@ -97,23 +103,33 @@ def learn_thresholds(
     if compete:
         chosen = dict.fromkeys(labels.keys, min(chosen.values()))
     fits = {
-        key: ThresholdFit(name, t.n_with, chosen.get(key, HALF), t.mean_dice, t.mean_fnr)
-        for key, name, t in zip(labels.keys, labels.names, totals, strict=True)
+        key: ThresholdFit(
+            name,
+            t.n_with,
+            chosen.get(key, HALF),
+            *(t.mean_dice, t.mean_fnr),
+            *(float(nnunet.mean_dice), float(nnunet.mean_fnr)),
+        )
+        for key, name, t, nnunet in zip(labels.keys, labels.names, totals, of_nnunet, strict=True)
     }
     reasons = {key: ABSENT for key, of_class in fits.items() if not of_class.n_with}
     return Thresholds({key: f.threshold for key, f in fits.items()}, fnr), fits, reasons
 
 
 class _Totals:
-    """Sums over cases of what follows from each threshold, for one class."""
+    """Sums over cases for one class, of several segmentations (those of the thresholds) or one.
 
-    def __init__(self) -> None:
+    Args:
+        shape: that of the numbers of one case: (T,) for thresholds, () for one segmentation.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self.n_cases = self.n_with = 0
-        self.fnr = np.zeros(len(THRESHOLDS))
-        self._dice = np.zeros(len(THRESHOLDS))
+        self.fnr = np.zeros(shape)
+        self._dice = np.zeros(shape)
 
     def add(self, tp: NDArray[np.int64], fp: NDArray[np.int64], n_positive: int) -> None:
-        """Add a case: for each threshold its true and false positives; voxels of the class."""
+        """Add a case: true and false positives of each segmentation; voxels of the class."""
         self.n_cases += 1
         if n_positive:  # otherwise none can be missed, and Dice is 0 or does not exist
             self.n_with += 1
@@ -153,6 +169,17 @@ def _counts(
     segmented = counts[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
     for (fp, tp), of_class in zip(segmented, counts, strict=True):
         yield tp, fp, int(of_class[1].sum())
+
+
+def _nnunet_counts(
+    case: ArrayVoxels, labels: Labels
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """For each class: true and false positives, (), of nnU-Net's segmentation, and its voxels."""
+    segmented = segmentation(case.probabilities, labels)
+    for members in map(labels.members, range(len(labels.classes))):
+        mine, y = np.isin(segmented, members), labels.y_of_code(members)[case.codes]
+        tp, fp = (np.asarray(np.count_nonzero(mine & (y == truth))) for truth in (1, 0))
+        yield tp, fp, int(np.count_nonzero(y == 1))
 
 
 def _best_dice(total: _Totals) -> int:

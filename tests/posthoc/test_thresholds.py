@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from sklearn.metrics import f1_score, recall_score
 from too_sure import KINDS, overconfident, overconfident_regions
 
 import nnunet_meep as nm
@@ -100,6 +102,22 @@ def test_the_largest_threshold_of_each_class_that_keeps_the_rate(kind):
         assert t == THRESHOLDS[kept.max()]
         means = [rates(case, thresholds.of_class, key)[1] for case in cases]
         assert 9 / 10 * np.mean(means) + 1 / 10 <= 0.4 + 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_the_thresholds_stands_what_nnunet_segments(kind):
+    """scikit-learn's Dice and recall of the labels that nnU-Net's own label manager writes."""
+    cases, content = cases_of(kind, 3), KINDS[kind][0]
+    manager = LabelManager(content["labels"], content.get("regions_class_order"))
+    _, fits, _ = learn_thresholds(cases, cases[0].labels, None)
+    for i, fit in enumerate(fits.values()):
+        found = []
+        for case in cases:
+            written = manager.convert_probabilities_to_segmentation(case.probabilities)
+            members = case.labels.members(i)
+            true, mine = np.isin(case.codes, members).ravel(), np.isin(written, members).ravel()
+            found.append([f1_score(true, mine), 1 - recall_score(true, mine)])
+        assert [fit.nnunet_dice, fit.nnunet_fnr] == pytest.approx(np.mean(found, axis=0))
 
 
 def of_two(foreground: list[float], y: list[int]) -> tuple[np.ndarray, np.ndarray]:
