@@ -38,7 +38,7 @@ def test_a_fresh_plan(options) -> None:
     raw_data(options.work / "nnUNet_raw")
     state = options.state()
     assert cells(state) == {
-        "(preparation)": ["1 of 5 steps", "", "", ""],
+        "(preparation)": ["1 of 5 steps (1 found)", "", "", ""],
         **{key.split("/")[1]: ["pending"] * 4 for key in KEYS},
     }
     assert pending_lines(state) == ([[key] for key in KEYS], [], [])
@@ -71,17 +71,20 @@ def test_half_done(options) -> None:
     state = options.state()
     running = f"running on {claim.machine.split()[0]}, case 1 of 3"
     assert cells(state) == {
-        "(preparation)": ["done", "", "", ""],
+        "(preparation)": ["done (5 found)", "", "", ""],
         f"{PLAIN}_seed0": ["done"] * 4,
         f"{MEEP}_seed0": ["done"] * 4,
         f"{PLAIN}_seed1": ["done", running, "pending", "pending"],
         f"{MEEP}_seed1": ["done", "failed", "pending", "pending"],
     }
-    last = status_table(state).splitlines()[-1]
+    said, last = status_table(state).splitlines()[-2:]
+    assert said == "found: it was there before, and this benchmark did not have to make it"
     assert last == f"{KEYS[3]}/predict failed: no memory (all it said: {log})"
     assert pending_lines(state) == ([[key] for key in KEYS[2:]], [], [])
     finish(state)
-    assert {cell for row in cells(options.state()).values() for cell in row} == {"done", ""}
+    ours = cells(options.state())
+    assert ours.pop("(preparation)")[0] == "done (5 found)"
+    assert {cell for row in ours.values() for cell in row} == {"done"}
     assert pending_lines(options.state()) == ([], [], [])
 
 
@@ -126,6 +129,7 @@ def test_a_smaller_network_is_another_benchmark(options) -> None:
     finish(options.state())
     assert options.state().pending() == []
     options.plan.write_text(options.plan.read_text().replace("32, 32, 32", "16, 16, 16"))
+    assert cells(options.state())["(preparation)"][0] == "2 of 5 steps (2 found)"
     again = [step.key for step in options.state().pending()]
     assert again == ["hip/plan", "hip/preprocess", "hip/splits"]
 

@@ -165,6 +165,11 @@ class State:
         self._done[step.key] = record.identity
         return True
 
+    def is_found(self, step: Step) -> bool:
+        """Whether what a step makes was there before, so that it did not have to run."""
+        record = self.records.read(step.key)
+        return self._done.get(step.key, record.identity if record else "") == FOUND
+
     def _may_be_found(self, step: Step, record: Record | None) -> bool:
         """Whether outputs that are there count as done, though no step here made them."""
         if step.is_same is None:

@@ -24,7 +24,8 @@ _COLUMNS = {
 def status_table(state: State) -> str:
     """A row for each data set and training: what is done, running, failed or pending.
 
-    Below it the last log line of each failed step, and the pages that were written so far.
+    Below it what ``found`` in it means, the last log line of each failed step, and the pages that
+    were written so far.
     """
     wanted = {step.key for step in state.pending()}
     rows = [["data", "trainer", "fold", *_COLUMNS]]
@@ -36,6 +37,8 @@ def status_table(state: State) -> str:
                 cells = _cells(state, training, wanted)
                 rows.append([name, training.trainer, str(training.fold), *cells])
     lines = [text_table(rows, n_left=len(rows[0]))]
+    if any("found)" in cell for row in rows for cell in row):
+        lines.append("found: it was there before, and this benchmark did not have to make it")
     lines += [f"{key}: {reason}" for key, reason in state.problems.items()]
     lines += failures(state)
     pages = sorted((state.folders.work / "report").rglob("report.html"))
@@ -106,12 +109,17 @@ def _cells(state: State, training: Training, wanted: set[str]) -> Iterator[str]:
 
 
 def _summary(state: State, steps: list[Step], wanted: set[str]) -> str:
-    """``done``, ``running on HOST, epoch 3 of 50``, ``failed``, ``3 of 5 steps``, ``pending``."""
+    """``done``, ``running on HOST, epoch 3 of 50``, ``failed``, ``3 of 5 steps``, ``pending``.
+
+    Behind what is done, how many of its steps were ``found``.
+    """
     if not steps:
         return "-"
     left = [step for step in steps if step.key in wanted]
+    n_found = sum(map(state.is_found, set(steps).difference(left)))
+    found = f" ({n_found} found)" if n_found else ""
     if not left:
-        return "done"
+        return f"done{found}"
     for step in left:
         if (claim := state.records.holder(step.key)) is not None:
             progress = step.progress(end_of(state.log(step)))
@@ -121,4 +129,4 @@ def _summary(state: State, steps: list[Step], wanted: set[str]) -> str:
         if record is not None and record.state == FAILED:
             return "failed"
     done = len(steps) - len(left)
-    return f"{done} of {len(steps)} steps" if done else "pending"
+    return f"{done} of {len(steps)} steps{found}" if done else "pending"
