@@ -1,10 +1,12 @@
 """The metrics of each row of a plan's comparisons, and of each training, as Markdown tables.
 
     python benchmarks/results_table.py PLAN [--results benchmarks/results] [--roi image]
+                                       [--scans test|validation]
 
 Takes what ``meep-benchmark`` keeps of each training. Means over cases, classes and trainings; a
 star where the 95 % interval of the difference to the first row, over trainings and cases, is
-without 0. Rows without a result yet are left out.
+without 0. Rows without a result yet are left out. Of validation scans there is the table of
+trainings alone, as calibrators are fitted to them.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
     parser.add_argument("--roi", default="image")
+    parser.add_argument("--scans", choices=("test", "validation"), default="test")
     given = parser.parse_args()
     plan = read_plan(given.plan)
     for data in plan.data:
@@ -55,10 +58,10 @@ def main() -> None:
         results = read_results(given.results).of(data)
         trainings = [training for training in results if training.trainer in planned]
         for reference, models in _compared(plan, data, trainings):
-            if reference in models:
+            if reference in models and given.scans == "test":
                 print(_table_of_models(models, given.roi), end="\n\n")
-        if trainings:
-            print(_table_of_trainings(trainings, given.roi))
+        if evaluated := [t for t in trainings if given.scans in t.evaluations]:
+            print(_table_of_trainings(evaluated, given.scans, given.roi))
 
 
 def _compared(
@@ -104,13 +107,11 @@ def _table_of_models(models: Mapping[str, Sequence[Evaluation]], roi: str) -> st
     return markdown_table(rows)
 
 
-def _table_of_trainings(trainings: Sequence[TrainingResult], roi: str) -> str:
-    columns = _columns([t.evaluations["test"] for t in trainings if t.has_test_scans])
+def _table_of_trainings(trainings: Sequence[TrainingResult], scans: str, roi: str) -> str:
+    columns = _columns([training.evaluations[scans] for training in trainings])
     rows = [["trained with", "fold", "seed", "lambda", "r", "T", *map(_heading, columns)]]
     for training in trainings:
-        if not training.has_test_scans:
-            continue
-        evaluation = training.evaluations["test"].over(roi)
+        evaluation = training.evaluations[scans].over(roi)
         summary, _ = tables(
             {"": Model((evaluation,), Folds.of("", [evaluation]))},
             [case.case for case in evaluation.cases],
