@@ -218,10 +218,11 @@ def report(measured: dict[str, list[dict]], left_out: dict[str, int]) -> str:
         "[benchmarks/plans](plans). Seeds: trainings of one fold, averaged on its test scans; "
         "calibrators are fitted on its validation scans. Folds: each scan is averaged over the "
         "folds that did not train on it; calibrators are fitted to the other scans. All numbers "
-        "are of the voxels of all scans together; ECE, Brier score and Dice are means over the "
-        "foreground classes. r is expected over actual errors: below 1 the network is "
-        'overconfident. T is the temperature, which was fitted to single predictions ("members", '
-        "as `meep-calib-fit --folds` does) or to the average itself.",
+        "are computed over the voxels of all scans together; ECE, Brier score and Dice are means "
+        "over the foreground classes. r is the ratio of expected to actual errors: below 1 the "
+        "network is overconfident. (On other pages, r is the share of unexpected errors.) T is the "
+        'temperature, fitted to single predictions ("members", as `meep-calib-fit --folds` does) '
+        "or to the average itself.",
         "",
         *_sentences(measured),
     ]
@@ -261,19 +262,20 @@ def _sentences(measured: dict[str, list[dict]]) -> list[str]:
 
     alone, calibrated = values("each alone"), values("each alone", "members")
     lines = [
-        f"- Each training alone: r = {span(alone)} in the {n} ensembles as it is, and "
-        f"{span(calibrated)} with the temperature of the members. A calibrator that holds for the "
-        f"average brings it to the same r."
+        f"- Each training alone: r is {span(alone)} in the {n} ensembles as trained, and "
+        f"{span(calibrated)} with the temperature of the members. A calibrator that also suits the "
+        f"average brings the average to the same r."
     ]
     for what in AVERAGES:
         way = f"average of {what}"
         fewer = values(way, metric="brier") < values("each alone", metric="brier")
         lines.append(
-            f"- The average of {what}, as it is: r is higher than of each alone in "
-            f"{sum(values(way) > alone)} of {n} ({span(values(way) - alone, '+')}), and the Brier "
-            f"score is lower in {sum(fewer)} of {n}. Calibrated, compared with the calibrated "
-            f"members: r {span(values(way, 'members') - calibrated, '+')} with the temperature of "
-            f"the members, {span(values(way, 'the average') - calibrated, '+')} with its own."
+            f"- The average of {what}, without a calibrator: r is higher than that of each alone "
+            f"in {sum(values(way) > alone)} of {n} ({span(values(way) - alone, '+')}), and the "
+            f"Brier score is lower in {sum(fewer)} of {n}. With a calibrator, compared with the "
+            f"calibrated members: r changes by {span(values(way, 'members') - calibrated, '+')} "
+            f"with the temperature of the members, and by "
+            f"{span(values(way, 'the average') - calibrated, '+')} with its own."
         )
     return lines
 

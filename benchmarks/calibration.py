@@ -217,10 +217,10 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
         "# How long the evaluator takes",
         "",
         f"`python benchmarks/calibration.py WORK_FOLDER`: a case of {' x '.join(map(str, SHAPE))} "
-        f"voxels, two classes, {size / 1e6:.0f} MB of npz. Each run is a process of its own, all "
-        f"in turn, {len(results['np.load'])} rounds (other libraries: 2), medians, in brackets the "
-        "lowest and highest; the start-up of each (imports; for us the same command on "
-        f"{' x '.join(map(str, STARTING))} voxels, pictures included) is taken off its time. "
+        f"voxels, two classes, {size / 1e6:.0f} MB of npz. Each run is a process of its own; all "
+        f"take turns in {len(results['np.load'])} rounds (other libraries: 2). Times are medians, "
+        "with the lowest and highest in brackets. The start-up of each (imports; for us the same "
+        f"command on {' x '.join(map(str, STARTING))} voxels, pictures included) is subtracted. "
         "Memory is that of the largest process.",
         "",
         "| what | seconds | times np.load | memory, MB | start-up, seconds |",
@@ -240,7 +240,7 @@ def report(results: dict[str, list[tuple[float, float]]], size: int) -> str:
             f"({min(times):.2f} to {max(times):.2f}) | {memory[name]:.0f} "
             f"| {seconds[start_up]:.2f} |"
         )
-    lines += ["", "From start to end, where there is next to nothing to count:", ""]
+    lines += ["", "The whole command, on a case with hardly any voxels:", ""]
     lines += ["| `meep-calib-eval` | seconds |", "| --- | --- |"]
     lines += [f"| {title} | {seconds[name]:.2f} |" for title, name in STARTS.items()]
     if "16 classes" in results:

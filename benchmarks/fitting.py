@@ -75,9 +75,9 @@ def report(rows: list[tuple[int, str, float, float, float]]) -> str:
         "# How long fitting a calibrator takes",
         "",
         f"`python benchmarks/fitting.py WORK_FOLDER`: {N_CASES} cases of "
-        f"{' x '.join(map(str, SHAPE))} voxels. Each run is a process of its own, start-up and "
-        "picture included. The last two methods are fiducio's, for which torch takes 0.5 GB before "
-        "anything else.",
+        f"{' x '.join(map(str, SHAPE))} voxels. Each run is a process of its own, including "
+        "start-up and the picture. The last two methods come from the package fiducio, whose torch "
+        "alone takes 0.5 GB.",
         "",
         "| classes | what | seconds | times numpy.load | memory, MB |",
         "| --- | --- | --- | --- | --- |",

@@ -161,10 +161,10 @@ def traffic(cases: list[Case]) -> list[str]:
     lines = [
         "## Bytes",
         "",
-        "Per logit: what each has to move, and keeps for the backward pass beside logits and "
-        "target. Of nnU-Net's code and the composition: what torch's operations read and write (a "
-        "compiler may save some of that). Ours: logits and target are read twice, the gradient is "
-        "written once, and what is kept is written and read.",
+        "Bytes per logit that each loss has to move, and bytes that it keeps for the backward pass "
+        "in addition to logits and target. For nnU-Net's code and the composed loss, this is what "
+        "torch's operations read and write (a compiler may save some of that). Ours reads logits "
+        "and target twice, writes the gradient once, and writes and reads what it keeps.",
         "",
         "| K | nnU-Net moves | composed | ours, torch | ours, Triton | nnU-Net keeps | composed "
         "| ours, torch | ours, Triton |",
@@ -185,7 +185,7 @@ def first_steps(cases: list[Case], n_rounds: int) -> list[str]:
     lines = [
         "## At the start of a training",
         "",
-        "The same where nearly all voxels are misclassified.",
+        "The same times, when nearly all voxels are misclassified.",
         "",
         "| K | nnU-Net, ms | ours | ours / nnU-Net |",
         "| --- | --- | --- | --- |",
@@ -218,8 +218,8 @@ def rivals(cases: list[Case], n_rounds: int) -> list[str]:
     return [
         "## The rivals",
         "",
-        "In brackets, how many times those of nnU-Net's Dice + CE. DSCpp takes the place of Dice + "
-        "CE; CP is in closed form; the others are computed beside nnU-Net's own loss.",
+        "In brackets, the factor relative to nnU-Net's Dice + CE. DSCpp takes the place of Dice + "
+        "CE; CP is in closed form; the others are computed in addition to nnU-Net's own loss.",
         "",
         f"| {' | '.join(heading)} |",
         f"| {' | '.join(['---'] * len(heading))} |",
@@ -274,8 +274,9 @@ def main() -> None:
         "# What the loss costs",
         "",
         f"`python benchmarks/loss.py`: forward and backward on (2, K, {size}, {size}, {size}), "
-        f"{kinds}; Dice + CE + MEEP-KL in closed form (ours) and composed, against nnU-Net's Dice "
-        "+ CE without a term. Memory is the peak beside logits and target, the gradient included.",
+        f"{kinds}; Dice + CE + MEEP-KL in closed form (ours) and composed (nnU-Net's loss, and the "
+        "term computed separately), against nnU-Net's Dice + CE without a term. Memory is the peak in "
+        "addition to logits and target, including the gradient.",
         "",
     ]
     for section in sections:

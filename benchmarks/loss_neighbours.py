@@ -33,8 +33,8 @@ def table(classes: list[int], size: int, n_rounds: int) -> list[str]:
     lines = [
         "## Beside other processes",
         "",
-        "nnU-Net's Dice + CE and ours on a CPU beside processes that use the same cores without a "
-        "pause (`while True: pass`): median, and what nine runs out of ten stay below.",
+        "nnU-Net's Dice + CE and ours on a CPU while other processes keep the same cores busy "
+        "(`while True: pass`): the median, and the time that nine runs out of ten stay below.",
         "",
         "| K | processes | nnU-Net, ms | ours | ours / nnU-Net | nnU-Net, 90 % | ours "
         "| ours / nnU-Net |",
