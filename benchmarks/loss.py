@@ -275,8 +275,8 @@ def main() -> None:
         "",
         f"`python benchmarks/loss.py`: forward and backward on (2, K, {size}, {size}, {size}), "
         f"{kinds}; Dice + CE + MEEP-KL in closed form (ours) and composed (nnU-Net's loss, and the "
-        "term computed separately), against nnU-Net's Dice + CE without a term. Memory is the peak in "
-        "addition to logits and target, including the gradient.",
+        "term computed separately), against nnU-Net's Dice + CE without a term. Memory is the peak "
+        "in addition to logits and target, including the gradient.",
         "",
     ]
     for section in sections:
