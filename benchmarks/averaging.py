@@ -219,17 +219,17 @@ def report(measured: dict[str, list[dict]], left_out: dict[str, int]) -> str:
         "calibrators are fitted on its validation scans. Folds: each scan is averaged over the "
         "folds that did not train on it; calibrators are fitted to the other scans. All numbers "
         "are computed over the voxels of all scans together; ECE, Brier score and Dice are means "
-        "over the foreground classes. r is the ratio of expected to actual errors: below 1 the "
-        "network is overconfident. (On other pages, r is the share of unexpected errors.) T is the "
+        "over the foreground classes. Expected / actual errors: below 1 the network is "
+        "overconfident. T is the "
         'temperature, fitted to single predictions ("members", as `meep-calib-fit --folds` does) '
         "or to the average itself.",
         "",
         *_sentences(measured),
     ]
     metrics = ("error_rate_ratio", "ece", "brier", "dice")
-    heading = ["", "fitted to", "T", "r", *(CATALOGUE[m].heading for m in metrics[1:])]
+    headings = ("expected / actual errors", *(CATALOGUE[m].heading for m in metrics[1:]))
     for name, rows in measured.items():
-        table = [heading]
+        table = [["", "fitted to", "T", *headings]]
         for row in rows:
             numbers = [CATALOGUE[m].number(row[m]) for m in metrics]
             t = "" if row["T"] is None else f"{row['T']:.2f}"
@@ -262,20 +262,20 @@ def _sentences(measured: dict[str, list[dict]]) -> list[str]:
 
     alone, calibrated = values("each alone"), values("each alone", "members")
     lines = [
-        f"- Each training alone: r is {span(alone)} in the {n} ensembles as trained, and "
-        f"{span(calibrated)} with the temperature of the members. A calibrator that also suits the "
-        f"average brings the average to the same r."
+        f"- Each training alone: the ratio of expected to actual errors is {span(alone)} in the "
+        f"{n} ensembles as trained, and {span(calibrated)} with the temperature of the members. "
+        f"A calibrator that also suits the average brings the average to the same ratio."
     ]
     for what in AVERAGES:
         way = f"average of {what}"
         fewer = values(way, metric="brier") < values("each alone", metric="brier")
         lines.append(
-            f"- The average of {what}, without a calibrator: r is higher than that of each alone "
-            f"in {sum(values(way) > alone)} of {n} ({span(values(way) - alone, '+')}), and the "
-            f"Brier score is lower in {sum(fewer)} of {n}. With a calibrator, compared with the "
-            f"calibrated members: r changes by {span(values(way, 'members') - calibrated, '+')} "
-            f"with the temperature of the members, and by "
-            f"{span(values(way, 'the average') - calibrated, '+')} with its own."
+            f"- The average of {what}, without a calibrator: the ratio is higher than that of each "
+            f"alone in {sum(values(way) > alone)} of {n} ({span(values(way) - alone, '+')}), and "
+            f"the Brier score is lower in {sum(fewer)} of {n}. With a calibrator, compared with "
+            f"the calibrated members: the ratio changes by "
+            f"{span(values(way, 'members') - calibrated, '+')} with the temperature of the "
+            f"members, and by {span(values(way, 'the average') - calibrated, '+')} with its own."
         )
     return lines
 

@@ -117,7 +117,7 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "wmh_h95": Metric(
         "WMH challenge H95",
-        "Distance that 95 % of one surface have to the other at most, the larger of both "
+        "95 % of one surface lie within this distance of the other; the larger value of both "
         "directions. Unlike HD95, the surface is that of each slice alone, 8 neighbours; undefined "
         "where there is none.",
         function=_WMH,
@@ -154,7 +154,7 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "dice_expected_error": Metric(
         "error of expected Dice",
-        "Difference between expected and actual Dice, without sign.",
+        "Absolute difference between expected and actual Dice.",
         function=_SCORES,
     ),
     "brier": Metric(
@@ -242,7 +242,7 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "volume_expected_ml": Metric(
         "expected volume",
-        "Voxel volume times the sum of the probabilities: the true volume, if they can be trusted.",
+        "Voxel volume times the sum of the probabilities: the true volume, if they are right.",
         Better.NEITHER,
         function=_SCORES,
         unit=_ML,
@@ -256,13 +256,13 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "volume_error_abs_ml": Metric(
         "absolute volume error",
-        "Difference between segmented and true volume, without sign.",
+        "Absolute difference between segmented and true volume.",
         function=_SCORES,
         unit=_ML,
     ),
     "volume_expected_error_abs_ml": Metric(
         "absolute error of expected volume",
-        "Difference between expected and true volume, without sign.",
+        "Absolute difference between expected and true volume.",
         function=_SCORES,
         unit=_ML,
     ),
@@ -276,7 +276,7 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "accuracy": Metric(
         "accuracy",
-        "Share of right voxels.",
+        "Share of correctly classified voxels.",
         Better.HIGHER,
         (Of.TOP_LABEL,),
         function=_TOP_LABEL,
@@ -287,8 +287,8 @@ CATALOGUE: dict[str, Metric] = {
     ),
     "error_rate_expected": Metric(
         "expected errors",
-        "Mean of 1 - largest probability: the share of wrong voxels that the network expects. Near "
-        "the actual one is good.",
+        "Mean of 1 - largest probability: the share of wrong voxels that the network expects. It "
+        "should be near the actual share.",
         Better.NEITHER,
         _ERRORS,
         function=_OF_ERRORS,

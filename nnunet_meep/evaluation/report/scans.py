@@ -15,7 +15,7 @@ QUESTION = "Can the network say which scans are bad?"
 #: What the columns of :func:`ranking_table` are.
 ABOUT = (
     "Expected Dice is computed from the probabilities alone, actual Dice with the reference; cases "
-    "in which one is undefined are left out. Off by: mean difference without sign. Rank "
+    "in which one is undefined are left out. Off by: mean absolute difference. Rank "
     "correlation: Spearman's, 1 if expected Dice has the cases in the right order. AURC: mean of "
     "1 - Dice among the k cases with the highest expected Dice, over all k; E-AURC: how much that "
     "is above the best order, 0 at best. In parentheses 95 % intervals over cases (BCa bootstrap), "
