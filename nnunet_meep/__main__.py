@@ -19,7 +19,7 @@ def main() -> None:
     width = max(map(len, commands))
     for command, what in commands.items():
         print(f"{command:<{width}}  {what}")
-    print("\nEach explains itself with --help.")
+    print("\nEach command has a --help.")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def add_any_network(parser: argparse.ArgumentParser) -> None:
         "--any-network",
         action="store_true",
         help=(
-            "apply the calibrator to another trainer, configuration, fold or checkpoint than it "
-            "was fitted to, and write that down; never to another data set"
+            "apply the calibrator even if it was fitted to another trainer, configuration, fold or "
+            "checkpoint, and record this; another data set is always refused"
         ),
     )
 

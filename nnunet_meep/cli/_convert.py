@@ -22,27 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         type=_dataset_id,
         required=True,
-        help="nnU-Net's number for the data set, 1 to 999",
+        help="number of the data set in nnU-Net, 1 to 999",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help=(
-            "print which files were found and would be written; what is in them is checked only "
-            "when they are written"
+            "only print which files were found and what would be written; the contents of the "
+            "files are not checked"
         ),
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the data set's folder in $nnUNet_raw"
+        "--overwrite",
+        action="store_true",
+        help="replace the data set's folder in $nnUNet_raw if it exists",
     )
 
 
 def add_division(parser: argparse.ArgumentParser) -> None:
     """Add how many cases are for testing and for validation."""
     for flag, what in (
-        ("--test", "the last N cases in the order of their names become imagesTs and labelsTs"),
-        ("--validation", "the N before them are for validation in fold 0, the only fold"),
-        ("--cases", "take only the first N cases with labels"),
+        ("--test", "use the last N cases, sorted by name, for testing (imagesTs, labelsTs)"),
+        ("--validation", "use the N cases before them for validation in fold 0, the only fold"),
+        ("--cases", "use only the first N labelled cases (default: all)"),
     ):
         parser.add_argument(flag, metavar="N", type=count, help=what)
 

@@ -12,11 +12,12 @@ from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 FOLDERS = """\
 folders:
   GT_FOLDER PRED_FOLDER [PRED_FOLDER ...]
-      references, and predictions with probabilities (CASE.npz); the cases of several folders
-      are taken together. --gt GT_FOLDER PRED_FOLDER ... is the same
+      reference segmentations, and predictions with probabilities (CASE.npz). The cases of
+      several folders are pooled. PRED_FOLDER ... --gt GT_FOLDER does the same
   MODEL_FOLDER
-      nnU-Net's TRAINER__PLANS__CONFIG: all its fold_*/validation, against
-      $nnUNet_preprocessed/DATASET/gt_segmentations (also for one fold_X/validation)
+      nnU-Net's TRAINER__PLANS__CONFIG: uses all its fold_*/validation. The references are
+      those in $nnUNet_preprocessed/DATASET/gt_segmentations. A single fold_X/validation
+      works, too
 """
 
 
@@ -29,13 +30,13 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="references and predictions, or a model folder; see below",
     )
-    add_references(parser, "references, if they are not the first FOLDER")
+    add_references(parser, "reference segmentations; without --gt, the first FOLDER")
     parser.add_argument(
         "-djfile",
         type=Path,
-        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
+        help="dataset.json (default: the one in PRED_FOLDER or two folders above)",
     )
-    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    parser.add_argument("-pfile", type=Path, help="plans.json (default: as for -djfile)")
     add_cases(parser)
 
 
@@ -48,7 +49,7 @@ def add_cases(parser: argparse.ArgumentParser) -> None:
         "--cases",
         nargs="+",
         metavar="CASE",
-        help="only these cases, after the folders (default: all)",
+        help="use only these cases; give this option after the folders (default: all cases)",
     )
 
 
@@ -71,29 +72,31 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
         "-np",
         type=_positive,
         help=(
-            "number of worker processes (default: one for each core that the command may use); 1 "
-            "evaluates in the main process, which then needs more memory"
+            "number of worker processes (default: one for each available core); with 1, the main "
+            "process evaluates and needs more memory"
         ),
     )
-    default = "as in each result, 15 in new ones" if bins is None else str(bins)
+    default = "that of each existing result, 15 for new results" if bins is None else str(bins)
     parser.add_argument(
         "--bins",
         type=_positive,
         default=bins,
-        help=f"bins of equal width for the ECE and the reliability diagram (default: {default})",
+        help=(
+            f"number of bins, of equal width, for ECE and reliability diagram (default: {default})"
+        ),
     )
     parser.add_argument(
         "--no-surface",
         action="store_true",
-        help="leave out the surface distances and the surface Dice, which take longest",
+        help="leave out surface distances and surface Dice, which take the most time",
     )
-    shown = "as in each result" if bins is None else f"{TOLERANCE_MM:g}"
+    shown = "that of each existing result" if bins is None else f"{TOLERANCE_MM:g}"
     parser.add_argument(
         "--tolerance",
         type=_distance,
         metavar="MM",
         default=None if bins is None else TOLERANCE_MM,
-        help=f"how far apart surfaces agree for the surface Dice (nsd), in mm (default: {shown})",
+        help=f"tolerance of the surface Dice (nsd) in mm (default: {shown})",
     )
 
     parser.add_argument(
@@ -103,10 +106,10 @@ def add_counting(parser: argparse.ArgumentParser, *, bins: int | None) -> None:
         const=0.0,
         metavar="MM3",
         help=(
-            "also compare single lesions, the connected components of each class: how many are "
-            "found, and how sure the network is of each; give it after the folders. With a size in "
-            "mm^3 (mm^2 in 2D images), smaller ones are left out of the segmentation and of the "
-            "reference alike" + ("" if bins else " (default: as in each result)")
+            "also evaluate single lesions (connected components of each class): how many are "
+            "found, and how confident the network is in each. Give this option after the folders. "
+            "With a size in mm^3 (mm^2 in 2D images), smaller lesions are left out of segmentation "
+            "and reference" + ("" if bins else " (default: as in each existing result)")
         ),
     )
 

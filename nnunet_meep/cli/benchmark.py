@@ -1,4 +1,4 @@
-"""``meep-benchmark``: trainers x seeds x folds, side by side, into one table."""
+"""``meep-benchmark``: compare trainers x seeds x folds on your data, in one report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from nnunet_meep.benchmark.run import Options
 
 _EPILOG = """\
-  meep-benchmark init 501 -o plan.toml      a plan for nnUNet_raw/Dataset501_*, commented
-  meep-benchmark time plan.toml             how long the trainings will take on this machine
-  meep-benchmark run plan.toml              train, predict, calibrate, evaluate, report; goes on
-                                            where it was stopped
-  meep-benchmark status plan.toml           what is done, running, failed and pending
-  meep-benchmark commands plan.toml         what is pending, one line each, for any scheduler
-  meep-benchmark report plan.toml           tables and pages of what is there so far
+  meep-benchmark init 501 -o plan.toml      write a commented plan for nnUNet_raw/Dataset501_*
+  meep-benchmark time plan.toml             estimate how long the trainings take on this machine
+  meep-benchmark run plan.toml              train, predict, calibrate, evaluate, report; continues
+                                            after an interruption
+  meep-benchmark status plan.toml           show what is done, running, failed and pending
+  meep-benchmark commands plan.toml         print a command for each pending training, for any
+                                            scheduler
+  meep-benchmark report plan.toml           write tables and pages of the results so far
 
 where it runs:
   meep-benchmark run plan.toml --jobs 2                 two trainings at a time on a CPU
@@ -29,16 +30,17 @@ where it runs:
   meep-benchmark run plan.toml --slurm partition=gpu,gres=gpu:1,time=24:00:00
   meep-benchmark commands plan.toml | tr '\\n' '\\0' | xargs -0 -n 1 -P 2 sh -c
 
-Everything but nnU-Net's own files goes into the folder PLAN (without .toml), or with --work into
-that folder, then with nnUNet_raw, nnUNet_preprocessed and nnUNet_results in it, too:
+Everything except nnU-Net's own files goes into the folder PLAN (without .toml). With --work FOLDER,
+everything goes into FOLDER, including nnUNet_raw, nnUNet_preprocessed and nnUNet_results:
   report/       the comparison of each data set: report.html, tables, pictures; results.csv.gz
-  steps/        a record for each step that was begun
-  logs/         what each command said
+  steps/        a record of each step that was started
+  logs/         the output of each command
   predictions/, calibrators/, calibrated/, evaluations/
 
-A step is done when its record says so and its outputs are as it left them. Stop it when you like
-(Ctrl-C, a time limit, a power cut): the same command goes on, trainings with nnU-Net's --c. Several
-runners may work on the same folder, also on several machines: they share the steps.
+You can stop a run at any time (Ctrl-C, a time limit, a power cut) and continue with the same
+command; trainings continue with nnU-Net's --c. A step is done when its record says so and its
+outputs have not changed since. The command can run several times at once, also on several machines:
+the runs share the steps.
 """
 
 
@@ -46,8 +48,9 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-benchmark",
         description=(
-            "Does it help on my data? Trains nnU-Net's default and others with several seeds and\n"
-            "folds, predicts, calibrates, evaluates and compares them, as a plan says."
+            "Find out whether MEEP helps on your data. Trains nnU-Net's default and other\n"
+            "trainers with several seeds and folds, predicts, calibrates, evaluates and compares,\n"
+            "following a plan (a TOML file)."
         ),
         epilog=_EPILOG,
     )
@@ -65,26 +68,26 @@ def _get_parser() -> argparse.ArgumentParser:
     inits = add(
         "init",
         "write a plan for a data set in nnUNet_raw",
-        "Writes a plan, a commented TOML file: nnU-Net's default and two MEEP trainers with three\n"
-        "seeds each. Nothing is trained.",
+        "Writes a plan, a commented TOML file, with nnU-Net's default and two MEEP trainers and\n"
+        "three seeds each. Nothing is trained.",
         "501 -o plan.toml",
     )
     _add_init(inits)
     times = add(
         "time",
-        "prepare the data, time a few iterations, and tell how long the trainings take",
-        "Tells how long the trainings of a plan will take on this machine: prepares the data as\n"
-        "run does, and times a few iterations on each data set. Can be repeated after each change\n"
-        "of the plan; what is prepared already stays.",
+        "estimate how long the trainings take",
+        "Estimates how long the trainings of a plan will take on this machine: prepares the data\n"
+        "as run does, and times a few iterations on each data set. Repeat it after each change of\n"
+        "the plan; data that are already prepared are not prepared again.",
         "plan.toml",
     )
     _add_plan(times)
     _add_device(times)
     runs = add(
         "run",
-        "run what is pending, then write the report",
-        "Trains, predicts, calibrates, evaluates and compares what a plan says, and goes on where\n"
-        "it was stopped. Shows each command as it begins ($), to be copied if need be.",
+        "run all pending steps, then write the report",
+        "Trains, predicts, calibrates, evaluates and compares as the plan says. An interrupted\n"
+        "run continues where it stopped. Shows each command as it starts (after a $).",
         "plan.toml --jobs 2",
     )
     _add_plan(runs)
@@ -94,34 +97,36 @@ def _get_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="STEP",
         default=[],
-        help="only this training (DATA/TRAINER/fold_0) or step, and what it needs; no report",
+        help="run only these trainings (DATA/TRAINER/fold_0) or steps, and the steps they need; "
+        "write no report",
     )
     runs.add_argument(
         "--slurm",
         metavar="OPTIONS",
-        help="submit it to a cluster instead, as array jobs with these options of sbatch: "
+        help="submit array jobs to Slurm instead, with these sbatch options, for example "
         "partition=gpu,gres=gpu:1,time=24:00:00 (needs submitit)",
     )
     states = add(
         "status",
-        "a table of what is done, running, failed, pending",
+        "show what is done, running, failed and pending",
         "Shows how far each training of a plan is, why steps failed, and where the report is.\n"
-        "Changes nothing, also while it runs.",
+        "Changes nothing; can be used while the plan is running.",
         "plan.toml",
     )
     _add_plan(states)
     lines = add(
         "commands",
-        "what is pending, one line each",
-        "Prints a command for each training that is not finished, for schedulers of any kind.",
+        "print a command for each pending training",
+        "Prints a command for each training that is not finished, for any scheduler.",
         "plan.toml --gpus 0 > jobs.txt",
     )
     _add_plan(lines)
     _add_machine(lines)
     reports = add(
         "report",
-        "tables and pages of what is there so far",
-        "Writes the report of the trainings that are evaluated so far, also while others run.",
+        "write tables and pages of the results so far",
+        "Writes the report of the trainings that have been evaluated so far. Can be used while\n"
+        "others are running.",
         "plan.toml",
     )
     _add_plan(reports)
@@ -129,22 +134,24 @@ def _get_parser() -> argparse.ArgumentParser:
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="report these results (report/results of another run) instead of those of the work "
-        "folder",
+        help="report the results in this folder (report/results of another run) instead of those "
+        "of this plan",
     )
     return parser
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "dataset", metavar="DATASET", help="its number or name in nnUNet_raw, such as 501"
+        "dataset",
+        metavar="DATASET",
+        help="number or name of the data set in nnUNet_raw, such as 501",
     )
     parser.add_argument(
         "-o",
         type=Path,
         default=Path("plan.toml"),
         metavar="PLAN",
-        help="the file to write (default: plan.toml)",
+        help="the file to write, a new one (default: plan.toml)",
     )
     kinds = parser.add_mutually_exclusive_group()
     for paper, what in (("la", "the left atrium"), ("wmh", "white matter hyperintensities")):
@@ -153,14 +160,16 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
             dest="paper",
             action="store_const",
             const=paper.upper(),
-            help=f"the thirteen rows of Table 1 of the MEEP paper on {what}",
+            help=f"plan for the thirteen rows of Table 1 of the MEEP paper ({what})",
         )
     parser.add_argument(
         "--time",
         action="store_true",
-        help="then do what meep-benchmark time does with the plan",
+        help="then estimate how long the trainings take, like meep-benchmark time",
     )
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="as for run, with --time")
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="with --time: as for meep-benchmark run"
+    )
     _add_device(parser)
 
 
@@ -170,15 +179,16 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--work",
         type=Path,
         metavar="FOLDER",
-        help="put everything in here, nnU-Net's folders too (default: PLAN without .toml, and "
-        "nnU-Net's folders as your environment says)",
+        help="put everything into this folder, including nnU-Net's three folders (default: PLAN "
+        "without .toml; nnU-Net's folders from the environment variables)",
     )
     parser.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="[DATA=]FOLDER",
-        help="where a plan's convert finds the original data; DATA= if there are several",
+        help="original data for the plan's 'convert' command; with several data sets, one --source "
+        "DATA=FOLDER for each",
     )
 
 
@@ -187,7 +197,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         "-device",
         "--device",
         choices=("cpu", "cuda", "mps"),
-        help="as for nnUNetv2_train (default: cuda if there is a GPU, else cpu)",
+        help="device for training and prediction (default: cuda if there is a GPU, otherwise cpu)",
     )
 
 
@@ -197,20 +207,21 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=_at_least_one,
         metavar="N",
-        help="trainings at a time on a CPU, which share its cores; beside a GPU, evaluations at a "
-        "time (default: 1)",
+        help="on a CPU: number of trainings at a time, which share the cores; with a GPU: number "
+        "of evaluations at a time (default: 1)",
     )
     parser.add_argument(
         "--gpus",
         default="",
         metavar="0,1",
-        help="these GPUs, as PyTorch counts those that it sees (default: the first one)",
+        help="numbers of the GPUs to use, as PyTorch counts visible GPUs (default: the first)",
     )
     parser.add_argument(
         "--per-gpu",
         type=_at_least_one,
         metavar="N",
-        help="trainings at a time on each GPU; small data sets do not fill one (default: 1)",
+        help="number of trainings at a time on each GPU; small data sets do not fill a GPU "
+        "(default: 1)",
     )
 
 

@@ -10,27 +10,28 @@ from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
-written into -o, as nnUNetv2_predict --save_probabilities does it:
+written into -o, in the same form as by nnUNetv2_predict --save_probabilities:
   CASE.npz        calibrated probabilities, float32
-  CASE.nii.gz     (or the data set's file ending) the segmentation, by nnU-Net's rule: the largest
-                  probability, or for regions p > 0.5; temperature never changes it, platt and
-                  isotonic can; or, if the calibrator has thresholds, by these
+  CASE.nii.gz     (or the data set's file ending) segmentation by the thresholds of the calibrator
+                  if it has any, otherwise by nnU-Net's rule: the class with the largest
+                  probability, or regions with p > 0.5. temperature never changes the
+                  segmentation; platt and isotonic can
   CASE.pkl        copied, never opened
   volumes.csv     if the calibrator has volume intervals: for each case and class the expected
-                  volume, the ends of its interval, and the volume of the segmentation, in ml
+                  volume, the ends of its interval, and the segmented volume, in ml
   dataset.json, plans.json, predict_from_raw_data_args.json, calibrator.json
 
-so that meep-calib-eval, meep-calib-compare, nnUNetv2_ensemble and the others go on from there.
-(nnUNetv2_ensemble averages the probabilities: what it segments does not follow the thresholds.)
-What nnU-Net padded back around its non-zero crop stays as it is. A run that was stopped goes on
-where it was.
+All commands that read predictions accept this folder: meep-calib-eval, meep-calib-compare,
+nnUNetv2_ensemble and others. (nnUNetv2_ensemble averages the probabilities and ignores the
+thresholds.) nnU-Net's padding around the non-zero crop is not changed. To continue an interrupted
+run, start the same command again.
 
 example:
   meep-calib-fit platt labelsVal predictionsVal -o calibrator.json
   meep-calib-apply calibrator.json predictionsTs -o calibratedTs
   meep-calib-compare plain=predictionsTs platt=calibratedTs --gt labelsTs -o comparison
 
-in one command with the prediction: meep-predict
+To predict and calibrate in one command, use meep-predict.
 """
 
 
@@ -38,12 +39,14 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-calib-apply",
         description=(
-            "Calibrate the probabilities of a folder of nnU-Net predictions with what\n"
-            "meep-calib-fit learnt, and write a folder like it."
+            "Calibrate a folder of nnU-Net predictions with a calibrator from meep-calib-fit, and\n"
+            "write the result as another folder of predictions."
         ),
         epilog=_EPILOG,
     )
-    parser.add_argument("calibrator", type=Path, metavar="CALIBRATOR", help="calibrator.json")
+    parser.add_argument(
+        "calibrator", type=Path, metavar="CALIBRATOR", help="file from meep-calib-fit"
+    )
     parser.add_argument(
         "pred_folder",
         type=Path,
@@ -51,15 +54,19 @@ def _get_parser() -> argparse.ArgumentParser:
         help="predictions with probabilities: CASE.npz beside CASE.nii.gz",
     )
     parser.add_argument(
-        "-o", type=Path, required=True, metavar="FOLDER", help="output folder, new or empty"
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="output folder, new or empty, or from an interrupted run",
     )
     parser.add_argument(
         "-djfile",
         type=Path,
-        help="dataset.json; looked for in PRED_FOLDER and two folders up if not given",
+        help="dataset.json (default: the one in PRED_FOLDER or two folders above)",
     )
     add_any_network(parser)
-    parser.add_argument("-pfile", type=Path, help="plans.json; looked for in the same places")
+    parser.add_argument("-pfile", type=Path, help="plans.json (default: as for -djfile)")
     return parser
 
 

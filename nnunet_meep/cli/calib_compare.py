@@ -1,4 +1,4 @@
-"""``meep-calib-compare``: several models on the same cases."""
+"""``meep-calib-compare``: compare several models on the same cases."""
 
 from __future__ import annotations
 
@@ -12,46 +12,45 @@ from nnunet_meep.errors import InputError, printable
 
 _EPILOG = """\
 models:
-  NAME=FOLDER             what meep-calib-eval wrote for a model; or a folder of predictions in
-                          whose folder 'calibration' it wrote it, or will now
-  NAME=FOLDER,FOLDER,...  several trainings of one model: seeds, which have the same cases and are
-                          averaged per case, or folds, which have cases of their own, or both
+  NAME=FOLDER             output folder of meep-calib-eval; or a folder of predictions, whose result
+                          is in its subfolder 'calibration' or is written there now
+  NAME=FOLDER,FOLDER,...  several trainings of one model: seeds (same cases, averaged per case),
+                          folds (different cases), or both
 
 written into -o:
-  report.html      everything in one file, for any browser: the verdict in sentences, tables,
-                   pictures, single cases, settings, what each number means
+  report.html      everything in one file, for any browser: verdict, tables, pictures, single
+                   cases, settings, and what each number means
   comparison.json  summary of each model, differences, tests, warnings
   comparison.csv   one row per model, class and metric
-  comparison.md    tables, the best mean in bold, and the differences to the first model
+  comparison.md    tables, the best mean in bold, and the differences from the first model
   comparison.tex   the tables for LaTeX (booktabs), with captions and labels
   reliability, risk_coverage, volumes, errors, expected_dice, case_risk (.png and .svg)
-                   models laid over each other: observed frequency against predicted
-                   probability; errors that are left if the least sure voxels are set aside;
-                   expected against true volume, against actual error rate, and against actual
-                   Dice; mean 1 - Dice if the cases with the lowest expected Dice are set aside
+                   all models in one plot, in this order: observed frequency against predicted
+                   probability; remaining errors if the least confident voxels are set aside;
+                   expected against actual volume, error rate and Dice; mean of 1 - Dice if the
+                   cases with the lowest expected Dice are set aside
   froc, lesion_reliability (.png and .svg)
-                   with --lesions: lesions found against false ones per scan; the share of real
+                   with --lesions: lesions found against false lesions per scan; share of real
                    lesions against their mean probability
   slices/          the cases with the lowest Dice (.png and .svg): image, reference, probability,
-                   errors and entropy of each model; of several seeds, the first
+                   errors and entropy of each model (of the first seed, if there are several)
 
-A comparison is always of the files that are there now. Each result is checked against what is in
-them: new and changed cases are evaluated again, and a line says so. A result with other --bins,
-another --tolerance or other --lesions, or with surface distances where --no-surface is given, is
-evaluated again, too.
+The comparison always uses the current files. New and changed cases are evaluated again, and a line
+reports this. A result with another --bins, --tolerance or --lesions is evaluated again, too, and so
+is a result with surface distances if --no-surface is given.
 Warnings come first: cases that only some models have, incomplete folds, predictions without
 references, calibrators that were fitted to the cases they are evaluated on.
 
-Tables are means over cases, reliability and risk are over the pooled voxels.
-Only cases that all models have are compared. The differences are paired by case, with 95 %
-intervals over cases (BCa bootstrap). p is that of Wilcoxon's signed-rank test, alone and
-Holm-corrected over the tests that the table shows. "n too small": with so few cases this p cannot
-be below 0.05, whatever the difference; a column of p in which all are so is left out.
-Both take the trainings as they are. If a model has several trainings, a second interval is over
-trainings and cases, and decides what is better.
+Tables show means over cases; reliability and risk are computed from the pooled voxels.
+Only cases that all models have are compared. Differences are paired by case, with 95 % intervals
+over cases (BCa bootstrap). p is from Wilcoxon's signed-rank test, uncorrected and Holm-corrected
+over the tests in the table. "n too small": with so few cases, p cannot be below 0.05, however large
+the difference; a column with no other entry is left out.
+Intervals and tests over cases do not tell how much another training would differ. If a model has
+several trainings, a second interval, over trainings and cases, decides which model is better.
 "not segmented": Dice is 0 in all cases whose reference has the class; such a model cannot be the
 best for that class or for the top label.
-"optimistic": its calibrator was fitted to cases that it is evaluated on.
+"optimistic": the calibrator was fitted to cases that the model is evaluated on.
 
 examples:
   meep-calib-compare "Dice + CE=predictions/nnUNetTrainer" \\
@@ -64,17 +63,17 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-calib-compare",
         description=(
-            "Compare the calibration of several models on the same cases: tables, the\n"
-            "differences to the first model with intervals and tests, pictures, a report."
+            "Compare segmentation and calibration of several models on the same cases: tables,\n"
+            "differences from the first model with intervals and tests, pictures, a report."
         ),
         epilog=_EPILOG,
     )
     parser.add_argument(
-        "models", nargs="+", metavar="NAME=FOLDER", help="the models; see below", type=_model
+        "models", nargs="+", metavar="NAME=FOLDER", help="one model or more; see below", type=_model
     )
     parser.add_argument("-o", type=Path, required=True, help="output folder")
     add_references(
-        parser, "reference segmentations (default: those that each was evaluated against)"
+        parser, "reference segmentations (default: those that each result was evaluated against)"
     )
     add_cases(parser)
     add_counting(parser, bins=None)
@@ -82,22 +81,22 @@ def _get_parser() -> argparse.ArgumentParser:
         "--as-stored",
         action="store_true",
         help=(
-            "compare the results as they were written, without a look at their files, for "
-            "predictions that are no longer there"
+            "compare the results as they were written, without checking their files; for "
+            "predictions that no longer exist"
         ),
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="images (CASE_0000...) to show in the slices, for example imagesTs",
+        help="images (CASE_0000...) to show in slices and report, for example imagesTs",
     )
     parser.add_argument(
         "--roi",
         metavar="ROI",
         help=(
-            "over which voxels to compare, one of those that the models were evaluated over, as "
-            "in meep-calib-eval (default: the first of each)"
+            "region of interest to compare, written as in meep-calib-eval; one that the models "
+            "were evaluated on (default: the first of each result)"
         ),
     )
     return parser

@@ -28,24 +28,24 @@ _FOR_PICTURES = ("matplotlib.figure", "matplotlib.backends.backend_svg")
 _EPILOG = """\
 written into -o:
   calibration.json  every metric: per case, over cases (mean, std, median, 95 % interval by BCa
-                    bootstrap), and over the pooled voxels of all cases; what made the
-                    predictions, and what each file held
+                    bootstrap), and over the pooled voxels of all cases; also the network that
+                    made the predictions, and a checksum of each file
   calibration.csv   one row per case, ROI and class
   reliability.png   observed frequency against predicted probability, first ROI (and .svg)
-  froc.png          with --lesions: lesions found against false ones per scan (and .svg)
+  froc.png          with --lesions: lesions found against false lesions per scan (and .svg)
   lesion_reliability.png
                     with --lesions: share of real lesions against their confidence (and .svg)
   maps/             with --maps: probabilities and entropy as NIfTI
-  cases/            sums of finished cases; a run that was stopped goes on from them, as long as
-                    their files hold the same; all that --part writes
+  cases/            sums of finished cases, from which an interrupted run continues if the files
+                    have not changed; --part writes only this folder
 
 regions of interest (--roi); voxels with the ignore label are always left out:
   image             whole images, as in the MEEP paper
-  crop              without what nnU-Net padded back around its non-zero crop
+  crop              without nnU-Net's padding around its non-zero crop
   boundary:MM       within MM millimetres of the reference surface
   mask:FOLDER       where FOLDER/CASE.nii.gz (or the data set's file ending) is not 0
 
-several models, or a report of one: meep-calib-compare
+To compare several models, or to get a report of one model, use meep-calib-compare.
 
 examples:
   nnUNetv2_predict -i imagesTs -o pred -d 501 -c 3d_fullres -f 0 \\
@@ -88,7 +88,7 @@ def _get_parser() -> argparse.ArgumentParser:
         "meep-calib-eval",
         usage="meep-calib-eval [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] [options]",
         description=(
-            "How far can the probabilities of nnU-Net predictions be trusted?\n\n"
+            "Measure how far the probabilities of nnU-Net predictions can be trusted.\n\n"
             "Compares CASE.npz (written by nnUNetv2_predict --save_probabilities or\n"
             "nnUNetv2_train --npz) with reference segmentations and reports metrics of\n"
             "segmentation and calibration, per case and over the voxels of all cases."
@@ -97,7 +97,11 @@ def _get_parser() -> argparse.ArgumentParser:
     )
     add_folders(parser)
     parser.add_argument(
-        "-o", type=Path, help="output folder (default: the folder 'calibration' in PRED_FOLDER)"
+        "-o",
+        type=Path,
+        help=(
+            "output folder (default: 'calibration' in PRED_FOLDER; required for several folders)"
+        ),
     )
     add_counting(parser, bins=15)
     parser.add_argument(
@@ -105,42 +109,42 @@ def _get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["image"],
         metavar="ROI",
-        help="regions of interest, after the folders (default: image); see below",
+        help="regions of interest, see below; give this option after the folders (default: image)",
     )
     parser.add_argument(
         "--segmentation",
         choices=("file", "argmax"),
         default="file",
         help=(
-            "the segmentation from which Dice, distances and volumes are computed: the file "
-            "CASE.nii.gz beside CASE.npz (default), which postprocessing or a threshold may have "
-            "changed, or the argmax of the probabilities (for regions p > 1/2)"
+            "which segmentation Dice, distances and volumes are computed from: file (default), "
+            "that is CASE.nii.gz beside CASE.npz, which postprocessing or a threshold may have "
+            "changed; or argmax of the probabilities (for regions, p > 0.5)"
         ),
     )
     parser.add_argument(
         "--maps",
         action="store_true",
         help=(
-            "also write, for a viewer, the probability of each class and the entropy of each case "
-            "as NIfTI in the geometry of the reference: maps/CASE/"
+            "also write maps/CASE/ with the probability of each class and the entropy, as NIfTI "
+            "files in the geometry of the reference, for an image viewer"
         ),
     )
     parser.add_argument(
         "--part",
         metavar="NUMBER/PARTS",
         help=(
-            "count only every PARTS-th case, beginning with the NUMBER-th, for jobs that run side "
-            "by side; keeps the sums in cases/ and writes nothing else. The same command without "
-            "--part then has all of them and writes the results"
+            "for parallel jobs: count only every PARTS-th case, beginning with case NUMBER (from "
+            "1), and write only the sums in cases/. When all parts are done, the same command "
+            "without --part writes the results"
         ),
     )
     parser.add_argument(
         "--chill",
         action="store_true",
         help=(
-            "go on without cases that are missing or cannot be evaluated, and list them; "
-            "references without a prediction stop the command only in a folder that "
-            "nnUNetv2_predict wrote, where each was meant to be predicted"
+            "leave out cases that are missing or cannot be evaluated, and list them, instead of "
+            "stopping with an error. A reference without a prediction is an error only for folders "
+            "written by nnUNetv2_predict, which should have a prediction for each reference"
         ),
     )
     return parser

@@ -1,4 +1,4 @@
-"""``meep-calib-fit``: learn a calibrator from validation predictions."""
+"""``meep-calib-fit``: fit a calibrator to validation predictions."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ from nnunet_meep.cli._run import run
 
 _EPILOG = """\
 methods:
-  platt             sigmoid(a logit p + b), by unregularized logistic regression (scikit-learn)
+  platt             sigmoid(a logit p + b), by logistic regression without a penalty
+                    (scikit-learn)
   isotonic          the best nondecreasing function of p (scikit-learn)
-  temperature       softmax(log p / T); keeps every predicted label
+  temperature       softmax(log p / T); never changes a predicted label
 with fiducio (pip install 'fiducio>=0.2,<0.3'):
   vector            softmax(w log p + b), a factor and an offset for each class
   matrix            softmax(W log p + b)
-  dirichlet         the same, regularized (off-diagonal and offsets)
+  dirichlet         the same as matrix, regularized (off-diagonal entries and offsets)
   class-conditional, class-conditional-argmax, class-conditional-order
-                    a matrix for each predicted label; free, or such that the predicted label,
-                    or the whole ranking of the classes, stays as it is
+                    a matrix for each predicted label: unrestricted, keeping the predicted label,
+                    or keeping the ranking of all classes
 
-what follows from probabilities, which stay as they are:
-  threshold         from which probability on a class or region is segmented: for the best mean
-                    Dice (--goal dice), or the smallest segmentation that misses at most a share
-                    of the voxels, on average over cases (--fnr, conformal risk control)
-  volume            how far volumes are from the expected one: an interval that contains the true
-                    volume in a share of the cases (--coverage, split conformal prediction)
-  Each is fitted to the probabilities as they are, or after another calibrator (--after), which
-  its file then holds: that one file is all that meep-calib-apply and meep-predict need.
-  A region is segmented where p is above its threshold; of classes that exclude each other the
-  one with the largest p / threshold, if that is above 1. What --fnr and --coverage promise holds
-  on average over validation sets and further cases of the same kind (exchangeable ones), for
-  the network that it was fitted to; not for each case.
+methods that leave the probabilities unchanged:
+  threshold         the probability above which a class or region is segmented: for the best mean
+                    Dice (--goal dice), or for the smallest segmentation that misses at most a
+                    given share of the voxels, on average over cases (--fnr, conformal risk control)
+  volume            an interval around the expected volume that contains the true volume in a
+                    given share of the cases (--coverage, split conformal prediction)
+  Both can follow another calibrator (--after). The new file then holds both calibrators, so it is
+  the only file that meep-calib-apply and meep-predict need.
+  A region is segmented where p is above its threshold. Of several classes, the one with the
+  largest p / threshold is segmented if this ratio is above 1, otherwise background. --fnr and
+  --coverage hold on average over validation sets and further cases of the same kind
+  (exchangeable cases) for the same network, but not for each single case.
 
-platt and isotonic take one class against the rest; with more than two classes all are then made
-to sum to 1. Regions are calibrated each on its own. nnU-Net saves no logits: log p is taken, of
-p not below 3.8e-11 (logits within 24).
+platt and isotonic calibrate each class against the rest; with more than two classes, the results
+are then divided by their sum. Regions are calibrated separately. nnU-Net saves no logits, so log p
+is used instead, with p raised to at least 3.8e-11 (logits between -24 and 24).
 
 {folders}
 written:
-  calibrator.json   what was learnt, and on what; for meep-calib-apply and meep-predict
-  calibrator.png    reliability of the voxels it was fitted on, before and after; of thresholds
-                    Dice and false-negative rate, of volumes the expected against the true ones
+  calibrator.json   the calibrator and the cases it was fitted to, for meep-calib-apply and
+                    meep-predict
+  calibrator.png    reliability diagrams of these cases before and after; for threshold: Dice and
+                    false-negative rate; for volume: expected against true volumes
 
-Never fit on the cases that you evaluate on, nor on cases that the network was trained on. What is
-learnt from the validation of single folds is for single folds; --folds: for their average, which
-assumes that on new cases the average makes the same errors with the same confidence as each fold.
+Never fit on cases that you evaluate on, nor on cases that the network was trained on. A calibrator
+fitted to the validation cases of single folds is for predictions of single folds; with --folds it
+is for their average. --folds assumes that, on new cases, the average makes the same errors with the
+same confidence as each fold.
 
 examples:
   nnUNetv2_train 501 3d_fullres 0 -tr nnUNetTrainerMEEP_KL --npz
@@ -66,43 +69,46 @@ def _get_parser() -> argparse.ArgumentParser:
         "meep-calib-fit",
         usage="meep-calib-fit METHOD [GT_FOLDER] PRED_FOLDER [PRED_FOLDER ...] -o FILE [options]",
         description=(
-            "Learn from validation predictions how probabilities have to be changed so that they\n"
-            "can be trusted (post-hoc calibration), and what follows from them: thresholds and\n"
-            "intervals of volumes. The network stays as it is."
+            "Fit a post-hoc calibrator to validation predictions: a correction of the\n"
+            "probabilities, thresholds, or volume intervals. The network itself does not change."
         ),
         epilog=_EPILOG.replace("{folders}", FOLDERS),
     )
-    parser.add_argument("method", metavar="METHOD", help="what is learnt; see below")
+    parser.add_argument("method", metavar="METHOD", help="what to fit; see below")
     add_folders(parser)
     parser.add_argument(
-        "-o", type=Path, required=True, metavar="FILE", help="where to write calibrator.json"
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write, such as calibrator.json",
     )
     parser.add_argument(
         "--roi",
         default="image",
         metavar="ROI",
         help=(
-            "which voxels to learn from, as in meep-calib-eval: image (default), crop, "
-            "boundary:MM or mask:FOLDER; the calibrator is applied to whole images"
+            "which voxels to fit to, as in meep-calib-eval: image (default), crop, boundary:MM "
+            "or mask:FOLDER; the calibrator is still applied to whole images"
         ),
     )
     parser.add_argument(
         "--folds",
         action="store_true",
         help=(
-            "for predictions that are averaged over the folds of the model folder "
-            "(cross-fitting: each fold predicts cases that it was not trained on)"
+            "fit a calibrator for the average of all folds, on the validation cases of the folds "
+            "of a model folder (cross-fitting: no fold was trained on the cases it predicts)"
         ),
     )
-    derived = parser.add_argument_group("of threshold and volume").add_argument
-    derived("--goal", choices=("dice",), help="thresholds of the best mean Dice")
+    derived = parser.add_argument_group("options for threshold and volume").add_argument
+    derived("--goal", choices=("dice",), help="threshold: best mean Dice")
     derived(
         "--fnr",
         type=float,
         metavar="RATE",
         help=(
-            "thresholds that miss at most this share of the voxels of a class, on average over "
-            "further cases of the same kind, such as 0.1; that needs 9 cases at least (0.05: 19)"
+            "threshold: miss at most this share of the voxels of a class, on average over further "
+            "cases of the same kind; 0.1 needs at least 9 cases, 0.05 at least 19"
         ),
     )
     derived(
@@ -110,15 +116,15 @@ def _get_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SHARE",
         help=(
-            "share of further cases of the same kind whose volume is to be inside its interval "
-            "(default: 0.9, which needs 9 cases at least; 0.95: 19)"
+            "volume: share of further cases of the same kind whose true volume is inside the "
+            "interval (default: 0.9, which needs at least 9 cases; 0.95 needs at least 19)"
         ),
     )
     derived(
         "--after",
         type=Path,
         metavar="FILE",
-        help="a calibrator.json that is applied before, and becomes part of the new one",
+        help="a calibrator.json that is applied first and becomes part of the new file",
     )
     return parser
 

@@ -9,16 +9,16 @@ from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
-For each class of each case, the Dice that the network expects of its segmentation,
-2 sum(p s) / (sum(p) + sum(s)): p is the probability of the class, s is 1 at segmented voxels. Cases
-are listed by the lowest value of any class. 0: nothing is segmented, though at least half a voxel
-is expected; "-", at the end: neither.
+The expected Dice of a class is 2 sum(p s) / (sum(p) + sum(s)), where p is the probability of the
+class, and s is 1 at segmented voxels, otherwise 0. Cases are sorted by the lowest expected Dice of
+any class. 0 means that nothing is segmented although at least half a voxel is expected; "-", at the
+end of the list, that nothing is segmented and nothing is expected.
 
-What it means: the network is less sure of the first cases. It is a ranking, no guarantee. A network
-can be sure and wrong, and then such a case is at the end of the list; an expected Dice of 0.9 is no
-promise of 0.9. Trust it as far as it holds on your own test cases that have references:
-meep-calib-eval says there how far expected Dice is off and how well it ranks, meep-calib-compare
-draws it.
+The list is a ranking, not a guarantee: the network is less confident in the first cases. A network
+can be confident and wrong, and such a case is at the end of the list; an expected Dice of 0.9 does
+not promise a Dice of 0.9. Test this on cases of your own that have references: meep-calib-eval says
+how far expected Dice is from actual Dice and how well it ranks the cases, and meep-calib-compare
+plots both.
 
 written with -o: one row per case, with the lowest expected Dice and its class, and for each class
 expected Dice, expected volume (sum of p) and segmented volume. meep-predict writes the same list as
@@ -34,8 +34,8 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-calib-triage",
         description=(
-            "Which of these predictions should a person review first? Lists cases by the\n"
-            "Dice that the network expects of its own segmentations; needs no references."
+            "List the cases that a person should review first: those with the lowest Dice that\n"
+            "the network expects of its own segmentation. Needs no references."
         ),
         epilog=_EPILOG,
     )

@@ -1,4 +1,4 @@
-"""``meep-convert-folder``: a folder of scans with labels into nnU-Net's raw format."""
+"""``meep-convert-folder``: convert a folder of scans and labels to nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SRC is a folder with scans of one channel and their labels:
   images*/CASE_0000.nii.gz or images*/CASE.nii.gz
   labels*/CASE.nii.gz
 
-All folders images* are taken together, and so are all folders labels*. The cases are divided in the
-order of their names: --test and --validation take them from the end. Without --validation nnU-Net
-makes its five folds of the training scans.
+All folders images* are pooled, and so are all folders labels*. Cases are sorted by name; --test and
+--validation take them from the end. Without --validation, nnU-Net divides the training scans into
+its usual five folds.
 
-With --folds K every scan is tested once. All are written for training, and splits_final.json has K
-folds: fold 0 tests the scans 0, K, 2K, ... in the order of their names, fold 1 the scans 1, K + 1,
-2K + 1, ... Each fold validates on two others (--validation N: on N), spread over the names, and
-trains on the rest. The test scans of a fold are in neither of its lists: they are all cases of
-labelsTr that the fold does not name. nnU-Net plans with all scans.
+With --folds K, each scan is tested once. All scans are written to imagesTr and labelsTr, and
+splits_final.json has K folds: fold 0 tests the scans 0, K, 2K, ... in the order of their names,
+fold 1 the scans 1, K + 1, 2K + 1, ... Each fold validates on two other scans (with --validation N:
+on N), spread over the names, and trains on the rest. The test scans of a fold are the cases of
+labelsTr that are in neither of its lists. nnU-Net plans with all scans.
 
-nnU-Net needs labels 1, 2, 3, ... with the ignore label last: they are numbered so, in the order of
-their values. Images and labels that need no change are copied as they are.
+nnU-Net needs labels 1, 2, 3, ... with the ignore label last. Other labels are renumbered in the
+order of their values. Images and labels that need no change are copied as they are.
 
 examples:
   meep-convert-folder ~/data/hippocampus -d 4 --name Hippocampus --labels Anterior=1,Posterior=2 \\
@@ -40,39 +40,51 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-convert-folder",
         description=(
-            "Write a folder of scans with labels for nnU-Net, as $nnUNet_raw/Dataset<ID>_<NAME>,\n"
-            "with labelled test scans or with folds that have their own."
+            "Convert a folder of scans and labels to nnU-Net's raw format,\n"
+            "$nnUNet_raw/Dataset<ID>_<NAME>, with labelled test scans: the same for all folds\n"
+            "(--test), or different ones for each fold (--folds)."
         ),
         epilog=_EPILOG,
     )
     add_arguments(parser)
-    parser.add_argument("--name", type=_name, required=True, help="the data set's name")
+    parser.add_argument(
+        "--name",
+        type=_name,
+        required=True,
+        help="name of the data set: letters, digits, '_', '.' and '-'",
+    )
     parser.add_argument(
         "--labels",
         metavar="NAME=VALUE,...",
         type=_labels,
         required=True,
-        help="name and value of each label but the background, which is 0",
+        help="name and value of each label except the background, which is 0",
     )
     parser.add_argument(
         "--ignore",
         metavar="VALUE,...",
         type=lambda text: [_value(part) for part in text.split(",")],
         default=[],
-        help="labels that become nnU-Net's ignore label",
+        help="values of labels that become nnU-Net's ignore label",
     )
     parser.add_argument(
         "--channel",
         metavar="NAME",
         default="image",
-        help="the channel's name, by which nnU-Net normalizes: CT for CT (default: image)",
+        help=(
+            "name of the channel, by which nnU-Net chooses the normalization; for CT scans it has "
+            "to be CT (default: image)"
+        ),
     )
     add_division(parser)
     parser.add_argument(
         "--folds",
         metavar="K",
         type=count,
-        help="K folds with test scans of their own; --validation is then for each (default: 2)",
+        help=(
+            "make K folds, each with its own test scans; --validation is then the number of scans "
+            "for each fold (default: 2)"
+        ),
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""``meep-convert-la``: the Left Atrium 2018 data into nnU-Net's raw format."""
+"""``meep-convert-la``: convert the Left Atrium 2018 data to nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SRC is a folder with the data in one of three layouts, at any depth:
     imagesTr/LA_<CASE>_0000.nii.gz   imagesTs/LA_<CASE>_0000.nii.gz
     labelsTr/LA_<CASE>.nii.gz        labelsTs/LA_<CASE>.nii.gz
 
-Written are the 80 training scans (imagesTr, labelsTr) and the 20 test scans (imagesTs, labelsTs)
-of the MEEP paper, dataset.json, and splits_final.json: fold 0 is the paper's split into 76
-training and 4 validation scans, folds 1 to 5 are a cross-validation of the 80. Nothing is
+The command writes the 80 training scans (imagesTr, labelsTr) and the 20 test scans (imagesTs,
+labelsTs) of the MEEP paper, dataset.json, and splits_final.json: fold 0 is the paper's split into
+76 training and 4 validation scans, folds 1 to 5 are a cross-validation of all 80. Nothing is
 resampled. The challenge's terms of use apply to the data.
 
 example:
@@ -35,7 +35,9 @@ example:
 def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-convert-la",
-        description="Write the Left Atrium 2018 data as $nnUNet_raw/Dataset<ID>_LA for nnU-Net.",
+        description=(
+            "Convert the Left Atrium 2018 data to nnU-Net's raw format, $nnUNet_raw/Dataset<ID>_LA."
+        ),
         epilog=_EPILOG,
     )
     add_arguments(parser)
@@ -43,8 +45,8 @@ def _get_parser() -> argparse.ArgumentParser:
         "--challenge-test",
         action="store_true",
         help=(
-            "test on the challenge's own 'Testing Set' and train on all 100 others (fold 0 stays "
-            "the paper's); default: test on the paper's 20"
+            "test on the challenge's own 'Testing Set' and train on the other 100 scans; fold 0 "
+            "stays that of the paper (default: test on the paper's 20 scans)"
         ),
     )
     return parser

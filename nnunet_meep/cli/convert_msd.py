@@ -1,4 +1,4 @@
-"""``meep-convert-msd``: a task of the Medical Segmentation Decathlon into nnU-Net's raw format."""
+"""``meep-convert-msd``: convert a Medical Segmentation Decathlon task to nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
-SRC is the folder of a task as it was unpacked, from http://medicaldecathlon.com (its terms apply):
+SRC is the unpacked folder of a task from http://medicaldecathlon.com (its terms apply):
 
   Task04_Hippocampus/dataset.json
   Task04_Hippocampus/imagesTr/hippocampus_001.nii.gz    4D if there are several modalities
   Task04_Hippocampus/labelsTr/hippocampus_001.nii.gz
 
-nnUNetv2_convert_MSD_dataset converts all labelled scans for training and takes the scans without
-labels (imagesTs) for testing. Here --test sets labelled scans aside, on which predictions can be
-evaluated, and scans without labels are left out. With --validation, splits_final.json has one fold
-with these validation scans; without it nnU-Net makes its five folds of the training scans.
+nnUNetv2_convert_MSD_dataset uses all labelled scans for training, and the scans without labels
+(imagesTs) for testing. Here, --test sets labelled scans aside, so that predictions can be
+evaluated; scans without labels are left out. With --validation, splits_final.json has one fold with
+these validation scans; without it, nnU-Net divides the training scans into its usual five folds.
 
 example:
   meep-convert-msd ~/data/Task04_Hippocampus -d 4 --test 52 --validation 20
@@ -31,7 +31,7 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-convert-msd",
         description=(
-            "Write a task of the Medical Segmentation Decathlon for nnU-Net, as\n"
+            "Convert a task of the Medical Segmentation Decathlon to nnU-Net's raw format,\n"
             "$nnUNet_raw/Dataset<ID>_<NAME OF THE TASK>, with labelled test scans."
         ),
         epilog=_EPILOG,

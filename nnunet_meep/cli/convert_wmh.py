@@ -1,4 +1,4 @@
-"""``meep-convert-wmh``: the WMH challenge's data into nnU-Net's raw format."""
+"""``meep-convert-wmh``: convert the WMH challenge's data to nnU-Net's raw format."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SRC is a folder with the data of the WMH Segmentation Challenge as released, at 
   Utrecht/0/wmh.nii.gz                    training/Amsterdam/GE3T/100/...
   Singapore/50/... GE3T/100/...           test/...
 
-  to be had from https://doi.org/10.34894/AECRSD (its terms of use apply)
+  download: https://doi.org/10.34894/AECRSD (its terms of use apply)
 
-Written are 45 training scans (imagesTr, labelsTr) and 15 test scans (imagesTs, labelsTs),
-dataset.json, and splits_final.json: fold 0 trains on 42 scans and validates on 3, as the MEEP
-paper does; folds 1 to 5 are a cross-validation with as many scans of each scanner, folds 6 to 8
-leave one scanner out (Utrecht, Singapore, GE3T). The paper does not say which scans it took: these
-were drawn once, 14 / 1 / 5 of each scanner. Nothing is resampled, nnU-Net does that.
+The command writes 45 training scans (imagesTr, labelsTr) and 15 test scans (imagesTs, labelsTs),
+dataset.json, and splits_final.json. Fold 0 trains on 42 scans and validates on 3, as in the MEEP
+paper; folds 1 to 5 are a cross-validation with equally many scans from each scanner; folds 6 to 8
+leave out one scanner each (Utrecht, Singapore, GE3T). The paper does not say which scans it used:
+we drew ours at random once, for each scanner 14 for training, 1 for validation and 5 for testing.
+Nothing is resampled; nnU-Net does that later.
 
 example:
   meep-convert-wmh ~/data/wmh -d 502
@@ -34,7 +35,9 @@ example:
 def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-convert-wmh",
-        description="Write the WMH challenge's data as $nnUNet_raw/Dataset<ID>_WMH for nnU-Net.",
+        description=(
+            "Convert the WMH challenge's data to nnU-Net's raw format, $nnUNet_raw/Dataset<ID>_WMH."
+        ),
         epilog=_EPILOG,
     )
     add_arguments(parser)
@@ -43,26 +46,28 @@ def _get_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=["FLAIR", "T1"],
         default=["FLAIR", "T1"],
-        help="images that become channels, after SRC (default: FLAIR T1)",
+        help="images to use as channels; give this option after SRC (default: FLAIR T1)",
     )
     parser.add_argument(
         "--other-pathology",
         choices=["ignore", "background", "lesion"],
         default="ignore",
         help=(
-            "what label 2 becomes: nnU-Net's ignore label, as the challenge scores (default), "
-            "background, as in the paper's binary masks, or lesion"
+            "what label 2 (other pathology) becomes: nnU-Net's ignore label (default, as the "
+            "challenge does not score it), background (as in the paper's binary masks), or lesion"
         ),
     )
     parser.add_argument(
-        "--orig", action="store_true", help="images as scanned (orig/), not bias corrected (pre/)"
+        "--orig",
+        action="store_true",
+        help="use the images as scanned (orig/) instead of the bias-corrected ones (pre/)",
     )
     parser.add_argument(
         "--challenge-test",
         action="store_true",
         help=(
-            "test on the release's own test scans and train on all 60 others (fold 0 stays the "
-            "same); default: test on 15 of the 60, as the paper"
+            "test on the release's own test scans and train on all 60 others; fold 0 stays the "
+            "same (default: test on 15 of the 60)"
         ),
     )
     return parser

@@ -1,4 +1,4 @@
-"""``meep-export-model``: a trained model for people without this package."""
+"""``meep-export-model``: copy a trained model for people without this package."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-export-model",
         description=(
-            "Copies a trained model so that nnU-Net predicts with it without nnunet-meep.\n\n"
-            "MEEP changes nothing of a network but its weights. The copy has the same ones, and\n"
-            "its checkpoints name nnU-Net's own trainer: it predicts the same, voxel by voxel.\n"
-            "Taken are all folds and checkpoints and what nnUNetv2_export_model_to_zip takes\n"
-            "beside them, but for debug.json, which names the machine: no validation predictions,\n"
-            "but their scores (summary.json), with the paths that the files have here."
+            "Copy a trained model so that nnU-Net can predict with it without nnunet-meep.\n\n"
+            "MEEP changes only the weights of a network. The copy has the same weights, but its\n"
+            "checkpoints name nnU-Net's own trainer; predictions are the same, voxel by voxel.\n"
+            "All folds and checkpoints are copied, and the other files that\n"
+            "nnUNetv2_export_model_to_zip includes, except debug.json, which names the machine.\n"
+            "Of the validation, only the scores are copied (summary.json, which contains the\n"
+            "paths of your files)."
         ),
         epilog=(
-            "OUT must not exist. nnUNetv2_predict_from_modelfolder takes it wherever it is; for\n"
-            "nnUNetv2_predict it has to be\n"
+            "OUT must not exist. nnUNetv2_predict_from_modelfolder accepts OUT at any place; for\n"
+            "nnUNetv2_predict, it has to be\n"
             "$nnUNet_results/DATASET/nnUNetTrainer__PLANS__CONFIGURATION.\n\n"
             "example:\n"
             "  meep-export-model \\\n"
@@ -39,7 +40,7 @@ def _get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="a trained model, $nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write, a new one")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; must not exist")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``meep-predict``: predict with calibrated probabilities, also with those of averaged folds."""
+"""``meep-predict``: predict with calibrated probabilities, also for averages of folds."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
 _EPILOG = """\
-written into -o: CASE.npz with calibrated probabilities, the segmentation that follows from them,
-CASE.pkl, dataset.json, plans.json, calibrator.json, and triage.csv, which lists the cases to review
-first (meep-calib-triage); if the calibrator has thresholds, segmentations follow these; if it has
-volume intervals, volumes.csv has a row for each case and class. The same as that of
+written into -o: CASE.npz with calibrated probabilities, the segmentation that follows from them (or
+from the calibrator's thresholds), CASE.pkl, dataset.json, plans.json, calibrator.json, and
+triage.csv, which lists the cases to review first (meep-calib-triage). If the calibrator has volume
+intervals, volumes.csv has a row for each case and class. These three commands do the same:
 
   nnUNetv2_predict ... -o uncalibrated --save_probabilities
   meep-calib-apply calibrator.json uncalibrated -o ...
   meep-calib-triage ... -o .../triage.csv
 
-Without --calibrator the same files with nnU-Net's probabilities, and meep_predict_args.json, by
-which meep-calib-fit and meep-calib-apply know the network.
+Without --calibrator, the probabilities are nnU-Net's own, and calibrator.json is replaced by
+meep_predict_args.json, which tells meep-calib-fit and meep-calib-apply what the network is.
 
-A calibrator is for the network that it was fitted to: fit it on predictions made with the same -d,
--tr, -p, -c, -f and checkpoint. Another one is refused, or with --any-network taken all the same.
+A calibrator belongs to the network that it was fitted to. Fit it to predictions made with the same
+-d, -tr, -p, -c, -f and checkpoint. A calibrator of another network is refused, except with
+--any-network.
 
 several folds (-f 0 1 2):
-  nnUNetv2_predict averages their logits, nnUNetv2_ensemble the probabilities of several folders.
-  --average probabilities does the second with folds: each of them predicts on its own.
-  The average is another network than each fold: it makes fewer errors, and that of probabilities
-  is less confident. A calibrator is applied to the average: fit it to predictions of the average,
-  or with meep-calib-fit --folds.
-  --disagreement writes into disagreement/ in -o, in the geometry of the segmentation,
-    CASE_mutual_information.nii.gz  H(mean p) - mean H(p) over the folds, nats; of regions the sum
-    CASE_std.nii.gz                 standard deviation of p over the folds, of the class or region
-                                    for which it is largest
-  With --average logits it takes twice the time, because the average is predicted besides.
+  nnUNetv2_predict averages their logits; nnUNetv2_ensemble averages the probabilities of several
+  folders. With --average probabilities, each fold predicts separately, and the probabilities of the
+  folds are averaged.
+  The average is a different network from its folds: it makes fewer errors, and the average of
+  probabilities is less confident. The calibrator is applied to the average, so fit it to
+  predictions of the average, or with meep-calib-fit --folds.
+  --disagreement writes into disagreement/ in -o, in the geometry of the segmentation:
+    CASE_mutual_information.nii.gz  H(mean p) - mean H(p) over the folds, in nats; for regions, the
+                                    sum over the regions
+    CASE_std.nii.gz                 standard deviation of p over the folds, for the class or region
+                                    where it is largest
+  With --average logits, --disagreement doubles the time: nnU-Net predicts the average in addition.
 
-Until all is done, nnU-Net's predictions lie in hidden folders .uncalibrated* in -o;
---continue_prediction goes on from them, and without it all is predicted again.
+Until all cases are done, nnU-Net's predictions are in hidden folders .uncalibrated* in -o.
+--continue_prediction continues from them; without this option, all cases are predicted again.
 
 examples:
   meep-predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 \\
@@ -52,9 +55,9 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-predict",
         description=(
-            "Predict with nnU-Net, calibrate the probabilities with what meep-calib-fit learnt,\n"
-            "average folds in either way, and map where they disagree. Takes nnUNetv2_predict's\n"
-            "flags."
+            "Predict with nnU-Net and calibrate the probabilities with a calibrator from\n"
+            "meep-calib-fit. Can average the logits or the probabilities of several folds, and\n"
+            "map where folds disagree. Accepts all flags of nnUNetv2_predict."
         ),
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -63,22 +66,24 @@ def _get_parser() -> argparse.ArgumentParser:
         "--calibrator",
         type=Path,
         metavar="FILE",
-        help="calibrator.json (default: the probabilities stay as they are)",
+        help="calibrator.json from meep-calib-fit (default: probabilities stay as they are)",
     )
     add_any_network(parser)
     parser.add_argument(
         "--average",
         choices=("logits", "probabilities"),
         default="logits",
-        help="what is averaged over several folds (default: logits, as nnUNetv2_predict does)",
+        help="what to average over several folds (default: logits, as in nnUNetv2_predict)",
     )
     parser.add_argument(
-        "--disagreement", action="store_true", help="also map where several folds disagree"
+        "--disagreement",
+        action="store_true",
+        help="also write maps of where several folds disagree",
     )
-    add = parser.add_argument_group("nnUNetv2_predict's own").add_argument
+    add = parser.add_argument_group("options of nnUNetv2_predict").add_argument
     add("-i", required=True, help="folder of images, CASE_0000.nii.gz and so on")
-    add("-o", required=True, help="output folder, new or empty")
-    add("-d", required=True, help="dataset, its name or number")
+    add("-o", required=True, help="output folder, new or empty, or from an interrupted run")
+    add("-d", required=True, help="name or number of the data set")
     add("-c", required=True, help="configuration, for example 3d_fullres")
     add("-p", default="nnUNetPlans", help="plans (default: nnUNetPlans)")
     add("-tr", default="nnUNetTrainer", help="trainer (default: nnUNetTrainer)")
@@ -86,31 +91,51 @@ def _get_parser() -> argparse.ArgumentParser:
         "-f",
         nargs="+",
         default=["0", "1", "2", "3", "4"],
-        help="folds of which the prediction is averaged (default: 0 1 2 3 4)",
+        help="folds to predict with; several are averaged (default: 0 1 2 3 4)",
     )
-    add("-step_size", type=float, help="of the sliding window (nnU-Net's default: 0.5)")
+    add(
+        "-step_size",
+        type=float,
+        help="step size of the sliding window, at most 1 (nnU-Net's default: 0.5)",
+    )
     add("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
-    add("--verbose", action="store_true", help="nnU-Net says more")
-    add("--save_probabilities", action="store_true", help="is always on here")
+    add("--verbose", action="store_true", help="more output from nnU-Net")
+    add("--save_probabilities", action="store_true", help="always on here; accepted but not needed")
     add(
         "--continue_prediction",
         action="store_true",
-        help="go on with a run that was stopped; finished cases stay as they are",
+        help="continue an interrupted run; finished cases are not predicted again",
     )
     add("-chk", default="checkpoint_final.pth", help="checkpoint (default: checkpoint_final.pth)")
-    add("-npp", type=int, help="processes that preprocess")
-    add("-nps", type=int, help="processes that write segmentations")
-    add("-prev_stage_predictions", help="of a cascade: predictions of the stage before")
-    add("-num_parts", type=int, default=1, help="number of calls that share the cases")
-    add("-part_id", type=int, default=0, help="which of them this is, from 0")
+    add("-npp", type=int, help="number of processes for preprocessing (nnU-Net's default: 3)")
+    add(
+        "-nps",
+        type=int,
+        help="number of processes for writing segmentations (nnU-Net's default: 3)",
+    )
+    add(
+        "-prev_stage_predictions",
+        help="for a cascade: folder with the predictions of the previous stage",
+    )
+    add("-num_parts", type=int, default=1, help="number of calls that share the cases (default: 1)")
+    add(
+        "-part_id",
+        type=int,
+        default=0,
+        help="number of this call, from 0 to -num_parts minus 1 (default: 0)",
+    )
     add(
         "-device",
         choices=("cuda", "cpu", "mps"),
         default="cuda",
-        help="default: cuda; which GPU is said with CUDA_VISIBLE_DEVICES",
+        help="device (default: cuda); choose the GPU with CUDA_VISIBLE_DEVICES",
     )
     add("--disable_progress_bar", action="store_true", help="no progress bars")
-    add("--not_on_device", action="store_true", help="large images: gather tiles in main memory")
+    add(
+        "--not_on_device",
+        action="store_true",
+        help="collect results in main memory instead of on the GPU, for large images",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""``meep-quickstart``: try everything out on a small data set."""
+"""``meep-quickstart``: test the installation on a small data set."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-quickstart",
         description=(
-            "Tries the installation out: trains nnU-Net with its default loss and with MEEP-H for\n"
-            "a few dozen iterations each on a small synthetic data set, predicts test scans, and\n"
-            "compares them in a report. Needs no GPU and no download; takes about two minutes\n"
-            "on two idle cores. Shows each command of nnU-Net as it runs it. So short a training\n"
-            "proves the installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
+            "Test the installation: train nnU-Net with its default loss and with MEEP-H for a few\n"
+            "dozen iterations each on a small synthetic data set, predict test scans, and compare\n"
+            "the two in a report. Needs no GPU and no download; takes about two minutes on two\n"
+            "idle cores. Shows each nnU-Net command before running it. Such a short training\n"
+            "tests the installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
         ),
         epilog=(
-            "FOLDER must be new, empty, or from an earlier meep-quickstart of the same data, that\n"
-            "goes on where it was stopped. If it holds anything else, nothing is changed. Your\n"
-            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used. All this is a plan\n"
-            "of meep-benchmark, FOLDER/plan.toml, which does the same with your own data.\n\n"
+            "FOLDER must be new, empty, or from an earlier meep-quickstart on the same data,\n"
+            "which then continues. If FOLDER contains anything else, nothing is changed. Your own\n"
+            "nnUNet_raw, nnUNet_preprocessed and nnUNet_results are not used. The command runs\n"
+            "FOLDER/plan.toml, a plan of meep-benchmark, which does the same with your data.\n\n"
             "examples:\n"
             "  meep-quickstart\n"
             "  meep-quickstart --data $nnUNet_raw/Dataset004_Hippocampus -o hippocampus"
@@ -34,22 +34,22 @@ def _get_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         type=Path,
         default=Path("meep_quickstart"),
-        help="working folder, for everything (default: ./meep_quickstart)",
+        help="folder for all files (default: ./meep_quickstart)",
     )
     parser.add_argument(
         "--data",
         metavar="FOLDER",
         type=Path,
         help=(
-            "use this DatasetXXX_NAME folder in nnU-Net's raw format (only read) instead of the "
-            "synthetic data; without labelsTs the validation cases of fold 0 are evaluated"
+            "use this DatasetXXX_NAME folder in nnU-Net's raw format instead of synthetic data; it "
+            "is not changed. Without labelsTs, the validation cases of fold 0 are evaluated"
         ),
     )
     parser.add_argument(
         "-device",
         "--device",
         choices=("cpu", "cuda", "mps"),
-        help="as for nnUNetv2_train (default: cuda if there is a GPU, else cpu)",
+        help="device for training and prediction (default: cuda if there is a GPU, otherwise cpu)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""``meep-trainers``: all trainer names, or what some of them mean."""
+"""``meep-trainers``: list all trainer names, or explain some of them."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ def main(args: list[str] | None = None) -> int:
 
 def _overview() -> str:
     options = [(option.example, option.meaning) for option in grammar.OPTIONS.values()]
+    losses = ", ".join(loss for loss in grammar.SEGMENTATION_LOSSES if loss != "DiceCE")
     return "\n".join(
         [
-            f"nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME: {grammar.PREFIX} and a loss,",
+            "nnUNetv2_train DATASET CONFIGURATION FOLD -tr NAME. "
+            f"NAME is {grammar.PREFIX} and a loss:",
             *_aligned(grammar.SEGMENTATION_LOSSES.items()),
-            "or one of the last four or nothing (= Dice + CE) and a term beside it:",
+            f"or {losses} or nothing (= Dice + CE), followed by a term:",
             *_aligned((term, _meaning(term)) for term in grammar.TERMS),
-            "Behind that options, in this order, each at most once:",
+            "Then options, in this order, each at most once:",
             *_aligned(options),
             "",
-            f"For example {grammar.EXAMPLE}; meep-trainers NAME explains it.",
-            f"Recommended, if there is no reason for another: {grammar.RECOMMENDED}.",
+            f"Example: {grammar.EXAMPLE}; meep-trainers NAME explains a name.",
+            f"Recommended, unless you have a reason for another: {grammar.RECOMMENDED}.",
         ]
     )
 
@@ -52,7 +54,7 @@ def _meaning(term: str) -> str:
     """What a term is, its lambda if the name gives none, and what it does not go with."""
     weights = grammar.TERMS[term].weights
     usual = weights["DiceCE"]
-    text = f"{grammar.TERMS[term].meaning}; lambda {usual:g}"
+    text = f"{grammar.TERMS[term].meaning}; default lambda {usual:g}"
     for other in sorted({weight for weight in weights.values() if weight != usual}):
         text += f", with {_listed([loss for loss in weights if weights[loss] == other])} {other:g}"
     without = [loss for loss in grammar.SEGMENTATION_LOSSES if loss not in weights]
@@ -114,10 +116,10 @@ def _get_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "meep-trainers",
         description=(
-            "What does a trainer name of nnunet-meep mean, and which names are there?\n\n"
-            "Without a name it lists all trainers and options. With names it explains each, or\n"
-            "says what is wrong with it and which right name is nearest; the exit code is 1 then.\n"
-            "Trains nothing: a typo costs a second here."
+            "List all trainer names of nnunet-meep, or explain some of them.\n\n"
+            "Without NAME, lists all trainers and options. With NAME, explains each name, or says\n"
+            "what is wrong with it and which valid name is nearest (exit code 1). Trains nothing:\n"
+            "use it to check a name before a training."
         ),
         epilog=(
             "examples:\n"
@@ -133,6 +135,6 @@ def _get_parser() -> argparse.ArgumentParser:
     asked.add_argument(
         "--version-info",
         action="store_true",
-        help="show versions, devices and nnU-Net's folders, for a report of a bug",
+        help="show versions, devices and nnU-Net's folders, for a bug report",
     )
     return parser

@@ -37,7 +37,7 @@ SEGMENTATION_LOSSES = {
     "Dice": "Dice alone",
     "CE": "cross-entropy alone",
     "Focal": "focal loss (Lin 2017)",
-    "DSCpp": "DSC++: Dice, harder on confident errors (Yeung et al. 2023)",
+    "DSCpp": "DSC++: Dice that punishes confident errors more (Yeung et al. 2023)",
 }
 #: The segmentation losses with an exponent gamma.
 WITH_GAMMA = ("Focal", "DSCpp")
@@ -97,26 +97,27 @@ TERMS = {
         _on_all(0.2),
     ),
     "LS": Term(
-        "label smoothing, which spreads the share lambda of each label over all classes (Szegedy "
-        "et al. 2016)",
+        "label smoothing: spreads a share lambda of each label over all classes (Szegedy et al. "
+        "2016)",
         dict.fromkeys(_WITH_CROSS_ENTROPY, 0.1),
         largest=1.0,
         not_regions=_NO_CLASSES,
     ),
     "SVLS": Term(
-        "label smoothing over a voxel's neighbours (Islam & Glocker 2021)",
+        "spatially varying label smoothing, over a voxel's neighbours (Islam & Glocker 2021)",
         dict.fromkeys(_WITH_CROSS_ENTROPY, 1.0),
         largest=2.0,  # above it, shares of the target become negative
         weighed=False,
         not_regions=_NO_CLASSES,
     ),
     "MbLS": Term(
-        "how far logits lie below the largest one, beyond a margin, added (Liu et al. 2022)",
+        "penalty for logits more than a margin below the largest logit, added (Liu et al. 2022)",
         _on_all(0.1),
         options=("margin",),
     ),
     "NACL": Term(
-        "distance of the logits from the neighbours' label shares, added (Murugesan et al. 2023)",
+        "distance of the logits from the class shares of the neighbours, added (Murugesan et al. "
+        "2023)",
         _on_all(0.1),
     ),
     "mL1ACE": Term(
@@ -165,48 +166,49 @@ OPTIONS = {
         "_lambda0p3",
         re.compile(f"lambda({AUTO}|{_NUMERAL})"),
         f"{_A_NUMBER}, or {AUTO}",
-        "weight of the term, a p for the decimal point; _lambdaauto lets the training find it "
-        "(not of mL1ACE)",
+        "weight of the term, with p for the decimal point; with _lambdaauto, the training adjusts "
+        "lambda (not for mL1ACE and mL1ACEsoft; SVLS takes only _lambdaauto)",
     ),
     "margin": Option(
         "_margin10",
         re.compile("margin" + _NUMBER),
         _A_NUMBER,
-        "of MbLS, in units of the logits (default 10)",
+        "margin of MbLS, in units of the logits (default 10)",
     ),
     "gamma": Option(
         "_gamma2",
         re.compile("gamma" + _NUMBER),
         _A_NUMBER,
-        "exponent of the focal loss or of DSC++ (default 2)",
+        "exponent gamma of the focal loss or of DSC++ (default 2)",
     ),
     "epochs": Option(
         "_50epochs",
         re.compile(_FROM_1 + "epochs"),
         _A_COUNT,
-        "instead of nnU-Net's 1000",
+        "number of epochs (nnU-Net: 1000)",
     ),
     "iters": Option(
         "_100iters",
         re.compile(_FROM_1 + "iters"),
         _A_COUNT,
-        "training iterations per epoch instead of nnU-Net's 250; a fifth of them, at least 5 "
-        "(with _lambdaauto 25), for validation",
+        "training iterations per epoch (nnU-Net: 250); validation has a fifth as many, at least 5 "
+        "(with _lambdaauto at least 25)",
     ),
     "seed": Option(
         "_seed1",
         re.compile("seed(0|[1-9][0-9]{0,8})"),
         "a whole number of up to nine digits without leading zeros",
-        "the network's initialisation; batches too, but only with nnUNet_n_proc_DA=0, because "
-        "nnU-Net's background loaders stay random",
+        "seed of the network's initialisation; batches are reproducible only with "
+        "nnUNet_n_proc_DA=0, because nnU-Net's background loaders stay random",
     ),
     "paper": Option(
         "_paper",
         re.compile("(paper)"),
         "no value",
-        f"the MEEP paper's optimisation: Adam {PAPER_LEARNING_RATE:g}, x{PAPER_DECAY} every "
-        f"{PAPER_DECAY_EVERY} epochs, {PAPER_EPOCHS} epochs of {PAPER_ITERATIONS} iterations "
-        "unless said otherwise; deep supervision, augmentation and batch stay nnU-Net's",
+        f"the MEEP paper's optimisation: Adam, learning rate {PAPER_LEARNING_RATE:g}, multiplied "
+        f"by {PAPER_DECAY} every {PAPER_DECAY_EVERY} epochs; {PAPER_EPOCHS} epochs of "
+        f"{PAPER_ITERATIONS} iterations unless the name gives other numbers; deep supervision, "
+        "augmentation, batch and patch size stay nnU-Net's",
     ),
     "fg": Option(
         "_fg0p9",

@@ -232,31 +232,32 @@ def explain(experiment: Experiment) -> dict[str, str]:
         term = f"{e.term} with lambda {_shown(e.weight)}: {meaning}"
         if e.auto:
             term = (
-                f"{e.term} with a lambda that the training finds, and none before {BEGINS_AT:.0%} "
-                f"of it is over: {meaning}"
+                f"{e.term} with a lambda that the training finds (the term is off for at least the "
+                f"first {BEGINS_AT:.0%} of the training): {meaning}"
             )
             if problem := too_short(e):
                 term += f". This name {problem}"
         elif not e.weight:
             term = f"{e.term} with lambda 0: none, this is the plain loss"
     epochs = f"{e.epochs or 1000} epochs of {e.iterations or 250} iterations"
-    optimiser = "nnU-Net's own (SGD 0.01, polynomial decay)"
+    optimiser = "nnU-Net's own (SGD, learning rate 0.01, polynomial decay)"
     if e.paper:
         optimiser = (
-            f"the MEEP paper's (Adam {PAPER_LEARNING_RATE:g}, x{PAPER_DECAY} every "
-            f"{PAPER_DECAY_EVERY} epochs); deep supervision, augmentation and batch are nnU-Net's"
+            f"the MEEP paper's (Adam, learning rate {PAPER_LEARNING_RATE:g}, multiplied by "
+            f"{PAPER_DECAY} every {PAPER_DECAY_EVERY} epochs); deep supervision, augmentation, "
+            "batch and patch size are nnU-Net's"
         )
-    sampling = "nnU-Net's own (a third of a batch, rounded: one of two patches)"
+    sampling = "nnU-Net's own (a third of the patches in a batch, rounded: one of two patches)"
     if e.foreground is not None:
         sampling = (
             f"a training patch is centred on foreground with probability {_shown(e.foreground)}; "
-            "validation patches are nnU-Net's"
+            "validation patches are chosen as by nnU-Net"
         )
-    seed = "none: no two trainings are the same"
+    seed = "none: repeated trainings give different networks"
     if e.seed is not None:
         seed = (
-            f"{e.seed} for the initialisation; with nnUNet_n_proc_DA=0 for the batches too "
-            "(nnU-Net's background loaders stay random)"
+            f"{e.seed} for the initialisation; with nnUNet_n_proc_DA=0 also for the batches "
+            "(otherwise nnU-Net's background loaders stay random)"
         )
     return {
         "segmentation loss": loss,

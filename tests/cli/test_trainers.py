@@ -46,10 +46,10 @@ def test_without_a_name_one_screen_has_each_trainer_with_its_lambda_and_each_opt
     for loss, meaning in grammar.SEGMENTATION_LOSSES.items():
         assert flat(f"{loss} {meaning}") in words
     named = [names.parse(name) for name in grammar.base_names()]
-    terms = words.partition("beside it: ")[2].partition(" Behind that")[0]
+    terms = words.partition("followed by a term: ")[2].partition(" Then options")[0]
     for term, found in grammar.TERMS.items():
         # "0.3, with CE and Focal 0.1, with Dice 0.5" or "0.1; not with Dice and Focal"
-        said = terms.partition(f"{term} {flat(found.meaning)}; lambda ")[2]
+        said = terms.partition(f"{term} {flat(found.meaning)}; default lambda ")[2]
         said = re.split(rf" (?:{'|'.join(grammar.TERMS)}) ", said)[0]
         weights, _, without = said.partition("; not with ")
         usual, *others = weights.split(", with ")
