@@ -172,11 +172,19 @@ def plot_histogram(
     if ax.get_yscale() == "log":
         lowest = min(lowest, ax.get_ylim()[0])
     ax.set_yscale("log")
+    # Plain text, as in report.html: matplotlib's powers of ten take it 0.07 s to typeset.
+    ax.yaxis.set_major_formatter(lambda y, _: decade(round(math.log10(y))))
+    ax.yaxis.set_minor_formatter("")
     style: dict[str, Any] = {"edgecolor": "w"} if fill else {"linewidth": 1.4}
     # The baseline is below every axis limit, so that bars reach the axis whatever is drawn later.
     share = np.maximum(np.array(count) / total, 1e-12)
     ax.stairs(share, edges, baseline=1e-12, fill=fill, color=color, label=label, **style)
     ax.set_ylim(lowest, 1.5)
+
+
+def decade(exponent: int) -> str:
+    """A power of ten as a tick label: ``1``, ``1e-1``, ``1e-2``."""
+    return f"1e{exponent}" if exponent else "1"
 
 
 def plot_risk_coverage(

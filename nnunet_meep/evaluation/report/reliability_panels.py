@@ -11,6 +11,7 @@ from tqdm import tqdm
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.metrics.calibration import reliability_band
 from nnunet_meep.evaluation.report.comparison_pictures import layer
+from nnunet_meep.evaluation.report.plots import decade
 from nnunet_meep.evaluation.report.svg_axes import Scale, path
 from nnunet_meep.evaluation.result_format import TOP_LABEL
 
@@ -67,7 +68,7 @@ def reliability_panels(
     decades = math.floor(math.log10(min(shares, default=0.1) / 1.5))
     up = Scale(decades, 0, _BOTTOM, _HISTOGRAM_TOP)
     every = math.ceil(-decades / 3)
-    ticks = [(up(d), "1" if d == 0 else f"1e{d}") for d in range(0, decades - 1, -every)]
+    ticks = [(up(d), decade(d)) for d in range(0, decades - 1, -every)]
     panels = []
     for key, of_models in bins.items():
         top = key == TOP_LABEL
