@@ -17,7 +17,7 @@ from nnunet_meep.trainers.grammar import RECOMMENDED
 _LENGTH = "_3epochs_12iters"
 SYNTHETIC_DATASET = "Dataset001_SyntheticLA"
 CAVEAT = (
-    "So short a training (3 epochs of 12 iterations; nnU-Net trains 1000 of 250) proves the\n"
+    "Such a short training (3 epochs of 12 iterations; nnU-Net trains 1000 of 250) tests the\n"
     "installation, not the method."
 )
 PLAN = """\

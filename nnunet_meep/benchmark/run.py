@@ -129,7 +129,7 @@ def report(state: State, stored: Path | None = None) -> None:
     else:
         results = ordered(read_results(stored, state.folders).trainings, state.plan)
     if not results.trainings:
-        print("No training is evaluated yet: no report.")
+        print("No training has all its evaluations yet: no report.")
         return
     pages = write_report(state.plan, results, folder, state.folders, progress=True)
     for path, said in pages:

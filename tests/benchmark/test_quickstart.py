@@ -63,7 +63,7 @@ def test_it_runs_a_plan_of_the_default_and_the_recommended_trainer(runs, capsys)
     assert len(list((raw / "imagesTr").iterdir())) == 12
     said = capsys.readouterr().out
     assert said.index("about two minutes") < said.index("Next, on your own data")
-    assert said.count("proves the\ninstallation, not the method") == 2
+    assert said.count("tests the\ninstallation, not the method") == 2
 
 
 def test_two_runs_give_the_same_numbers_and_stay_out_of_the_users_account(runs, monkeypatch):

@@ -56,7 +56,7 @@ def comparison(options: Options, *folder: str) -> dict:
 @pytest.mark.usefixtures("tables_only")
 def test_all_trainings_of_all_models(options, capsys) -> None:
     report(options.state())
-    assert "No training is evaluated yet" in capsys.readouterr().out
+    assert "No training has all its evaluations yet" in capsys.readouterr().out
     assert not (options.work / "report" / "hip").exists()
     finish(options.state())
     report(options.state())
