@@ -12,9 +12,13 @@ from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.benchmark.running.data_sets import (
+    N_FOLDS,
+    SPLITS,
     file_ending,
     given_test_scans,
     labelled_cases,
+    left_out,
+    read_splits,
 )
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.paths import itk_path, not_set
@@ -34,7 +38,8 @@ def init(
         paper: ``LA`` or ``WMH`` for the plan of the MEEP paper's Table 1.
 
     Raises:
-        InputError: there is no such data set, or the file exists.
+        InputError: there is no such data set, its ``splits_final.json`` is none, or the file
+            exists.
     """
     if file.exists():
         raise InputError(f"{file}: expected no file yet, found one; give another name with -o")
@@ -49,7 +54,14 @@ def init(
     if paper is not None:
         text = paper_plan(Paper[paper], raw.name, file.name)
     else:
-        text = plan_for(raw.name, n_cases=n_cases, n_test=n_test, is_2d=_is_2d(raw), file=file.name)
+        text = plan_for(
+            raw.name,
+            n_cases=n_cases,
+            n_test=n_test,
+            left_out=_left_out(raw),
+            is_2d=_is_2d(raw),
+            file=file.name,
+        )
     with replacing_file(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     plan = read_plan(file)
@@ -78,6 +90,16 @@ def _find(dataset: str) -> Path:
             f"{', '.join(p.name for p in found) or 'none'} (there: {', '.join(there) or 'none'})"
         )
     return found[0]
+
+
+def _left_out(raw: Path) -> list[int]:
+    """For each fold, the number of labelled cases that it neither trains nor validates on."""
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    places = [Path(preprocessed) / raw.name] if preprocessed else []
+    for path in (place / SPLITS for place in [*places, raw]):
+        if path.is_file():
+            return [len(left_out(raw, split)) for split in read_splits(path)]
+    return [0] * N_FOLDS  # nnU-Net draws five
 
 
 def _is_2d(raw: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from made_up import DATASET, raw_data
 
 from nnunet_meep.benchmark.init import init
 from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.running.data_sets import check_folds, labelled_cases
+from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.machine import Machine, Slot
 from nnunet_meep.errors import InputError
 
@@ -38,6 +42,28 @@ def test_a_plan_for_a_data_set(tmp_path, raw, capsys, name, n_test) -> None:
     n = len(list(plan.trainings()))
     assert f"Written: {path}, a plan of {n} trainings on {DATASET}." in printed
     assert f"meep-benchmark run {path}" in printed
+
+
+@pytest.mark.parametrize("place", ["nnUNet_raw", "nnUNet_preprocessed"])
+@pytest.mark.parametrize("n_left_out", [0, 1])
+@pytest.mark.parametrize("n_folds", [1, 4, 5])
+def test_folds_are_those_of_the_data_set(
+    tmp_path, raw, monkeypatch, place, n_left_out, n_folds
+) -> None:
+    raw_data(raw, n_test=0)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    cases = labelled_cases(raw / DATASET)
+    split = {"train": cases[2:], "val": cases[n_left_out:2]}
+    folder = Path(os.environ[place]) / DATASET
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "splits_final.json").write_text(json.dumps([split] * n_folds))
+    init("4", tmp_path / "plan.toml")
+    plan = read_plan(tmp_path / "plan.toml")
+    data = plan.data["hippocampus"]
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    assert data.folds == tuple(range(n_folds))
+    check_folds(data, Folders.of(tmp_path / "plan.toml", None))
+    assert bool(plan.methods) == bool(n_left_out)  # else nothing is left to evaluate them on
 
 
 def test_the_papers_plan(tmp_path, raw) -> None:

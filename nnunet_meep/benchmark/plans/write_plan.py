@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from nnunet_meep.benchmark.plans.paper import Paper, table_1
 from nnunet_meep.benchmark.plans.plan import THEN
@@ -14,24 +15,32 @@ TERMS = (RECOMMENDED, "nnUNetTrainerMEEP_KL_lambdaauto")
 DEFAULT = "nnUNetTrainerDiceCE"
 
 
-def plan_for(dataset: str, *, n_cases: int, n_test: int, is_2d: bool, file: str) -> str:
+def plan_for(
+    dataset: str, *, n_cases: int, n_test: int, left_out: Sequence[int], is_2d: bool, file: str
+) -> str:
     """The text of a plan for a data set, ready to run.
 
     Args:
         dataset: ``DatasetXXX_NAME``.
         n_cases: number of training cases.
         n_test: number of test scans with labels.
+        left_out: for each fold, how many of the training cases it neither trains nor validates on.
         is_2d: whether its images have two dimensions.
         file: the name of the plan's file, for the comments in it.
     """
     name = _short(dataset)
+    folds = '"all five"' if len(left_out) == 5 else str(list(range(len(left_out))))
     if n_test:
-        evaluated = f"the {n_test} test scans (imagesTs, labelsTs)"
-        folds, methods, reference = "[0]", '["temperature", "isotonic"]', f"{THEN}temperature"
-        calibrated = "# Each training is also calibrated afterwards, on its validation cases."
+        evaluated, folds = f"the {n_test} test scans (imagesTs, labelsTs)", "[0]"
+    elif all(left_out):
+        evaluated = "the cases that each fold neither trains nor validates on"
     else:
         evaluated = "the validation cases of each fold, as there are no test scans with labels"
-        folds, methods, reference = '"all five"', "[]", ""
+    if n_test or all(left_out):
+        methods, reference = '["temperature", "isotonic"]', f"{THEN}temperature"
+        calibrated = "# Each training is also calibrated afterwards, on its validation cases."
+    else:
+        methods, reference = "[]", ""
         calibrated = (
             "# Calibration after the training is fitted to validation cases, and so needs test "
             "scans\n# with labels (imagesTs, labelsTs) to be evaluated on."
