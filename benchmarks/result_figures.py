@@ -1,7 +1,8 @@
 """Figures of all data sets: reliability of a few models, and how lambda and r went.
 
-    python benchmarks/result_figures.py FOLDER [--results benchmarks/results] [--data DATA ...]
+    python benchmarks/result_figures.py FOLDER PLAN... [--results benchmarks/results]
 
+Takes the trainings of the plans that have results; the data sets are in the order of the plans.
 Writes ``results_reliability.png``, over the pooled test voxels of all trainings of each model;
 ``results_lambda.png``, with a line for each training of MEEP that found its lambda; and
 ``results_cases.png``, each test case with the default and with MEEP-H, and the name of the worst.
@@ -18,6 +19,7 @@ from ece_by_bin import COLORS
 from matplotlib.figure import Figure
 from results_table import short
 
+from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.results import Results, TrainingResult, read_results
 from nnunet_meep.evaluation.comparison import FOREGROUND, values_of_trainings
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
@@ -42,11 +44,13 @@ OF_CASES = {"dice": np.nanargmin, "ece": np.nanargmax}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("plans", type=Path, nargs="+", metavar="PLAN")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
-    parser.add_argument("--data", nargs="+", help="of these data sets; all without it")
     given = parser.parse_args()
-    results = read_results(given.results)
-    data = given.data or sorted({training.data for training in results.trainings})
+    planned = [(model.data, model.trainer) for p in given.plans for model in read_plan(p).models]
+    trainings = read_results(given.results).trainings
+    results = Results(tuple(t for t in trainings if (t.data, t.trainer) in planned))
+    data = list(dict.fromkeys(name for name, _ in planned))
     for name, figure in (
         ("reliability", reliability(results, data)),
         ("lambda", lambdas(results, data)),
