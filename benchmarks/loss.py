@@ -219,7 +219,8 @@ def rivals(cases: list[Case], n_rounds: int) -> list[str]:
         "## The rivals",
         "",
         "In brackets, the factor relative to nnU-Net's Dice + CE. DSCpp takes the place of Dice + "
-        "CE; CP is in closed form; the others are computed in addition to nnU-Net's own loss.",
+        "CE; CP is in closed form; the others are computed in addition to nnU-Net's own loss. "
+        "Compare only within a table: the load on the machine differed between them.",
         "",
         f"| {' | '.join(heading)} |",
         f"| {' | '.join(['---'] * len(heading))} |",
