@@ -274,12 +274,14 @@ def test_only_the_same_with_the_same_goes_on(tmp_path, how, resumes) -> None:
     assert (tmp_path / "left").exists() == goes_on
 
 
-def test_a_changed_file_is_not_gone_on_with(tmp_path) -> None:
-    step = command("a", resume=lambda folders, words: [*words, "{}"])
+@pytest.mark.parametrize("adopts", [True, False])
+def test_a_changed_file_is_gone_on_with_only_if_it_is_adopted(tmp_path, adopts) -> None:
+    step = command("a", resume=lambda _, words: [*words, str(tmp_path / "x")], adopts=adopts)
     run(Given(tmp_path, [step]))
     (tmp_path / "out" / "a").write_text("of somebody else")
     state = Given(tmp_path, [step])
-    assert not state.can_resume(step, state.records.read("a"))
+    assert not state.is_done(step)
+    assert state.can_resume(step, state.records.read("a")) == adopts
 
 
 @pytest.mark.parametrize("adopts", [True, False])

@@ -220,13 +220,14 @@ class State:
     def can_resume(self, step: Step, record: Record | None) -> bool:
         """Whether an attempt, of which there is a record, did the same with the same.
 
-        It may also have been done, and have lost some of its outputs since.
+        It may also have been done, and have lost some of its outputs since. Where it adopts what
+        others made, they may have changed, too: a training that was validated once more stays.
         """
         if record is None or record.command != list(words(step)):
             return False
         left = {text: size for text, size in self.sizes(step).items() if size >= 0}
         is_intact = record.state != DONE or left.items() <= record.outputs.items()
-        return is_intact and record.needs == self.identities(step)
+        return (is_intact or step.adopts) and record.needs == self.identities(step)
 
     def log(self, step: Step) -> Path:
         """What a step's command says."""
