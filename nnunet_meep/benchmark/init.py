@@ -13,15 +13,15 @@ from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.benchmark.running.data_sets import (
     N_FOLDS,
-    SPLITS,
-    file_ending,
     given_test_scans,
+    is_2d,
     labelled_cases,
     left_out,
     read_splits,
+    splits_of,
 )
 from nnunet_meep.errors import InputError
-from nnunet_meep.nnunet_files.paths import itk_path, not_set
+from nnunet_meep.nnunet_files.paths import not_set
 
 
 def init(
@@ -59,7 +59,7 @@ def init(
             n_cases=n_cases,
             n_test=n_test,
             left_out=_left_out(raw),
-            is_2d=_is_2d(raw),
+            is_2d=is_2d(raw),
             file=file.name,
         )
     with replacing_file(file) as temporary:
@@ -95,26 +95,7 @@ def _find(dataset: str) -> Path:
 def _left_out(raw: Path) -> list[int]:
     """For each fold, the number of labelled cases that it neither trains nor validates on."""
     preprocessed = os.environ.get("nnUNet_preprocessed")
-    places = [Path(preprocessed) / raw.name] if preprocessed else []
-    for path in (place / SPLITS for place in [*places, raw]):
-        if path.is_file():
-            return [len(left_out(raw, split)) for split in read_splits(path)]
-    return [0] * N_FOLDS  # nnU-Net draws five
-
-
-def _is_2d(raw: Path) -> bool:
-    """Whether its first image has two dimensions, as far as it can be told from its header."""
-    import SimpleITK as sitk
-
-    ending = file_ending(raw)
-    images = [p for p in raw.glob("imagesTr/*") if p.name.endswith(ending) and p.name[0] != "."]
-    if not images:
-        raise InputError(f"{raw / 'imagesTr'}: expected images *{ending}, found none")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(itk_path(min(images)))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:  # a format of nnU-Net's other readers
-        return False
-    size = reader.GetSize()
-    return len(size) == 2 or 1 in size
+    path = splits_of(raw.name, (Path(preprocessed) if preprocessed else None, raw.parent))
+    if path is None:  # nnU-Net draws five
+        return [0] * N_FOLDS
+    return [len(left_out(raw, split)) for split in read_splits(path)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_meep.atomic import is_temporary, replacing_file
 from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.run import Options, run
-from nnunet_meep.benchmark.running.data_sets import given_test_scans, labelled_cases
+from nnunet_meep.benchmark.running.data_sets import given_test_scans, is_2d, labelled_cases
 from nnunet_meep.benchmark.running.prepare import link
 from nnunet_meep.datasets import synthetic
 from nnunet_meep.errors import InputError
@@ -24,7 +24,7 @@ PLAN = """\
 # Made by meep-quickstart. A benchmark of your own begins with: meep-benchmark init
 [data.{name}]
 dataset = "{dataset}"
-
+{configuration}
 [[training]]
 trainers = ["nnUNetTrainerDiceCE{length}", "{recommended}{length}"]
 seeds = [0]
@@ -55,7 +55,14 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
     if data is not None:
         _check(data, folder)
     name = "synthetic" if data is None else "data"
-    text = PLAN.format(name=name, dataset=dataset, length=_LENGTH, recommended=RECOMMENDED)
+    configuration = 'configuration = "2d"\n' if data is not None and is_2d(data) else ""
+    text = PLAN.format(
+        name=name,
+        dataset=dataset,
+        configuration=configuration,
+        length=_LENGTH,
+        recommended=RECOMMENDED,
+    )
     plan = folder / "plan.toml"
     _begin(folder, plan, text)
     raw = folder / "nnUNet_raw" / dataset

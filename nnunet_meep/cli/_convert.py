@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,12 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
     )
     if options.dry_run and dataset.problems:
         raise InputError(f"{len(dataset.problems)} problems, see above; nothing would be written")
+    preprocessed = Path(os.environ.get("nnUNet_preprocessed", "")) / folder.name
+    if options.overwrite and preprocessed.is_absolute() and preprocessed.is_dir():
+        say(
+            f"Warning: {preprocessed} is of the data that were replaced; delete it and the "
+            f"trainings on them, or convert under another number"
+        )
     if not options.dry_run:
         print(
             f"Next: meep-benchmark init {options.dataset_id}, to compare trainers; or by hand: "

@@ -260,7 +260,12 @@ def test_any_text_is_a_plan_or_one_line(tmp_path, text) -> None:
 @pytest.mark.parametrize("n_test", [0, 7])
 def test_the_plan_for_a_data_set(tmp_path, n_test) -> None:
     text = plan_for(
-        "Dataset501_Left_Atrium", n_cases=60, n_test=n_test, is_2d=False, file="mine.toml"
+        "Dataset501_Left_Atrium",
+        n_cases=60,
+        n_test=n_test,
+        left_out=[0] * 5,
+        is_2d=False,
+        file="mine.toml",
     )
     assert "meep-benchmark run mine.toml" in text
     assert "60 training cases" in text
@@ -291,7 +296,8 @@ def test_the_plan_for_a_data_set(tmp_path, n_test) -> None:
     "name", ["Dataset501_Ärzte", "Dataset007__x", "Dataset008_2.Nov", "Dataset009_-"]
 )
 def test_a_data_set_with_any_name_gets_a_plan(tmp_path, name) -> None:
-    plan = read(tmp_path, plan_for(name, n_cases=60, n_test=0, is_2d=True, file="plan.toml"))
+    text = plan_for(name, n_cases=60, n_test=0, left_out=[0], is_2d=True, file="plan.toml")
+    plan = read(tmp_path, text)
     assert [data.dataset for data in plan.data.values()] == [name]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunet_meep.benchmark import quickstart
 from nnunet_meep.benchmark.plans.read_plan import read_plan
@@ -41,6 +43,15 @@ def raw_data(folder, *, test_labels=True):
         (folder / name).touch()
     (folder / "dataset.json").write_text('{"file_ending": ".nrrd"}')
     return folder
+
+
+@pytest.mark.parametrize(("shape", "configuration"), [((6, 7), "2d"), ((5, 6, 7), "3d_fullres")])
+def test_the_configuration_is_that_of_the_images(tmp_path, runs, shape, configuration):
+    data = raw_data(tmp_path / "Dataset007_Mine")
+    for path in data.glob("imagesTr/*"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros(shape, np.float32)), path)
+    assert main(["-o", "out", "--data", str(data)]) == 0
+    assert read_plan(runs[0].plan).data["data"].configuration == configuration
 
 
 def error(capsys):

@@ -147,13 +147,16 @@ def test_a_mask_that_nnunet_would_read_as_on_another_grid_is_written_on_the_imag
 
 
 def test_an_old_folder_stays_until_it_is_to_be_replaced(
-    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+    source: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_cases(source, "a", "b")
     assert convert(source) == 0
     assert convert(source) == 1
     assert "--overwrite replaces it" in capfd.readouterr().err
+    monkeypatch.setenv("nnUNet_preprocessed", str(source.parent / "preprocessed"))
+    (source.parent / "preprocessed" / "Dataset007_Mine").mkdir(parents=True)
     assert convert(source, "--overwrite", "--cases", "1") == 0
+    assert "is of the data that were replaced; delete it" in capfd.readouterr().err
     assert files(raw / "Dataset007_Mine" / "labelsTr") == {"a.nii.gz"}
 
 

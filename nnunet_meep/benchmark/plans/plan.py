@@ -13,6 +13,8 @@ from nnunet_meep.trainers.grammar import PREFIX
 
 #: How a model's name joins a trainer and the calibration after it.
 THEN = " + "
+#: nnU-Net's own plans.
+PLANS = "nnUNetPlans"
 #: The folder of a data set, and what it is in words.
 DATASET = re.compile(r"Dataset[0-9]{3}_[\w.-]+")
 DATASET_NAME = "DatasetXXX_NAME with a name of letters, digits, _, . and -"
@@ -26,7 +28,7 @@ class Network:
         plans: name of the plans file that is made for it.
         patch_size: voxels, in nnU-Net's axis order.
         batch_size: patches.
-        features_per_stage: channels of each stage.
+        features_per_stage: channels of each stage; the last number also holds for further stages.
         planner: nnU-Net's planner class, for example ``nnUNetPlannerResEncM``.
         gpu_memory_target: in GB, for the planner.
         target_spacing: in mm, in nnU-Net's axis order, for the planner.

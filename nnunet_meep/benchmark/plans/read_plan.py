@@ -11,6 +11,7 @@ from typing import Any
 from nnunet_meep.benchmark.plans.plan import (
     DATASET,
     DATASET_NAME,
+    PLANS,
     Compare,
     Data,
     Model,
@@ -132,8 +133,8 @@ def _data(file: PlanFile, content: Any) -> dict[str, Data]:
             plans=table.take(
                 "plans",
                 lambda v: is_text(v) and _NAME.fullmatch(v) is not None,
-                '"nnUNetPlans"',
-                "nnUNetPlans",
+                f'a name such as "{PLANS}"',
+                PLANS,
             ),
             folds=_folds(table),
             network=None if network is None else _network(file, name, network),
@@ -205,8 +206,8 @@ def _network(file: PlanFile, name: str, values: dict[str, Any]) -> Network:
     network = Network(
         plans=table.take(
             "plans",
-            lambda v: is_text(v) and _NAME.fullmatch(v) is not None and v != "nnUNetPlans",
-            "a name of letters, digits, _ and -, other than nnUNetPlans",
+            lambda v: is_text(v) and _NAME.fullmatch(v) is not None and v != PLANS,
+            f"a name of letters, digits, _ and -, other than {PLANS}",
             "nnUNetPlansBenchmark",
         ),
         patch_size=sizes("patch_size"),

@@ -60,7 +60,7 @@ folds = {folds}        # [0], [0, 1] ... or "all five"
 # plans = "nnUNetPlansBenchmark"
 # patch_size = {"[128, 128]" if is_2d else "[32, 64, 64]"}
 # batch_size = 2
-# features_per_stage = [8, 16, 32, 64]
+# features_per_stage = [8, 16, 32, 64]    # further stages as the last one
 
 # nnU-Net's default loss, and the two terms with a lambda that the training finds.
 # meep-trainers lists all names; with _250epochs behind it a training is a quarter as long (then

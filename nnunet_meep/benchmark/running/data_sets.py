@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import case_names
+from nnunet_meep.nnunet_files.paths import itk_path, real_path
 
 SPLITS = "splits_final.json"
+#: What decides in ``dataset.json`` what a network is trained on.
+_DECIDING = ("labels", "regions_class_order", "channel_names", "file_ending")
 #: What nnU-Net makes of a data set without a file of folds, and plans.
 N_FOLDS, PLANNED = 5, ("2d", "3d_fullres", "3d_lowres")
 
@@ -103,6 +106,26 @@ def fold_of(path: Path, fold: int) -> dict[str, list[str]]:
     return splits[fold]
 
 
+def splits_of(dataset: str, places: Iterable[Path | None]) -> Path | None:
+    """The file of folds of a data set: the first one that there is.
+
+    Args:
+        dataset: ``DatasetXXX_NAME``.
+        places: folders of data sets, raw or preprocessed; None: not known.
+    """
+    files = (place / dataset / SPLITS for place in places if place is not None)
+    return next((path for path in files if path.is_file()), None)
+
+
+def given_splits(data: Data, folders: Folders) -> Path | None:
+    """The folds that a data set has, or will get; None if nnU-Net's own will be made."""
+    raw, given = folders.raw / data.dataset, (folders.given or folders.raw) / data.dataset
+    if raw.exists() and real_path(raw) != real_path(given):  # another data set of that name
+        return splits_of(data.dataset, (folders.preprocessed, folders.raw))
+    places = (folders.preprocessed, folders.given_preprocessed, folders.raw, folders.given)
+    return splits_of(data.dataset, places)
+
+
 def check_folds(data: Data, folders: Folders) -> None:
     """Check before any work that a data set has, or will have, the folds that a plan asks for.
 
@@ -113,9 +136,7 @@ def check_folds(data: Data, folders: Folders) -> None:
     """
     if data.convert and not (folders.raw / data.dataset).exists():
         return
-    places = (folders.preprocessed, folders.raw, *([folders.given] if folders.given else []))
-    files = (place / data.dataset / SPLITS for place in places)
-    path = next((path for path in files if path.is_file()), None)
+    path = given_splits(data, folders)
     n = N_FOLDS if path is None else len(read_splits(path))
     if wrong := [fold for fold in data.folds if fold >= n]:
         has = f" (as {path} has them)" if path else ""
@@ -172,19 +193,69 @@ def left_out(raw: Path, split: dict[str, list[str]]) -> list[str]:
 
 
 def test_scans(
-    data: Data, split: dict[str, list[str]], fold: int, folders: Folders
+    data: Data, splits: Sequence[dict[str, list[str]]], fold: int, folders: Folders
 ) -> TestScans | None:
     """The test scans of a fold: those in ``imagesTs``, or those that the fold leaves out.
 
-    None if there are none with labels.
+    None if there are none with labels, or if a fold of the plan leaves out none: results on test
+    scans and on validation cases must not be compared as one.
+
+    Args:
+        splits: all folds of the data set.
     """
     raw, place = folders.raw / data.dataset, f"{{raw}}/{data.dataset}"
     if given := given_test_scans(raw):
         return TestScans(f"{place}/imagesTs", f"{place}/labelsTs", tuple(given), True)
-    if own := left_out(raw, split):
+    if all(left_out(raw, splits[other]) for other in data.folds):
         images = f"{{work}}/test_images/{data.name}/fold_{fold}"
+        own = left_out(raw, splits[fold])
         return TestScans(images, f"{place}/labelsTr", tuple(own), False)
     return None
+
+
+def check_unchanged(data: Data, folders: Folders) -> None:
+    """Check that nnU-Net's preprocessed data are still those of the raw data.
+
+    Raises:
+        InputError: labels or channels differ, or cases were added that no fold knows.
+    """
+    raw, preprocessed = (place / data.dataset for place in (folders.raw, folders.preprocessed))
+    try:
+        before, now = (read_json(place / "dataset.json") for place in (preprocessed, raw))
+        splits = read_splits(preprocessed / SPLITS)
+    except (OSError, ValueError):  # not prepared yet, or not to the end; or said elsewhere
+        return
+    changes = [f"{key} has changed" for key in _DECIDING if before.get(key) != now.get(key)]
+    prepared = preprocessed / "gt_segmentations"
+    there = case_names(prepared, file_ending(raw)) if prepared.is_dir() else set()
+    known = {case for split in splits for case in (*split["train"], *split["val"])}
+    if there.issuperset(known):
+        new = [case for case in labelled_cases(raw) if case not in known | there]
+        changes += [f"{case} has been added" for case in new]
+    if changes:
+        raise InputError(
+            f"{preprocessed}: expected the data of {raw}, found that {changes[0]} since they were "
+            f"preprocessed, and trainings on both must not be mixed; convert them under another "
+            f"number, or delete {preprocessed} and {folders.results / data.dataset}"
+        )
+
+
+def is_2d(raw: Path) -> bool:
+    """Whether its first image has two dimensions, as far as it can be told from its header."""
+    import SimpleITK as sitk
+
+    ending = file_ending(raw)
+    images = [p for p in raw.glob("imagesTr/*") if p.name.endswith(ending) and p.name[0] != "."]
+    if not images:
+        raise InputError(f"{raw / 'imagesTr'}: expected images *{ending}, found none")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_path(min(images)))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # a format of nnU-Net's other readers
+        return False
+    size = reader.GetSize()
+    return len(size) == 2 or 1 in size
 
 
 def n_channels(raw: Path) -> int:

@@ -26,6 +26,8 @@ class Folders:
         preprocessed: ``nnUNet_preprocessed``.
         results: ``nnUNet_results``.
         given: the user's own ``nnUNet_raw`` if ``raw`` is another one, which may link to it.
+        given_preprocessed: the user's own ``nnUNet_preprocessed`` if it is another one; only their
+            folds are taken from it.
     """
 
     work: Path
@@ -33,6 +35,7 @@ class Folders:
     preprocessed: Path
     results: Path
     given: Path | None = None
+    given_preprocessed: Path | None = None
 
     @classmethod
     def of(cls, plan: Path, work: Path | None) -> Folders:
@@ -42,13 +45,18 @@ class Folders:
             InputError: ``work`` is a file; or it is None, and nnU-Net's folders are not set, or
                 there would be no folder beside the plan.
         """
-        given = os.environ.get("nnUNet_raw")
+        given, prepared = map(os.environ.get, ("nnUNet_raw", "nnUNet_preprocessed"))
         if work is not None and work.exists() and not work.is_dir():
             raise InputError(f"{work}: expected a folder to work in, found a file (--work)")
         if work is not None:
             work = Path(os.path.abspath(work))
             places = {name: work / variable for variable, name in NNUNET.items()}
-            return cls(work=work, given=Path(given).absolute() if given else None, **places)
+            return cls(
+                work=work,
+                given=Path(given).absolute() if given else None,
+                given_preprocessed=Path(prepared).absolute() if prepared else None,
+                **places,
+            )
         missing = [variable for variable in NNUNET if not os.environ.get(variable)]
         if missing:
             raise InputError(f"{not_set(missing[0])}; or give a folder for everything with --work")

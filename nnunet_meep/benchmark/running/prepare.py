@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_meep.atomic import creating_folder, replacing_file, replacing_folder
-from nnunet_meep.benchmark.plans.plan import Data, Network
+from nnunet_meep.benchmark.plans.plan import PLANS, Data, Network
 from nnunet_meep.benchmark.running.data_sets import (
     N_FOLDS,
     SPLITS,
     TestScans,
     check_configuration,
     check_folds,
+    check_unchanged,
     file_ending,
+    given_splits,
     labelled_cases,
     n_channels,
+    read_splits,
 )
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.progress import progress_bars
@@ -36,8 +40,8 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         source: what ``{source}`` in the data set's ``convert`` stands for.
 
     Raises:
-        InputError: the data set is missing and cannot be made; it has other folds or
-            configurations than the plan asks for.
+        InputError: the data set is missing and cannot be made; it has other folds, configurations
+            or plans than the plan asks for, or has changed since it was preprocessed.
     """
     raw, preprocessed = f"{{raw}}/{data.dataset}", f"{{preprocessed}}/{data.dataset}"
     first = _make(data, folders, source)
@@ -46,6 +50,7 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
     check_folds(data, folders)
     if not folders.path(f"{raw}/dataset.json").is_file():
         return [first]
+    check_unchanged(data, folders)
     number = ["-d", data.dataset_id]
     fingerprint = Step(
         key=f"{data.name}/fingerprint",
@@ -58,6 +63,12 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         found=True,
     )
     planned = _plan(data, f"{preprocessed}/{plans}.json", fingerprint)
+    if data.network is None and plans != PLANS and not folders.path(planned.outputs[0]).is_file():
+        raise InputError(
+            f"[data.{data.name}] plans: expected {folders.path(planned.outputs[0])}, found no "
+            f'file; make it with nnU-Net, or give planner and plans = "ANOTHER_NAME" in '
+            f"[data.{data.name}.network]"
+        )
     identifier = _identifier(folders.path(planned.outputs[0]), data.configuration)
     preprocess = Step(
         key=f"{data.name}/preprocess",
@@ -76,9 +87,7 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         command=("write nnU-Net's folds into", f"{preprocessed}/{SPLITS}"),
         outputs=(f"{preprocessed}/{SPLITS}",),
         needs=(preprocess.key,),
-        action=lambda folders: _write_splits(
-            folders.path(raw), folders.path(f"{preprocessed}/{SPLITS}")
-        ),
+        action=lambda folders: _write_splits(data, folders),
         is_action=True,
         found=True,
     )
@@ -210,7 +219,10 @@ def _plan(data: Data, output: str, fingerprint: Step) -> Step:
 def _identifier(plans: Path, name: str) -> str:
     """The folder of a configuration's preprocessed cases; some planners share nnU-Net's default."""
     try:
-        configuration = read_json(plans)["configurations"][name]
+        configurations = read_json(plans)["configurations"]
+        configuration = configurations[name]
+        while "data_identifier" not in configuration:
+            configuration = configurations[configuration["inherits_from"]]
         return str(configuration["data_identifier"])
     except (OSError, ValueError, KeyError, TypeError):  # not planned yet
         return f"{plans.stem}_{name}"
@@ -246,37 +258,58 @@ def _change(path: Path, name: str, network: Network, made: str) -> None:
         raise InputError(
             f"{path}: expected the configuration {name} with its network, found no {error}"
         ) from None
+    if network.target_spacing:  # some planners would let it share the data of nnU-Net's spacing
+        configuration["data_identifier"] = f"{network.plans}_{name}"
     for key, value in _changes(network).items():
         if key == "features_per_stage":
-            if len(network.features_per_stage or ()) != n_stages:
+            features = list(network.features_per_stage or ())
+            if len(features) > n_stages:
                 raise InputError(
-                    f"features_per_stage: expected {n_stages} numbers, one for each stage of the "
-                    f"network that nnU-Net plans, got {list(network.features_per_stage or ())}"
+                    f"features_per_stage: expected at most {n_stages} numbers, one for each stage "
+                    f"of the network that nnU-Net plans, got {features}"
                 )
-            architecture[key] = value
+            architecture[key] = features + features[-1:] * (n_stages - len(features))
         else:
             configuration[key] = value
+    _check_patch(configuration["patch_size"], architecture["strides"])
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(plans, indent=4))
 
 
-def _write_splits(raw: Path, path: Path) -> None:
-    """nnU-Net's five folds, as its first training would write them.
+def _check_patch(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+    """Check that a patch can pass a network with these strides."""
+    smallest = [math.prod(of_axis) for of_axis in zip(*strides, strict=True)]
+    is_multiple = all(n % m == 0 for n, m in zip(patch, smallest, strict=True))
+    if not is_multiple or list(patch) == smallest:
+        raise InputError(
+            f"patch_size: expected multiples of {smallest}, by which the network that nnU-Net "
+            f"plans divides it, and not {smallest} itself, got {list(patch)}"
+        )
 
-    Here, because several trainings that begin together would write the file at the same time. What
-    is there stays: the user's own folds.
+
+def _write_splits(data: Data, folders: Folders) -> None:
+    """The user's own folds, or nnU-Net's five, as its first training would write them.
+
+    Here, because several trainings that begin together would write the file at the same time.
     """
-    if path.is_file():
+    raw, path = folders.raw / data.dataset, folders.preprocessed / data.dataset / SPLITS
+    given = given_splits(data, folders)
+    if given == path:
         return
+    folds = _nnunets_folds(raw) if given is None else read_splits(given)
+    with replacing_file(path) as temporary:
+        temporary.write_text(json.dumps(folds, indent=4))
+
+
+def _nnunets_folds(raw: Path) -> list[dict[str, list[str]]]:
+    """The five folds that nnU-Net draws."""
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    cases: Sequence[str] = labelled_cases(raw)
+    cases = labelled_cases(raw)
     if len(cases) < N_FOLDS:
         raise InputError(
             f"{raw}: expected at least {N_FOLDS} labelled cases for {N_FOLDS} folds, found "
             f"{len(cases)}"
         )
-    folds = generate_crossval_split(list(cases), seed=12345, n_splits=N_FOLDS)
-    with replacing_file(path) as temporary:
-        content = [{part: [str(c) for c in fold[part]] for part in fold} for fold in folds]
-        temporary.write_text(json.dumps(content, indent=4))
+    folds = generate_crossval_split(cases, seed=12345, n_splits=N_FOLDS)
+    return [{part: [str(case) for case in fold[part]] for part in fold} for fold in folds]

@@ -11,6 +11,7 @@ from nnunet_meep.benchmark.running.data_sets import (
     TestScans,
     file_ending,
     fold_of,
+    read_splits,
     test_scans,
 )
 from nnunet_meep.benchmark.running.folders import Folders
@@ -26,6 +27,7 @@ from nnunet_meep.benchmark.running.resume import (
     resume_training,
 )
 from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.errors import InputError
 
 VALIDATION, TEST = "validation", "test"
 
@@ -37,12 +39,16 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
         ready: key of the step that ends the preparation of the data set.
 
     Raises:
-        InputError: the data set has no such fold, or its test scans are not complete.
+        InputError: the data set has no such fold, its test scans are not complete, or it has none
+            and a comparison needs them.
     """
     data = plan.data[training.data]
     steps = _Steps(plan, training, data)
-    split = fold_of(folders.preprocessed / data.dataset / SPLITS, training.fold)
-    scans = test_scans(data, split, training.fold, folders)
+    path = folders.preprocessed / data.dataset / SPLITS
+    split = fold_of(path, training.fold)
+    scans = test_scans(data, read_splits(path), training.fold, folders)
+    if scans is None:
+        _check_references(plan, data)
     train = steps.train(split["val"], ready)
     found = [train, *steps.evaluate(VALIDATION, steps.references, steps.validation, [train])]
     if scans is None:
@@ -61,6 +67,22 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
             f"{TEST}+{method}", scans.references, steps.calibrated(method), [apply], scans
         )
     return found
+
+
+def _check_references(plan: Plan, data: Data) -> None:
+    """Check that no comparison has a calibrated reference where nothing can be calibrated.
+
+    Raises:
+        InputError: one has.
+    """
+    for comparison in plan.comparisons:
+        trainer, then, _ = comparison.reference.partition(THEN)
+        if then and comparison.data in (None, data.name):
+            raise InputError(
+                f"[[compare]] reference: expected test scans with labels in {data.dataset}, on "
+                f'which "{comparison.reference}" could be evaluated, found none (imagesTs and '
+                f'labelsTs, or scans that each fold leaves out); give reference = "{trainer}"'
+            )
 
 
 def known_keys(plan: Plan) -> Iterator[str]:

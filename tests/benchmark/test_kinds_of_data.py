@@ -1,0 +1,240 @@
+"""What a plan does with data of all kinds: folds, changed data, plans and configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from made_up import DATASET, TRAINERS, prepared, raw_data
+
+from nnunet_meep.benchmark.plans.plan import Plan
+from nnunet_meep.benchmark.plans.read_plan import read_plan
+from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.prepare import preparation
+from nnunet_meep.benchmark.running.records import DONE, Record
+from nnunet_meep.benchmark.running.state import State
+from nnunet_meep.benchmark.running.steps import training_steps
+from nnunet_meep.errors import InputError
+
+PLAN = f"""\
+[data.hip]
+dataset = "{DATASET}"
+%s
+[[training]]
+trainers = {json.dumps(TRAINERS)}
+
+[calibrate]
+methods = ["temperature"]
+
+[[compare]]
+reference = "{TRAINERS[0]}%s"
+"""
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """A working folder with a prepared data set without test scans."""
+    prepared(tmp_path / "work", n_test=0)
+    return tmp_path / "work"
+
+
+def plan_of(tmp_path: Path, data: str = "", then: str = "") -> Plan:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN % (data, then))
+    return read_plan(path)
+
+
+def updated(tmp_path: Path, plan: Plan) -> State:
+    state = State(plan, Folders.of(tmp_path / "plan.toml", tmp_path / "work"))
+    state.update()
+    return state
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_a_training_that_was_validated_again_is_kept(tmp_path, work) -> None:
+    """Whatever its validation looks like, its checkpoint is not deleted."""
+    plan = plan_of(tmp_path)
+    folders = Folders.of(tmp_path / "plan.toml", work)
+    train = training_steps(plan, next(plan.trainings()), folders, "hip/splits")[0]
+    checkpoint, summary, *_ = map(folders.path, train.outputs)
+    summary.parent.mkdir(parents=True)
+    with zipfile.ZipFile(checkpoint, "w") as file:
+        file.writestr("weights", b"of days")
+    summary.write_text("as it was")
+    state = State(plan, folders)
+    record = Record(DONE, "x", list(train.command), state.identities(train), state.sizes(train))
+    summary.write_text("as nnUNetv2_train --val made it")
+    assert state.can_resume(train, record)
+    assert train.resume is not None
+    assert train.resume(folders, ["train"]) == ["train", "--val"]
+
+
+@pytest.mark.parametrize("place", ["nnUNet_preprocessed", "nnUNet_raw"])
+def test_the_folds_are_the_users_own(tmp_path, monkeypatch, place) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    raw_data(tmp_path / "nnUNet_raw", n_test=0)
+    cases = [f"c{i}" for i in range(10)]
+    theirs = [{"train": cases[4:], "val": cases[:4]}, {"train": cases[:6], "val": cases[6:]}]
+    write(Path(os.environ[place]) / DATASET / "splits_final.json", theirs)
+    plan = plan_of(tmp_path, "folds = [0, 1]")
+    folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
+    preparation(plan.data["hip"], folders, None)[0].action(folders)
+    preprocessed = folders.preprocessed / DATASET
+    preprocessed.mkdir(parents=True)
+    preparation(plan.data["hip"], folders, None)[-1].action(folders)
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == theirs
+
+
+def test_folds_of_another_data_set_of_that_name_are_not_taken(tmp_path, monkeypatch) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        write(tmp_path / variable / DATASET / "splits_final.json", [{"train": ["x"], "val": ["y"]}])
+    raw_data(tmp_path / "work" / "nnUNet_raw")  # as converted there
+    plan = plan_of(tmp_path)
+    folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
+    preprocessed = folders.preprocessed / DATASET
+    preprocessed.mkdir(parents=True)
+    preparation(plan.data["hip"], folders, None)[-1].action(folders)
+    folds = json.loads((preprocessed / "splits_final.json").read_text())
+    assert len(folds) == 5
+    assert sorted(case for fold in folds for case in fold["val"]) == [f"c{i}" for i in range(10)]
+
+
+@pytest.mark.parametrize("key", ["labels", "regions_class_order", "channel_names", "file_ending"])
+def test_data_that_were_converted_again_are_not_mixed(tmp_path, work, key) -> None:
+    raw, preprocessed = (work / name / DATASET for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    content = json.loads((raw / "dataset.json").read_text())
+    write(preprocessed / "dataset.json", {**content, "numTraining": 7})
+    assert not updated(tmp_path, plan_of(tmp_path)).problems
+    write(preprocessed / "dataset.json", {**content, key: "other"})
+    (said,) = updated(tmp_path, plan_of(tmp_path)).problems.values()
+    assert f"found that {key} has changed" in said
+
+
+def test_a_new_case_is_no_test_scan(tmp_path, work) -> None:
+    """Unless the folds left it out when the data were preprocessed."""
+    raw, preprocessed = (work / name / DATASET for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    write(preprocessed / "dataset.json", json.loads((raw / "dataset.json").read_text()))
+    for label in (raw / "labelsTr").iterdir():
+        (preprocessed / "gt_segmentations").mkdir(exist_ok=True)
+        (preprocessed / "gt_segmentations" / label.name).touch()
+    for name in ("imagesTr/c10_0000.nii.gz", "labelsTr/c10.nii.gz"):
+        (raw / name).touch()
+    (said,) = updated(tmp_path, plan_of(tmp_path)).problems.values()
+    assert "found that c10 has been added" in said
+    (preprocessed / "gt_segmentations" / "c10.nii.gz").touch()
+    (preprocessed / "nnUNetPlans_3d_fullres" / "c10.pkl").touch()
+    state = updated(tmp_path, plan_of(tmp_path))
+    assert not state.problems
+    assert "hip/test_images/fold_0" in state.steps
+
+
+@pytest.mark.parametrize(("folds", "tests"), [("[0]", True), ("[0, 1]", False)])
+def test_all_folds_are_tested_alike(tmp_path, work, folds, tests) -> None:
+    """Fold 0 leaves out two cases, fold 1 none: together they are compared on validation cases."""
+    cases = [f"c{i}" for i in range(10)]
+    folds_of_both = [
+        {"train": cases[4:], "val": cases[2:4]},
+        {"train": cases[4:], "val": cases[:4]},
+    ]
+    write(work / "nnUNet_preprocessed" / DATASET / "splits_final.json", folds_of_both)
+    state = updated(tmp_path, plan_of(tmp_path, f"folds = {folds}"))
+    assert not state.problems
+    assert any(key.endswith("/predict") for key in state.steps) == tests
+
+
+@pytest.mark.parametrize("n_test", [0, 3])
+def test_a_calibrated_reference_needs_test_scans(tmp_path, n_test) -> None:
+    prepared(tmp_path / "work", n_test=n_test)
+    plan = plan_of(tmp_path, then=" + temperature")
+    problems = updated(tmp_path, plan).problems
+    assert len(problems) == (0 if n_test else len(list(plan.trainings())))
+    for said in problems.values():
+        assert "expected test scans with labels" in said
+        assert said.endswith(f'give reference = "{TRAINERS[0]}"')
+
+
+def test_plans_that_nnunet_does_not_make_have_to_be_there(tmp_path, work) -> None:
+    plan = plan_of(tmp_path, 'plans = "nnUNetResEncUNetMPlans"')
+    (said,) = updated(tmp_path, plan).problems.values()
+    assert said.startswith("[data.hip] plans: expected")
+    assert "nnUNetResEncUNetMPlans.json, found no file" in said
+    preprocessed = work / "nnUNet_preprocessed" / DATASET
+    (preprocessed / "nnUNetPlans.json").rename(preprocessed / "nnUNetResEncUNetMPlans.json")
+    assert not updated(tmp_path, plan).problems
+
+
+def test_a_configuration_inherits_its_data(tmp_path, work) -> None:
+    path = work / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["bs4"] = {"inherits_from": "3d_fullres", "batch_size": 4}
+    write(path, plans)
+    data = plan_of(tmp_path, 'configuration = "bs4"').data["hip"]
+    steps = preparation(data, Folders.of(tmp_path / "plan.toml", work), None)
+    (preprocess,) = [step for step in steps if step.key == "hip/preprocess"]
+    assert preprocess.outputs[0] == f"{{preprocessed}}/{DATASET}/nnUNetPlans_3d_fullres/c0.pkl"
+
+
+NETWORK = """
+[data.hip.network]
+plans = "Own"
+%s
+"""
+
+
+def changed_plans(tmp_path: Path, network: str) -> dict:
+    """The configuration that nnU-Net planned with six stages, after the plan's changes."""
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "patch_size": [96, 160, 160],
+        "batch_size": 2,
+        "architecture": {
+            "arch_kwargs": {
+                "n_stages": 6,
+                "features_per_stage": [32, 64, 128, 256, 320, 320],
+                "strides": [[1, 1, 1], *[[2, 2, 2]] * 4, [1, 2, 2]],
+            }
+        },
+    }
+    folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
+    path = folders.preprocessed / DATASET / "Own.json"
+    write(path, {"configurations": {"3d_fullres": configuration}})
+    plan = plan_of(tmp_path, NETWORK % network)
+    steps = preparation(plan.data["hip"], folders, None)
+    (planned,) = [step for step in steps if step.key == "hip/plan"]
+    planned.action(folders)
+    return json.loads(path.read_text())["configurations"]["3d_fullres"]
+
+
+def test_a_smaller_network_has_as_many_stages_as_planned(tmp_path, work) -> None:
+    found = changed_plans(tmp_path, "patch_size = [32, 64, 64]\nfeatures_per_stage = [8, 16, 32]")
+    architecture = found["architecture"]["arch_kwargs"]
+    assert architecture["features_per_stage"] == [8, 16, 32, 32, 32, 32]
+    assert found["patch_size"] == [32, 64, 64]
+    assert found["data_identifier"] == "nnUNetPlans_3d_fullres"
+
+
+def test_another_spacing_has_data_of_its_own(tmp_path, work) -> None:
+    found = changed_plans(tmp_path, 'planner = "nnUNetPlannerResEncM"\ntarget_spacing = [2, 2, 2]')
+    assert found["data_identifier"] == "Own_3d_fullres"
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("patch_size = [32, 48, 64]", r"patch_size: expected multiples of \[16, 32, 32\]"),
+        ("patch_size = [16, 32, 32]", r"and not \[16, 32, 32\] itself"),
+        ("features_per_stage = [1, 2, 3, 4, 5, 6, 7]", "expected at most 6 numbers"),
+    ],
+)
+def test_a_network_that_nnunet_could_not_build(tmp_path, work, network, said) -> None:
+    with pytest.raises(InputError, match=said):
+        changed_plans(tmp_path, network)
