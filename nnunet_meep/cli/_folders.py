@@ -31,13 +31,18 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         help="references and predictions, or a model folder; see below",
     )
     add_references(parser, "reference segmentations; without --gt, the first FOLDER")
+    add_json_files(parser)
+    add_cases(parser)
+
+
+def add_json_files(parser: argparse.ArgumentParser) -> None:
+    """Add nnU-Net's flags for its two files."""
     parser.add_argument(
         "-djfile",
         type=Path,
         help="dataset.json (default: the one in PRED_FOLDER or two folders above)",
     )
     parser.add_argument("-pfile", type=Path, help="plans.json (default: as for -djfile)")
-    add_cases(parser)
 
 
 def add_references(parser: argparse.ArgumentParser, what: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_meep.cli._calibrator import add_any_network, say_labels, say_note
+from nnunet_meep.cli._folders import add_json_files
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -60,13 +61,8 @@ def _get_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="output folder, new or empty, or from an interrupted run",
     )
-    parser.add_argument(
-        "-djfile",
-        type=Path,
-        help="dataset.json (default: the one in PRED_FOLDER or two folders above)",
-    )
+    add_json_files(parser)
     add_any_network(parser)
-    parser.add_argument("-pfile", type=Path, help="plans.json (default: as for -djfile)")
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_meep.cli._folders import add_json_files
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
 
@@ -46,23 +47,27 @@ def _get_parser() -> argparse.ArgumentParser:
         help="predictions with probabilities: CASE.npz beside the segmentation",
     )
     parser.add_argument("-o", type=Path, metavar="FILE.csv", help="also write the list as CSV")
+    add_json_files(parser)
     return parser
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = _get_parser().parse_args(args)
-    return run(lambda: _triage(options.pred_folder, options.o))
+    return run(lambda: _triage(options))
 
 
-def _triage(pred_folder: Path, output: Path | None) -> None:
+def _triage(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
     from nnunet_meep.evaluation.report.triage_list import triage_table, write_triage
     from nnunet_meep.evaluation.triage import triage
 
+    output: Path | None = options.o
     if output is not None and output.is_dir():
         raise InputError(f"{output}: expected a file to write, found a folder (-o)")
-    ranked = triage(pred_folder, progress=True)
+    ranked = triage(
+        options.pred_folder, dataset_json=options.djfile, plans_json=options.pfile, progress=True
+    )
     print(triage_table(ranked))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,12 @@ class Triage:
 
 
 def triage(
-    pred_folder: StrPath, *, cases: Sequence[str] | None = None, progress: bool = False
+    pred_folder: StrPath,
+    *,
+    cases: Sequence[str] | None = None,
+    dataset_json: StrPath | None = None,
+    plans_json: StrPath | None = None,
+    progress: bool = False,
 ) -> Triage:
     """Rank predictions by their lowest expected Dice of any class, then by the next lowest.
 
@@ -95,9 +100,10 @@ def triage(
     with actual Dice on test cases that have references (:func:`.evaluate`).
 
     Args:
-        pred_folder: predictions, ``CASE.npz`` beside ``CASE<file_ending>``, with ``dataset.json``
-            and ``plans.json`` there or two folders up.
+        pred_folder: predictions, ``CASE.npz`` beside ``CASE<file_ending>``.
         cases: names of the cases; None: all.
+        dataset_json: nnU-Net's file; None: there or two folders up.
+        plans_json: the same; ``nnUNetv2_ensemble`` does not write it.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -114,7 +120,8 @@ def triage(
     folder = Path(pred_folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of predictions, found none")
-    dataset = read_dataset([folder])
+    paths = (None if path is None else Path(path) for path in (dataset_json, plans_json))
+    dataset = read_dataset([folder], *paths)
     names = _names(folder, dataset.file_ending) if cases is None else sorted(set(cases))
     with tqdm(names, desc=folder.name, unit="case", disable=not progress) as bar:
         found = [_of_case(folder, name, dataset) for name in bar]

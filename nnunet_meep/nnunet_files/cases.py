@@ -84,11 +84,11 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
             ``$nnUNet_preprocessed/DATASET/gt_segmentations``, which needs predictions in a model
             folder (``TRAINER__PLANS__CONFIG``) or its ``fold_X/validation``.
         pred_folders: folders of predictions, or model folders, which stand for their
-            ``fold_X/validation`` folders.
+            ``fold_X/validation`` folders; ``fold_all`` is left out if there are others.
 
     Raises:
-        InputError: a folder is missing, given twice, or has the wrong content; or
-            ``nnUNet_preprocessed`` is needed and not set.
+        InputError: a folder is missing, given twice, or has the wrong content, such as that of
+            ``fold_all``; or ``nnUNet_preprocessed`` is needed and not set.
     """
     expanded: list[Path] = []
     for i, folder in enumerate(pred_folders):
@@ -97,6 +97,7 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
         if not folder.is_dir():
             raise InputError(f"{folder}: expected a folder of predictions, found none")
         folds = sorted(folder.glob("fold_*/validation"))
+        folds = [fold for fold in folds if not _is_fold_all(fold)] or folds
         if _has_probabilities(folder) or not folds:
             expanded.append(folder)
             continue
@@ -106,6 +107,11 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
                 f"{empty[0]}: expected CASE.npz files with probabilities, found none; train with "
                 f"--npz, or nnUNetv2_train ... --val --npz for a model that is trained"
             )
+    if trained := [folder for folder in expanded if _is_fold_all(folder)]:
+        raise InputError(
+            f"{trained[0]}: expected predictions of cases that the network was not trained on, got "
+            f'those of fold "all", which is trained on all cases'
+        )
     if gt_folder is None:
         gt_folder = _default_references(expanded[0])
     if not gt_folder.is_dir():
@@ -121,6 +127,11 @@ def find_folders(gt_folder: Path | None, pred_folders: Sequence[Path]) -> Folder
             f"{expanded[0]}: the folder of references comes first, then that of predictions"
         )
     return Folders(gt_folder, tuple(expanded))
+
+
+def _is_fold_all(folder: Path) -> bool:
+    folder = real_path(folder)
+    return folder.name == "validation" and folder.parent.name == "fold_all"
 
 
 def read_dataset(

@@ -125,6 +125,16 @@ def test_the_command_prints_and_writes_the_list(folder, tmp_path, capsys) -> Non
     assert ranked.to_dataframe()["case"].tolist() == [row["case"] for row in rows]
 
 
+def test_plans_that_are_elsewhere(folder, tmp_path, capsys) -> None:
+    """``nnUNetv2_ensemble`` writes no plans beside its averages."""
+    expected = nm.triage(folder.pred)
+    moved = (folder.pred / "plans.json").rename(tmp_path / "plans.json")
+    assert calib_triage.main([str(folder.pred)]) == 1
+    assert "give it with -pfile" in capsys.readouterr().err
+    assert calib_triage.main([str(folder.pred), "-pfile", str(moved)]) == 0
+    assert nm.triage(folder.pred, plans_json=moved) == expected
+
+
 class TestRefused:
     def refused(self, capsys, *arguments: object) -> str:
         assert calib_triage.main([str(a) for a in arguments]) == 1

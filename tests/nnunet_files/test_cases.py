@@ -240,6 +240,16 @@ class TestModelFolder:
         shutil.rmtree(model / "fold_1" / "validation")
         assert evaluated(tmp_path / "out", model) == ["a", "b"]
 
+    def test_fold_all_is_none_of_them(self, model, tmp_path, capsys) -> None:
+        """Its network is trained on the cases of its validation."""
+        shutil.copytree(model / "fold_1", model / "fold_all")
+        assert evaluated(tmp_path / "out", model) == ["a", "b", "c"]
+        for fold in range(3):
+            shutil.rmtree(model / f"fold_{fold}")
+        for folder in (model, model / "fold_all" / "validation"):
+            line = refused(capsys, folder, "-o", tmp_path / "other")
+            assert "that the network was not trained on" in line
+
     def test_without_any_fold(self, model, tmp_path, capsys) -> None:
         for fold in model.glob("fold_*"):
             shutil.rmtree(fold)
