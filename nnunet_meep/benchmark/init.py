@@ -12,14 +12,11 @@ from nnunet_meep.benchmark.plans.plan import DATASET, DATASET_NAME
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.plans.write_plan import paper_plan, plan_for
 from nnunet_meep.benchmark.running.data_sets import (
-    N_FOLDS,
     given_test_scans,
     is_2d,
     labelled_cases,
-    left_out,
-    read_splits,
-    splits_of,
 )
+from nnunet_meep.benchmark.running.folds import cases_left_out
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.paths import not_set
 
@@ -58,7 +55,7 @@ def init(
             raw.name,
             n_cases=n_cases,
             n_test=n_test,
-            left_out=_left_out(raw),
+            left_out=cases_left_out(raw),
             is_2d=is_2d(raw),
             file=file.name,
         )
@@ -90,12 +87,3 @@ def _find(dataset: str) -> Path:
             f"{', '.join(p.name for p in found) or 'none'} (there: {', '.join(there) or 'none'})"
         )
     return found[0]
-
-
-def _left_out(raw: Path) -> list[int]:
-    """For each fold, the number of labelled cases that it neither trains nor validates on."""
-    preprocessed = os.environ.get("nnUNet_preprocessed")
-    path = splits_of(raw.name, (Path(preprocessed) if preprocessed else None, raw.parent))
-    if path is None:  # nnU-Net draws five
-        return [0] * N_FOLDS
-    return [len(left_out(raw, split)) for split in read_splits(path)]

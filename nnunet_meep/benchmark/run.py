@@ -117,6 +117,9 @@ def report(state: State, stored: Path | None = None) -> None:
     Args:
         state: of the plan.
         stored: results to take instead of those of the work folder.
+
+    Raises:
+        InputError: there is nothing to report, because the plan does not fit the data sets.
     """
     # Here, because torch and what draws take seconds, which all other commands can do without.
     from nnunet_meep.benchmark.collect import collect, ordered
@@ -130,6 +133,7 @@ def report(state: State, stored: Path | None = None) -> None:
         results = ordered(read_results(stored, state.folders).trainings, state.plan)
     if not results.trainings:
         print("No training has all its evaluations yet: no report.")
+        refuse_problems(state)
         return
     pages = write_report(state.plan, results, folder, state.folders, progress=True)
     for path, said in pages:

@@ -14,8 +14,9 @@ from made_up import DATASET, raw_data
 
 from nnunet_meep.benchmark.init import init
 from nnunet_meep.benchmark.plans.read_plan import read_plan
-from nnunet_meep.benchmark.running.data_sets import check_folds, labelled_cases
+from nnunet_meep.benchmark.running.data_sets import labelled_cases
 from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.folds import check_folds
 from nnunet_meep.benchmark.running.machine import Machine, Slot
 from nnunet_meep.errors import InputError
 

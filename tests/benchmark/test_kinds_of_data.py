@@ -13,6 +13,7 @@ from made_up import DATASET, TRAINERS, prepared, raw_data
 from nnunet_meep.benchmark.plans.plan import Plan
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.folds import cases_left_out
 from nnunet_meep.benchmark.running.prepare import preparation
 from nnunet_meep.benchmark.running.records import DONE, Record
 from nnunet_meep.benchmark.running.state import State
@@ -108,15 +109,93 @@ def test_folds_of_another_data_set_of_that_name_are_not_taken(tmp_path, monkeypa
     assert sorted(case for fold in folds for case in fold["val"]) == [f"c{i}" for i in range(10)]
 
 
-@pytest.mark.parametrize("key", ["labels", "regions_class_order", "channel_names", "file_ending"])
-def test_data_that_were_converted_again_are_not_mixed(tmp_path, work, key) -> None:
+@pytest.mark.parametrize("folds", [True, False])
+@pytest.mark.parametrize(
+    ("key", "before"),
+    [
+        ("labels", {"background": 0, "a": 1, "b": 2}),
+        ("labels", {"background": 0, "b": [2, 1], "a": 2}),
+        ("regions_class_order", [1, 2]),
+        ("channel_names", {"0": "CT"}),
+        ("channel_names", {"0": "T1", "1": "T2"}),
+        ("file_ending", ".nrrd"),
+    ],
+)
+def test_data_that_were_converted_again_are_not_mixed(tmp_path, work, key, before, folds) -> None:
     raw, preprocessed = (work / name / DATASET for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-    content = json.loads((raw / "dataset.json").read_text())
-    write(preprocessed / "dataset.json", {**content, "numTraining": 7})
+    labels = {"background": 0, "a": [1, 2], "b": 2}
+    content = {**json.loads((raw / "dataset.json").read_text()), "labels": labels}
+    write(raw / "dataset.json", content)
+    renamed = {"background": 0, "A": [1, 2], "B": 2}
+    same = {"labels": renamed, "channel_names": {"0": "T1"}, "numTraining": 7}
+    write(preprocessed / "dataset.json", {**content, **same})
     assert not updated(tmp_path, plan_of(tmp_path)).problems
-    write(preprocessed / "dataset.json", {**content, key: "other"})
+    write(preprocessed / "dataset.json", {**content, key: before})
+    if not folds:
+        (preprocessed / "splits_final.json").unlink()
     (said,) = updated(tmp_path, plan_of(tmp_path)).problems.values()
-    assert f"found that {key} has changed" in said
+    assert f"found that {key} ha" in said
+
+
+@pytest.mark.parametrize("changed", ["labels", "folds"])
+def test_a_training_on_other_data_is_not_taken(tmp_path, work, changed) -> None:
+    plan = plan_of(tmp_path)
+    folders = Folders.of(tmp_path / "plan.toml", work)
+    train = training_steps(plan, next(plan.trainings()), folders, "hip/splits")[0]
+    validation = folders.path(train.outputs[1]).parent
+    dataset = json.loads((folders.raw / DATASET / "dataset.json").read_text())
+    write(validation.parents[1] / "dataset.json", {**dataset, "labels": {"background": 0, "a": 1}})
+    case = "c9" if changed == "folds" else "c0"
+    write(validation / f"{case}.nii.gz", "a segmentation")
+    now = {"background": 0, "b": 1} if changed == "folds" else {"background": 0, "a": 1, "b": 2}
+    write(folders.raw / DATASET / "dataset.json", {**dataset, "labels": now})
+    problems = updated(tmp_path, plan).problems
+    assert next(plan.trainings()).key in problems
+    said = problems[next(plan.trainings()).key]
+    assert ("found c9" if changed == "folds" else "found that labels have changed") in said
+
+
+def test_a_training_scan_that_became_a_test_scan(tmp_path, work) -> None:
+    raw = work / "nnUNet_raw" / DATASET
+    for part, name in (("images", "c9_0000.nii.gz"), ("labels", "c9.nii.gz")):
+        (raw / f"{part}Ts").mkdir()
+        (raw / f"{part}Tr" / name).rename(raw / f"{part}Ts" / name)
+    (said,) = updated(tmp_path, plan_of(tmp_path)).problems.values()
+    assert "found that c9 is no training case any more" in said
+
+
+def test_folds_that_do_not_know_all_cases_are_drawn_anew(tmp_path, monkeypatch) -> None:
+    """Those of data that were preprocessed before cases were added."""
+    prepared(tmp_path, n_test=0)  # of nnUNet_raw and nnUNet_preprocessed
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    raw, preprocessed = (tmp_path / v / DATASET for v in ("nnUNet_raw", "nnUNet_preprocessed"))
+    (preprocessed / "gt_segmentations").mkdir()
+    for label in (raw / "labelsTr").iterdir():
+        (preprocessed / "gt_segmentations" / label.name).touch()
+    for name in ("imagesTr/c10_0000.nii.gz", "labelsTr/c10.nii.gz"):
+        (raw / name).touch()
+    plan = plan_of(tmp_path)
+    folders = Folders.of(tmp_path / "plan.toml", tmp_path / "work")
+    (folders.preprocessed / DATASET).mkdir(parents=True)
+    preparation(plan.data["hip"], folders, None)[0].action(folders)
+    preparation(plan.data["hip"], folders, None)[-1].action(folders)
+    folds = json.loads((folders.preprocessed / DATASET / "splits_final.json").read_text())
+    assert "c10" in {case for fold in folds for case in fold["val"]}
+    assert cases_left_out(raw) == [0] * 5
+
+
+def test_two_files_of_folds_that_differ(tmp_path, monkeypatch) -> None:
+    prepared(tmp_path, n_test=0)
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    cases = [f"c{i}" for i in range(10)]
+    of_raw = tmp_path / "nnUNet_raw" / DATASET / "splits_final.json"
+    write(of_raw, [{"train": cases[2:], "val": cases[:2]}])
+    (said,) = updated(tmp_path, plan_of(tmp_path, "folds = [0]")).problems.values()
+    assert f"expected the folds of {of_raw}, found others" in said.replace(
+        str(tmp_path / "work"), str(tmp_path)
+    )
 
 
 def test_a_new_case_is_no_test_scan(tmp_path, work) -> None:
@@ -149,6 +228,27 @@ def test_all_folds_are_tested_alike(tmp_path, work, folds, tests) -> None:
     state = updated(tmp_path, plan_of(tmp_path, f"folds = {folds}"))
     assert not state.problems
     assert any(key.endswith("/predict") for key in state.steps) == tests
+
+
+def test_a_calibrated_reference_of_another_data_set(tmp_path) -> None:
+    """It is not compared with here, so it need not be evaluated here."""
+    prepared(tmp_path / "work", n_test=0)
+    path = tmp_path / "plan.toml"
+    other = PLAN.replace("[[training]]", '[[training]]\ndata = "hip"') % ("", "")
+    more = """
+[data.elsewhere]
+dataset = "Dataset005_Elsewhere"
+
+[[training]]
+data = "elsewhere"
+trainers = ["nnUNetTrainerCE_2epochs"]
+
+[[compare]]
+reference = "nnUNetTrainerCE_2epochs + temperature"
+"""
+    path.write_text(other + more)
+    problems = updated(tmp_path, read_plan(path)).problems
+    assert list(problems) == ["elsewhere"]  # which does not exist
 
 
 @pytest.mark.parametrize("n_test", [0, 3])

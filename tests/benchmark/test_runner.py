@@ -294,6 +294,16 @@ def test_what_was_begun_without_a_record(tmp_path, adopts) -> None:
     assert left.exists() == adopts
 
 
+def test_a_finished_training_is_kept_when_it_is_made_anew(tmp_path) -> None:
+    fold = tmp_path / "fold_0"
+    fold.mkdir()
+    (fold / "checkpoint_final.pth").write_text("of days")
+    run(Given(tmp_path, [command("a", clear=("{work}/fold_0",))]))
+    assert not fold.exists()
+    (kept,) = tmp_path.glob("earlier_fold_0_*")
+    assert (kept / "checkpoint_final.pth").read_text() == "of days"
+
+
 def test_interrupted(tmp_path) -> None:
     """The command is ended, and the step is free for others."""
     state = Given(tmp_path, [command("a", wait="forever")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import case_names
-from nnunet_meep.nnunet_files.paths import itk_path, real_path
+from nnunet_meep.nnunet_files.paths import itk_path
 
 SPLITS = "splits_final.json"
-#: What decides in ``dataset.json`` what a network is trained on.
-_DECIDING = ("labels", "regions_class_order", "channel_names", "file_ending")
-#: What nnU-Net makes of a data set without a file of folds, and plans.
-N_FOLDS, PLANNED = 5, ("2d", "3d_fullres", "3d_lowres")
+#: What nnU-Net plans.
+PLANNED = ("2d", "3d_fullres", "3d_lowres")
 
 
 @dataclass(frozen=True)
@@ -106,45 +104,6 @@ def fold_of(path: Path, fold: int) -> dict[str, list[str]]:
     return splits[fold]
 
 
-def splits_of(dataset: str, places: Iterable[Path | None]) -> Path | None:
-    """The file of folds of a data set: the first one that there is.
-
-    Args:
-        dataset: ``DatasetXXX_NAME``.
-        places: folders of data sets, raw or preprocessed; None: not known.
-    """
-    files = (place / dataset / SPLITS for place in places if place is not None)
-    return next((path for path in files if path.is_file()), None)
-
-
-def given_splits(data: Data, folders: Folders) -> Path | None:
-    """The folds that a data set has, or will get; None if nnU-Net's own will be made."""
-    raw, given = folders.raw / data.dataset, (folders.given or folders.raw) / data.dataset
-    if raw.exists() and real_path(raw) != real_path(given):  # another data set of that name
-        return splits_of(data.dataset, (folders.preprocessed, folders.raw))
-    places = (folders.preprocessed, folders.given_preprocessed, folders.raw, folders.given)
-    return splits_of(data.dataset, places)
-
-
-def check_folds(data: Data, folders: Folders) -> None:
-    """Check before any work that a data set has, or will have, the folds that a plan asks for.
-
-    One that is not converted yet may get any.
-
-    Raises:
-        InputError: it has fewer, or its file of folds is none.
-    """
-    if data.convert and not (folders.raw / data.dataset).exists():
-        return
-    path = given_splits(data, folders)
-    n = N_FOLDS if path is None else len(read_splits(path))
-    if wrong := [fold for fold in data.folds if fold >= n]:
-        has = f" (as {path} has them)" if path else ""
-        raise InputError(
-            f"[data.{data.name}] folds: expected folds from 0 to {n - 1}{has}, got {wrong[0]}"
-        )
-
-
 def check_configuration(data: Data, plans: Path) -> None:
     """Check before any work that nnU-Net's plans have, or may have, the plan's configuration.
 
@@ -211,33 +170,6 @@ def test_scans(
         own = left_out(raw, splits[fold])
         return TestScans(images, f"{place}/labelsTr", tuple(own), False)
     return None
-
-
-def check_unchanged(data: Data, folders: Folders) -> None:
-    """Check that nnU-Net's preprocessed data are still those of the raw data.
-
-    Raises:
-        InputError: labels or channels differ, or cases were added that no fold knows.
-    """
-    raw, preprocessed = (place / data.dataset for place in (folders.raw, folders.preprocessed))
-    try:
-        before, now = (read_json(place / "dataset.json") for place in (preprocessed, raw))
-        splits = read_splits(preprocessed / SPLITS)
-    except (OSError, ValueError):  # not prepared yet, or not to the end; or said elsewhere
-        return
-    changes = [f"{key} has changed" for key in _DECIDING if before.get(key) != now.get(key)]
-    prepared = preprocessed / "gt_segmentations"
-    there = case_names(prepared, file_ending(raw)) if prepared.is_dir() else set()
-    known = {case for split in splits for case in (*split["train"], *split["val"])}
-    if there.issuperset(known):
-        new = [case for case in labelled_cases(raw) if case not in known | there]
-        changes += [f"{case} has been added" for case in new]
-    if changes:
-        raise InputError(
-            f"{preprocessed}: expected the data of {raw}, found that {changes[0]} since they were "
-            f"preprocessed, and trainings on both must not be mixed; convert them under another "
-            f"number, or delete {preprocessed} and {folders.results / data.dataset}"
-        )
 
 
 def is_2d(raw: Path) -> bool:

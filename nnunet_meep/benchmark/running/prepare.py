@@ -11,21 +11,18 @@ from pathlib import Path
 from nnunet_meep.atomic import creating_folder, replacing_file, replacing_folder
 from nnunet_meep.benchmark.plans.plan import PLANS, Data, Network
 from nnunet_meep.benchmark.running.data_sets import (
-    N_FOLDS,
     SPLITS,
     TestScans,
     check_configuration,
-    check_folds,
-    check_unchanged,
     file_ending,
-    given_splits,
     labelled_cases,
     n_channels,
-    read_splits,
 )
 from nnunet_meep.benchmark.running.folders import Folders
+from nnunet_meep.benchmark.running.folds import check_folds, write_splits
 from nnunet_meep.benchmark.running.progress import progress_bars
 from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.benchmark.running.unchanged import check_unchanged
 from nnunet_meep.errors import InputError, is_meant
 from nnunet_meep.json_file import read_json
 
@@ -87,7 +84,7 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
         command=("write nnU-Net's folds into", f"{preprocessed}/{SPLITS}"),
         outputs=(f"{preprocessed}/{SPLITS}",),
         needs=(preprocess.key,),
-        action=lambda folders: _write_splits(data, folders),
+        action=lambda folders: write_splits(data, folders),
         is_action=True,
         found=True,
     )
@@ -253,7 +250,7 @@ def _change(path: Path, name: str, network: Network, made: str) -> None:
     try:
         configuration = plans["configurations"][name]
         architecture = configuration["architecture"]["arch_kwargs"]
-        n_stages = architecture["n_stages"]
+        n_stages, strides = architecture["n_stages"], architecture["strides"]
     except KeyError as error:
         raise InputError(
             f"{path}: expected the configuration {name} with its network, found no {error}"
@@ -271,45 +268,18 @@ def _change(path: Path, name: str, network: Network, made: str) -> None:
             architecture[key] = features + features[-1:] * (n_stages - len(features))
         else:
             configuration[key] = value
-    _check_patch(configuration["patch_size"], architecture["strides"])
+    _check_patch(configuration["patch_size"], strides)
     with replacing_file(path) as temporary:
         temporary.write_text(json.dumps(plans, indent=4))
 
 
-def _check_patch(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
-    """Check that a patch can pass a network with these strides."""
-    smallest = [math.prod(of_axis) for of_axis in zip(*strides, strict=True)]
+def _check_patch(patch: Sequence[int], strides: Sequence[Sequence[int] | int]) -> None:
+    """Check that a patch can pass a network with these strides, of each stage or of its axes."""
+    of_axes = [[stride] * len(patch) if isinstance(stride, int) else stride for stride in strides]
+    smallest = [math.prod(of_axis) for of_axis in zip(*of_axes, strict=True)]
     is_multiple = all(n % m == 0 for n, m in zip(patch, smallest, strict=True))
     if not is_multiple or list(patch) == smallest:
         raise InputError(
             f"patch_size: expected multiples of {smallest}, by which the network that nnU-Net "
             f"plans divides it, and not {smallest} itself, got {list(patch)}"
         )
-
-
-def _write_splits(data: Data, folders: Folders) -> None:
-    """The user's own folds, or nnU-Net's five, as its first training would write them.
-
-    Here, because several trainings that begin together would write the file at the same time.
-    """
-    raw, path = folders.raw / data.dataset, folders.preprocessed / data.dataset / SPLITS
-    given = given_splits(data, folders)
-    if given == path:
-        return
-    folds = _nnunets_folds(raw) if given is None else read_splits(given)
-    with replacing_file(path) as temporary:
-        temporary.write_text(json.dumps(folds, indent=4))
-
-
-def _nnunets_folds(raw: Path) -> list[dict[str, list[str]]]:
-    """The five folds that nnU-Net draws."""
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    cases = labelled_cases(raw)
-    if len(cases) < N_FOLDS:
-        raise InputError(
-            f"{raw}: expected at least {N_FOLDS} labelled cases for {N_FOLDS} folds, found "
-            f"{len(cases)}"
-        )
-    folds = generate_crossval_split(cases, seed=12345, n_splits=N_FOLDS)
-    return [{part: [str(case) for case in fold[part]] for part in fold} for fold in folds]

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -210,7 +211,7 @@ class Runner:
         goes_on = state.can_resume(step, before) or (before is None and step.adopts)
         if step.resume is None or not goes_on:
             for text in step.clear:
-                shutil.rmtree(state.folders.path(text), ignore_errors=True)
+                clear(state.folders.path(text))
         state.records.write(step.key, record)
         if step.is_action or slot is None:
             self._tell("start", step, "# " + " ".join(state.folders.fill(w) for w in words(step)))
@@ -354,6 +355,17 @@ class Runner:
             for step in self._pending
             if step.key not in self.failed
         )
+
+
+def clear(folder: Path) -> None:
+    """Delete what a step left, but keep a finished training beside it, under another name."""
+    if (folder / "checkpoint_final.pth").is_file():
+        made = datetime.fromtimestamp((folder / "checkpoint_final.pth").stat().st_mtime)
+        kept = folder.with_name(f"earlier_{folder.name}_{made:%Y-%m-%d_%H%M%S}")
+        if not kept.exists():
+            folder.rename(kept)
+            return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fits(step: Step, slot: Slot) -> bool:

@@ -27,6 +27,7 @@ from nnunet_meep.benchmark.running.resume import (
     resume_training,
 )
 from nnunet_meep.benchmark.running.step import Step
+from nnunet_meep.benchmark.running.unchanged import check_trained
 from nnunet_meep.errors import InputError
 
 VALIDATION, TEST = "validation", "test"
@@ -40,12 +41,14 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
 
     Raises:
         InputError: the data set has no such fold, its test scans are not complete, or it has none
-            and a comparison needs them.
+            and a comparison needs them; or it was trained with other labels or folds before.
     """
     data = plan.data[training.data]
     steps = _Steps(plan, training, data)
     path = folders.preprocessed / data.dataset / SPLITS
     split = fold_of(path, training.fold)
+    fold = f"{model_folder(data, training.trainer)}/fold_{training.fold}"
+    check_trained(folders.path(fold), split["val"], folders.raw / data.dataset)
     scans = test_scans(data, read_splits(path), training.fold, folders)
     if scans is None:
         _check_references(plan, data)
@@ -77,7 +80,8 @@ def _check_references(plan: Plan, data: Data) -> None:
     """
     for comparison in plan.comparisons:
         trainer, then, _ = comparison.reference.partition(THEN)
-        if then and comparison.data in (None, data.name):
+        is_ours = comparison.reference in plan.names_of_models(data.name)
+        if then and is_ours and comparison.data in (None, data.name):
             raise InputError(
                 f"[[compare]] reference: expected test scans with labels in {data.dataset}, on "
                 f'which "{comparison.reference}" could be evaluated, found none (imagesTs and '
