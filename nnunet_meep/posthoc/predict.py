@@ -121,7 +121,8 @@ def predict(
     except BaseException:
         if not any(any(folder.glob("*.npz")) for folder in staging.folders):
             # nothing to continue from
-            for folder in [asked.output] if is_new else staging.folders:
+            is_alone = asked.part[1] == 1  # else other parts (-part_id) use the output folder, too
+            for folder in [asked.output] if is_new and is_alone else staging.folders:
                 shutil.rmtree(folder, ignore_errors=True)
         raise
     if (staging.whole / MAPS).is_dir():

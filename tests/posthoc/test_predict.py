@@ -277,6 +277,21 @@ def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
     assert main([*COMMAND, "-num_parts", "2", "-part_id", "0"]) == 0
 
 
+def test_a_call_that_fails_leaves_what_others_have_predicted(nnunet, calibrator, monkeypatch):
+    """It made the folder, and predicted nothing itself."""
+    part = ["-num_parts", "2", "-part_id"]
+
+    def fail_after_the_other(arguments):
+        monkeypatch.setattr(module, "_nnunet", nnunet)
+        assert main([*COMMAND, *part, "1"]) == 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_nnunet", fail_after_the_other)
+    assert main([*COMMAND, *part, "0"]) == 130
+    assert Path("out/case_1.npz").is_file()
+    assert not list(Path("out").glob(".uncalibrated*"))
+
+
 def test_thresholds_and_volumes_are_applied_too(nnunet, make_validation, capsys):
     """The folder is that of ``meep-calib-apply``; a run that goes on completes the table."""
     val = make_validation("three classes", name="for_thresholds")
