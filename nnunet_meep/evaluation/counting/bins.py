@@ -113,6 +113,11 @@ class Grid:
     bin_of_cell: NDArray[np.intp]
     first_above_half: int
 
+    @property
+    def open_cells(self) -> tuple[int, int]:
+        """The outermost cells with 0 < p < 1, which also include everything beyond."""
+        return 1, self.n_cells - 2
+
 
 @lru_cache(maxsize=8)
 def grid(n_bins: int) -> Grid:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges, bin_index
+from nnunet_meep.evaluation.counting.bins import Cells, Grid, bin_edges, bin_index, grid
 from nnunet_meep.evaluation.metrics.statistics import bca_interval, resamples
 
 
@@ -174,13 +174,16 @@ def _bins(
 
 
 def _grouped(
-    cells: Cells, group: NDArray[np.signedinteger], n_groups: int
+    cells: Cells,
+    group: NDArray[np.signedinteger],
+    n_groups: int,
+    of: NDArray[np.bool_] | slice = slice(None),
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     count, sum_y = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64)
-    np.add.at(count, group, cells.count.sum(axis=1))
-    np.add.at(sum_y, group, cells.count[:, 1])
-    sum_p = np.asarray(np.bincount(group, cells.sum_p.sum(axis=1), n_groups), np.float64)
-    return count, sum_p, sum_y
+    np.add.at(count, group[of], cells.count[of].sum(axis=1))
+    np.add.at(sum_y, group[of], cells.count[of, 1])
+    sum_p = np.bincount(group[of], cells.sum_p[of].sum(axis=1), n_groups)
+    return count, np.asarray(sum_p, np.float64), sum_y
 
 
 def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
@@ -190,9 +193,21 @@ def equal_mass_metrics(cells: Cells, n_bins: int) -> dict[str, float]:
     if not n:
         return {"ece_adaptive": math.nan, "ece_l2_debiased": math.nan}
     # A cell is put into the bin of its middle voxel. Twice the rank of that is an integer.
-    middle = 2 * np.cumsum(n_cell) - n_cell
+    end = np.cumsum(n_cell)
+    middle = 2 * end - n_cell
     group = np.minimum(n_bins * middle // (2 * n), n_bins - 1)
-    count, sum_p, sum_y = _grouped(cells, group, n_bins)
+    whole = ~np.isin(cells.cell, grid(n_bins).open_cells)
+    count, sum_p, sum_y = (
+        sums.astype(np.float64) for sums in _grouped(cells, group, n_bins, of=whole)
+    )
+    # The outermost cells hold everything beyond their ends, such as most of the background of a
+    # confident network, and so may span bins. Their sums are divided by the ranks in each bin.
+    edges = np.arange(n_bins + 1) * (n / n_bins)
+    for i in np.flatnonzero(~whole):
+        share = np.diff(np.clip(edges, end[i] - n_cell[i], end[i])) / n_cell[i]
+        count += share * n_cell[i]
+        sum_p += share * cells.sum_p[i].sum()
+        sum_y += share * cells.count[i, 1]
     filled = count > 0
     several = count > 1  # the variance cannot be estimated from a single voxel
     mean_y = sum_y[several] / count[several]

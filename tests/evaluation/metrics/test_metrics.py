@@ -100,7 +100,14 @@ def many(name):
             rng.uniform(0.7001, 0.7003, n).astype(np.float32),
             rng.random(n) < 0.5,
         ),
+        "sure of the background": lambda: sure_of_the_background(n, rng),
     }[name]()
+
+
+def sure_of_the_background(n, rng):
+    """All but a hundredth of the voxels are in the outermost cell; the others are overconfident."""
+    p = np.where(np.arange(n) < 0.99 * n, 10 ** rng.uniform(-20, -11, n), rng.uniform(0.7, 0.99, n))
+    return p, (p > 0.5) & (rng.random(n) < p - 0.2)
 
 
 MANY = ["saturated", "less saturated", "calibrated", "calibrated, unsure"]
@@ -262,7 +269,7 @@ def test_metrics_of_ranks_are_exact_where_cells_hold_one_value(data, n_bins) -> 
     assert of_top_label(p, y, n_bins)["aurc"] == pytest.approx(reference.aurc(p64, y), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", [*MANY, *FEW, "one cell"])
+@pytest.mark.parametrize("name", [*MANY, *FEW, "one cell", "sure of the background"])
 @pytest.mark.parametrize("metric", ["ece_adaptive", "ece_l2_debiased"])
 def test_equal_mass_errors_of_cells_are_close_to_those_of_voxels(name, metric) -> None:
     p, y = many(name)
