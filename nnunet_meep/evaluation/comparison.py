@@ -71,6 +71,9 @@ _RANKING_KINDS = {
 #: By model, class key and metric: the numbers.
 Table: TypeAlias = "dict[str, dict[str, dict[str, dict[str, Any]]]]"
 
+#: A fold with fewer cases that have a class does not tell whether its training segments it.
+FEW_CASES = 3
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -165,11 +168,15 @@ class Comparison:
     def best(self, key: str, metric: str) -> set[str]:
         """The models with the best mean (:func:`judged`) among those that segment the class.
 
-        Empty if the metric has no best value, or if none of these models has a mean.
+        Empty if the metric has no best value, or if none of these models has a mean. Also if it is
+        undefined in fewer cases of one model than of another, such as distances in cases where the
+        class is not found at all: the means are then of different cases.
         """
         if CATALOGUE[metric].better is Better.NEITHER:
             return set()
         candidates = [m for m in self.models if self.segments(m, key)]
+        if len({self.summary[m][key][metric]["n"] for m in candidates}) > 1:
+            return set()
         means = {m: judged(self.summary[m][key][metric]) for m in candidates}
         sign = -1 if CATALOGUE[metric].better is Better.HIGHER else 1
         loss = {m: sign * value for m, value in means.items() if not math.isnan(value)}
@@ -303,12 +310,23 @@ def values_of_trainings(
 
 
 def not_segmenting(trainings: Sequence[Evaluation], cases: Sequence[str], key: str) -> list[int]:
-    """Which of the trainings do not segment a class: Dice is 0 wherever the reference has it."""
+    """Which of the trainings do not segment a class: Dice is 0 wherever the reference has it.
+
+    A fold with few such cases is judged together with the others: to miss one scan of a fold does
+    not mean that the training has failed.
+    """
     dice, brier_plus = (
-        values_of_trainings(trainings, cases, key, metric).tolist()
-        for metric in ("dice", "brier_plus")
+        values_of_trainings(trainings, cases, key, metric) for metric in ("dice", "brier_plus")
     )
-    return [i for i in range(len(trainings)) if cases_not_segmented(dice[i], brier_plus[i])]
+    missed = list(map(cases_not_segmented, dice.tolist(), brier_plus.tolist()))
+    has_class = ~np.isnan(brier_plus)
+    is_shared = has_class.sum(axis=0) > 1
+    never = cases_not_segmented(dice.ravel().tolist(), brier_plus.ravel().tolist()) > 0
+    return [
+        i
+        for i, n in enumerate(missed)
+        if n and (n >= FEW_CASES or never or (has_class[i] & is_shared).any())
+    ]
 
 
 def _value(result: RoiResult, key: str, metric: str) -> float:

@@ -94,7 +94,7 @@ class Evaluation:
         if roi not in self.pooled:
             raise InputError(
                 f"expected a result over {roi}, got one over {', '.join(self.pooled)}; "
-                f"evaluate it again with --roi {roi}"
+                f"evaluate it again with meep-calib-eval ... --roi {roi}"
             )
         cases = [replace(case, rois={roi: case.rois[roi]}) for case in self.cases]
         settings = {**self.settings, "rois": [roi]}

@@ -380,6 +380,17 @@ def collapsing(seed, *, missed=(), n=12):
     return training
 
 
+def test_nobody_is_best_by_means_over_different_cases() -> None:
+    """A model that misses the hard cases has no distances there."""
+    hard, easy = [0.5, 0.3, 1.0], [0.9, 0.1, 1.0]
+    a = result({"x": easy, "y": easy, "z": hard})
+    b = result({"x": easy, "y": easy, "z": [0.0, None, 1.0]})
+    comparison = compared({"a": a, "b": b})
+    assert comparison.summary["b"]["1"]["ece"]["mean"] < comparison.summary["a"]["1"]["ece"]["mean"]
+    assert comparison.best("1", "ece") == set()
+    assert comparison.best("1", "dice") == {"a"}
+
+
 class TestNotSegmented:
     @pytest.fixture
     def comparison(self):
@@ -408,6 +419,16 @@ class TestNotSegmented:
                 assert comparison.best(key, metric) <= {"good", "other"}
         assert comparison.best("2", "ece")
         assert comparison.best("1", "ece") == {lowest("1")}
+
+    def test_a_few_missed_cases_of_one_fold_are_no_failed_training(self) -> None:
+        def fold(number, n, missed=()):
+            text = json.dumps(collapsing(number, missed=missed, n=n))
+            return json.loads(text.replace('"c0', f'"fold{number}_'))
+
+        # The first case of each does not have the class.
+        for n, of_other, expected in ((3, "", {}), (4, "", {"2": 1}), (3, "2", {"2": 2})):
+            comparison = compared({"folds": (fold(0, n, "2"), fold(1, n, of_other))})
+            assert comparison.not_segmented.get("folds", {}) == expected
 
     def test_where_nobody_segments_it_nobody_is_best(self) -> None:
         comparison = compared({str(i): collapsing(i, missed="2") for i in range(2)})

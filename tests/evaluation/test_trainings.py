@@ -386,7 +386,7 @@ def test_one_of_its_rois(evaluated) -> None:
     assert near.settings["rois"] == ["boundary:1"]
     whole = evaluate(evaluated.gt, evaluated.pred, rois=ROIS, surface=False)
     assert json_of(near)["cases"] == json_of(whole)["by_roi"]["boundary:1"]["cases"]
-    with pytest.raises(InputError, match=r"evaluate it again with --roi crop"):
+    with pytest.raises(InputError, match=r"evaluate it again with meep-calib-eval ... --roi crop"):
         open_training(evaluated.pred, roi="crop")
 
 
