@@ -121,11 +121,12 @@ def _nearest(name: str) -> tuple[str, _Reading]:
     reading = _read(_without_prefix(corrected(name)))
     before, *after = reading.beside
     base = "_".join([before, *(text for text in after if _has_meep(text))])
-    loss, term = _meant_base(base)
+    loss, term, unused = _meant_base(base)
     values = dict(reading.values)
     # The DA5 of nnUNetTrainerDA5_MEEP_KL is not in the base.
     parts = re.split("_|meep", _WITH_DIGITS.sub("", base), flags=re.IGNORECASE)
-    left_out = [part for part in parts if re.search("[0-9]", part)] + reading.left_out
+    unused += [part for part in parts if re.search("[0-9]", part)]
+    left_out = [*dict.fromkeys(unused), *reading.left_out]
     if "gamma" in values and loss not in WITH_GAMMA:
         loss = "Focal"
     if term is None and values.keys() & {"lambda", "margin"}:
@@ -209,23 +210,33 @@ def _letters(text: str) -> str:
     return re.sub("[^a-z]", "", text.lower())
 
 
-def _meant_base(text: str) -> tuple[str, str | None]:
+def _meant_base(text: str) -> tuple[str, str | None, list[str]]:
+    """The loss and the term that are meant, and the parts of the text that are in neither."""
     letters = _letters(text).replace("loss", "")
     known = {_letters(base.removeprefix(PREFIX)): pair for base, pair in BASES.items()}
     if letters in known:
-        return known[letters]
-    before, meep, after = letters.partition("meep")
+        return (*known[letters], [])
+    losses = {loss.lower(): loss for loss in SEGMENTATION_LOSSES} | {"cedice": "DiceCE"}
+    before, *behind = re.split("meep", text, maxsplit=1, flags=re.IGNORECASE)
+    letters = _letters(before).replace("loss", "")
+    unused: list[str] = []
     term: str | None = None
-    if meep:
-        term, letters = "MEEP_H" if after.startswith(("h", "ent")) else "MEEP_KL", before
+    if behind:
+        after, *more = behind[0].strip("_").split("_")
+        term = "MEEP_H" if after.lower().startswith(("h", "ent")) else "MEEP_KL"
+        unused = [part for part in more if part]
+        if not letters and unused and unused[0].lower() in losses:  # MEEP_KL_Dice
+            letters = unused.pop(0).lower()
     else:
         ends = [name for name in TERMS if letters.endswith(_letters(name))]
         if ends:  # MbLS ends with LS
             term = max(ends, key=len)
             letters = letters.removesuffix(_letters(term))
     if not letters:
-        return "DiceCE", term
+        return "DiceCE", term, unused
     if term is None:
-        return known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]]
-    losses = {loss.lower(): loss for loss in SEGMENTATION_LOSSES} | {"cedice": "DiceCE"}
-    return losses[difflib.get_close_matches(letters, losses, n=1, cutoff=0.0)[0]], term
+        return (*known[difflib.get_close_matches(letters, known, n=1, cutoff=0.0)[0]], unused)
+    close = difflib.get_close_matches(letters, losses, n=1, cutoff=0.6)
+    if not close:
+        unused.insert(0, before.strip("_") if behind else letters)
+    return losses[close[0]] if close else "DiceCE", term, unused
