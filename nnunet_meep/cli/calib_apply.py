@@ -15,8 +15,8 @@ written into -o, in the same form as by nnUNetv2_predict --save_probabilities:
   CASE.npz        calibrated probabilities, float32
   CASE.nii.gz     (or the data set's file ending) segmentation by the thresholds of the calibrator
                   if it has any, otherwise by nnU-Net's rule: the class with the largest
-                  probability, or regions with p > 0.5. temperature never changes the
-                  segmentation; platt and isotonic can
+                  probability, or regions with p > 0.5. temperature does not change the
+                  segmentation (except ties up to rounding); platt and isotonic can
   CASE.pkl        copied, never opened
   volumes.csv     if the calibrator has volume intervals: for each case and class the expected
                   volume, the ends of its interval, and the segmented volume, in ml

@@ -14,7 +14,7 @@ methods:
   platt             sigmoid(a logit p + b), by logistic regression without a penalty
                     (scikit-learn)
   isotonic          the best nondecreasing function of p (scikit-learn)
-  temperature       softmax(log p / T); never changes a predicted label
+  temperature       softmax(log p / T); changes no predicted label, except ties up to rounding
 with fiducio (pip install 'fiducio>=0.2,<0.3'):
   vector            softmax(w log p + b), a factor and an offset for each class
   matrix            softmax(W log p + b)

@@ -182,7 +182,9 @@ def evaluate(
         files=files,
         dataset_identity=setup.dataset_identity,
         network=network,
-        calibrators=_calibrators(folders.predictions, paired.cases, results, files, network),
+        calibrators=_calibrators(
+            folders.predictions, paired.cases, results, files, network, dataset.labels
+        ),
         n_kept=n_kept,
     )
 
@@ -193,6 +195,7 @@ def _calibrators(
     results: Sequence[CaseResult],
     files: dict[str, dict[str, str]],
     network: Network,
+    labels: Labels,
 ) -> list[dict[str, Any]]:
     """The calibrator of each calibrated folder, and which of these cases it was fitted to."""
     folder_of = {case.name: case.probabilities.parent for case in cases}
@@ -222,7 +225,9 @@ def _calibrators(
                 )
             ]
             entry = calibrator.to_dict(used, len(mine))
-            if calibrator.intervals is not None and mine and with_intervals(list(mine[0].rois)):
+            # Where voxels are ignored, the expected volumes here are not those of whole images.
+            known = mine and with_intervals(list(mine[0].rois)) and labels.ignore_label is None
+            if calibrator.intervals is not None and known:
                 entry["volume"] = volume_coverage(calibrator.intervals, mine)
             found.append(entry)
     return found

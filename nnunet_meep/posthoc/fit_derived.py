@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting.case_counts import is_2d
 from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.nnunet_files.cases import Case, Dataset
@@ -119,7 +120,7 @@ def fit_derived(
     """Fit thresholds or volume intervals to predictions and their references.
 
     Whole images count, nnU-Net's padding included, as volumes and segmentations are those of whole
-    images; voxels with the ignore label do not.
+    images. Voxels with the ignore label count in expected volumes alone.
 
     Args:
         goal: what to fit.
@@ -140,7 +141,8 @@ def fit_derived(
         before.check_labels(dataset.labels, dataset.path)
         before.check_network(network, given.predictions.folders.predictions[0])
     with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
-        derived, classes, reasons = goal.learn(_read(bar, dataset, before), dataset.labels)
+        read = _read(bar, dataset, before, only_3d=goal.method == VOLUME)
+        derived, classes, reasons = goal.learn(read, dataset.labels)
     given.refuse_changed()
     calibrator = Calibrator(
         goal.method,
@@ -193,11 +195,17 @@ def _about(fit: ThresholdFit | VolumeFit) -> dict[str, Any]:
 
 
 def _read(
-    cases: Iterable[Case], dataset: Dataset, before: Calibrator | None
+    cases: Iterable[Case], dataset: Dataset, before: Calibrator | None, *, only_3d: bool
 ) -> Iterator[ArrayVoxels]:
     whole = parse_roi("image")
     for case in cases:
-        codes = read_reference(case, dataset, []).codes
+        reference = read_reference(case, dataset, [])
+        codes = reference.codes
+        if only_3d and is_2d(codes.shape, reference.spacing_mm):
+            raise InputError(
+                f"{case.reference}: expected a 3D image for {VOLUME}, got a 2D one, which has no "
+                f"volume"
+            )
         expected = (dataset.labels.n_channels, *codes.shape)
         p, _ = read_probabilities(case.probabilities, expected, dataset.labels, case.reference.name)
         if before is not None:

@@ -1,6 +1,7 @@
 """Learns intervals around expected volumes from validation cases (split conformal prediction).
 
-The expected volume E of a class is the sum of its probabilities, V its volume in the reference. The
+The expected volume E of a class is the sum of its probabilities, V its volume in the reference. E
+is of all voxels, as it will be for a scan without a reference, V of those that are not ignored. The
 score of a case is ``|V - E| / E``, and half the width of the intervals is a bound on the score of
 further cases, see :mod:`.conformal` (Lei et al. 2018; Lambert et al. 2024). Cases with E = 0 get no
 interval, and none is learnt from them.
@@ -8,7 +9,6 @@ interval, and none is learnt from them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.nnunet_files.derived import VolumeIntervals
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.posthoc.conformal import fewest_for_coverage, split_conformal_bound
 from nnunet_meep.posthoc.thresholds import ABSENT
-from nnunet_meep.posthoc.voxels import Voxels
+from nnunet_meep.posthoc.voxels import ArrayVoxels
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class VolumeFit:
 
 
 def learn_intervals(
-    cases: Iterable[Voxels], labels: Labels, coverage: float
+    cases: Iterable[ArrayVoxels], labels: Labels, coverage: float
 ) -> tuple[VolumeIntervals, dict[str, VolumeFit], dict[str, str]]:
     """Learn the intervals of each class or region.
 
@@ -62,13 +61,14 @@ def learn_intervals(
     Raises:
         InputError: a case cannot be used, there are too few, or no reference has any class.
     """
-    whole = parse_roi("image")
     expected: list[list[float]] = []
     true: list[list[int]] = []
+    classes = range(len(labels.classes))
     for case in cases:
-        sums = case.counts(1).sums_of(whole)
-        cells = [sums.channels[labels.channel(i)].cells for i in range(len(labels.classes))]
-        expected.append([math.fsum(c.sum_p.flat) for c in cells])
+        sums = case.counts(1).sums_of(case.roi)
+        channels = [case.probabilities[labels.channel(i)] for i in classes]
+        expected.append([float(p.sum(dtype=np.float64)) for p in channels])
+        cells = [sums.channels[labels.channel(i)].cells for i in classes]
         true.append([int(c.count[:, 1].sum()) for c in cells])
     e, v = np.array(expected), np.array(true, np.float64)
     if not v.any():

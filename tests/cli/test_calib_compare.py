@@ -330,7 +330,7 @@ class TestBadInput:
         args = [f"a={evaluated / 'sharp'}", "--roi", "crop"]
         expected = (
             f"{evaluated / 'sharp'}: expected a result over crop, got one over image, boundary:1; "
-            f"evaluate it again with --roi crop"
+            f"evaluate it again with meep-calib-eval ... --roi crop"
         )
         self.refused(evaluated, tmp_path, capsys, *args, expected=expected)
 

@@ -80,12 +80,35 @@ def test_intervals_end_at_zero_and_are_none_where_nothing_is_expected():
     assert all(map(math.isnan, intervals.interval("1", math.nan)))
 
 
-def test_ignored_voxels_are_in_neither_volume():
+def test_ignored_voxels_are_expected_but_not_true():
+    """A scan without a reference does not tell which voxels are ignored."""
     p, y = arrays(ERRORS)
-    more = [np.concatenate([a, 1 - a], axis=1) for a in p]
+    expected = np.stack([np.full(20, 0.75), np.full(20, 0.25)])
+    more = [np.concatenate([a, expected], axis=1) for a in p]
     ignored = [np.concatenate([a, np.full_like(a, 2)]) for a in y]
     found = nm.fit_volume_intervals(more, ignored, ignore_label=2)
-    assert found.intervals == nm.fit_volume_intervals(p, y).intervals
+    assert found.intervals.half_width["1"] == pytest.approx(13 / 15)  # E = 10 + 5, V = 2
+    none = [np.concatenate([a, np.zeros_like(a)]) for a in y]
+    assert found.intervals == nm.fit_volume_intervals(more, none).intervals
+
+
+@pytest.mark.parametrize("ignore", [{}, {"ignore": 2}])
+def test_coverage_is_told_only_where_no_voxel_is_ignored(tmp_path, ignore):
+    folder = PredictionFolder(tmp_path / "data", {"background": 0, "x": 1, **ignore})
+    for i, (p, y) in enumerate(zip(*arrays(ERRORS), strict=True)):
+        folder.add(f"c{i}", p.reshape(2, 4, 5, 1), y.reshape(4, 5, 1))
+    fit_derived(Goal("volume", 0.9), folder.gt, folder.pred).calibrator.save(tmp_path / "v.json")
+    apply(tmp_path / "v.json", folder.pred, tmp_path / "out")
+    (calibrator,) = nm.evaluate(folder.gt, tmp_path / "out").calibrators
+    assert ("volume" in calibrator) == (not ignore)
+
+
+def test_2d_images_have_no_volume(tmp_path):
+    folder = PredictionFolder(tmp_path, {"background": 0, "x": 1})
+    for i, (p, y) in enumerate(zip(*arrays(ERRORS), strict=True)):
+        folder.add(f"c{i}", p.reshape(2, 1, 4, 5), y.reshape(1, 4, 5), spacing_mm=(999, 1, 1))
+    with pytest.raises(InputError, match=r"expected a 3D image for volume, got a 2D one"):
+        fit_derived(Goal("volume", 0.9), folder.gt, folder.pred)
 
 
 @pytest.fixture
