@@ -73,8 +73,14 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
     """Write a data set, or print what would be written."""
     from nnunet_meep.datasets.raw_folder import target, write
     from nnunet_meep.errors import InputError
+    from nnunet_meep.nnunet_files.paths import real_path
 
     folder = target(dataset, options.dataset_id, overwrite=options.overwrite)
+    if real_path(options.source).is_relative_to(real_path(folder)):
+        raise InputError(
+            f"{options.source}: expected a source outside of {folder}, which would be replaced; "
+            f"choose another number with -d"
+        )
     if options.dry_run:
         for scan in dataset.scans:
             part = "Ts" if scan.is_test else "Tr"
@@ -95,9 +101,9 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
     if options.dry_run and dataset.problems:
         raise InputError(f"{len(dataset.problems)} problems, see above; nothing would be written")
     preprocessed = Path(os.environ.get("nnUNet_preprocessed", "")) / folder.name
-    if options.overwrite and preprocessed.is_absolute() and preprocessed.is_dir():
+    if not options.dry_run and preprocessed.is_absolute() and preprocessed.is_dir():
         say(
-            f"Warning: {preprocessed} is of the data that were replaced; delete it and the "
+            f"Warning: {preprocessed} is of other data, converted before; delete it and the "
             f"trainings on them, or convert under another number"
         )
     if not options.dry_run:

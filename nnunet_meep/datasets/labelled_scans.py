@@ -100,6 +100,8 @@ def make_dataset(
     Raises:
         InputError: there are too few cases for the division.
     """
+    images, left_out = _labelled(images, masks)
+    notes = notes + left_out
     files, problems = _pairs(images, masks)
     try:
         divided = divide(files, division, source)
@@ -122,6 +124,24 @@ def make_dataset(
         notes=notes,
         warnings=list(warnings),
     )
+
+
+def _labelled(
+    images: Mapping[str, Sequence[Path]], masks: Mapping[str, Sequence[Path]]
+) -> tuple[dict[str, Sequence[Path]], list[str]]:
+    """The images without those of folders in which none has a label, such as a usual imagesTs.
+
+    Also a note about each such folder.
+    """
+    with_label = {path.parent for case in masks for path in images.get(case, ())}
+    if not with_label:
+        return dict(images), []  # something else is wrong
+    without = Counter(
+        path.parent for paths in images.values() for path in paths if path.parent not in with_label
+    )
+    kept = {case: [p for p in paths if p.parent in with_label] for case, paths in images.items()}
+    notes = [f"Left out {folder}: {n} images without labels" for folder, n in without.items()]
+    return {case: paths for case, paths in kept.items() if paths}, notes
 
 
 def _pairs(

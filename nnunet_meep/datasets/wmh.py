@@ -195,7 +195,7 @@ def _subjects(source: Path) -> tuple[dict[tuple[str, int], list[Path]], list[str
     strays = []
     known = {f"{channel}.nii.gz" for channel in CHANNELS} | _ALSO_RELEASED | {_MASK}
     for root, folders, files in os.walk(source, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != "__MACOSX")  # of archives
         folder = Path(root)
         is_scan = {"pre", "orig"} & set(folders) or _MASK in files
         if is_scan and folder.name.isdecimal():

@@ -156,8 +156,30 @@ def test_an_old_folder_stays_until_it_is_to_be_replaced(
     monkeypatch.setenv("nnUNet_preprocessed", str(source.parent / "preprocessed"))
     (source.parent / "preprocessed" / "Dataset007_Mine").mkdir(parents=True)
     assert convert(source, "--overwrite", "--cases", "1") == 0
-    assert "is of the data that were replaced; delete it" in capfd.readouterr().err
+    assert "is of other data, converted before; delete it" in capfd.readouterr().err
     assert files(raw / "Dataset007_Mine" / "labelsTr") == {"a.nii.gz"}
+
+
+def test_a_folder_of_images_without_labels_is_left_out(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_cases(source, "a", "b")
+    write(source / "imagesTs" / "c.nii.gz", image(3))
+    assert convert(source) == 0
+    assert f"Left out {source / 'imagesTs'}: 1 images without labels" in capfd.readouterr().out
+    assert files(raw / "Dataset007_Mine" / "labelsTr") == {"a.nii.gz", "b.nii.gz"}
+
+
+@pytest.mark.parametrize("inside", ["", "original"])
+def test_the_source_is_not_what_is_replaced(
+    raw: Path, capfd: pytest.CaptureFixture[str], inside: str
+) -> None:
+    source = raw / "Dataset007_Mine" / inside
+    write_cases(source, "a", "b")
+    there = files(raw)
+    assert convert(source, "--overwrite", "--cases", "1") == 1
+    assert "expected a source outside of" in capfd.readouterr().err
+    assert files(raw) == there
 
 
 # What is refused

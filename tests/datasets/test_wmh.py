@@ -526,6 +526,14 @@ def test_the_same_scan_in_two_places(
     assert line.startswith("Error: Utrecht/0: more than one folder: ")
 
 
+def test_what_a_mac_puts_into_archives_is_no_scan(source: Path, raw: Path) -> None:
+    write_scan(source / "Utrecht" / "0")
+    hidden = source / "__MACOSX" / "Utrecht" / "0" / "pre"
+    hidden.mkdir(parents=True)
+    (hidden / "._FLAIR.nii.gz").touch()
+    assert main([str(source), "-d", "502"]) == 0
+
+
 def test_nothing_to_convert_says_where_the_data_are(
     source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
