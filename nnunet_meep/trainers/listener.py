@@ -40,6 +40,7 @@ class LossListener:
         self._hooks: list[RemovableHandle] = []
         self._parts_of_resolutions: list[LossParts] = []
         self._is_training = False
+        self._are_parts_known = True
         self._last: tuple[Tensor, Tensor, LossParts] | None = None
 
     def listen_to(self, loss: nn.Module) -> None:
@@ -51,10 +52,11 @@ class LossListener:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        inner = at_one_resolution(loss)
-        if isinstance(inner, RegularizedLoss) and inner.term:
+        with_term = losses_with_term(loss)  # a trainer of the user may have wrapped it
+        self._are_parts_known = len(with_term) < 2
+        if len(with_term) == 1:
             note = self._parts_of_resolutions.append
-            self._hooks.append(inner.register_forward_hook(lambda m, *_: note(m.parts)))
+            self._hooks.append(with_term[0].register_forward_hook(lambda m, *_: note(m.parts)))
         self._hooks.append(loss.register_forward_hook(self._on_loss))
 
     @contextmanager
@@ -85,19 +87,16 @@ class LossListener:
 
     def _parts(self, module: nn.Module, loss: Tensor) -> LossParts:
         if not self._parts_of_resolutions:
-            return LossParts(loss, torch.full_like(loss, float("nan")))
-        weights: Sequence[float] = getattr(module, "weight_factors", (1.0,))
+            unknown = torch.full_like(loss, float("nan"))
+            return LossParts(loss if self._are_parts_known else unknown, unknown)
+        supervised = [m for m in module.modules() if isinstance(m, DeepSupervisionWrapper)]
+        weights: Sequence[float] = supervised[0].weight_factors if supervised else (1.0,)
         return weighted_parts(self._parts_of_resolutions, [w for w in weights if w])
 
     def _add_last(self) -> None:
         if self._last is not None:
             self._monitor.add_training(*self._last)
         self._last = None
-
-
-def at_one_resolution(loss: nn.Module) -> nn.Module:
-    """The loss inside nnU-Net's deep supervision; the loss itself if there is none."""
-    return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
 
 
 def losses_with_term(loss: nn.Module) -> list[RegularizedLoss]:

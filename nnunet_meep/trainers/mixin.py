@@ -34,7 +34,7 @@ from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers.checkpoints import go_on_from, refuse_torn
 from nnunet_meep.trainers.controller import LambdaController
 from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, TERMS, Experiment
-from nnunet_meep.trainers.listener import LossListener, at_one_resolution, losses_with_term
+from nnunet_meep.trainers.listener import LossListener, losses_with_term
 from nnunet_meep.trainers.loss_choice import choose_loss
 from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks
 from nnunet_meep.trainers.names import explain
@@ -299,8 +299,8 @@ class MEEPMixin(nnUNetTrainer):
         lines = [f"nnunet-meep {__version__}: {self.experiment.name}"]
         if type(self).__name__ == self.experiment.name:
             lines += [f"  {key}: {value}" for key, value in explain(self.experiment).items()]
-        inner = at_one_resolution(self.loss)
-        computed = inner.how if isinstance(inner, RegularizedLoss) else "nnU-Net's own"
+        ours = [loss.how for loss in self.loss.modules() if isinstance(loss, RegularizedLoss)]
+        computed = ", ".join(ours) if ours else "nnU-Net's own"
         lines.append(f"  loss: {computed}")
         for line in lines:
             self.print_to_log_file(line, add_timestamp=False)

@@ -1,0 +1,62 @@
+"""What is logged of a loss, whatever a trainer has put around it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import nn
+
+from nnunet_meep.losses import RegularizedLoss
+from nnunet_meep.trainers.listener import LossListener
+from nnunet_meep.trainers.monitor import TrainingMonitor
+
+
+class Twice(nn.Module):
+    """Calls several losses, and returns twice their sum."""
+
+    def __init__(self, *losses: nn.Module) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits, target):
+        return 2 * sum(loss(logits, target) for loss in self.losses)
+
+
+def regularized() -> RegularizedLoss:
+    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    own = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    return RegularizedLoss(own, "MEEP_KL", weight=0.3)
+
+
+def logged(loss: nn.Module, n_resolutions: int) -> dict[str, float]:
+    monitor = TrainingMonitor(2, ignore_label=None, regions=False, device=torch.device("cpu"))
+    listener = LossListener(monitor)
+    listener.listen_to(loss)
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(2, 3, 8, 8, 8, generator=generator) for _ in range(2)][:n_resolutions]
+    target = [torch.randint(0, 3, (2, 1, 8, 8, 8), generator=generator).float() for _ in logits]
+    with listener.training_step():
+        loss(logits, target) if n_resolutions > 1 else loss(logits[0], target[0])
+    return monitor.training_values()
+
+
+@pytest.mark.parametrize("n_resolutions", [1, 2])
+def test_the_parts_are_those_of_the_loss_inside(n_resolutions) -> None:
+    def supervised(loss: nn.Module) -> nn.Module:
+        return DeepSupervisionWrapper(loss, [0.75, 0.25]) if n_resolutions > 1 else loss
+
+    plain = logged(supervised(regularized()), n_resolutions)
+    for wrapped in (Twice(supervised(regularized())), supervised(Twice(regularized()))):
+        found = logged(wrapped, n_resolutions)
+        for key in ("segmentation_loss", "term_value"):
+            assert found[key] == pytest.approx(plain[key])
+
+
+def test_parts_of_several_losses_are_not_known() -> None:
+    found = logged(Twice(regularized(), regularized()), 1)
+    assert all(math.isnan(found[key]) for key in ("segmentation_loss", "term_value"))
