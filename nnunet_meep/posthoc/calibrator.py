@@ -195,7 +195,7 @@ class Calibrator:
             )
 
     def check_network(
-        self, network: Network, where: Path, *, any_network: bool = False
+        self, network: Network, where: Path, *, any_network: bool = False, advice: str | None = None
     ) -> list[str]:
         """Check that the calibrator was fitted to predictions of this network.
 
@@ -203,6 +203,7 @@ class Calibrator:
             network: the network that made the predictions; unknown attributes are not checked.
             where: named in errors.
             any_network: accept another network on the same data set.
+            advice: what to do if it differs, for the error; None: for commands that apply.
 
         Returns:
             The differences between the two networks, one phrase each.
@@ -219,10 +220,12 @@ class Calibrator:
         if differences and not any_network:
             is_average = network.averaged and not self.network.averaged
             how = " (meep-calib-fit --folds)" if is_average else ""
+            advice = advice or (
+                f"fit a calibrator to this one{how}, or apply it all the same with --any-network"
+            )
             raise InputError(
                 f"{where}: expected predictions of the network that the calibrator was fitted to, "
-                f"got those of another one: {'; '.join(differences)}; fit a calibrator to this "
-                f"one{how}, or apply it all the same with --any-network"
+                f"got those of another one: {'; '.join(differences)}; {advice}"
             )
         return differences
 

@@ -139,7 +139,8 @@ def fit_derived(
     if before is not None and after is not None:
         refuse_twice(goal.method, before, str(after))
         before.check_labels(dataset.labels, dataset.path)
-        before.check_network(network, given.predictions.folders.predictions[0])
+        advice = "give --after a calibrator of this network"
+        before.check_network(network, given.predictions.folders.predictions[0], advice=advice)
     with tqdm(given.cases, desc="fit", unit="case", disable=not progress) as bar:
         read = _read(bar, dataset, before, only_3d=goal.method == VOLUME)
         derived, classes, reasons = goal.learn(read, dataset.labels)

@@ -18,6 +18,7 @@ from nnunet_meep.atomic import move_files
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report.triage_list import TRIAGE, write_triage
 from nnunet_meep.evaluation.triage import triage
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import Dataset, case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
@@ -104,7 +105,7 @@ def predict(
         if say is not None:
             for line in _notes(calibrator, network):
                 say(line)
-    _check_images(asked, dataset.file_ending)
+    _check_images(asked, model, dataset.file_ending)
     _check_device(asked.device)
     staging = _Staging.of(asked)
     is_new = not asked.output.exists()
@@ -127,15 +128,18 @@ def predict(
         raise
     if (staging.whole / MAPS).is_dir():
         _move(staging.whole / MAPS, asked.output / MAPS)
-    if calibrator_json is None:
+    if asked.part[1] > 1 and not any(staging.whole.glob("*.npz")):  # more parts than cases
+        applied = Applied([])
+    elif calibrator_json is None:
         applied = Applied(sorted(case_names(staging.whole, ".npz")))
         _move(staging.whole, asked.output)
     else:
         applied = calibrate_into(asked.output, calibrator_json, staging.whole, progress=progress)
     # Other parts of the prediction (-part_id) may be at work in the same folder.
     done = case_names(asked.output, ".npz") & case_names(asked.output, dataset.file_ending)
-    ranked = triage(asked.output, cases=sorted(done), progress=progress)
-    write_triage(ranked, asked.output / TRIAGE)
+    if done:
+        ranked = triage(asked.output, cases=sorted(done), progress=progress)
+        write_triage(ranked, asked.output / TRIAGE)
     for folder in staging.folders:
         try:
             shutil.rmtree(folder)
@@ -316,7 +320,19 @@ def _network(asked: Prediction, model: Path) -> Network:
     )
 
 
-def _check_images(asked: Prediction, ending: str) -> None:
+def _previous_stage(asked: Prediction, model: Path) -> str | None:
+    """The configuration whose predictions a cascade needs; None if it is no cascade."""
+    try:
+        configurations = read_json(model / "plans.json")["configurations"]
+        name = asked.model[3]
+        while "previous_stage" not in configurations[name]:
+            name = configurations[name]["inherits_from"]
+        return str(configurations[name]["previous_stage"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_images(asked: Prediction, model: Path, ending: str) -> None:
     if not asked.images.is_dir():
         raise InputError(f"{asked.images}: expected a folder of images, found none (-i)")
     itk_path(asked.images)
@@ -327,6 +343,11 @@ def _check_images(asked: Prediction, ending: str) -> None:
         raise InputError(
             f"{asked.images / (unnumbered[0] + ending)}: expected the number of its channel at the "
             f"end of its name, as in CASE_0000{ending} (-i)"
+        )
+    if asked.previous_stage is None and (previous := _previous_stage(asked, model)):
+        raise InputError(
+            f"-c {asked.model[3]}: expected the predictions of {previous} for these images with "
+            f"-prev_stage_predictions, as it is a cascade, got none"
         )
     if asked.previous_stage is not None and not asked.previous_stage.is_dir():
         raise InputError(

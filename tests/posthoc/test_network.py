@@ -78,6 +78,15 @@ def test_its_own_network(models, tmp_path, capsys) -> None:
     )
 
 
+def test_thresholds_follow_a_calibrator_of_the_same_network(models, tmp_path, capsys) -> None:
+    path, other = fitted(models(), tmp_path), models(fold=3)
+    asked = ["threshold", str(other), "--goal", "dice", "--after", str(path)]
+    assert calib_fit.main([*asked, "-o", str(tmp_path / "t.json")]) == 1
+    said = capsys.readouterr().err
+    assert "fold 3, not fold 0; give --after a calibrator of this network" in said
+    assert "--any-network" not in said
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

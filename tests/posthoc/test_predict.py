@@ -270,6 +270,13 @@ def test_uncalibrated_predictions_are_not_taken_for_calibrated_ones(nnunet, cali
     assert "out: expected an empty folder, or one that a run" in capsys.readouterr().err
 
 
+def test_a_part_without_a_case(nnunet, calibrator, monkeypatch):
+    """nnU-Net returns without a file if there are more parts than cases."""
+    monkeypatch.setattr(module, "_nnunet", lambda arguments: None)
+    assert main([*COMMAND, "-num_parts", "3", "-part_id", "2"]) == 0
+    assert not list(Path("out").glob(".uncalibrated*"))
+
+
 def test_calls_that_share_the_cases_do_not_meet(nnunet, calibrator):
     assert main([*COMMAND, "-num_parts", "2", "-part_id", "1"]) == 0
     assert nnunet.arguments[nnunet.arguments.index("-o") + 1] == "out/.uncalibrated-1-of-2"
@@ -346,6 +353,13 @@ def without_plans(root: Path) -> None:
     (model_of(root) / "plans.json").unlink()
 
 
+def cascade(root: Path) -> None:
+    plans = json.loads((model_of(root) / "plans.json").read_text())
+    plans["configurations"]["base"] = {"previous_stage": "3d_lowres"}
+    plans["configurations"]["3d_fullres"]["inherits_from"] = "base"
+    (model_of(root) / "plans.json").write_text(json.dumps(plans))
+
+
 def mine(root: Path) -> None:
     (root / "out").mkdir()
     (root / "out" / "mine.txt").write_text("mine")
@@ -370,6 +384,7 @@ BAD = {
     "no plans": (without_plans, [], "plans.json: expected nnU-Net's plans.json of the model"),
     "name": (lambda root: None, ["-d", "Hippocampus"], "-d Hippocampus: expected a data set, got"),
     "stage": (lambda root: None, ["-prev_stage_predictions", "nope"], "nope: expected a folder of"),
+    "cascade": (cascade, [], "expected the predictions of 3d_lowres for these images with -prev_"),
     "part": (lambda root: None, ["-part_id", "1"], "-part_id: expected a number from 0 to 0"),
     "one fold": (
         lambda root: None,
