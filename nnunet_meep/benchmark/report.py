@@ -148,6 +148,7 @@ def _write_pages(
             comparison,
             target,
             images=_images(folders.raw / data.dataset, comparison),
+            needs_slices=False,
             curves={names[m]: _curves(found) for m, found in models.items() if THEN not in m},
             pages={
                 other: Path(os.path.relpath(path, target), "report.html").as_posix()

@@ -223,10 +223,13 @@ def test_the_images_are_those_of_the_cases(tmp_path, monkeypatch, unlabelled_tes
 
     assert len(pictures()) == 2
     assert given == [raw / "imagesTr"]
-    # Without some of the predictions there are no pictures of them, but a report.
+    # From files that are not those of the results there are no pictures, but a report.
+    folder.add("c1", *softmax_case(np.random.default_rng(1), (4, 5, 6)))
+    assert pictures() == []
+    # Nor from none.
     (folder.pred / "c0.npz").unlink()
     assert pictures() == []
-    assert given[1:] == [None]
+    assert given[1:] == [raw / "imagesTr", None]
 
 
 @pytest.mark.usefixtures("tables_only")

@@ -45,6 +45,7 @@ def write_comparison_report(
     *,
     gt_folder: Path | None = None,
     images: Path | None = None,
+    needs_slices: bool = True,
     n_worst: int = N_WORST,
     curves: Curves | None = None,
     pages: Mapping[str, str] | None = None,
@@ -57,6 +58,8 @@ def write_comparison_report(
         folder: created if missing.
         gt_folder: references for the slices; None: those of each evaluation.
         images: folder with ``CASE_0000<file_ending>`` for the slices; None: without images.
+        needs_slices: whether it is an error if ``images`` are given and slices cannot be cut;
+            otherwise, and without images, it is a warning.
         n_worst: number of cases with the lowest Dice that are shown as slices; the page also has
             the worst, median and best case by Dice and by ECE, as far as it stays under 10 MB.
         curves: of the trainings over the epochs, for the page: by model, for each training
@@ -96,7 +99,7 @@ def write_comparison_report(
             try:
                 cases = _write_slices(comparison, gt_folder, images, new, n_worst, bar)
             except InputError as error:
-                if images is not None:
+                if images is not None and needs_slices:
                     raise
                 shutil.rmtree(new / _SLICES, ignore_errors=True)
                 lines.append(f"no slices: {error}")

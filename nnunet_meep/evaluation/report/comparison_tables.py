@@ -127,7 +127,8 @@ def latex(comparison: Comparison) -> str:
             "\\toprule",
             " & ".join(head) + " \\\\",
             "\\midrule",
-            *(" & ".join(row) + " \\\\" for row in body),
+            # The braces keep a name that begins with [ or * from being read as an argument.
+            *("{}" * row[0].startswith(("[", "*")) + " & ".join(row) + " \\\\" for row in body),
             "\\bottomrule",
             "\\end{tabular}",
             "\\end{table}",

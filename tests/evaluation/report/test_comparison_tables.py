@@ -77,6 +77,14 @@ def test_latex_shows_the_name_as_it_is_and_marks_nothing_where_all_are_equal() -
     assert line == rf"{ESCAPED} & \textbf{{0.620 (0.016)}} & 20.00 (15.81) \\"
 
 
+def test_latex_takes_no_name_for_an_argument() -> None:
+    """Of the rule or the end of the line before it."""
+    tex = tables.latex(compared({"[A]": result(0), "*b": result(0.1)}))
+    rows = [line.split(" & ")[0] for line in tex.splitlines() if line.endswith(r"\\")]
+    named = [row for row in rows if row.endswith(("[A]", "*b"))]
+    assert named == ["{}[A]", "{}*b"] * tex.count(r"\midrule")
+
+
 def test_latex_has_balanced_braces_and_environments_and_a_caption_for_each_class() -> None:
     cases = {
         f"c{i}": {"1": {"dice": None if i else 0.5}, "(1, 2)": {"dice": 0.5}} for i in range(3)
