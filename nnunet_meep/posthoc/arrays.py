@@ -16,6 +16,7 @@ from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.posthoc.calibrator import Calibrator
 from nnunet_meep.posthoc.fit import check_method, learn
 from nnunet_meep.posthoc.fit_derived import Goal, about, refuse_twice
+from nnunet_meep.posthoc.segmentation import segmentation
 from nnunet_meep.posthoc.voxels import ArrayVoxels
 
 
@@ -152,8 +153,9 @@ def _fit(
     given = []
     for case in cases:
         case.counts(1)  # refuses what are no probabilities
+        segmented = segmentation(case.probabilities, known)
         p = np.ascontiguousarray(before(case.probabilities), np.float32)
-        given.append(replace(case, probabilities=p))
+        given.append(replace(case, probabilities=p, segmented=segmented))
     derived, classes, reasons = goal.learn(given, known)
     return Calibrator(
         goal.method,

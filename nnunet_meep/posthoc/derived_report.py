@@ -12,7 +12,7 @@ from nnunet_meep.evaluation.notes import counted, fold_notes
 from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of
 from nnunet_meep.evaluation.report.plots import BLUE, COLORS, GREY, plot_agreement
 from nnunet_meep.evaluation.report.tables import text_table
-from nnunet_meep.nnunet_files.derived import THRESHOLD
+from nnunet_meep.nnunet_files.derived import THRESHOLD, VOLUME
 from nnunet_meep.posthoc.conformal import rank_of_bound
 from nnunet_meep.posthoc.fit_derived import DerivedFit
 from nnunet_meep.posthoc.report import cross_fitted, unknown_network, write_with_picture
@@ -66,9 +66,12 @@ def table(fit: DerivedFit) -> str:
             instead = "its threshold stays at 1/2" if alone else "the threshold of the others"
         lines.append(f"{of_class.name}: {instead}: {reason}")
     if fit.n_twice:
+        has_bound = fit.calibrator.method == VOLUME or _rate(fit) is not None
         lines.append(
             f"Note: the calibrator before was fitted to {fit.n_twice} of these cases, too, and is "
-            f"a little worse on others;\nfor a strict bound fit the two to different cases"
+            f"a little worse on others"
+            + ";\nfor a strict bound fit the two to different cases"
+            * has_bound
         )
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
     return "\n".join([*lines, *cross_fitted(fit.calibrator), *unknown_network(fit.calibrator)])
@@ -82,10 +85,16 @@ def _title(fit: DerivedFit) -> str:
 def _goal(fit: DerivedFit) -> str:
     if (intervals := fit.calibrator.intervals) is not None and fit.calibrator.method != THRESHOLD:
         return f"intervals of {100 * intervals.coverage:g} %"
-    thresholds = fit.calibrator.thresholds
-    if thresholds is None or thresholds.fnr is None:
+    rate = _rate(fit)
+    if rate is None:
         return "best mean Dice"
-    return f"false-negative rate at most {100 * thresholds.fnr:g} %"
+    return f"false-negative rate at most {100 * rate:g} %"
+
+
+def _rate(fit: DerivedFit) -> float | None:
+    """The false-negative rate that thresholds keep; None: those of the best mean Dice, or none."""
+    thresholds = fit.calibrator.thresholds
+    return None if thresholds is None else thresholds.fnr
 
 
 def _n_cases(fit: DerivedFit) -> int:
@@ -109,8 +118,8 @@ def _of_volumes(fit: DerivedFit) -> list[str]:
     n = min(int(row[1]) for row in rows[1:])
     if which := _LARGEST.get(n + 1 - rank_of_bound(n, intervals.coverage)):
         lines.append(
-            f"Note: {counted(n, 'case')} are few: half the width is the {which} error among them; "
-            f"with more cases it is\nmore certain, and often smaller"
+            f"Note: {counted(n, 'case')} {'is' if n == 1 else 'are'} few: half the width is the "
+            f"{which} error among them; with more cases it is\nmore certain, and often smaller"
         )
     return lines
 

@@ -15,6 +15,7 @@ from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import parse_roi
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.derived import (
+    DERIVED,
     THRESHOLD,
     VOLUME,
     Thresholds,
@@ -23,6 +24,7 @@ from nnunet_meep.nnunet_files.derived import (
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.posthoc.calibrator import Calibrator, label_entries, read_calibrator
 from nnunet_meep.posthoc.fitting_set import FittingSet
+from nnunet_meep.posthoc.segmentation import segmentation
 from nnunet_meep.posthoc.thresholds import HALF, ThresholdFit, learn_thresholds
 from nnunet_meep.posthoc.volumes import VolumeFit, learn_intervals
 from nnunet_meep.posthoc.voxels import ArrayVoxels
@@ -155,7 +157,9 @@ def fit_derived(
         network=network,
         fitted_on={**given.to_dict(), "classes": about(classes)},
     )
-    seen = {c["probabilities"] for s in calibrator.steps[:-1] for c in s.fitted_on["cases"]}
+    # Of the calibrators before, those that change probabilities.
+    steps = [step for step in calibrator.steps[:-1] if step.method not in DERIVED]
+    seen = {c["probabilities"] for step in steps for c in step.fitted_on["cases"]}
     n_twice = sum(f["probabilities"] in seen for f in given.files)
     return DerivedFit(calibrator, classes, given.predictions.incomplete_folds(), n_twice)
 
@@ -209,6 +213,8 @@ def _read(
             )
         expected = (dataset.labels.n_channels, *codes.shape)
         p, _ = read_probabilities(case.probabilities, expected, dataset.labels, case.reference.name)
+        segmented = None
         if before is not None:
+            segmented = None if only_3d else segmentation(p, dataset.labels)
             before(p, out=p)
-        yield ArrayVoxels(p, codes, dataset.labels, whole)
+        yield ArrayVoxels(p, codes, dataset.labels, whole, segmented)

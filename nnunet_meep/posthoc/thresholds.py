@@ -175,7 +175,9 @@ def _nnunet_counts(
     case: ArrayVoxels, labels: Labels
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
     """For each class: true and false positives, (), of nnU-Net's segmentation, and its voxels."""
-    segmented = segmentation(case.probabilities, labels)
+    segmented = case.segmented
+    if segmented is None:
+        segmented = segmentation(case.probabilities, labels)
     for members in map(labels.members, range(len(labels.classes))):
         mine, y = np.isin(segmented, members), labels.y_of_code(members)[case.codes]
         tp, fp = (np.asarray(np.count_nonzero(mine & (y == truth))) for truth in (1, 0))

@@ -62,12 +62,15 @@ class ArrayVoxels:
         codes: codes of the reference (``Labels.encode``), (*shape).
         labels: the classes.
         roi: the voxels to use: the whole image, with or without nnU-Net's padding.
+        segmented: the labels by nnU-Net's rule, (*shape), if ``probabilities`` have been calibrated
+            since; None: they are those of ``probabilities``.
     """
 
     probabilities: NDArray[np.floating]
     codes: NDArray[np.unsignedinteger]
     labels: Labels
     roi: Roi
+    segmented: NDArray[np.integer] | None = None
 
     def counts(self, n_bins: int) -> CaseCounts:
         return count_array(self.probabilities, self.codes, self.labels, n_bins, self.roi)

@@ -239,5 +239,10 @@ def test_after_another_calibrator():
     expected = temperature.binary["1"](np.array([of_plain]))[0]
     assert of_after == pytest.approx(expected, rel=0.02)
     np.testing.assert_array_equal(after(p[0]), temperature(p[0]))
+    # nnU-Net's own Dice and rate are of the probabilities as they were.
+    platt = nm.fit_thresholds(p, y, fnr=0.3, after=nm.fit_calibrator("platt", p, y))
+    for key in ("dice_of_nnunet", "fnr_of_nnunet"):
+        of_nnunet = {c.fitted_on["classes"]["1"][key] for c in (plain, after, platt)}
+        assert len(of_nnunet) == 1
     with pytest.raises(InputError, match="after: expected a calibrator without threshold"):
         nm.fit_thresholds(p, y, after=after)
