@@ -187,6 +187,26 @@ def network_of(pred_folders: Sequence[Path]) -> Network:
     )
 
 
+def refuse_several_networks(pred_folders: Sequence[Path]) -> None:
+    """Refuse predictions of different data sets, trainers, plans or configurations.
+
+    Folds may differ, and what a folder does not say.
+
+    Raises:
+        InputError: they differ.
+    """
+    networks = [_network_of(folder) for folder in pred_folders]
+    for name in _NAMED:
+        found = {getattr(n, name): f for n, f in zip(networks, pred_folders, strict=True)}
+        found.pop(None, None)
+        if len(found) > 1:
+            (one, its_folder), (other, folder), *_ = found.items()
+            raise InputError(
+                f"{folder}: expected predictions of one network, got {name} {other}, but {one} in "
+                f"{its_folder}"
+            )
+
+
 def average_of(members: Network) -> Network:
     """The average, of logits or of probabilities, over folds that predicted cases one by one.
 

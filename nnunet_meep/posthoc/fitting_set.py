@@ -11,7 +11,12 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.cache import case_identity
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.nnunet_files.cases import Case, Dataset, refuse_unpaired
-from nnunet_meep.nnunet_files.networks import Network, average_of, network_of
+from nnunet_meep.nnunet_files.networks import (
+    Network,
+    average_of,
+    network_of,
+    refuse_several_networks,
+)
 from nnunet_meep.nnunet_files.predictions import Predictions
 
 
@@ -59,7 +64,14 @@ class FittingSet:
         given = [pred_folders] if isinstance(pred_folders, Path) else list(pred_folders)
         predictions = Predictions.open(gt_folder, given, dataset_json, plans_json, cases)
         refuse_unpaired(predictions.folders, predictions.paired)
-        network = network_of(predictions.folders.predictions)
+        # Those of the cases: others, with --cases, have nothing to say.
+        used = [
+            folder
+            for folder in predictions.folders.predictions
+            if any(case.probabilities.parent == folder for case in predictions.paired.cases)
+        ]
+        refuse_several_networks(used)
+        network = network_of(used)
         if folds:
             network = average_of(network)
         files = [_files(case, predictions.dataset, roi) for case in predictions.paired.cases]

@@ -226,6 +226,30 @@ class TestCrossFitting:
             assert error.count("\n") == 1
             assert not path.exists()
 
+    def test_only_folds_with_a_case_count(self, model, tmp_path, capsys) -> None:
+        case = next((model / "fold_1" / "validation").glob("*.npz")).stem
+        path = tmp_path / "c.json"
+        command = ["platt", str(model), "--cases", case, "-o", str(path)]
+        assert calib_fit.main(command) == 0
+        assert read_calibrator(path).network.folds == ("1",)
+        assert calib_fit.main([*command, "--folds"]) == 1
+        assert "--folds: expected validation predictions of several" in capsys.readouterr().err
+
+
+def test_predictions_of_two_trainers_are_refused(models, tmp_path, capsys) -> None:
+    gt = tmp_path / "preprocessed" / DATASET / "gt_segmentations"
+    of_one = models() / "fold_0" / "validation"
+    of_other = models("nnUNetTrainerOther", fold=1) / "fold_1" / "validation"
+    for path in [*of_other.iterdir(), *gt.iterdir()]:
+        shutil.copy(path, path.with_name(path.name.replace("case", "other")))
+    for path in of_other.glob("case*"):
+        path.unlink()
+    folds = [of_one, of_other]
+    assert calib_fit.main(["platt", str(gt), *map(str, folds), "-o", str(tmp_path / "c.json")]) == 1
+    error = capsys.readouterr().err
+    assert f"{folds[1]}: expected predictions of one network, got trainer nnUNetTrainerO" in error
+    assert error.count("\n") == 1
+
 
 def test_a_run_goes_on_only_with_the_same_network(models, tmp_path, capsys) -> None:
     model = models()
