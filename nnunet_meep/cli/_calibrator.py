@@ -32,9 +32,9 @@ def say_labels(applied: Applied) -> None:
         what = "calibration, with its thresholds," if applied.by_thresholds else "calibration"
         say_note(
             f"the {what} changed the label of {sum(changed.values()):,} voxels, in "
-            f"{len(changed)} of {len(applied.names)} cases"
+            f"{len(changed)} of {applied.n_in_words}"
         )
     if gone := applied.vanished:
-        say_note(f"no voxel has the label of {' or '.join(gone)} any more")
+        say_note(f"in these cases, no voxel has the label of {' or '.join(gone)} any more")
     if applied.volumes is not None:
         print(f"volumes with their intervals: {applied.volumes}")

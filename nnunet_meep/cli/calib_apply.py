@@ -91,7 +91,7 @@ def _apply(options: argparse.Namespace) -> None:
     if changed := applied.not_argmax:
         now = "it follows the thresholds" if applied.by_thresholds else "it is"
         say_note(
-            f"in {options.pred_folder} the segmentation is not the argmax of the "
-            f"probabilities in {len(changed)} of {n} cases ({sum(changed.values()):,} voxels), as "
+            f"in {options.pred_folder} the segmentation is not the argmax of the probabilities "
+            f"in {len(changed)} of {applied.n_in_words} ({sum(changed.values()):,} voxels), as "
             f"after postprocessing; in {options.o} {now}: {', '.join(changed)}"
         )

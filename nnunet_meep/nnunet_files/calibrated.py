@@ -128,14 +128,16 @@ def applied_calibrator(folder: Path) -> AppliedCalibrator | None:
         ) from None
 
 
-def note(uncalibrated: str, calibrator: str) -> bytes:
+def note(uncalibrated: str, calibrator: str, beside: str) -> bytes:
     """The comment stored in a calibrated ``CASE.npz``: what was calibrated, and with what.
 
     Args:
         uncalibrated: identity of the probabilities before calibration (see :mod:`.identity`).
         calibrator: identity of the calibrator's file.
+        beside: identities of the other files of the case.
     """
-    return json.dumps({"uncalibrated": uncalibrated, "calibrator": calibrator}).encode()
+    content = {"uncalibrated": uncalibrated, "calibrator": calibrator, "beside": beside}
+    return json.dumps(content).encode()
 
 
 def read_note(comment: bytes) -> dict[str, str]:

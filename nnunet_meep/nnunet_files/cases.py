@@ -19,6 +19,9 @@ from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
 from nnunet_meep.nnunet_files.paths import real_path
 
+#: Name of the file in which ``nnUNetv2_predict`` keeps its arguments, beside the predictions.
+ARGUMENTS = "predict_from_raw_data_args.json"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -216,9 +219,7 @@ def refuse_unpaired(folders: Folders, paired: PairedCases, hint: str = "") -> No
     """
     # nnUNetv2_predict writes this file, and then every reference should have a prediction. The
     # validation folder of a training has only the cases of one fold, the references are of all.
-    predicted = [
-        f for f in folders.predictions if (f / "predict_from_raw_data_args.json").is_file()
-    ]
+    predicted = [f for f in folders.predictions if (f / ARGUMENTS).is_file()]
     if predicted and (missing := paired.not_predicted):
         raise InputError(
             f"{predicted[0]}: expected a prediction for each of the references in "

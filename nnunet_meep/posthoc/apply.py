@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from nnunet_meep.atomic import is_temporary, move_files, replacing_file, temporary_folder
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note
-from nnunet_meep.nnunet_files.cases import Dataset, case_names, find_json, read_dataset
-from nnunet_meep.nnunet_files.identity import file_identity
+from nnunet_meep.nnunet_files.cases import ARGUMENTS, Dataset, case_names, find_json, read_dataset
+from nnunet_meep.nnunet_files.identity import file_identity, label_map_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
 from nnunet_meep.nnunet_files.networks import PLAIN_RECORD, RECORD, Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
@@ -103,6 +104,7 @@ class Applied:
 
     Attributes:
         names: names of all cases.
+        calibrated: of these, the ones that this run calibrated.
         not_argmax: by case, if there are any: the voxels whose label was not the one that follows
             from the probabilities by nnU-Net's rule.
         n_changed: by case, if there are any: the voxels to which the rule, or the thresholds, now
@@ -114,6 +116,7 @@ class Applied:
     """
 
     names: list[str]
+    calibrated: list[str] = field(default_factory=list)
     not_argmax: dict[str, int] = field(default_factory=dict)
     n_changed: dict[str, int] = field(default_factory=dict)
     before: set[int] = field(default_factory=set)
@@ -121,6 +124,12 @@ class Applied:
     classes: dict[int, str] = field(default_factory=dict)
     by_thresholds: bool = False
     volumes: Path | None = None
+
+    @property
+    def n_in_words(self) -> str:
+        """The number of cases that its numbers are of."""
+        n = len(self.calibrated)
+        return counted(n, "case") + " calibrated now" * (n < len(self.names))
 
     @property
     def vanished(self) -> list[str]:
@@ -180,11 +189,10 @@ class _Job:
         dataset = read_dataset([pred_folder], dataset_json, plans_json)
         dataset_path = find_json(pred_folder, dataset_json, "dataset.json", "-djfile")
         calibrator.check_labels(dataset.labels, dataset_path)
-        arguments = "predict_from_raw_data_args.json"
         copied = {
             "dataset.json": dataset_path,
             "plans.json": find_json(pred_folder, plans_json, "plans.json", "-pfile"),
-            arguments: pred_folder / arguments,
+            ARGUMENTS: pred_folder / ARGUMENTS,
         }
         names = _cases(pred_folder, dataset.file_ending)
         return cls(calibrator, identity, dataset, pred_folder, names, copied)
@@ -203,6 +211,7 @@ class _Job:
         for name in tqdm(self.names, desc="calibration", unit="case", disable=not progress):
             if not self._is_done(name, output):
                 self._calibrate(name, output, applied)
+                applied.calibrated.append(name)
         if (intervals := self.calibrator.intervals) is not None:
             applied.volumes = write_volumes(output, intervals, self.dataset, progress)
         return applied
@@ -218,9 +227,20 @@ class _Job:
             ):
                 if source.comment:  # a calibrated case that meep-predict put here; see predict.py
                     return (source.comment, source.identity) == (result.comment, result.identity)
-                return result.comment == note(source.identity, self.identity)
+                return result.comment == self._note(name, source.identity)
         except InputError:
             return False
+
+    def _note(self, name: str, probabilities: str) -> bytes:
+        """The note for a case with these probabilities; its other files are copied, or their grid.
+
+        Raises:
+            InputError: one of these cannot be read.
+        """
+        beside = [label_map_identity(self.pred_folder / f"{name}{self.dataset.file_ending}")]
+        if (properties := self.pred_folder / f"{name}.pkl").is_file():
+            beside.append(file_identity(properties))
+        return note(probabilities, self.identity, " ".join(beside))
 
     def _calibrate(self, name: str, output: Path, applied: Applied) -> None:
         """Calibrate a case, and note in ``applied`` what became of its labels."""
@@ -248,7 +268,7 @@ class _Job:
             write_label_map(after, new / old.name, old, self.dataset)
             if (properties := self.pred_folder / f"{name}.pkl").is_file():
                 shutil.copyfile(properties, new / properties.name)
-            write_probabilities(new / npz.name, probabilities, note(identity, self.identity))
+            write_probabilities(new / npz.name, probabilities, self._note(name, identity))
             move_files(new, output, last=npz.name)  # it marks the case as finished
 
 
@@ -313,11 +333,22 @@ def check_output(output: Path, calibrator_json: Path | None, record: Record) -> 
             else (output / CALIBRATOR_COPY).read_bytes() == calibrator_json.read_bytes()
         )
         # A run that was killed before it wrote its record has left the calibrator and nothing else.
-        same_folder = found == {CALIBRATOR_COPY} or (
-            read_json(output / _record_name(calibrator_json)) == record.to_dict()
-        )
+        asked, recorded = record.to_dict(), None
+        if found != {CALIBRATOR_COPY}:
+            recorded = read_json(output / _record_name(calibrator_json))
+        same_folder = recorded in (None, asked)
     except (OSError, ValueError):
         same_calibrator = same_folder = False
+    else:
+        but_for_maps = isinstance(recorded, dict) and (
+            recorded | {"disagreement": record.disagreement} == asked
+        )
+        if same_calibrator and not same_folder and but_for_maps:
+            how = "without" if record.disagreement else "with"
+            raise InputError(
+                f"{output}: expected the same options, found a folder begun {how} --disagreement; "
+                f"give another folder (-o)"
+            )
     if not (same_calibrator and same_folder):
         raise InputError(
             f"{output}: expected an empty folder, or one that a run with the same calibrator, "

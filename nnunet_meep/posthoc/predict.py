@@ -19,7 +19,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.report.triage_list import TRIAGE, write_triage
 from nnunet_meep.evaluation.triage import triage
 from nnunet_meep.json_file import read_json
-from nnunet_meep.nnunet_files.cases import Dataset, case_names, read_dataset
+from nnunet_meep.nnunet_files.cases import ARGUMENTS, Dataset, case_names, read_dataset
 from nnunet_meep.nnunet_files.identity import archive_identity
 from nnunet_meep.nnunet_files.networks import Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path
@@ -214,7 +214,7 @@ def _average(
     members = list(staging.members.values())
     averages_here = staging.whole not in staging.runs
     if averages_here:
-        for name in ("dataset.json", "plans.json"):
+        for name in ("dataset.json", "plans.json", ARGUMENTS):
             shutil.copyfile(members[0] / name, staging.whole / name)
     names = sorted(case_names(members[0], ".npz") - finished)
     for name in tqdm(names, desc="folds", unit="case", disable=not progress):

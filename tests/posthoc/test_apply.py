@@ -269,10 +269,23 @@ def test_a_run_that_was_stopped_goes_on(fitted, tmp_path, monkeypatch):
     os.utime(prediction, ns=(times.st_atime_ns, times.st_mtime_ns))
     apply(path, test.pred, out)
     assert seen[4:] == ["case_2.nii.gz"]
-    assert (out / "case_2.npz").read_bytes() == (out / "case_0.npz").read_bytes()
+    np.testing.assert_array_equal(
+        *(np.load(out / f"case_{i}.npz")["probabilities"] for i in (0, 2))
+    )
     (out / "case_1.nii.gz").unlink()
     apply(path, test.pred, out)
     assert seen[5:] == ["case_1.nii.gz"]
+    # So is one whose place in the world changed, or what nnU-Net keeps beside it.
+    image = sitk.ReadImage(test.pred / "case_0.nii.gz")
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, test.pred / "case_0.nii.gz")
+    assert apply(path, test.pred, out).n_in_words == "1 case calibrated now"
+    assert seen[6:] == ["case_0.nii.gz"]
+    assert sitk.ReadImage(out / "case_0.nii.gz").GetSpacing() == (2, 2, 2)
+    (test.pred / "case_2.pkl").write_bytes(b"new")
+    apply(path, test.pred, out)
+    assert seen[7:] == ["case_2.nii.gz"]
+    assert (out / "case_2.pkl").read_bytes() == b"new"
 
 
 def test_a_segmentation_that_is_not_the_argmax_is_said(fitted, tmp_path, capsys):
@@ -308,7 +321,10 @@ def test_labels_that_change_and_classes_that_vanish_are_said(
     n = sum(np.count_nonzero(old != new) for old, new in zip(*labels, strict=True))
     said = capsys.readouterr().out
     assert f"Note: the calibration changed the label of {n:,} voxels, in 3 of 3 cases\n" in said
-    assert f"Note: no voxel has the label of {name} any more\n" in said
+    assert f"Note: in these cases, no voxel has the label of {name} any more\n" in said
+    (tmp_path / "out" / "case_1.npz").unlink()
+    assert main([str(path), str(test.pred), "-o", str(tmp_path / "out")]) == 0
+    assert "voxels, in 1 of 1 case calibrated now\n" in capsys.readouterr().out
 
 
 def like(array: np.ndarray, image: sitk.Image) -> sitk.Image:

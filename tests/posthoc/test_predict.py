@@ -21,6 +21,7 @@ from too_sure import overconfident
 import nnunet_meep as nm
 from nnunet_meep.cli.predict import main
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.cases import ARGUMENTS
 from nnunet_meep.posthoc import predict as module
 from nnunet_meep.posthoc.apply import apply
 from nnunet_meep.posthoc.calibrator import read_calibrator
@@ -141,6 +142,7 @@ class FakeNnunet:
         assert "--save_probabilities" in arguments
         for name in ("dataset.json", "plans.json"):
             shutil.copyfile(MODELS / MODEL / name, output / name)
+        (output / ARGUMENTS).write_text("{}")
         for i in range(2):
             npz = output / f"case_{i}.npz"
             if "--continue_prediction" in arguments and npz.exists():
@@ -199,7 +201,7 @@ def test_what_nnunet_is_told(nnunet, calibrator, capsys):
             "case_1.nii.gz",
             "case_1.npz",
         ),
-        *("dataset.json", "plans.json", "triage.csv"),
+        *("dataset.json", "plans.json", ARGUMENTS, "triage.csv"),
     ]
     ranked = nm.triage("out").to_dataframe()
     assert Path("out/triage.csv").read_text() == ranked.to_csv(index=False)
@@ -522,7 +524,7 @@ def test_the_probabilities_of_folds_are_averaged(nnunet, capsys):
         assert np.array_equal(labels, expected.argmax(axis=0))
     assert sorted(path.name for path in Path("out").iterdir()) == [
         *("case_0.nii.gz", "case_0.npz", "case_1.nii.gz", "case_1.npz"),
-        *("dataset.json", "meep_predict_args.json", "plans.json", "triage.csv"),
+        *("dataset.json", "meep_predict_args.json", "plans.json", ARGUMENTS, "triage.csv"),
     ]
 
 
@@ -576,9 +578,23 @@ def test_averaging_that_was_stopped_goes_on_from_what_was_predicted(nnunet, cali
 
 def test_other_averages_do_not_meet_in_one_folder(nnunet, capsys):
     assert main(BOTH) == 0
-    for command in (PLAIN, [*BOTH, "--disagreement"], [*BOTH, "-f", "0"]):
+    for command in (PLAIN, [*BOTH, "-f", "0"]):
         assert main(command) == 1
         assert "out: expected an empty folder, or one that a run" in capsys.readouterr().err
+    assert main([*BOTH, "--disagreement"]) == 1
+    assert "found a folder begun without --disagreement; give" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_a_missing_case_of_an_average_is_noticed(nnunet, average, tmp_path):
+    """As in any folder that nnUNetv2_predict has filled."""
+    assert main([*PLAIN, "--average", average]) == 0
+    references = tmp_path / "references"
+    references.mkdir()
+    for i in range(3):
+        shutil.copyfile("out/case_0.nii.gz", references / f"case_{i}.nii.gz")
+    with pytest.raises(InputError, match="have none: case_2"):
+        fit("platt", references, Path("out"))
 
 
 def test_calibrators_know_what_was_averaged(nnunet, calibrator, capsys):
