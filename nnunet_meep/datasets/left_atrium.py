@@ -126,6 +126,7 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
     if challenge_test:
         training = set(listed)
         test = {case for case, path in where.items() if _TEST_FOLDER in path.parts} - training
+    whose = "challenge's" if challenge_test else "paper's"
     skipped = sorted(set(where) - test - training)
     scans = [
         Scan(f"LA_{case}", case in test, (image,), mask)
@@ -142,7 +143,7 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
             f"{', '.join(skipped)}",
         )
     if not here and not problems:
-        raise InputError(f"{source}: none of the paper's {len(training)} training scans found")
+        raise InputError(f"{source}: none of the {whose} {len(training)} training scans found")
     splits = make_splits(here)
     n_test = sum(scan.is_test for scan in scans)
     if challenge_test and not n_test:
@@ -150,7 +151,7 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
             f"{source}: expected scans in a folder '{_TEST_FOLDER}', found none (--challenge-test)"
         )
     if len(here) < len(training) or (n_test < len(TEST_CASES) and not challenge_test):
-        warning = f"{len(here)} of the paper's {len(training)} training scans"
+        warning = f"{len(here)} of the {whose} {len(training)} training scans"
         if not challenge_test:
             warning += f" and {n_test} of its {len(TEST_CASES)} test scans"
         warning += " are there"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 
 from nnunet_meep.datasets.division import Division
@@ -55,7 +55,7 @@ def find(
     masks = defaultdict(list)
     for path in mask_files:
         masks[path.name.removesuffix(ENDING)].append(path)
-    images, others = _by_case(image_files, masks)
+    images, others = _by_case(image_files, masks.keys())
     notes = skipped_files([*strays, *more_strays])
     if others:
         notes.append(f"Skipped {len(others)} files of further channels: {shown(others)}")
@@ -85,9 +85,7 @@ def _files(source: Path, pattern: str) -> tuple[list[Path], list[Path]]:
     return scans, strays
 
 
-def _by_case(
-    files: Sequence[Path], masks: Collection[str]
-) -> tuple[dict[str, list[Path]], list[Path]]:
+def _by_case(files: Sequence[Path], masks: Set[str]) -> tuple[dict[str, list[Path]], list[Path]]:
     """The first channel's files of each case, and the files of other channels.
 
     A name that ends like a channel, ``scan_2019``, may be a case: the labels tell.
@@ -101,7 +99,7 @@ def _by_case(
             found[stem].append(path)
         elif channel[2] == "0000":
             found[channel[1]].append(path)
-        elif channel[1] in masks or f"{channel[1]}_0000" in stems:
+        elif channel[1] in masks or f"{channel[1]}_0000" in stems - masks:
             others.append(path)
         else:
             found[stem].append(path)

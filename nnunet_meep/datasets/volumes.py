@@ -32,7 +32,7 @@ def read_scan(
         scan: its files, NRRD or NIfTI.
         labels: the values that the mask may have.
         n_channels: how many channels each file of the images has; several are the 4th axis.
-        to_do: what to do where the mask has other values, for the end of the message.
+        to_do: what to do where the mask has other labels, for the end of the message.
 
     Returns:
         The channels and the mask, each 3D. Their geometries differ by no more than ``TOLERANCE``.
@@ -51,10 +51,12 @@ def read_scan(
         problems += not_finite(image, path, "mask" if path == scan.mask else "image")
     if scan.mask in read:
         values = np.unique(sitk.GetArrayViewFromImage(read[scan.mask])).tolist()
-        if unknown := [str(v).removesuffix(".0") for v in values if v not in labels]:
+        if unknown := [v for v in values if v not in labels]:
+            are_labels = all(v > 0 and v == int(v) for v in unknown)
             problems.append(
                 f"{scan.mask}: expected only the labels {shown(sorted(labels))}, found "
-                f"{shown(unknown)}{to_do and f'; {to_do}'}"
+                f"{shown([str(v).removesuffix('.0') for v in unknown])}"
+                f"{f'; {to_do}' if to_do and are_labels else ''}"
             )
     volumes = {path: _channels(image) for path, image in read.items()}
     first, *others = scan.channels

@@ -71,7 +71,12 @@ def fit_binary(method: str, voxels: WeightedVoxels) -> BinaryMap:
     # If a threshold separates the classes perfectly, a steeper sigmoid is always better.
     border = 0.5 if method == "temperature" else float(voxels.p[voxels.y == 1].min())
     if (voxels.p[voxels.y == 0] < border).all() and (voxels.p[voxels.y == 1] >= border).all():
-        raise NothingToLearn("its probabilities make no error: there is nothing to correct")
+        if method == "temperature":
+            raise NothingToLearn("its probabilities make no error: there is nothing to correct")
+        raise NothingToLearn(
+            "a threshold on its probabilities separates the two without error: the best map would "
+            "be infinitely steep"
+        )
     if method in SCALINGS:
         both = np.stack([1 - voxels.p, voxels.p], axis=1).astype(np.float32)
         return BinaryScaling(fit_scaling(method, both, voxels.y.astype(np.intp), voxels.weight))

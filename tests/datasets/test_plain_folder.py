@@ -60,6 +60,16 @@ def nothing_in(raw: Path) -> bool:
 # What is written
 
 
+def test_a_case_without_a_label_is_no_further_channel(source, raw, capfd) -> None:
+    for i in range(4):
+        write(source / "imagesTr" / f"img_{i:04d}.nii.gz", image(i))
+        if i != 2:
+            write(source / "labelsTr" / f"img_{i:04d}.nii.gz", mask(0, 1, 2))
+    assert convert(source) == 1
+    assert "img_0002.nii.gz" in capfd.readouterr().err
+    assert nothing_in(raw)
+
+
 def test_scans_in_several_folders_and_with_either_name(
     source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
