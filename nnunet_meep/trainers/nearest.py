@@ -42,9 +42,14 @@ _READINGS = [
 ]
 # How nnU-Net names trainers of its own, of which it has some.
 _NNUNETS_OWN = re.compile(rf"{PREFIX}((_[0-9]+ep(ochs?)?)+|\w*Loss(_\w*)?)")
+# Which MEEP term is meant, behind MEEP: H, entropy; KL, K, KLdiv. A capital letter begins a word.
+_OF_MEEP = re.compile(
+    r"((?P<entropy>h|ent(ropy)?)|kl(d|-?div(ergence)?)?|k|div(ergence)?)(?-i:(?![a-z]))",
+    re.IGNORECASE,
+)
 # The digits in names of terms, which are no numbers.
 _WITH_DIGITS = re.compile(
-    "|".join(name for name in TERMS if re.search("[0-9]", name)), re.IGNORECASE
+    "|".join("-?".join(name) for name in TERMS if re.search("[0-9]", name)), re.IGNORECASE
 )
 
 
@@ -127,7 +132,11 @@ def _nearest(name: str) -> tuple[str, _Reading]:
     parts = re.split("_|meep", _WITH_DIGITS.sub("", base), flags=re.IGNORECASE)
     unused += [part for part in parts if re.search("[0-9]", part)]
     left_out = [*dict.fromkeys(unused), *reading.left_out]
-    if "gamma" in values and loss not in WITH_GAMMA:
+    if (
+        "gamma" in values
+        and loss not in WITH_GAMMA
+        and (term is None or "Focal" in TERMS[term].weights)
+    ):
         loss = "Focal"
     if term is None and values.keys() & {"lambda", "margin"}:
         term = "MbLS" if "margin" in values else "MEEP_KL"
@@ -223,8 +232,10 @@ def _meant_base(text: str) -> tuple[str, str | None, list[str]]:
     term: str | None = None
     if behind:
         after, *more = behind[0].strip("_").split("_")
-        term = "MEEP_H" if after.lower().startswith(("h", "ent")) else "MEEP_KL"
-        unused = [part for part in more if part]
+        kind = _OF_MEEP.match(after)
+        term = "MEEP_H" if kind and kind["entropy"] else "MEEP_KL"
+        rest = after[kind.end() if kind else 0 :]
+        unused = [part for part in (rest.strip("-"), *more) if part]
         if not letters and unused and unused[0].lower() in losses:  # MEEP_KL_Dice
             letters = unused.pop(0).lower()
     else:
