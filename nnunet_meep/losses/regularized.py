@@ -57,7 +57,8 @@ class RegularizedLoss(nn.Module):
             ignored it may return a plain Python 0, which is turned into a differentiable zero.
         term: a key of :data:`TERMS`, or None for the segmentation loss alone.
         weight: lambda of the paper, >= 0.
-        ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`.
+        ignore_label, regions: as in :mod:`nnunet_meep.losses.voxels`; for the term alone, as the
+            segmentation loss has settings of its own.
         options: further arguments of the term's function by their names, such as ``margin``.
 
     Attributes:

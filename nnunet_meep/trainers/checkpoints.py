@@ -99,4 +99,4 @@ def go_on_from(fold: Path, *, without: Path | None = None) -> str:
             except InputError:  # of a trainer that keeps objects of its own in it
                 epoch = ""
             return f"--c goes on from {path.name}{epoch}"
-    return "there is no other one, so begin the training anew"
+    return "there is no whole checkpoint, so begin the training anew"

@@ -86,12 +86,16 @@ class LossListener:
         self._parts_of_resolutions.clear()
 
     def _parts(self, module: nn.Module, loss: Tensor) -> LossParts:
+        unknown = torch.full_like(loss, float("nan"))
         if not self._parts_of_resolutions:
-            unknown = torch.full_like(loss, float("nan"))
             return LossParts(loss if self._are_parts_known else unknown, unknown)
         supervised = [m for m in module.modules() if isinstance(m, DeepSupervisionWrapper)]
         weights: Sequence[float] = supervised[0].weight_factors if supervised else (1.0,)
-        return weighted_parts(self._parts_of_resolutions, [w for w in weights if w])
+        used = [weight for weight in weights if weight]
+        if len(used) != len(self._parts_of_resolutions):
+            # A step or a loss of the user calls the loss as it likes.
+            return LossParts(unknown, unknown)
+        return weighted_parts(self._parts_of_resolutions, used)
 
     def _add_last(self) -> None:
         if self._last is not None:

@@ -59,7 +59,8 @@ class MEEPMixin(nnUNetTrainer):
 
     An experiment that cannot be trained raises an ``InputError`` of one line, in ``__init__()``,
     ``initialize()`` or ``run_training()``; a checkpoint of another trainer, in
-    ``load_checkpoint()``. A loss that is not finite, a ``FloatingPointError``.
+    ``load_checkpoint()``. One that does not fit the other trainer's loss or data loaders raises a
+    ``TypeError``; a loss that is not finite, a ``FloatingPointError``.
 
     Attributes:
         experiment: what :func:`nnunet_meep.trainers.names.parse` returns for a name.
@@ -290,6 +291,7 @@ class MEEPMixin(nnUNetTrainer):
             batch,
             epoch=self.current_epoch,
             iteration=self._iteration,
+            go_on=go_on_from(Path(self.output_folder)),
         )
         self.print_to_log_file(f"Stopped: {message}", also_print_to_console=False)
         raise FloatingPointError(message)

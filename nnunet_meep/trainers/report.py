@@ -62,6 +62,7 @@ def not_finite(
     *,
     epoch: int,
     iteration: int,
+    go_on: str,
 ) -> str:
     """The message for a training that stops because its loss is not finite.
 
@@ -71,6 +72,7 @@ def not_finite(
         term, weight: the experiment's term, and lambda.
         batch: nnU-Net's batch: ``data`` and, from its own loaders, ``keys``.
         epoch, iteration: from 0.
+        go_on: how to go on, see :func:`.checkpoints.go_on_from`.
     """
     said = ""
     if parts is not None:
@@ -81,6 +83,5 @@ def not_finite(
     cases = f" (cases {', '.join(map(str, batch['keys']))})" if "keys" in batch else ""
     return (
         f"the loss is {float(loss):g} in epoch {epoch}, iteration {iteration}{said}; the images of "
-        f"the batch are {finite}{cases}. The checkpoints were saved earlier; resume from the "
-        "last one with --c"
+        f"the batch are {finite}{cases}; {go_on}"
     )

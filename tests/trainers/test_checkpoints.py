@@ -129,7 +129,7 @@ def test_a_torn_checkpoint_is_one_line_that_names_the_one_before(trainer, build,
     maybe_load_checkpoint(resumed, continue_training=True, validation_only=False)
     assert resumed.current_epoch == 1
     best.write_bytes(best.read_bytes()[:n_bytes])
-    with pytest.raises(SystemExit, match="no other one, so begin the training anew"):
+    with pytest.raises(SystemExit, match="no whole checkpoint, so begin the training anew"):
         resumed.load_checkpoint(str(best))
 
 

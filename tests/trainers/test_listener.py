@@ -57,6 +57,31 @@ def test_the_parts_are_those_of_the_loss_inside(n_resolutions) -> None:
             assert found[key] == pytest.approx(plain[key])
 
 
-def test_parts_of_several_losses_are_not_known() -> None:
-    found = logged(Twice(regularized(), regularized()), 1)
+class OwnSupervision(nn.Module):
+    """A loss of each resolution, without nnU-Net's wrapper."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits, target):
+        return sum(self.loss(x, y) for x, y in zip(logits, target, strict=True))
+
+
+one = regularized()
+
+
+@pytest.mark.parametrize(
+    ("loss", "n_resolutions"),
+    [
+        (Twice(regularized(), regularized()), 1),
+        (Twice(one, one), 1),
+        (Twice(*[DeepSupervisionWrapper(one, [0.75, 0.25])] * 2), 2),
+        (OwnSupervision(one), 2),
+    ],
+    ids=["two losses", "one, twice", "one, twice, supervised", "own supervision"],
+)
+def test_parts_of_several_calls_are_not_known(loss, n_resolutions) -> None:
+    found = logged(loss, n_resolutions)
     assert all(math.isnan(found[key]) for key in ("segmentation_loss", "term_value"))
+    assert 0 < found["misclassified"] < 1
