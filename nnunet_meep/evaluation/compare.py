@@ -116,9 +116,10 @@ def _compare(
     roi = _common_roi(trainings)
     classes = _common_classes(trainings)
     folds = {name: Folds.of(name, of_model) for name, of_model in models.items()}
-    cases = _common_cases(folds, chosen)
+    common = _common_cases(folds)
+    cases = common if chosen is None else _chosen(chosen, common)
     # Before trainings are left out, so that their cases are named.
-    of_cases = _warnings(trainings, cases)
+    of_cases = _warnings(trainings, cases, common)
     compared = {}
     for name, of_model in models.items():
         its_folds, kept = folds[name].with_cases(cases)
@@ -189,12 +190,14 @@ def _common_classes(trainings: _Trainings) -> dict[str, str]:
     return first
 
 
-def _common_cases(folds: Mapping[str, Folds], chosen: Sequence[str] | None) -> list[str]:
+def _common_cases(folds: Mapping[str, Folds]) -> list[str]:
     cases = sorted(set.intersection(*(set(f.of_case) for f in folds.values())))
     if not cases:
         raise InputError(f"{', '.join(folds)}: expected cases that all of them have, found none")
-    if chosen is None:
-        return cases
+    return cases
+
+
+def _chosen(chosen: Sequence[str], cases: Sequence[str]) -> list[str]:
     if unknown := sorted(set(chosen) - set(cases)) or ([] if chosen else ["at least one"]):
         raise InputError(f"cases: expected cases that all models have, got {unknown[0]}")
     return sorted(set(chosen))
@@ -220,10 +223,11 @@ def _not_segmented(
 def _without_others(training: Evaluation, folds: Folds) -> Evaluation:
     """An evaluation of a fold that does not miss predictions of the cases of other folds."""
     others = set(folds.of_case) - _cases(training)
-    incomplete = [
-        {**fold, "missing": [case for case in fold["missing"] if case not in others]}
-        for fold in training.incomplete_folds
-    ]
+    incomplete = []
+    for fold in training.incomplete_folds:
+        missing = [case for case in fold["missing"] if case not in others]
+        if fold["evaluated"] or missing == fold["missing"]:  # else another training is this fold
+            incomplete.append({**fold, "missing": missing})
     return replace(
         training,
         not_predicted=[case for case in training.not_predicted if case not in others],
@@ -242,7 +246,14 @@ def _headline(metrics: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     }
 
 
-def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
+def _warnings(trainings: _Trainings, cases: Sequence[str], common: Sequence[str]) -> list[str]:
+    """Lines on what is wrong with the trainings.
+
+    Args:
+        trainings: of all models, each with the name of its model.
+        cases: the compared cases.
+        common: the cases that all models have.
+    """
     lines = []
     for i, (name, training) in enumerate(trainings):
         if twins := [other for other, t in trainings[:i] if _same_numbers(t, training)]:
@@ -252,7 +263,7 @@ def _warnings(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
                 f"twice?"
             )
         its_cases = _cases(training)
-        if (missing := sorted(its_cases - set(cases))) and len(missing) < len(its_cases):
+        if (missing := sorted(its_cases - set(common))) and len(missing) < len(its_cases):
             lines.append(
                 f"{name}: {len(missing)} of its {len(its_cases)} cases are not in all models and "
                 f"left out, except from risk-coverage curves: {named(missing)}"

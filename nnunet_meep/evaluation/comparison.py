@@ -169,13 +169,16 @@ class Comparison:
         """The models with the best mean (:func:`judged`) among those that segment the class.
 
         Empty if the metric has no best value, or if none of these models has a mean. Also if it is
-        undefined in fewer cases of one model than of another, such as distances in cases where the
+        undefined in other cases of one model than of another, such as distances in cases where the
         class is not found at all: the means are then of different cases.
         """
         if CATALOGUE[metric].better is Better.NEITHER:
             return set()
         candidates = [m for m in self.models if self.segments(m, key)]
-        if len({self.summary[m][key][metric]["n"] for m in candidates}) > 1:
+        n_cases = {self.summary[m][key][metric]["n"] for m in candidates}
+        if self.models[0] in candidates:  # the cases that both have
+            n_cases |= {self.differences[m][key][metric]["n"] for m in candidates[1:]}
+        if len(n_cases) > 1:
             return set()
         means = {m: judged(self.summary[m][key][metric]) for m in candidates}
         sign = -1 if CATALOGUE[metric].better is Better.HIGHER else 1
@@ -298,7 +301,8 @@ def values_of_trainings(
     """A metric of each training and case, (trainings, cases).
 
     NaN where it is undefined, and where a training does not have the case. ``key``: of a class,
-    ``top_label``, or ``foreground`` for the mean over the classes where it is defined.
+    ``top_label``, or ``foreground`` for the mean over the classes where it is defined; NaN if it is
+    not for a class that the reference has.
     """
     values = np.full((len(trainings), len(cases)), np.nan)
     for row, training in zip(values, trainings, strict=True):
@@ -332,9 +336,15 @@ def not_segmenting(trainings: Sequence[Evaluation], cases: Sequence[str], key: s
 def _value(result: RoiResult, key: str, metric: str) -> float:
     if key != FOREGROUND:
         return result.metrics(key)[metric]
-    values = [metrics[metric] for metrics in result.classes.values()]
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan
+    # A class of the reference for which a metric is undefined, as distances are where it is missed,
+    # must not drop out: without it, the mean could be better than that of a model that finds it.
+    has_class = "brier_plus"  # is defined only there
+    values = [
+        metrics[metric]
+        for metrics in result.classes.values()
+        if not math.isnan(metrics[metric]) or not math.isnan(metrics.get(has_class, math.nan))
+    ]
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def shown_tests(differences: Table) -> Iterator[dict[str, Any]]:

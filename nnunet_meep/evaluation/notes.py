@@ -96,7 +96,7 @@ def _not_argmax(evaluation: Evaluation) -> list[str]:
             f"in {len(differ)} of {len(cases)} cases the segmentation file is not the argmax of "
             f"the probabilities ({sum(differ.values()):,} voxels, {differ[most]:,} of them in "
             f"{most}){_by_thresholds(evaluation)}; Dice, distances and volumes are of the {taken} "
-            f"(--segmentation {other} takes the other)"
+            f"(meep-calib-eval --segmentation {other} takes the other)"
         )
     without = [c.case for c in cases if c.n_not_argmax is None]
     if without and of_file:

@@ -136,7 +136,15 @@ def _of_now(
     if stored is None:
         changes = ["it has another format"]
     else:
-        changes = _changes(stored, sources)
+        try:
+            changes = _changes(stored, sources)
+        except InputError as error:
+            if not settings.get("cases"):
+                raise
+            raise InputError(
+                f"{where / RESULT}: was evaluated with --cases; {error}; evaluate it again with "
+                f"meep-calib-eval, or compare it as it was written with --as-stored"
+            ) from None
         changes += [
             f"{name} was {settings[name]}, not {value}"
             for name, value in asked.items()
@@ -152,7 +160,13 @@ def _of_now(
 def _refuse_other_masks(sources: Sources, where: Path) -> None:
     """Refuse ``mask:FOLDER`` if FOLDER now means another folder than when it was evaluated."""
     for name, there in sources.masks.items():
-        here = parse_roi(name).mask_folder
+        try:
+            here = parse_roi(name).mask_folder
+        except InputError as error:
+            raise InputError(
+                f"{where / RESULT}: was evaluated with the masks {there}; {error}; compare it "
+                f"where {name} means this folder, or as it was written with --as-stored"
+            ) from None
         if here is not None and there.is_dir() and real_path(here) != real_path(there):
             raise InputError(
                 f"{where / RESULT}: expected the masks {there} with which it was evaluated, found "
@@ -187,8 +201,11 @@ def _evaluate(
     return evaluation
 
 
-def _changes(stored: Evaluation, sources: Sources) -> list[str]:
-    """How the files that are there now differ from those of a result; one phrase each."""
+def _changes(stored: Evaluation, sources: Sources, *, retry: bool = True) -> list[str]:
+    """How the files that are there now differ from those of a result; one phrase each.
+
+    ``retry``: also name the cases that could not be evaluated before.
+    """
     predictions = Predictions.open(
         sources.gt_folder,
         sources.pred_folders,
@@ -222,7 +239,7 @@ def _changes(stored: Evaluation, sources: Sources) -> list[str]:
     ]
     if gone:
         found.append(f"{counted(len(gone), 'case')} gone: {named(gone)}")
-    if again:
+    if again and retry:
         found.append(f"{counted(len(again), 'case')} left out before: {named(again)}")
     unpaired = dict(predictions.paired.broken)
     calibrators = [applied_calibrator(f) for f in predictions.folders.predictions]
@@ -254,8 +271,8 @@ def _as_stored(evaluation: Evaluation) -> list[str]:
         f"{folders} against {settings['gt_folder']}, evaluated by nnunet-meep {settings['version']}"
     ]
     try:
-        if changes := _changes(evaluation, evaluation.sources):
+        if changes := _changes(evaluation, evaluation.sources, retry=False):
             lines.append(f"its files are not the same any more: {'; '.join(changes)}")
     except InputError:
-        lines.append("not compared with its files, which are not there")
+        lines.append("not compared with its files, not all of which are there")
     return lines

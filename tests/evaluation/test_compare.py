@@ -121,6 +121,15 @@ class TestFolds:
         )
         assert comparison.values("model", "1", "ece") == pytest.approx(expected)
 
+    def test_a_fold_that_several_folders_make_up_is_not_missing(self) -> None:
+        halves = [of_cases(random_result(0), names) for names in (NAMES[:6], NAMES[6:])]
+        for i, half in enumerate(halves):
+            rest = halves[1 - i]["files"]["cases"]
+            fold = {"fold": str(1 - i), "evaluated": False, "n_cases": 7}
+            fold["missing"] = [*rest, "other"]
+            half["incomplete_folds"] = [fold]
+        assert not [line for line in compared({"m": halves}).warnings if "no predictions" in line]
+
     def test_within_a_fold_all_trainings_have_the_cases(self) -> None:
         a, b = random_result(0), random_result(1)
         trainings = [of_cases(a, NAMES[:6]), of_cases(b, NAMES[1:6]), of_cases(a, NAMES[6:])]
@@ -389,6 +398,32 @@ def test_nobody_is_best_by_means_over_different_cases() -> None:
     assert comparison.summary["b"]["1"]["ece"]["mean"] < comparison.summary["a"]["1"]["ece"]["mean"]
     assert comparison.best("1", "ece") == set()
     assert comparison.best("1", "dice") == {"a"}
+
+
+def test_nor_if_they_are_as_many_but_others() -> None:
+    a = result({"x": [0.8, 0.1, 1.0], "y": [0.8, 0.3, 1.0], "z": [0.8, None, 1.0]})
+    b = result({"x": [0.8, None, 1.0], "y": [0.8, 0.2, 1.0], "z": [0.8, 0.9, 1.0]})
+    comparison = compared({"a": a, "b": b})
+    assert [comparison.summary[m]["1"]["ece"]["n"] for m in ("a", "b")] == [2, 2]
+    assert comparison.best("1", "ece") == set()
+    assert comparison.best("1", "dice") == {"a", "b"}
+
+
+def test_a_missed_class_does_not_drop_out_of_the_mean_over_classes() -> None:
+    """Its distance does not exist; that of the other class alone could be the better mean."""
+    trainings = [random_result(0, classes=("1", "2")) for _ in range(2)]
+    for i, training in enumerate(trainings):
+        for n, case in enumerate(training["cases"]):
+            for key, metrics in case["classes"].items():
+                metrics["brier_plus"] = 0.5
+                is_missed = i == 1 and key == "2" and n < 4
+                metrics["hd95"] = None if is_missed else float(key)
+    comparison = compared({"a": trainings[0], "b": trainings[1]})
+    of_a, of_b = (comparison.values(model, "foreground", "hd95").tolist() for model in ("a", "b"))
+    assert of_a == [1.5] * 12
+    assert of_b == pytest.approx([np.nan] * 4 + [1.5] * 8, nan_ok=True)
+    difference = comparison.headline_differences["b"]["foreground"]["hd95"]
+    assert (difference["mean"], difference["n"]) == (0, 8)
 
 
 class TestNotSegmented:

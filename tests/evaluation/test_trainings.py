@@ -20,6 +20,7 @@ from nnunet_meep.evaluation.counting import one_pass
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.notes import file_notes
 from nnunet_meep.evaluation.report import evaluation_report
+from nnunet_meep.evaluation.report.compare_folders import compare_folders
 from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
 from nnunet_meep.evaluation.result_format import nan_to_none
 from nnunet_meep.evaluation.stored_results import read_evaluation
@@ -258,6 +259,26 @@ class TestWhatIsNotPairedOrLeftOut:
         with pytest.raises(InputError, match=rf"^{path}: expected the masks {tmp_path / 'here'}"):
             open_training(path.parent)
 
+    def test_without_its_masks_it_says_where_they_were(self, folder, tmp_path, monkeypatch) -> None:
+        shutil.copytree(folder.gt, tmp_path / "here" / "masks")
+        monkeypatch.chdir(tmp_path / "here")
+        path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, rois=["mask:masks"])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=rf"^{path}: was evaluated with the masks .*--as-stor"):
+            open_training(path.parent)
+        folders = {"model": [path.parent]}
+        stored = compare_folders(folders, roi="mask:masks", as_stored=True)
+        assert stored.roi == "mask:masks"
+        with pytest.raises(InputError, match="mask:masks: expected a folder of masks, found none"):
+            compare_folders(folders, roi="mask:masks")
+
+    def test_chosen_cases_that_are_gone_are_those_of_the_result(self, folder, tmp_path) -> None:
+        path = evaluate_into(tmp_path / "out", folder.gt, folder.pred, cases=["a", "b"])
+        for file in folder.pred.glob("a.*"):
+            file.unlink()
+        with pytest.raises(InputError, match=rf"^{path}: was evaluated with --cases; .* case a "):
+            open_training(path.parent)
+
 
 class TestWherePredictionsAreGone:
     @pytest.fixture
@@ -296,7 +317,9 @@ class TestWherePredictionsAreGone:
             f"as stored on {when}: 2 cases of {tmp_path / 'pred'} against {tmp_path / 'gt'}, "
             f"evaluated by nnunet-meep "
         )
-        assert lines_of(training)[1:] == ("not compared with its files, which are not there",)
+        assert lines_of(training)[1:] == (
+            "not compared with its files, not all of which are there",
+        )
 
     def test_files_that_changed_since_are_said_too(self, folder, tmp_path) -> None:
         path = evaluate_into(tmp_path / "kept", folder.gt, folder.pred)

@@ -22,6 +22,8 @@ STATISTICS = ("spearman", "aurc", "e_aurc")
 _FEWEST = 3
 #: So many numbers of resamples are held at once. What is computed from them fits a cache, too.
 _AT_ONCE = 1 << 16
+#: An area above the best one by less is the best one.
+_ROUNDING = 1e-12
 
 
 def case_ranking(expected: Sequence[float], actual: Sequence[float]) -> dict[str, Any]:
@@ -99,11 +101,13 @@ def _statistics(
 ) -> NDArray[np.float64]:
     samples, best = (_Sorted.of(times, order) for order in (by_confidence, by_dice))
     area = _area(samples, risk[by_confidence.cases])
+    excess = area - _area(best, risk[by_dice.cases])
+    excess[np.abs(excess) < _ROUNDING] = 0
     return np.stack(
         [
             _rank_correlation(samples, best, by_dice.group[by_confidence.cases]),
             area,
-            area - _area(best, risk[by_dice.cases]),
+            excess,
         ],
         axis=1,
     )

@@ -53,7 +53,7 @@ def compare_folders(
         raise InputError(
             f"{flag}: expected none with --as-stored, which takes results as they were written"
         )
-    if roi is not None:
+    if roi is not None and not as_stored:
         parse_roi(roi)  # an unknown one is an error before all the work
     evaluations, notes = {}, []
     for name, folders in models.items():

@@ -21,7 +21,7 @@ from nnunet_meep.evaluation.report.lesion_pictures import (
     froc_figure,
     lesion_reliability_figure,
 )
-from nnunet_meep.evaluation.report.lesion_tables import has_lesions, lesions_of
+from nnunet_meep.evaluation.report.lesion_tables import has_lesions, lesions_by_case
 from nnunet_meep.evaluation.report.plots import (
     BLUE,
     color_of,
@@ -145,7 +145,7 @@ def _of_lesions(comparison: Comparison, titles: dict[str, str]) -> dict[str, Com
     def layers(keys: Sequence[str]) -> dict[str, list[LesionLayer]]:
         return {
             titles[key]: [
-                LesionLayer(plain(m), lesions_of(comparison, m, key), color=color_of(i))
+                LesionLayer(plain(m), lesions_by_case(comparison, m, key), color=color_of(i))
                 for i, m in enumerate(comparison.models)
             ]
             for key in keys

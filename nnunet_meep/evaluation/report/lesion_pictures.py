@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from nnunet_meep.evaluation.counting.components import Lesions
+from nnunet_meep.evaluation.metrics.calibration import merged_bins
 from nnunet_meep.evaluation.metrics.lesions import CONFIDENCES, lesion_bins, pooled_lesions
 from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of, scale_alike
 from nnunet_meep.evaluation.report.plots import (
@@ -27,23 +29,28 @@ class LesionLayer:
 
     Attributes:
         label: in the legend.
-        cases: the lesions of one class in each case.
+        cases: the lesions of one class in each case, once for each training.
         confidence: one of ``CONFIDENCES``.
         color: of the line.
         with_band: show the 95 % interval over cases in a reliability diagram.
     """
 
     label: str
-    cases: Sequence[Lesions]
+    cases: Sequence[Sequence[Lesions]]
     confidence: str = next(iter(CONFIDENCES))
     color: str = BLUE
     with_band: bool = True
+
+    @property
+    def all_cases(self) -> list[Lesions]:
+        """Those of all cases and trainings."""
+        return list(chain.from_iterable(self.cases))
 
 
 def by_confidence(cases: Sequence[Lesions]) -> list[LesionLayer]:
     """A layer for each confidence of the same lesions; only the first one has a band."""
     return [
-        LesionLayer(text, cases, name, color_of(i), with_band=i == 0)
+        LesionLayer(text, [[case] for case in cases], name, color_of(i), with_band=i == 0)
         for i, (name, text) in enumerate(CONFIDENCES.items())
     ]
 
@@ -61,7 +68,7 @@ def froc_figure(panels: Mapping[str, Sequence[LesionLayer]], title: str) -> Figu
         for layer in layers:
             if layer.confidence == "dice_expected":
                 continue
-            curve = pooled_lesions(layer.cases, 1)["confidence"][layer.confidence]["froc"]
+            curve = pooled_lesions(layer.all_cases, 1)["confidence"][layer.confidence]["froc"]
             plot_froc(ax, curve, label=layer.label, color=layer.color)
     label_left_and_legend(figure, axes)
     return figure
@@ -80,12 +87,12 @@ def lesion_reliability_figure(
     figure, axes = panels_of(list(panels), title, histograms=True)
     for (diagram, histogram), layers in zip(axes, panels.values(), strict=True):
         for layer in layers:
-            pooled = pooled_lesions(layer.cases, n_bins)
+            pooled = pooled_lesions(layer.all_cases, n_bins)
             bins = pooled["confidence"][layer.confidence]["bins"]
             per_case = [
-                lesion_bins(case, layer.confidence, n_bins)
-                for case in layer.cases
-                if layer.with_band
+                merged_bins([lesion_bins(case, layer.confidence, n_bins) for case in trainings])
+                for trainings in layer.cases
+                if layer.with_band and trainings
             ]
             style = {"label": layer.label, "color": layer.color}
             plot_reliability(diagram, bins, per_case=per_case, single_cases=False, **style)

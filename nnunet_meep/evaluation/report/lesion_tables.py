@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 from nnunet_meep.evaluation.comparison import Comparison
 from nnunet_meep.evaluation.counting.components import MATCH_IOU, Components, Lesions
@@ -17,7 +18,10 @@ LESION_HEAD = (
     *("AP, mean p", "AP, largest p", "ECE, mean p", "ECE, largest p", "ECE, expected Dice"),
 )
 #: The headings of the result of :func:`wrong_lesions`.
-WRONG_HEAD = ("model", "case", "lesion", "size, mm^3", "mean p", "largest p", "centre (x, y, z)")
+WRONG_HEAD = (
+    *("model", "case", "lesion", "size, mm^3 (2D: mm^2)"),
+    *("mean p", "largest p", "centre (x, y, z)"),
+)
 #: Of false ones, and of missed ones, for each model.
 _N_WRONG = 10
 
@@ -27,7 +31,8 @@ def about_lesions(evaluations: Sequence[Evaluation]) -> str:
     least = sorted({t.settings["lesions"] for t in evaluations})
     which = "all lesions"
     if any(least):
-        which = f"lesions of at least {' or '.join(f'{size:g}' for size in least)} mm^3"
+        sizes = " or ".join(f"{size:g}" for size in least)
+        which = f"lesions of at least {sizes} mm^3 (2D: mm^2)"
     return (
         f"{which} in whole images, matched one to one at an intersection over union of at least "
         f"{MATCH_IOU:g}"
@@ -71,14 +76,19 @@ def has_lesions(comparison: Comparison) -> bool:
     return bool(trainings) and all(training.lesions is not None for training in trainings)
 
 
+def lesions_by_case(comparison: Comparison, model: str, key: str) -> list[list[Lesions]]:
+    """The lesions of a class in each compared case, once for each training of a model."""
+    found: dict[str, list[Lesions]] = {case: [] for case in comparison.cases}
+    for training in comparison.evaluations[model]:
+        for case in training.cases:
+            if case.case in found and case.lesions is not None:
+                found[case.case].append(case.lesions[key])
+    return list(found.values())
+
+
 def lesions_of(comparison: Comparison, model: str, key: str) -> list[Lesions]:
     """The lesions of a class in the compared cases of all trainings of a model."""
-    return [
-        case.lesions[key]
-        for training in comparison.evaluations[model]
-        for case in training.cases
-        if case.case in comparison.cases and case.lesions is not None
-    ]
+    return list(chain.from_iterable(lesions_by_case(comparison, model, key)))
 
 
 def compared_lesions(comparison: Comparison, key: str) -> list[list[str]]:

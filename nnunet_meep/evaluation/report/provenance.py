@@ -26,7 +26,7 @@ _WORDS = {
     "segmentation": "Dice, distances and volumes are of",
     "surface": "surface distances",
     "tolerance_mm": "tolerance of the NSD, mm",
-    "lesions": "lesions (--lesions), at least mm^3",
+    "lesions": "lesions (--lesions), at least mm^3 (2D: mm^2)",
     "cases": "chosen cases (--cases)",
     "chill": "cases that cannot be evaluated",
     "reader": "image reader",

@@ -63,7 +63,7 @@ def test_dice_distances_and_volumes_are_of_the_file(folder, tmp_path, capsys, or
     assert (
         f"Note: in 1 of 2 cases the segmentation file is not the argmax of the probabilities "
         f"({n} voxels, {n} of them in b); Dice, distances and volumes are of the file "
-        f"(--segmentation argmax takes the other)\n"
+        f"(meep-calib-eval --segmentation argmax takes the other)\n"
     ) in capsys.readouterr().out
 
 

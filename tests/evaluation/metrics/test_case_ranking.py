@@ -107,6 +107,14 @@ def test_a_perfect_order_has_no_excess() -> None:
     # Each resample is in perfect order, too, which does not mean that other cases would be.
     assert np.isnan([*found["e_aurc"]["ci95"], *found["spearman"]["ci95"]]).all()
     assert found["aurc"]["ci95"][0] < found["aurc"]["value"] < found["aurc"]["ci95"][1]
+    # Nor by rounding, where some are equal.
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        tied = np.repeat(rng.random(7), [2, *[1] * 6])
+        assert np.isnan(case_ranking(tied, tied)["e_aurc"]["ci95"]).all()
+        assert np.isnan(
+            case_ranking(rng.random(7), np.full(7, rng.random()))["e_aurc"]["ci95"]
+        ).all()
     # All expected to be equally good: no order at all, and the mean risk at each coverage.
     same = case_ranking(np.full(8, 0.5), actual)
     assert np.isnan(same["spearman"]["value"])

@@ -54,7 +54,7 @@ def test_a_curve_begins_with_no_lesion_and_ends_with_all() -> None:
 
 
 def test_reliability_is_of_lesions_and_says_of_which_confidence() -> None:
-    layer = LesionLayer("model", [CASE, CASE])
+    layer = LesionLayer("model", [[CASE], [CASE]])
     figure = lesion_reliability_figure({"class": [layer]}, "title", 5)
     diagram, histogram = figure.axes
     # (.4, .6]: right; (.6, .8]: false; (.8, 1]: right.
@@ -66,6 +66,16 @@ def test_reliability_is_of_lesions_and_says_of_which_confidence() -> None:
     all_three = lesion_reliability_figure({"class": by_confidence([CASE, CASE])}, "title", 5)
     assert len(all_three.axes[0].collections) == 1  # of the first one alone
     assert all_three.axes[1].get_xlabel() == "confidence"
+
+
+def test_the_band_is_over_cases_however_often_they_were_predicted() -> None:
+    other = replace(CASE, mean_p=[0.9, 0.9, 0.7])
+    bands = []
+    for n_trainings in (1, 3):
+        layer = LesionLayer("model", [[CASE] * n_trainings, [other] * n_trainings])
+        diagram = lesion_reliability_figure({"class": [layer]}, "title", 5).axes[0]
+        bands.append(diagram.collections[0].get_paths()[0].vertices.tolist())
+    np.testing.assert_allclose(*bands)
 
 
 @pytest.mark.parametrize("n_true", [0, 2])
@@ -113,11 +123,11 @@ def test_the_largest_wrong_ones_are_listed_with_their_place(comparison) -> None:
     rows = [dict(zip(WRONG_HEAD, row, strict=True)) for row in wrong_lesions(comparison, "1")]
     assert len(rows) == 2 * 2 * 2  # models, cases, false and missed
     assert rows[0] == {
-        **{"model": "default", "case": "a", "lesion": "false", "size, mm^3": "8.0"},
+        **{"model": "default", "case": "a", "lesion": "false", "size, mm^3 (2D: mm^2)": "8.0"},
         **{"mean p": "0.700", "largest p": "0.800", "centre (x, y, z)": "0, 4, 1"},
     }
     assert rows[2] == {
-        **{"model": "default", "case": "a", "lesion": "missed", "size, mm^3": "12.0"},
+        **{"model": "default", "case": "a", "lesion": "missed", "size, mm^3 (2D: mm^2)": "12.0"},
         **{"mean p": "-", "largest p": "-", "centre (x, y, z)": "6, 4, 2"},
     }
 
