@@ -65,7 +65,8 @@ class LambdaController:
     def of_checkpoints(self) -> str:
         """A sentence on the lambda that each checkpoint was trained with."""
         weights: Sequence[float] = self._logger.get_value("lambda", step=None)
-        best = int(np.argmax(self._logger.get_value("ema_fg_dice", step=None)))
+        averages = np.array(self._logger.get_value("ema_fg_dice", step=None), np.float64)
+        best = int(np.argmax(np.nan_to_num(averages, nan=-np.inf)))  # nnU-Net never takes NaN
         if not weights[-1]:
             n = len(weights)
             return (

@@ -443,6 +443,7 @@ def test_a_training_is_too_short_if_a_network_that_finds_nothing_never_gets_the_
             r"checkpoint_best, which was trained without the term",
         ),
         ([0.0, 0.15, 0.2], [0.1, 0.3, 0.2], r"; 0.15 in epoch 1, of checkpoint_best$"),
+        ([0.0, 0.15, 0.2], [0.1, 0.3, math.nan], r"; 0.15 in epoch 1, of checkpoint_best$"),
         (
             [0.0, 0.15, 0.2],
             [0.1, 0.3, 0.4],
