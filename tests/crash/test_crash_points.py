@@ -45,6 +45,7 @@ from nnunet_meep.cli import (
 )
 from nnunet_meep.cli._run import run
 from nnunet_meep.datasets.left_atrium import TRAINING_CASES
+from nnunet_meep.nnunet_files.cases import ARGUMENTS
 from nnunet_meep.posthoc import predict as prediction
 
 pytestmark = pytest.mark.usefixtures("unrendered")
@@ -139,6 +140,7 @@ def predicting(
             archive.writestr("archive/data.pkl", b"")
     for name in ("dataset.json", "plans.json"):
         shutil.copy(folder.pred / name, model)
+    (folder.pred / ARGUMENTS).write_text("{}")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a_0000.nii.gz").touch()
 
