@@ -42,9 +42,9 @@ _READINGS = [
 ]
 # How nnU-Net names trainers of its own, of which it has some.
 _NNUNETS_OWN = re.compile(rf"{PREFIX}((_[0-9]+ep(ochs?)?)+|\w*Loss(_\w*)?)")
-# Which MEEP term is meant, behind MEEP: H, entropy; KL, K, KLdiv. A capital letter begins a word.
+# Which MEEP term is meant, behind MEEP: H, entropy; KL, LK, KLdiv. A capital letter begins a word.
 _OF_MEEP = re.compile(
-    r"((?P<entropy>h|ent(ropy)?)|kl(d|-?div(ergence)?)?|k|div(ergence)?)(?-i:(?![a-z]))",
+    r"((?P<entropy>h|ent(ropy)?)|kl(d|-?div(ergence)?)?|lk|k|div(ergence)?)(?-i:(?![a-z]))",
     re.IGNORECASE,
 )
 # The digits in names of terms, which are no numbers.

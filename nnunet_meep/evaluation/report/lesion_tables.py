@@ -18,10 +18,7 @@ LESION_HEAD = (
     *("AP, mean p", "AP, largest p", "ECE, mean p", "ECE, largest p", "ECE, expected Dice"),
 )
 #: The headings of the result of :func:`wrong_lesions`.
-WRONG_HEAD = (
-    *("model", "case", "lesion", "size, mm^3 (2D: mm^2)"),
-    *("mean p", "largest p", "centre (x, y, z)"),
-)
+WRONG_HEAD = ("model", "case", "lesion", "size", "mean p", "largest p", "centre (x, y, z)")
 #: Of false ones, and of missed ones, for each model.
 _N_WRONG = 10
 

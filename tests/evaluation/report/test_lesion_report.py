@@ -123,11 +123,11 @@ def test_the_largest_wrong_ones_are_listed_with_their_place(comparison) -> None:
     rows = [dict(zip(WRONG_HEAD, row, strict=True)) for row in wrong_lesions(comparison, "1")]
     assert len(rows) == 2 * 2 * 2  # models, cases, false and missed
     assert rows[0] == {
-        **{"model": "default", "case": "a", "lesion": "false", "size, mm^3 (2D: mm^2)": "8.0"},
+        **{"model": "default", "case": "a", "lesion": "false", "size": "8.0"},
         **{"mean p": "0.700", "largest p": "0.800", "centre (x, y, z)": "0, 4, 1"},
     }
     assert rows[2] == {
-        **{"model": "default", "case": "a", "lesion": "missed", "size, mm^3 (2D: mm^2)": "12.0"},
+        **{"model": "default", "case": "a", "lesion": "missed", "size": "12.0"},
         **{"mean p": "-", "largest p": "-", "centre (x, y, z)": "6, 4, 2"},
     }
 
