@@ -232,7 +232,7 @@ class _Job:
             return False
 
     def _note(self, name: str, probabilities: str) -> bytes:
-        """The note for a case with these probabilities; its other files are copied, or their grid.
+        """The note for a case with these probabilities, and with its other files as they are.
 
         Raises:
             InputError: one of these cannot be read.
@@ -336,7 +336,7 @@ def check_output(output: Path, calibrator_json: Path | None, record: Record) -> 
         asked, recorded = record.to_dict(), None
         if found != {CALIBRATOR_COPY}:
             recorded = read_json(output / _record_name(calibrator_json))
-        same_folder = recorded in (None, asked)
+        same_folder = found == {CALIBRATOR_COPY} or recorded == asked
     except (OSError, ValueError):
         same_calibrator = same_folder = False
     else:
