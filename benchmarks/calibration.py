@@ -9,8 +9,8 @@ padding, smooth errors, compressed), and runs in turn, each in a process of its 
 - ``numpy.load`` of the same file;
 - one metric of other libraries on the loaded arrays (those that are installed), loading included,
   twice;
-- what takes no time but to start: ``--help``, and a case of 8 x 8 x 8 voxels with and without
-  pictures;
+- what takes no time but to start: ``--help``, a case of 8 x 8 x 8 voxels with and without
+  pictures, and matplotlib alone, drawing two plots;
 - with --long also 16 classes, and 20 copies of the case with one process and with two.
 
     pip install scikit-learn torchmetrics netcal fiducio      # whichever you want to compare with
@@ -44,8 +44,18 @@ STARTS = {
     "`--help`": "help",
     "8 x 8 x 8 voxels, without pictures (`--part 1/1`)": "tiny part",
     "8 x 8 x 8 voxels, with pictures": "tiny",
+    "for comparison: matplotlib alone, two plots as PNG and SVG": "matplotlib",
 }
 GT = "gt/case_{:02d}.nii.gz"
+PLOTS = (
+    "import io\n"
+    "from matplotlib.figure import Figure\n"
+    "figure = Figure(figsize=(4, 6))\n"
+    "for ax in figure.subplots(2):\n"
+    "    ax.plot([0, 1], [0, 1])\n"
+    "for kind in ('png', 'svg'):\n"
+    "    figure.savefig(io.BytesIO(), dpi=150, format=kind)"
+)
 LOAD = "import numpy; p = numpy.load({npz!r})['probabilities']"
 #: One metric of each other library, computed as in its documentation, on arrays in memory.
 PEERS = {
@@ -170,6 +180,7 @@ def main() -> None:
         "help": lambda: [ours(work / "tiny")[0], "--help"],
         "tiny part": lambda: ours(work / "tiny", "--part", "1/1"),
         "tiny": lambda: ours(work / "tiny"),
+        "matplotlib": lambda: [*python, PLOTS],
         "start-up": lambda: ours(work / "starting"),
         "meep-calib-eval": lambda: ours(work / "one"),
         "without": lambda: ours(without),

@@ -311,7 +311,9 @@ def read_calibrator(path: str | os.PathLike[str]) -> Calibrator:
     try:
         content = read_json(path)
     except OSError as error:
-        raise InputError(f"{path}: expected a calibrator: {error.strerror}") from None
+        raise InputError(
+            f"{path}: expected a calibrator of meep-calib-fit: {error.strerror}"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path}: expected a calibrator in JSON, got {error}") from None
     return _calibrator(content, path)

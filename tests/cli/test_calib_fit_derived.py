@@ -158,7 +158,10 @@ def test_regions_that_exclude_each_other_are_said(tmp_path, monkeypatch, capsys)
         (["platt", "--coverage", "0.9"], "--coverage: expected with volume alone, got it with pl"),
         (["platt", "--goal", "dice"], "--goal: expected with threshold alone, got it with platt"),
         (["platt", "--after", "t.json"], "--after: expected with threshold or volume, got it with"),
-        (["volume", "--after", "t.json"], "t.json: expected a calibrator: No such file"),
+        (
+            ["volume", "--after", "t.json"],
+            "t.json: expected a calibrator of meep-calib-fit: No such file",
+        ),
         (["volume", "--roi", "crop"], "--roi: expected none with volume, which is of whole images"),
         (["volume", "--coverage", "0.95"], "expected 19 cases at least for 95 %, got 10"),
         (["threshold", "--fnr", "0.05"], "expected 19 cases at least for a false-negative rate of"),

@@ -426,5 +426,7 @@ def test_parameters_that_cannot_be_are_refused(method, parameters, make_validati
 
 
 def test_a_file_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(InputError, match=r"c.json: expected a calibrator: No such file"):
+    with pytest.raises(
+        InputError, match=r"c.json: expected a calibrator of meep-calib-fit: No such file"
+    ):
         read_calibrator(tmp_path / "c.json")
