@@ -26,13 +26,14 @@ responded.
 
 **The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
 clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
-log lambda there is about -r0. r0 is 0.6 to 0.9 for overconfident networks, whatever the term, the
-loss and the data set: one gain serves all of them, though their lambdas differ eightfold. E and A
+log lambda there is about -r0. r0 is 0.4 to 0.9 for networks trained without a term, whatever the
+loss and the data set: one gain serves all of them, though their lambdas differ tenfold. E and A
 are those of the current epoch, because averages would lag behind; only the denominator of r is an
 average, so that an epoch with few errors causes no jump. The gain falls with the learning rate,
 because the network responds ever more slowly.
 
-All constants are relative to the length of the training, so short and long trainings behave alike.
+All constants are relative to the length of the training. Longer trainings come to the same lambda;
+after a thousand iterations, networks still change too fast (benchmarks/lambda_auto.md).
 
 **Other terms.** Nothing of this knows MEEP: the control works with every term of which more lowers
 confidence, and so asks of each rival whether it is the term that calibrates, or the control. It
@@ -60,10 +61,11 @@ STARTS |= {"MEEP_H": 0.4, "MEEP_KL": 0.15}
 #: How long the first lambda is kept, as a fraction of the training. In trainings of 2500 iterations
 #: a network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to respond.
 WAIT = 0.1
-#: g over a whole training, at the first step. With r0 = 0.6 to 0.9, an error in log lambda falls to
-#: 1 / e within a tenth of the training.
+#: g over a whole training, at the first step. With r0 = 0.6, an error in log lambda falls to 1 / e
+#: within a tenth of the training.
 GAIN = 18.0
-#: Target of r on patches. r of whole images is lower, by 0.05 on hippocampus, by more on lesions.
+#: Target of r on patches. r of whole images is as high or up to 0.04 lower, in the means of the
+#: trainings on hippocampus and left atrium (benchmarks/lambda_auto.md), which came later.
 AIM = 0.05
 #: Fraction of the training after which lambda no longer changes.
 HELD_FROM = 0.97
