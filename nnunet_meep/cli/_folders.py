@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
+from nnunet_meep.evaluation.counting import TOLERANCE_MM
 
 #: Help text on folders, for the epilog of commands that use :func:`add_folders`.
 FOLDERS = """\

@@ -27,7 +27,10 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         with contextlib.suppress(OSError):  # nobody reads it; Python 3.10 does not catch that
-            super()._print_message(message, file)
+            # Letters that the terminal's encoding does not have, as escapes.
+            encoding = getattr(file, "encoding", None) or "utf-8"
+            shown = message.encode(encoding, "backslashreplace").decode(encoding)
+            super()._print_message(shown, file)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(flush(status), message)

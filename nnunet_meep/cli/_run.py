@@ -38,22 +38,39 @@ def run(action: Callable[[], None]) -> int:
     try:
         with _ended_like_ctrl_c(), redirect_stdout(_Escaped(sys.stdout)):
             action()
-    except InputError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        code = _code_after(_interrupt_behind(error) or error)
+        if code is None:
+            raise
+        return code
+    return flush()
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt during which an error occurred: what is closed half-written may complain."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+def _code_after(error: BaseException) -> int | None:
+    """Say in one line what ended a command; its exit code, or None if the error is unforeseen."""
+    if isinstance(error, InputError):
         print(f"Error: {error}", file=sys.stderr, flush=True)
         return 1
-    except BrokenPipeError:  # not an error, for example in `meep-trainers | head`
+    if isinstance(error, BrokenPipeError):  # not an error, for example in `meep-trainers | head`
         return pipe_closed()
-    except OSError as error:  # disk full, no permission: the system's message and the file
+    if isinstance(error, OSError):  # disk full, no permission: the system's message and the file
         say(f"Error: {described(error)}")
         return 1
-    except _Ended as ended:
+    if isinstance(error, _Ended):
         with suppress(OSError):  # the terminal is gone
-            say(f"Ended by {ended.signal.name}")
-        return 128 + ended.signal
-    except KeyboardInterrupt:
+            say(f"Ended by {error.signal.name}")
+        return 128 + error.signal
+    if isinstance(error, KeyboardInterrupt):
         say("Interrupted")
         return 130
-    return flush()
+    return None
 
 
 def say(line: str) -> None:
@@ -134,8 +151,12 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 
     So processes that it has started are ended, and temporary files removed. Under nohup, SIGHUP is
     ignored and stays so.
+
+    Python drops an exception that is raised in a destructor, where a signal may arrive as anywhere
+    else: then the signal is sent again.
     """
     last = float("-inf")
+    unraisable = sys.unraisablehook
 
     def end(number: int, _: FrameType | None) -> None:
         nonlocal last
@@ -143,18 +164,42 @@ def _ended_like_ctrl_c() -> Iterator[None]:
             last = time.monotonic()
             raise _Ended(number)
 
+    def send_again(dropped: sys.UnraisableHookArgs) -> None:
+        nonlocal last
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            unraisable(dropped)
+            return
+        last = float("-inf")
+        ended = dropped.exc_value
+        number = ended.signal if isinstance(ended, _Ended) else signal.SIGINT
+        # A moment later: what is raised here would be dropped as well.
+        threading.Timer(0.01, _send_to_main_thread, [number]).start()
+
     signals = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
     is_main = threading.current_thread() is threading.main_thread()  # no other may set them
     changed = [s for s in signals if is_main and signal.getsignal(s) is signal.SIG_DFL]
     for s in changed:
         signal.signal(s, end)
     _handled.update(changed)
+    if is_main:
+        sys.unraisablehook = send_again
     try:
         yield
     finally:
+        if is_main:
+            sys.unraisablehook = unraisable
         _handled.difference_update(changed)
         for s in changed:
             signal.signal(s, signal.SIG_DFL)
+
+
+def _send_to_main_thread(number: int) -> None:
+    """Send this process a signal; where the system can, so that it ends a wait of that thread."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
 
 
 def _block() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_meep import __version__
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.case_results import CaseResult, CaseTable, RoiResult
+from nnunet_meep.evaluation.counting import TOLERANCE_MM
 from nnunet_meep.evaluation.counting.bins import (
     CLIP,
     CellTotals,
@@ -21,7 +22,6 @@ from nnunet_meep.evaluation.counting.bins import (
     grid,
 )
 from nnunet_meep.evaluation.counting.reference import FILE
-from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.metrics.statistics import (
     BOOTSTRAP_RESAMPLES,
     BOOTSTRAP_SEED,

@@ -12,8 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting import TOLERANCE_MM
 from nnunet_meep.evaluation.counting.reference import FILE
-from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.pool import is_small
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath

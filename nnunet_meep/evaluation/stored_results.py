@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
+from nnunet_meep.evaluation.counting import TOLERANCE_MM
 from nnunet_meep.evaluation.result_format import SCHEMA, malformed_settings, write_json
 from nnunet_meep.evaluation.results import Evaluation, Sources
 from nnunet_meep.json_file import read_json

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.counting import TOLERANCE_MM
 from nnunet_meep.evaluation.counting.reference import read_reference
 from nnunet_meep.evaluation.counting.roi import Roi
-from nnunet_meep.evaluation.counting.surface import TOLERANCE_MM
 from nnunet_meep.evaluation.metrics.scores import expected_dice
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.cases import Case, Dataset, case_names, read_dataset

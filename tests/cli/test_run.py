@@ -113,6 +113,17 @@ def test_a_backend_that_does_not_exist_keeps_no_picture_from_being_drawn() -> No
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+def test_help_where_the_terminal_does_not_have_its_letters() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "from nnunet_meep.cli.calib_eval import main; main(['--help'])"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"B\\u0142asiok" in result.stdout
+
+
 @pytest.mark.parametrize("arguments", [["nnunet_meep.cli.trainers", "--help"], ["nnunet_meep"]])
 def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
     read, write = os.pipe()
@@ -159,6 +170,66 @@ def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleani
         assert capsys.readouterr().err == said
         assert cleaned.pop() == number
         assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, "Ended by SIGTERM\n"), (signal.SIGINT, 130, "Interrupted\n")],
+)
+class TestASignalIsNotLost:
+    def test_that_arrives_in_a_destructor(self, number, code, said, capsys) -> None:
+        """Python drops what is raised there, and would go on."""
+
+        class Destroyed:
+            def __del__(self) -> None:
+                signal.raise_signal(number)
+
+        def action() -> None:
+            Destroyed()
+            threading.Event().wait(60)
+            raise AssertionError("it went on")
+
+        hook = sys.unraisablehook
+        assert run(action) == code
+        assert capsys.readouterr().err == said
+        assert sys.unraisablehook is hook
+
+    def test_during_which_a_file_cannot_be_closed(self, number, code, said, capsys) -> None:
+        def action() -> None:
+            try:
+                signal.raise_signal(number)
+            finally:
+                raise ValueError("an open writing handle")
+
+        assert run(action) == code
+        assert capsys.readouterr().err == said
+
+
+def test_what_else_is_wrong_in_a_destructor_is_said_as_usual(monkeypatch) -> None:
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_value))
+
+    class Destroyed:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    assert run(lambda: Destroyed() and None) == 0
+    assert [str(error) for error in dropped] == ["broken"]
+
+
+def test_no_command_loads_anything_that_takes_long_before_it_runs() -> None:
+    """So that --help is there at once, and Ctrl-C at the start gives no traceback."""
+    script = """
+import pkgutil, sys
+import nnunet_meep.cli
+for module in pkgutil.iter_modules(nnunet_meep.cli.__path__, "nnunet_meep.cli."):
+    __import__(module.name)
+print([name for name in ("numpy", "torch", "SimpleITK", "matplotlib") if name in sys.modules])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
 FORK = """

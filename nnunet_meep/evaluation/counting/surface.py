@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Distance up to which surfaces agree, in mm, if no other is asked for.
-TOLERANCE_MM = 2.0
 METRICS = ("hd", "hd95", "assd", "nsd")
 
 
