@@ -58,13 +58,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _triage(options: argparse.Namespace) -> None:
-    from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation.report.triage_list import triage_table, write_triage
+    from nnunet_meep.evaluation.report.triage_list import check_target, triage_table, write_triage
     from nnunet_meep.evaluation.triage import triage
 
     output: Path | None = options.o
-    if output is not None and output.is_dir():
-        raise InputError(f"{output}: expected a file to write, found a folder (-o)")
+    if output is not None:
+        check_target(output)
     ranked = triage(
         options.pred_folder, dataset_json=options.djfile, plans_json=options.pfile, progress=True
     )

@@ -171,3 +171,15 @@ class TestRefused:
     def test_a_folder_in_place_of_the_file(self, folder, tmp_path, capsys) -> None:
         line = self.refused(capsys, folder.pred, "-o", tmp_path)
         assert f"{tmp_path}: expected a file to write, found a folder (-o)" in line
+
+    def test_to_write_over_anything_but_an_earlier_list(self, folder, tmp_path, capsys) -> None:
+        path = folder.pred / "b.npz"
+        before = path.read_bytes()
+        line = self.refused(capsys, folder.pred, "-o", path)
+        assert f"{path}: expected an earlier list to replace, found another file" in line
+        assert path.read_bytes() == before
+        path = tmp_path / "list.csv"
+        path.touch()
+        for _ in "empty", "an earlier list":
+            assert calib_triage.main([str(folder.pred), "-o", str(path)]) == 0
+        assert len(path.read_text().splitlines()) == 5
