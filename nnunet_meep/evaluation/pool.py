@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
@@ -33,8 +32,7 @@ from nnunet_meep.evaluation.metrics.scores import (
 )
 from nnunet_meep.evaluation.roi_results import roi_result, whole_image
 from nnunet_meep.garbage import collect_as_usual, collect_rarely
-from nnunet_meep.nnunet_files.cases import Case, Dataset
-from nnunet_meep.nnunet_files.probabilities import open_probabilities
+from nnunet_meep.nnunet_files.cases import Case, Dataset, n_voxels_of
 
 
 @dataclass(frozen=True)
@@ -259,11 +257,8 @@ def _start_worker(other: Connection) -> None:
 
 def is_small(case: Case) -> bool:
     """Whether a case is known to be counted without Numba; only the header of its npz is read."""
-    try:
-        with open_probabilities(case.probabilities) as file:
-            return math.prod(file.shape[1:]) <= FEW_VOXELS
-    except InputError:  # it will be raised again when the case is counted
-        return False
+    n_voxels = n_voxels_of(case.probabilities)
+    return n_voxels is not None and n_voxels <= FEW_VOXELS
 
 
 def _warm_up() -> None:

@@ -21,6 +21,7 @@ from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.metrics.scores import expected_dice
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.cases import Case, Dataset, case_names, read_dataset
+from nnunet_meep.nnunet_files.paths import refuse_no_file
 
 if TYPE_CHECKING:
     import pandas
@@ -151,6 +152,7 @@ def _of_case(folder: Path, name: str, dataset: Dataset) -> TriagedCase:
     from nnunet_meep.evaluation.counting.one_pass import sum_case  # the compiled part
 
     segmentation = folder / f"{name}{dataset.file_ending}"
+    refuse_no_file(segmentation)
     if not segmentation.is_file():
         raise InputError(
             f"{segmentation}: expected the segmentation of {name}.npz beside it, found none"

@@ -8,6 +8,7 @@ segmentation ``CASE<file_ending>``. The latter is read with nnU-Net's own reader
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import Any
 from nnunet_meep.errors import InputError
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.labels import Labels, read_labels
-from nnunet_meep.nnunet_files.paths import real_path
+from nnunet_meep.nnunet_files.paths import real_path, refuse_no_file
+from nnunet_meep.nnunet_files.probabilities import open_probabilities
 
 #: Name of the file in which ``nnUNetv2_predict`` keeps its arguments, beside the predictions.
 ARGUMENTS = "predict_from_raw_data_args.json"
@@ -284,6 +286,7 @@ def find_json(pred_folder: Path, given: Path | None, name: str, flag: str) -> Pa
     """
     candidates = [given] if given else [pred_folder / name, pred_folder / ".." / ".." / name]
     for path in candidates:
+        refuse_no_file(path)
         if path.is_file():
             return path
     if given:
@@ -310,3 +313,12 @@ def case_names(folder: Path, ending: str) -> set[str]:
         for p in folder.iterdir()
         if p.name.endswith(ending) and not p.name.startswith(".")
     }
+
+
+def n_voxels_of(path: Path) -> int | None:
+    """Number of voxels that an npz declares; only its header is read. None if that cannot be."""
+    try:
+        with open_probabilities(path) as file:
+            return math.prod(file.shape[1:])
+    except InputError:  # it will be raised again when the probabilities are read
+        return None

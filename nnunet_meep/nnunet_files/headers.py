@@ -24,6 +24,8 @@ _NIFTI = (".nii", ".nii.gz")
 #: Formats whose header has the position of the voxels in space (spacing, origin, direction).
 _WITH_GEOMETRY = (*_NIFTI, ".nrrd", ".mha", ".gipl")
 _GIPL_HEADER = 256  # bytes
+#: Fewer voxels than these are read in a moment, whatever they are.
+MANY_VOXELS = 1 << 24
 
 #: How far rounding in a header may move a corner, as a share of the image's diagonal. NIfTI headers
 #: with the rotation only as a float32 quaternion were off by at most 3e-5 (2000 random ones).
@@ -179,6 +181,29 @@ def _turned(grid: VoxelGrid) -> VoxelGrid:
     order = np.argsort(orientation[:, 0])
     shape = tuple(grid.shape[int(axis)] for axis in order)
     return VoxelGrid(shape, grid.affine @ inv_ornt_aff(orientation, grid.shape))
+
+
+def refuse_many_more_voxels(path: Path, reader: str | None, n_expected: int) -> None:
+    """Refuse a file that declares many more voxels than expected, before it is read.
+
+    A few megabytes may declare, and inflate to, more than the memory holds. Files with a few more
+    voxels than expected are refused later, when their shape is compared.
+
+    Args:
+        path: the file; formats without a grid are not checked.
+        reader: name of nnU-Net's reader.
+        n_expected: how many voxels it should have.
+
+    Raises:
+        InputError: it declares more than that and than :data:`MANY_VOXELS`.
+        RuntimeError, nibabel's errors: the header cannot be read.
+    """
+    grid = read_grid(path, reader)
+    if grid is not None and math.prod(grid.shape) > max(n_expected, MANY_VOXELS):
+        raise InputError(
+            f"{path}: expected {n_expected} voxels as in the probabilities, its header declares "
+            f"{' x '.join(map(str, grid.shape))}"
+        )
 
 
 def refuse_short(path: Path) -> None:

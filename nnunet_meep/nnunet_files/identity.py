@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.nnunet_files.paths import refuse_no_file
 
 _PIECE = 1 << 20  # bytes hashed at a time
 
@@ -24,6 +25,7 @@ def file_identity(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
+    refuse_no_file(path)
     try:
         digest = hashlib.sha256()
         with path.open("rb") as file:

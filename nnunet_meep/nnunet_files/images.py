@@ -20,11 +20,12 @@ from nnunet_meep.nnunet_files.headers import (
     is_nifti,
     read_grid,
     refuse_invalid_labels,
+    refuse_many_more_voxels,
     refuse_short,
     spacing_of,
 )
 from nnunet_meep.nnunet_files.labels import UnknownLabels
-from nnunet_meep.nnunet_files.paths import itk_path
+from nnunet_meep.nnunet_files.paths import itk_path, refuse_no_file
 from nnunet_meep.nnunet_files.writing import not_whole
 
 
@@ -43,14 +44,22 @@ class LabelMap:
     grid: VoxelGrid | None
 
 
-def read_label_map(path: Path, dataset: Dataset) -> LabelMap:
+def read_label_map(path: Path, dataset: Dataset, n_expected: int | None = None) -> LabelMap:
     """Read a segmentation as nnU-Net's reader for the data set does.
 
+    Args:
+        path: the file.
+        dataset: gives the reader.
+        n_expected: number of its voxels, if known: a file that declares many more is not read.
+
     Raises:
-        InputError: the file cannot be read, is shorter than its header requires, or has values
-            that are no labels (NaN, infinite, complex, colours).
+        InputError: the file cannot be read, is shorter than its header requires, has values that
+            are no labels (NaN, infinite, complex, colours), or declares too many voxels.
     """
+    refuse_no_file(path)
     with _errors_in_one_line(path, "a segmentation"):
+        if n_expected is not None:
+            refuse_many_more_voxels(path, dataset.reader, n_expected)
         refuse_short(path)
         refuse_invalid_labels(path)
     found = _read_by_itk(path) if dataset.reader == "SimpleITKIO" else None
@@ -180,9 +189,12 @@ def _first_line(text: str) -> str:
 
 
 def read_codes(
-    path: Path, dataset: Dataset
+    path: Path, dataset: Dataset, n_expected: int | None = None
 ) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...], VoxelGrid | None]:
     """Read a segmentation as codes.
+
+    Args:
+        path, dataset, n_expected: as for :func:`read_label_map`.
 
     Returns:
         Codes of the labels (see ``Labels.encode``), (*shape); voxel size in mm along each axis;
@@ -191,7 +203,7 @@ def read_codes(
     Raises:
         InputError: the file cannot be read, or has labels that are not in ``dataset.json``.
     """
-    label_map = read_label_map(path, dataset)
+    label_map = read_label_map(path, dataset, n_expected)
     labels = dataset.labels
     try:
         return labels.encode(label_map.labels), label_map.spacing_mm, label_map.grid

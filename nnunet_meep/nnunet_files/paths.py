@@ -41,6 +41,22 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def refuse_no_file(path: Path) -> None:
+    """Refuse what has the name of a file and is something else; what is missing is not refused.
+
+    To read from a pipe could wait for ever.
+
+    Raises:
+        InputError: it is a folder, a link that leads nowhere, a pipe or a device.
+    """
+    if path.is_file() or not os.path.lexists(path):
+        return
+    found = "a folder" if path.is_dir() else "a pipe or a device"
+    if not path.exists():
+        found = "a link that leads nowhere"
+    raise InputError(f"{path}: expected a file, found {found}")
+
+
 def refuse_no_folder(path: Path) -> None:
     """Check before all the work that a folder can be made, or is there.
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.gunzip import GUNZIP_ERRORS
 from nnunet_meep.nnunet_files.identity import members_identity
+from nnunet_meep.nnunet_files.paths import refuse_no_file
 
 #: Values per part.
 PART = 1 << 18
@@ -169,6 +170,7 @@ def open_probabilities(path: Path) -> Iterator[ProbabilityFile]:
         InputError: the file is not an npz, has other arrays, or a dtype that is not in
             :data:`SUM_TOLERANCE`.
     """
+    refuse_no_file(path)
     try:
         file = path.open("rb")
     except OSError as error:

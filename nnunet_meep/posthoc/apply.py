@@ -17,12 +17,22 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.calibrated import CALIBRATOR_COPY, note
-from nnunet_meep.nnunet_files.cases import ARGUMENTS, Dataset, case_names, find_json, read_dataset
+from nnunet_meep.nnunet_files.cases import (
+    ARGUMENTS,
+    Dataset,
+    case_names,
+    find_json,
+    n_voxels_of,
+    read_dataset,
+)
 from nnunet_meep.nnunet_files.identity import file_identity, label_map_identity
 from nnunet_meep.nnunet_files.images import read_codes, write_label_map
 from nnunet_meep.nnunet_files.networks import PLAIN_RECORD, RECORD, Network, network_of
 from nnunet_meep.nnunet_files.paths import itk_path, real_path, refuse_no_folder
-from nnunet_meep.nnunet_files.probabilities import open_probabilities, write_probabilities
+from nnunet_meep.nnunet_files.probabilities import (
+    open_probabilities,
+    write_probabilities,
+)
 from nnunet_meep.posthoc.calibrator import Calibrator, read_calibrator
 from nnunet_meep.posthoc.segmentation import segmentation
 from nnunet_meep.posthoc.volume_table import write_volumes
@@ -247,7 +257,7 @@ class _Job:
         source = self.pred_folder / f"{name}.npz"
         labels, ending = self.dataset.labels, self.dataset.file_ending
         old = self.pred_folder / f"{name}{ending}"
-        codes, _, _ = read_codes(old, self.dataset)
+        codes, _, _ = read_codes(old, self.dataset, n_voxels_of(source))
         # Its shape comes first: a small npz may declare, or inflate to, more than the memory holds.
         probabilities, identity = read_probabilities(
             source, (labels.n_channels, *codes.shape), labels

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nnunet_meep.atomic import move_files, temporary_folder
 from nnunet_meep.errors import InputError
-from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.cases import Case, Dataset, n_voxels_of
 from nnunet_meep.nnunet_files.geometry import geometry
 from nnunet_meep.nnunet_files.images import read_label_map, write_label_map
 from nnunet_meep.nnunet_files.probabilities import (
@@ -63,7 +63,7 @@ def average_case(
     """
     ending, labels = dataset.file_ending, dataset.labels
     old = members[0] / f"{name}{ending}"
-    label_map = read_label_map(old, dataset)
+    label_map = read_label_map(old, dataset, n_voxels_of(members[0] / f"{name}.npz"))
     shape, spacing_mm = label_map.labels.shape, label_map.spacing_mm
     del label_map
     n_channels, n_voxels = labels.n_channels, math.prod(shape)

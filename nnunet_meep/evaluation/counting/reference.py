@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.roi import Roi
 from nnunet_meep.evaluation.counting.surface import bounding_box
-from nnunet_meep.nnunet_files.cases import Case, Dataset
+from nnunet_meep.nnunet_files.cases import Case, Dataset, n_voxels_of
 from nnunet_meep.nnunet_files.headers import VoxelGrid, refuse_other_grid
 from nnunet_meep.nnunet_files.images import read_codes, read_label_map
 from nnunet_meep.nnunet_files.labels import Labels
@@ -124,10 +124,11 @@ def read_reference(case: Case, dataset: Dataset, rois: Sequence[Roi]) -> Referen
     Raises:
         InputError: a file cannot be read, has invalid content, or does not match the reference.
     """
-    codes, spacing_mm, grid = read_codes(case.reference, dataset)
+    n_expected = n_voxels_of(case.probabilities)
+    codes, spacing_mm, grid = read_codes(case.reference, dataset, n_expected)
     segmentation = None
     if case.segmentation is not None:
-        predicted, its_spacing_mm, its_grid = read_codes(case.segmentation, dataset)
+        predicted, its_spacing_mm, its_grid = read_codes(case.segmentation, dataset, codes.size)
         refuse_other_grid(case.segmentation, its_grid, case.reference, grid)
         # Formats without a grid may still have a spacing, in a file beside the image.
         if its_grid is None and not np.allclose(its_spacing_mm, spacing_mm, rtol=1e-3):
@@ -184,7 +185,7 @@ def _inside(
         return None
     if not path.is_file():
         raise InputError(f"{path}: expected a mask for {case.name}, found none ({roi.name})")
-    mask = read_label_map(path, dataset)
+    mask = read_label_map(path, dataset, codes.size)
     refuse_other_grid(path, mask.grid, case.reference, grid)
     if mask.labels.shape != codes.shape:
         raise InputError(
