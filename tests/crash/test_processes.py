@@ -201,6 +201,41 @@ def test_ended_by_a_signal_with_its_workers(folder, tmp_path, number, to_group, 
         assert len(read_evaluation(tmp_path / "out").cases) == 2
 
 
+# Odd surroundings
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        dict.fromkeys(
+            ["HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TMPDIR", "XDG_CACHE_HOME"], "{}/x"
+        ),
+        {"LC_ALL": "C", "PYTHONOPTIMIZE": "2", "COLUMNS": "40"},
+        {"LC_ALL": "tr_TR.UTF-8", "PYTHONIOENCODING": "ascii"},
+    ],
+    ids=["nothing can be written but the output", "optimized, narrow, plain", "Turkish"],
+)
+def test_odd_surroundings_change_nothing(folder, tmp_path, others) -> None:
+    assert calib_eval.main(arguments(folder, tmp_path / "out", "-np", "1")) == 0
+    no_folder = tmp_path / "a file"
+    no_folder.touch()
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-c", f"{EVALUATE}sys.exit(main(sys.argv[1:]))"),
+            *arguments(folder, tmp_path / "odd", "-np", "2"),
+        ],
+        env={**os.environ, **{name: text.format(no_folder) for name, text in others.items()}},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in (tmp_path / "odd").iterdir()} == names
+    csv = "calibration.csv"
+    assert (tmp_path / "odd" / csv).read_bytes() == (tmp_path / "out" / csv).read_bytes()
+
+
 # Two at once
 
 

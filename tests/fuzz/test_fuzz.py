@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).with_name("run.py")
-#: Inputs for each process, so that several processors share them.
+#: Inputs for each process: one that a library ends takes no more than these with it.
 AT_ONCE = 1_250
 
 

@@ -361,6 +361,7 @@ def _p(p: float, *smallest: float) -> str:
 
 _TEX = {character: f"\\{character}" for character in "&%#_{}$"}
 _TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # or ¡, ¿ and — in OT1
 
 
 def _tex(text: str) -> str:

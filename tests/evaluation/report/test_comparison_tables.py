@@ -20,7 +20,10 @@ from nnunet_meep.evaluation.report.verdict import (
 )
 
 NAME = r"a|b_c & 50% #1 {x} $y^2$ ~ \z"
-ESCAPED = r"a|b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}z"
+ESCAPED = (
+    r"a\textbar{}b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\$ \textasciitilde{} "
+    r"\textbackslash{}z"
+)
 
 
 class Model(NamedTuple):
@@ -73,12 +76,13 @@ def test_markdown_has_as_many_cells_in_each_row() -> None:
 
 def test_latex_shows_the_name_as_it_is_and_marks_nothing_where_all_are_equal() -> None:
     tex = tables.latex(two_models())
-    (line,) = [line for line in tex.splitlines() if line.startswith("a|")]
+    (line,) = [line for line in tex.splitlines() if line.startswith("a\\textbar")]
     assert line == rf"{ESCAPED} & \textbf{{0.620 (0.016)}} & 20.00 (15.81) \\"
 
 
 def test_latex_takes_no_name_for_an_argument() -> None:
     """Of the rule or the end of the line before it."""
+    assert r"\textless{}i\textgreater{} &" in tables.latex(compared({"<i>": result(0)}))
     tex = tables.latex(compared({"[A]": result(0), "*b": result(0.1)}))
     rows = [line.split(" & ")[0] for line in tex.splitlines() if line.endswith(r"\\")]
     named = [row for row in rows if row.endswith(("[A]", "*b"))]
@@ -236,7 +240,7 @@ class TestNotSegmented:
         for text, name, title in (
             (tables.terminal(comparison), "a|b_c", "\n2 class2\n"),
             (tables.markdown(comparison), r"a\|b_c", "**2 class2**"),
-            (tables.latex(comparison), r"a|b\_c", "caption{2 class2: "),
+            (tables.latex(comparison), r"a\textbar{}b\_c", "caption{2 class2: "),
         ):
             assert text.count(f"{name} (not segmented) ") == 1
             assert text.count("several (not segmented in 1 of 3 trainings) ") == 1
