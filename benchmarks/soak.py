@@ -33,7 +33,8 @@ NOTE = """\
 Small cases are evaluated twice; the shorter time and the larger memory are given. The memory is
 that of all processes, one for each core and one that reads the references. The numbers of each case
 go to a temporary file; less than 1 kB of each stays in memory. The resamples of the bootstrap are
-kept for up to 3,355 cases; for more cases they are drawn again for each table and picture.
+kept for up to 3,355 cases; for more cases they are drawn again for each table and picture. A
+comparison holds the numbers of all cases of its models at once, here about 30 kB for each case.
 """
 
 
