@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from predictions import LABELS, PredictionFolder, softmax_case
 
 from nnunet_meep.atomic import is_temporary
-from nnunet_meep.cli import calib_compare, calib_eval
+from nnunet_meep.cli import calib_compare, calib_eval, calib_fit
 from nnunet_meep.evaluation.stored_results import read_evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unrendered")]
@@ -39,16 +39,22 @@ def arguments(folder: PredictionFolder, out: Path, *others: str) -> list[str]:
     return [str(folder.gt), str(folder.pred), "-o", str(out), "--no-surface", *others]
 
 
-#: meep-calib-eval without pictures, which take most of its time, and without progress bars.
-EVALUATE = """\
+#: Without pictures, which take most of the time.
+UNDRAWN = """\
 import sys
 from pathlib import Path
 from matplotlib.figure import Figure
+def savefig(figure, target, **how):
+    target.write(b"drawn") if hasattr(target, "write") else Path(target).write_text("drawn")
+Figure.savefig = savefig
+"""
+#: meep-calib-eval like this, and without progress bars.
+EVALUATE = f"""\
+{UNDRAWN}
 from tqdm import tqdm
 from nnunet_meep.cli.calib_eval import main
-Figure.savefig = lambda figure, target, **how: Path(target).write_text("drawn")
 init = tqdm.__init__
-tqdm.__init__ = lambda bar, *args, **how: init(bar, *args, **{**how, "disable": True})
+tqdm.__init__ = lambda bar, *args, **how: init(bar, *args, **{{**how, "disable": True}})
 """
 
 
@@ -237,6 +243,39 @@ def test_odd_surroundings_change_nothing(folder, tmp_path, others) -> None:
 
 
 # Two at once
+
+
+@pytest.mark.parametrize("command", ["apply", "compare"])
+def test_two_of_the_same_give_the_result_of_one(command, folder, tmp_path) -> None:
+    data = [str(folder.gt), str(folder.pred)]
+    calibrator, result = tmp_path / "c.json", tmp_path / "result"
+    if command == "apply":
+        assert calib_fit.main(["platt", *data, "-o", str(calibrator)]) == 0
+    if command == "compare":
+        assert calib_eval.main(arguments(folder, result, "-np", "1")) == 0
+
+    def started(out: Path) -> subprocess.Popen[str]:
+        given = {
+            "apply": [str(calibrator), str(folder.pred), "-o", str(out)],
+            "compare": [f"A={result}", f"B={result}", "--as-stored", "-o", str(out)],
+        }
+        script = f"{UNDRAWN}from nnunet_meep.cli.calib_{command} import main; sys.exit(main())"
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *given[command]],
+            env=environment(tmp_path),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    for out in (alone, both):
+        out.mkdir()
+    for out, running in ((alone, [started(alone)]), (both, [started(both), started(both)])):
+        errors = [process.communicate()[1] for process in running]
+        assert [process.returncode for process in running] == [0] * len(running), errors
+        assert not any(is_temporary(path) for path in out.rglob("*"))
+    assert same(read_state(both), read_state(alone))
 
 
 def test_two_evaluations_into_one_folder_while_it_is_compared(folder, tmp_path) -> None:
