@@ -23,7 +23,6 @@ from nnunet_meep.evaluation.report.lesion_pictures import (
 )
 from nnunet_meep.evaluation.report.lesion_tables import has_lesions, lesions_by_case
 from nnunet_meep.evaluation.report.plots import (
-    BLUE,
     color_of,
     marker_of,
     plain,
@@ -77,7 +76,7 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
 
     def reliability(keys: Sequence[str], title: str) -> Figure:
         panels = {
-            titles[key]: [layer(comparison, m, key, color_of(i)) for i, m in enumerate(models)]
+            titles[key]: [layer(comparison, m, key, i) for i, m in enumerate(models)]
             for key in keys
         }
         return reliability_figure(panels, title, top_label=titles.get(TOP_LABEL))
@@ -160,14 +159,14 @@ def _of_lesions(comparison: Comparison, titles: dict[str, str]) -> dict[str, Com
     }
 
 
-def layer(comparison: Comparison, model: str, key: str, color: str = BLUE) -> Layer:
-    """The bins of a model for a class, over the compared cases and all its trainings."""
+def layer(comparison: Comparison, model: str, key: str, i: int = 0) -> Layer:
+    """The bins of the i-th model for a class, over the compared cases and all its trainings."""
     trainings = comparison.evaluations[model]
     of_case = [{c.case: c.rois[t.roi].bins[key] for c in t.cases} for t in trainings]
     per_case = [
         merged_bins([bins[case] for bins in of_case if case in bins]) for case in comparison.cases
     ]
-    return Layer(plain(model), merged_bins(per_case), per_case, color)
+    return Layer(plain(model), merged_bins(per_case), per_case, color_of(i), marker_of(i))
 
 
 def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -37,6 +37,7 @@ class Layer:
     bins: dict[str, list[float]]
     per_case: Sequence[dict[str, list[float]]] = ()
     color: str = BLUE
+    marker: str = "o"
 
 
 def reliability_figure(
@@ -60,6 +61,7 @@ def reliability_figure(
                 single_cases=alone,
                 label=layer.label,
                 color=layer.color,
+                marker=layer.marker,
             )
             color = GREY if alone else layer.color
             plot_histogram(histogram, layer.bins, label=layer.label, color=color, fill=alone)

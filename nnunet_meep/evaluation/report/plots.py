@@ -93,6 +93,7 @@ def plot_reliability(
     single_cases: bool = True,
     label: str = "all cases",
     color: str = BLUE,
+    marker: str = "o",
 ) -> None:
     """Plot observed frequency against mean predicted probability for each bin that holds voxels.
 
@@ -105,6 +106,7 @@ def plot_reliability(
             second one, third one and so on.
         label: legend entry of the pooled line.
         color: of everything but the diagonal.
+        marker: shape of the points, as matplotlib names it.
     """
     _diagonal(ax, "perfectly calibrated")
     several = len(per_case) > 1
@@ -118,7 +120,8 @@ def plot_reliability(
         ax.fill_between(
             p, low[filled], high[filled], color=color, alpha=0.22, linewidth=0, label=name
         )
-    ax.plot(p, y, "o-", color=color, markersize=4, linewidth=1.4, label=label, clip_on=False)
+    style: dict[str, Any] = {"marker": marker, "markersize": 4, "linewidth": 1.4, "clip_on": False}
+    ax.plot(p, y, color=color, label=label, **style)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set(xlabel="predicted probability", ylabel="observed frequency")
 
