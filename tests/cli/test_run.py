@@ -23,6 +23,16 @@ EVIL = "a\x1b[2Jb\nc\rd\udce9e\u202ef"
 SHOWN = r"a\x1b[2Jb\nc\rd\udce9e\u202ef"
 
 
+@pytest.fixture
+def not_in_background() -> Iterator[None]:
+    """The tests may run under nohup, or in the background of a script, where Ctrl-C is ignored."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_printable_is_one_line_and_leaves_letters_alone() -> None:
     assert printable(EVIL) == SHOWN
     assert printable("ventrículo 左心房 $x$ <b> 100 %") == "ventrículo 左心房 $x$ <b> 100 %"
@@ -141,15 +151,7 @@ def test_help_into_a_pipe_that_nobody_reads(arguments) -> None:
     assert result.returncode in (0, 141, -13)  # argparse itself may swallow it
 
 
-@pytest.fixture
-def not_under_nohup() -> Iterator[None]:
-    """The tests may run under it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("not_under_nohup")
+@pytest.mark.usefixtures("not_in_background")
 def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleaning_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -172,6 +174,7 @@ def test_signals_end_like_ctrl_c_and_the_same_one_again_does_not_stop_the_cleani
         assert signal.getsignal(number) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("not_in_background")
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [(signal.SIGTERM, 143, "Ended by SIGTERM\n"), (signal.SIGINT, 130, "Interrupted\n")],
@@ -297,7 +300,7 @@ def test_errors_are_one_line(
     assert capsys.readouterr().err == f"Error: {said}\n"
 
 
-@pytest.mark.usefixtures("not_under_nohup")
+@pytest.mark.usefixtures("not_in_background")
 def test_it_does_not_matter_that_the_terminal_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
