@@ -60,6 +60,21 @@ def test_more_values_than_there_is_room_for_are_put_together():
     assert np.abs(fit_binary("isotonic", found)(p) - expected).mean() < 1e-3
 
 
+@pytest.mark.slow
+def test_of_millions_of_values_the_fit_is_nearly_that_of_all():
+    """More than there is room for, all of them different."""
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.1, 0.5, 6_000_000)
+    y = rng.random(len(p)) < p**1.3
+    counts = ValueCounts()
+    for i in range(0, len(p), 500_000):
+        counts.add(p[i : i + 500_000], y[i : i + 500_000])
+    found = counts.voxels()
+    assert len(found.p) < len(p)
+    expected = IsotonicRegression().fit(p, y).predict(p)
+    assert np.abs(fit_binary("isotonic", found)(p) - expected).mean() < 1e-5
+
+
 def test_neighbouring_floats_can_be_told_apart():
     low = 0.5
     high = float(np.nextafter(low, 1))
