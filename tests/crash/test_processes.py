@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from predictions import LABELS, PredictionFolder, softmax_case
 
 from nnunet_meep.atomic import is_temporary
-from nnunet_meep.cli import calib_compare, calib_eval, calib_fit
+from nnunet_meep.cli import calib_apply, calib_compare, calib_eval, calib_fit
 from nnunet_meep.evaluation.stored_results import read_evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unrendered")]
@@ -48,14 +48,14 @@ def savefig(figure, target, **how):
     target.write(b"drawn") if hasattr(target, "write") else Path(target).write_text("drawn")
 Figure.savefig = savefig
 """
-#: meep-calib-eval like this, and without progress bars.
-EVALUATE = f"""\
+#: Like this, and without progress bars.
+QUIET = f"""\
 {UNDRAWN}
 from tqdm import tqdm
-from nnunet_meep.cli.calib_eval import main
 init = tqdm.__init__
 tqdm.__init__ = lambda bar, *args, **how: init(bar, *args, **{{**how, "disable": True}})
 """
+EVALUATE = f"{QUIET}from nnunet_meep.cli.calib_eval import main\n"
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -77,20 +77,19 @@ def strace() -> str:
 
 
 @pytest.fixture
-def traced(folder: PredictionFolder, tmp_path: Path):
-    """``traced(calls, what)``: exit code and stderr of an evaluation whose calls are tampered with;
-    the calls it made; its output folder, which holds results with other bins."""
+def traced(tmp_path: Path):
+    """``traced(arguments, calls, what)``: exit code and stderr of a Python process whose calls are
+    tampered with, and the calls it made."""
     if reason := strace():
         pytest.skip(reason)
 
-    def run(calls: str, what: str = "") -> tuple[int, str, list[str]]:
+    def run(arguments: list[str], calls: str, what: str = "") -> tuple[int, str, list[str]]:
         log = tmp_path / "calls.txt"
         command = ["strace", "-f", "-qq", "-y", "-o", str(log)]
         command += ["-e", f"trace={calls}", "-e", "signal=none"]
         command += ["-e", f"inject={calls}:{what}"] if what else []
-        command += [sys.executable, "-c", f"{EVALUATE}sys.exit(main(sys.argv[1:]))"]
         ended = subprocess.run(
-            [*command, *arguments(folder, tmp_path / "out", "-np", "1")],
+            [*command, sys.executable, "-c", *arguments],
             env=environment(tmp_path),
             capture_output=True,
             text=True,
@@ -100,13 +99,21 @@ def traced(folder: PredictionFolder, tmp_path: Path):
     return run
 
 
-def test_tampered_with_by_the_system(folder, tmp_path, traced, monkeypatch) -> None:
+@pytest.mark.parametrize("command", ["evaluate", "apply"])
+def test_tampered_with_by_the_system(command, folder, tmp_path, traced, monkeypatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **how: path.write_text("drawn"))
-    again = arguments(folder, tmp_path / "out", "-np", "1")
-    assert calib_eval.main([*again, "--bins", "10"]) == 0
-    out = tmp_path / "out"
+    out, calibrator = tmp_path / "out", str(tmp_path / "c.json")
+    out.mkdir()
+    if command == "evaluate":
+        given, module = arguments(folder, out, "-np", "1"), calib_eval
+        assert module.main([*given, "--bins", "10"]) == 0
+    else:
+        fitted = ["platt", str(folder.gt), str(folder.pred), "-o", calibrator]
+        assert calib_fit.main(fitted) == 0
+        given, module = [calibrator, str(folder.pred), "-o", str(out)], calib_apply
+    script = [f"{QUIET}from {module.__name__} import main\nsys.exit(main(sys.argv[1:]))", *given]
     before = read_state(out)
-    code, said, calls = traced("write")
+    code, said, calls = traced(script, "write")
     assert (code, said) == (0, "")
     after = recover(out)
     # The system counts those of each thread; only the main one writes results.
@@ -121,7 +128,7 @@ def test_tampered_with_by_the_system(folder, tmp_path, traced, monkeypatch) -> N
         ("fsync", "error=EIO:when=4"),
     ]:
         write_state(out, before)
-        code, said, _ = traced(tampered, what)
+        code, said, _ = traced(script, tampered, what)
         if "KILL" in what:
             assert code == -signal.SIGKILL
         else:
@@ -131,7 +138,7 @@ def test_tampered_with_by_the_system(folder, tmp_path, traced, monkeypatch) -> N
             assert not any(is_temporary(path) for path in out.rglob("*"))
         left = {name: c for name, c in read_state(out).items() if ".tmp-meep-" not in name}
         assert_whole(left, before, after)
-        assert calib_eval.main(again) == 0
+        assert module.main(given) == 0
         assert same(read_state(out), after)
 
 
