@@ -111,7 +111,7 @@ def _models(
 def _without_term(
     plan: Plan, data: str, results: Sequence[TrainingResult]
 ) -> Iterator[tuple[str, str]]:
-    """Each trainer that was to find lambda, and how many of its trainings ended before it did."""
+    """Each trainer that was to find lambda, and how many of its trainings never had the term."""
     for trainer in dict.fromkeys(m.trainer for m in plan.models if m.data == data):
         curves = [r.curves for r in results if r.trainer == trainer and r.curves]
         n = sum("lambda" not in curve for curve in curves)
@@ -119,7 +119,8 @@ def _without_term(
             yield (
                 trainer,
                 f"lambda was 0 to the end in {n} of {counted(len(curves), 'training')}, which were "
-                f"too short for the term: what is compared was trained without it",
+                f"too short for the term or whose network was underconfident (the end of the "
+                f"training log says which): what is compared was trained without it",
             )
 
 

@@ -24,6 +24,12 @@ Lambda is 0 up to :data:`BEGINS_AT` of the training, and longer, up to :data:`BE
 the pseudo Dice of a class is below :data:`FOUND`; then :data:`STARTS` until the network has
 responded.
 
+**An underconfident network is left alone.** Some are, without any term, such as those of
+cross-entropy alone in short trainings (benchmarks/lambda_auto.md). The term would make them worse,
+so it does not begin, however late, while the network expects more errors than it makes. The same
+wait covers a class that has just been found: until the network trusts what it has learnt, r is
+below 0.
+
 **The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
 clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
 log lambda there is about -r0. r0 is 0.4 to 0.9 for networks trained without a term, whatever the
@@ -113,22 +119,29 @@ class Signal(NamedTuple):
     unexpected: float
 
 
-def begins(dice: Sequence[Sequence[float]], n_epochs: int) -> bool:
+def begins(dice: Sequence[Sequence[float]], epochs: Sequence[ErrorSums], n_epochs: int) -> bool:
     """Whether the term may begin in the next epoch.
 
     Args:
         dice: for each epoch so far, the pseudo Dice of each class or region; NaN if undefined.
+        epochs: the sums of all epochs so far.
         n_epochs: number of epochs of the whole training.
     """
     over = len(dice) / n_epochs
-    if over < BEGINS_AT:
+    n_last = max(1, round(MEMORY * n_epochs))
+    if over < BEGINS_AT or is_underconfident(epochs[-n_last:]):
         return False
-    last = dice[-max(1, round(MEMORY * n_epochs)) :]
-    return over >= BEGINS_LATEST or all(map(_is_found, zip(*last, strict=True)))
+    return over >= BEGINS_LATEST or all(map(_is_found, zip(*dice[-n_last:], strict=True)))
 
 
-def may_never_begin(n_epochs: int) -> bool:
-    """Whether the term of a training that finds its classes late, or never, does not begin."""
+def is_underconfident(epochs: Sequence[ErrorSums]) -> bool:
+    """Whether the network expected more errors than it made; False if that is unknown."""
+    usable = [sums for sums in epochs if sums.usable]
+    return sum(e.expected_errors for e in usable) > sum(e.errors for e in usable)
+
+
+def may_be_too_short(n_epochs: int) -> bool:
+    """Whether the training ends before the term of an overconfident network surely begins."""
     return (n_epochs - 1) / n_epochs < BEGINS_LATEST
 
 

@@ -13,6 +13,7 @@ from nnunet_meep.trainers.control import (
     Signal,
     begins,
     first_epoch,
+    may_be_too_short,
     next_lambda,
     signal,
 )
@@ -42,9 +43,9 @@ class LambdaController:
             return experiment.weight
         weights = self._weights()[:epoch]
         dice = self._logger.get_value("dice_per_class_or_region", step=None)[:epoch]
-        if first_epoch(weights) is None and not begins(dice, n_epochs):
-            return 0.0
         sums = self._error_sums()[:epoch]
+        if first_epoch(weights) is None and not begins(dice, sums, n_epochs):
+            return 0.0
         found = next_lambda(weights, sums, n_epochs, start=STARTS[experiment.term])
         return min(found, TERMS[experiment.term].largest)
 
@@ -69,10 +70,17 @@ class LambdaController:
         best = int(np.argmax(np.nan_to_num(averages, nan=-np.inf)))  # nnU-Net never takes NaN
         if not weights[-1]:
             n = len(weights)
-            return (
-                f"lambda was 0 to the end: a training of {n} epoch{'s' * (n != 1)} is too short "
-                "for the term, which begins after two fifths of it, three if a class is found late"
-            )
+            if may_be_too_short(n):
+                why = (
+                    f"a training of {n} epoch{'s' * (n != 1)} is too short for the term, which "
+                    "begins after two fifths of it, three if a class is found late"
+                )
+            else:
+                why = (
+                    "whenever the term could have begun, the network expected more errors than it "
+                    "made; such a network is underconfident, and the term would make it worse"
+                )
+            return f"lambda was 0 to the end: {why}"
         text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
         if best < len(weights) - 1:
             text += f"; {weights[best]:.4g} in epoch {best}, of checkpoint_best"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nnunet_meep.errors import printable
-from nnunet_meep.trainers.control import BEGINS_AT, may_never_begin
+from nnunet_meep.trainers.control import BEGINS_AT, may_be_too_short
 from nnunet_meep.trainers.grammar import (
     AUTO,
     BASES,
@@ -210,7 +210,7 @@ def too_short(experiment: Experiment) -> str:
     The end of a sentence that begins with the trainer.
     """
     n = experiment.epochs or 1000
-    if not experiment.auto or not may_never_begin(n):
+    if not experiment.auto or not may_be_too_short(n):
         return ""
     return (
         f"may be trained without its term: in {n} epoch{'s' * (n != 1)} lambda may be 0 to the "

@@ -31,7 +31,7 @@ from nnunet_meep.trainers.control import (
     ErrorSums,
     begins,
     first_epoch,
-    may_never_begin,
+    may_be_too_short,
     next_lambda,
     signal,
 )
@@ -53,7 +53,7 @@ def run(answer, n_epochs: int, *, start: float = 0.4, dice=lambda _: [0.8]) -> l
     for epoch in range(n_epochs - 1):
         epochs.append(answer(weights[-1], epoch))
         dices.append(dice(epoch))
-        goes_on = first_epoch(weights) is not None or begins(dices, n_epochs)
+        goes_on = first_epoch(weights) is not None or begins(dices, epochs, n_epochs)
         weights.append(next_lambda(weights, epochs, n_epochs, start=start) if goes_on else 0.0)
     return weights
 
@@ -156,6 +156,27 @@ def test_a_class_that_is_in_no_patch_is_not_waited_for(dice):
     assert first_epoch(run(lambda *_: epoch_with(0.5), 50, dice=lambda _: dice)) == 20
 
 
+@every_length
+def test_an_underconfident_network_never_gets_the_term(n_epochs):
+    assert not any(run(lambda *_: epoch_with(-0.01), n_epochs))
+    assert first_epoch(run(lambda *_: epoch_with(0.01), n_epochs)) == 0.4 * n_epochs
+
+
+@every_length
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
+def test_it_begins_once_the_last_epochs_together_have_unexpected_errors(n_epochs, at):
+    """Here r goes from -0.5 to 0.5 at once: more than half of the memory has to be new."""
+    changes = math.ceil(at * n_epochs)
+    weights = run(lambda _, epoch: epoch_with(0.5 if epoch >= changes else -0.5), n_epochs)
+    memory = max(1, round(MEMORY * n_epochs))
+    assert first_epoch(weights) == max(0.4 * n_epochs, changes + math.ceil(memory / 2))
+
+
+def test_epochs_without_a_signal_do_not_keep_the_term_from_beginning():
+    assert begins([[0.8]] * 30, [NO_VOXEL] * 30, 50)
+    assert not begins([[0.8]] * 30, [*[NO_VOXEL] * 27, epoch_with(-1), NO_VOXEL, NO_VOXEL], 50)
+
+
 @pytest.mark.parametrize(
     ("weights", "begun"),
     [([], None), ([0, 0], None), ([0, 0.4, 0.5], 1), ([0.4, math.nan, 0.4], 2), ([0.4, 0], None)],
@@ -168,7 +189,7 @@ def test_the_term_has_begun_where_lambda_rose_above_0_for_good(weights, begun):
 @pytest.mark.parametrize("r", [-0.2, 0.1, 0.3])
 def test_the_same_share_of_a_training_multiplies_lambda_by_the_same(n_epochs, r):
     """The integral of the gain, in closed form."""
-    weights = run(lambda *_: epoch_with(r), n_epochs)
+    weights = run(lambda weight, _: epoch_with(r if weight else 0.5), n_epochs)
     first, last = ((1 - x) / (1 - BEGINS_AT) for x in (BEGINS_AT + WAIT, HELD_FROM))
     whole = GAIN * (r - AIM) * (1 - BEGINS_AT) * (first**1.5 - last**1.5) / 1.5
     assert math.log(weights[-1] / 0.4) == pytest.approx(whole, rel=0.05 + 1 / n_epochs)
@@ -198,11 +219,15 @@ def test_it_settles_where_errors_are_expected(n_epochs, needed, plain, delay):
 @pytest.mark.parametrize("at", [0.1, 0.3, 0.39])
 def test_what_happens_before_the_term_begins_leaves_no_trace(n_epochs, at):
     """A class that is found: errors change at once, the expected ones do not."""
+    event = int(at * n_epochs)
 
-    def with_event(_, epoch):
-        return epoch_with(-20, 1e5) if epoch == int(at * n_epochs) else epoch_with(0.2)
+    def with_event(weight, epoch):
+        return epoch_with(-20, 1e5) if epoch == event else epoch_with(AIM if weight else 0.2)
 
-    assert run(with_event, n_epochs) == run(lambda *_: epoch_with(0.2), n_epochs)
+    begun = max(0.4 * n_epochs, event + 1 + max(1, round(MEMORY * n_epochs)))
+    weights = run(with_event, n_epochs)
+    assert first_epoch(weights) == begun
+    assert set(weights) == {0, 0.4}
 
 
 def test_one_epoch_of_many_errors_or_of_few_is_no_jump():
@@ -426,8 +451,10 @@ def test_lambda_stays_where_the_term_has_a_meaning(balls, term, largest):
 
 @pytest.mark.parametrize("n_epochs", [*range(1, 40), 50, 250, 1000])
 def test_a_training_is_too_short_if_a_network_that_finds_nothing_never_gets_the_term(n_epochs):
-    gets_it = any(begins([[0.0]] * epoch, n_epochs) for epoch in range(n_epochs))
-    assert may_never_begin(n_epochs) == (not gets_it)
+    gets_it = any(
+        begins([[0.0]] * epoch, [epoch_with(0.5)] * epoch, n_epochs) for epoch in range(n_epochs)
+    )
+    assert may_be_too_short(n_epochs) == (not gets_it)
     told = names.explain(names.parse(f"nnUNetTrainerMEEP_H_lambdaauto_{n_epochs}epochs"))
     assert ("may be trained without its term" in told["term"]) == (not gets_it)
 
@@ -436,6 +463,7 @@ def test_a_training_is_too_short_if_a_network_that_finds_nothing_never_gets_the_
     ("weights", "dice", "said"),
     [
         ([0.0], [0.5], r"^lambda was 0 to the end: a training of 1 epoch is too short"),
+        ([0.0] * 5, [0.5] * 5, r"^lambda was 0 to the end: .* the network expected more errors"),
         (
             [0.0, 0.0, 0.15, 0.2],
             [0.1, 0.3, 0.2, 0.25],
