@@ -13,6 +13,7 @@ import numpy as np
 from predictions import LABELS, PredictionFolder
 
 import nnunet_meep as nm
+from nnunet_meep.benchmark.running.inputs import look_at
 from nnunet_meep.benchmark.running.records import DONE, Record, new_identity
 from nnunet_meep.benchmark.running.state import State, words
 from nnunet_meep.evaluation.result_format import nan_to_none
@@ -98,5 +99,7 @@ def finish(state: State, wanted: Callable[[str], bool] = lambda _: True) -> None
             if not path.exists():
                 path.write_text(content if isinstance(content, str) else json.dumps(content))
         needs, sizes = state.identities(step), state.sizes(step)
-        record = Record(DONE, new_identity(), list(words(step)), needs, sizes, seconds=60.0)
+        read, fold = look_at(step.inputs, state.folders), dict(step.fold)
+        command = list(words(step))
+        record = Record(DONE, new_identity(), command, needs, sizes, read, fold, seconds=60.0)
         state.records.write(step.key, record)

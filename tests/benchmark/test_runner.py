@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 from small_steps import (
-    COMMAND,
     Given,
     action,
     command,
@@ -35,21 +34,7 @@ from nnunet_meep.benchmark.running.records import BEGUN, DONE, FAILED, Record, R
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def _commands(tmp_path_factory, monkeypatch) -> None:
-    """The command ``small-step`` is installed."""
-    place = tmp_path_factory.mktemp("installed")
-    (place / "small_step.py").write_text(COMMAND)
-    (place / "small_step-1.dist-info").mkdir()
-    (place / "small_step-1.dist-info" / "METADATA").write_text("Name: small-step\nVersion: 1\n")
-    entry = "[console_scripts]\nsmall-step = small_step:main\n"
-    (place / "small_step-1.dist-info" / "entry_points.txt").write_text(entry)
-    monkeypatch.syspath_prepend(place)
-    known = os.environ.get("PYTHONPATH")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), *([known] if known else [])]))
-    for name in ("_LOOK", "_LOOK_AROUND", "_CHECK"):  # which small_steps.run changes
-        monkeypatch.setattr(runner, name, getattr(runner, name))
+pytestmark = pytest.mark.usefixtures("small_step")
 
 
 def again(tmp_path: Path, steps: list[Step], goals: list[str] | None = None) -> list[str]:

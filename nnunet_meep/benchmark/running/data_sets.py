@@ -29,6 +29,8 @@ class TestScans:
         references: the folder of their labels.
         cases: their names.
         is_whole: whether ``references`` holds no other labels.
+        image_names: of their files, one or several for each case.
+        ending: of the files.
     """
 
     __test__ = False  # not a test, in spite of its name
@@ -37,6 +39,18 @@ class TestScans:
     references: str
     cases: tuple[str, ...]
     is_whole: bool
+    image_names: tuple[str, ...]
+    ending: str
+
+    @property
+    def image_files(self) -> tuple[str, ...]:
+        """Their images."""
+        return tuple(f"{self.images}/{name}" for name in self.image_names)
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        """Their labels."""
+        return tuple(f"{self.references}/{case}{self.ending}" for case in self.cases)
 
 
 def checked_json(path: Path, expected: str, is_right: Callable[[Any], bool]) -> Any:
@@ -163,13 +177,25 @@ def test_scans(
         splits: all folds of the data set.
     """
     raw, place = folders.raw / data.dataset, f"{{raw}}/{data.dataset}"
+    ending = file_ending(raw)
     if given := given_test_scans(raw):
-        return TestScans(f"{place}/imagesTs", f"{place}/labelsTs", tuple(given), True)
+        names = _image_names(raw / "imagesTs", given, ending)
+        return TestScans(
+            f"{place}/imagesTs", f"{place}/labelsTs", tuple(given), True, names, ending
+        )
     if all(left_out(raw, splits[other]) for other in data.folds):
         images = f"{{work}}/test_images/{data.name}/fold_{fold}"
         own = left_out(raw, splits[fold])
-        return TestScans(images, f"{place}/labelsTr", tuple(own), False)
+        names = _image_names(raw / "imagesTr", own, ending)
+        return TestScans(images, f"{place}/labelsTr", tuple(own), False, names, ending)
     return None
+
+
+def _image_names(folder: Path, cases: Sequence[str], ending: str) -> tuple[str, ...]:
+    """The files of cases in a folder of images: one for each channel, or for all of a picture."""
+    wanted = set(cases)
+    names = [name for name in case_names(folder, ending) if name[:-5] in wanted]
+    return tuple(f"{name}{ending}" for name in sorted(names) if re.search(r"_\d{4}$", name))
 
 
 def is_2d(raw: Path) -> bool:
@@ -188,11 +214,6 @@ def is_2d(raw: Path) -> bool:
         return False
     size = reader.GetSize()
     return len(size) == 2 or 1 in size
-
-
-def n_channels(raw: Path) -> int:
-    """The number of images of a case."""
-    return len(_entry(raw, "channel_names", dict))
 
 
 def _entry(raw: Path, name: str, kind: type) -> Any:

@@ -14,9 +14,7 @@ from nnunet_meep.benchmark.running.data_sets import (
     SPLITS,
     TestScans,
     check_configuration,
-    file_ending,
     labelled_cases,
-    n_channels,
 )
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.folds import check_folds, write_splits
@@ -93,20 +91,18 @@ def preparation(data: Data, folders: Folders, source: Path | None) -> list[Step]
 
 def test_images(data: Data, fold: int, scans: TestScans, folders: Folders) -> Step:
     """Collect the images of a fold's own test scans, which lie among the training scans."""
-    raw = folders.raw / data.dataset
-    channels, ending = range(n_channels(raw)), file_ending(raw)
-    names = [f"{case}_{channel:04d}{ending}" for case in scans.cases for channel in channels]
 
     def collect(folders: Folders) -> None:
         target = folders.path(scans.images)
         with replacing_folder(target) as temporary:
-            for name in names:
+            for text in scans.image_files:
+                name = Path(text).name
                 link(folders.raw / data.dataset / "imagesTr" / name, temporary / name)
 
     return Step(
         key=f"{data.name}/test_images/fold_{fold}",
         command=("collect the images of", *scans.cases, "in", scans.images),
-        outputs=tuple(f"{scans.images}/{name}" for name in names),
+        outputs=scans.image_files,
         needs=(f"{data.name}/splits",),
         action=collect,
         is_action=True,

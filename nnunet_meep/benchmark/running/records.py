@@ -42,6 +42,8 @@ class Record:
         command: with placeholders for folders.
         needs: the identities of the records of the steps that it needed.
         outputs: sizes in bytes, by path with placeholders; -1 for what is missing, unless done.
+        inputs: what is known of the user's files that it read; see :mod:`.inputs`.
+        fold: the cases that a training trained and validated on.
         versions: of the packages that ran it.
         host: name of the machine.
         started: seconds since 1970.
@@ -55,6 +57,8 @@ class Record:
     command: list[str]
     needs: dict[str, str]
     outputs: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    fold: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     host: str = ""
     started: float = 0.0

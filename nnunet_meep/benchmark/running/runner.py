@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nnunet_meep import __version__
+from nnunet_meep.benchmark.running import inputs
 from nnunet_meep.benchmark.running.keep_alive import kept_alive
 from nnunet_meep.benchmark.running.launch import entry_point
 from nnunet_meep.benchmark.running.machine import Machine, Slot
@@ -192,6 +193,8 @@ class Runner:
             new_identity(),
             list(words(step)),
             state.identities(step),
+            inputs=inputs.look_at(step.inputs, state.folders),
+            fold={name: list(cases) for name, cases in step.fold.items()},
             versions=versions(),
             host=socket.gethostname(),
             started=time.time(),
@@ -208,7 +211,9 @@ class Runner:
             )
             return
         record = replace(record, outputs=sizes)
-        goes_on = state.can_resume(step, before) or (before is None and step.adopts)
+        # A record of another configuration, say, tells nothing of what is in this one's folder.
+        of_this = before is not None and not before.outputs.keys().isdisjoint(step.outputs)
+        goes_on = state.can_resume(step, before) or (step.adopts and not of_this)
         if step.resume is None or not goes_on:
             for text in step.clear:
                 clear(state.folders.path(text))
@@ -358,9 +363,9 @@ class Runner:
 
 
 def clear(folder: Path) -> None:
-    """Delete what a step left, but keep a finished training beside it, under another name."""
-    if (folder / "checkpoint_final.pth").is_file():
-        made = datetime.fromtimestamp((folder / "checkpoint_final.pth").stat().st_mtime)
+    """Delete what a step left, but keep a training beside it under another name."""
+    if checkpoints := list(folder.glob("checkpoint_*.pth")):
+        made = datetime.fromtimestamp(max(path.stat().st_mtime for path in checkpoints))
         kept = folder.with_name(f"earlier_{folder.name}_{made:%Y-%m-%d_%H%M%S}")
         if not kept.exists():
             folder.rename(kept)

@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from nnunet_meep.benchmark.plans.plan import Plan, Training
+from nnunet_meep.benchmark.running import inputs
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.prepare import preparation
 from nnunet_meep.benchmark.running.records import DONE, FAILED, Record, Records
 from nnunet_meep.benchmark.running.step import Step
 from nnunet_meep.benchmark.running.steps import training_steps
+from nnunet_meep.benchmark.running.unchanged import check_fold
 from nnunet_meep.errors import InputError
 
 #: The identity of what was there before the benchmark; the same for all runners that find it.
@@ -94,6 +96,7 @@ class State:
     def _expand(self, training: Training, ready: str) -> None:
         try:
             steps = training_steps(self.plan, training, self.folders, ready)
+            self._check_fold(steps[0])
         except InputError as error:
             self.problems[training.key] = str(error)
             return
@@ -102,6 +105,12 @@ class State:
         else:
             goals = [s for s in steps if "/evaluate/" in s.key]
         self._add(steps, goals)
+
+    def _check_fold(self, train: Step) -> None:
+        """Check that a training, as far as it is still there, is of the fold of today."""
+        record, fold = self.records.read(train.key), self.folders.path(train.place)
+        if record is not None and record.command == list(words(train)) and fold.is_dir():
+            check_fold(fold, record.fold, train.fold)
 
     def _add(self, steps: Iterable[Step], goals: Iterable[Step]) -> None:
         self.steps.update({step.key: step for step in steps})
@@ -196,6 +205,8 @@ class State:
             return False
         if not step.found and record.command != list(words(step)):
             return False
+        if record.inputs and not inputs.are_same(step.inputs, record.inputs, self.folders):
+            return False
         return all(
             key in self._done or self._is_current(self.steps[key], self.records.read(key))
             for key in step.needs
@@ -225,6 +236,8 @@ class State:
         """
         if record is None or record.command != list(words(step)):
             return False
+        if not inputs.still_there(step.inputs, record.inputs, self.folders):
+            return False  # what was made of a file that changed or is gone would stay
         left = {text: size for text, size in self.sizes(step).items() if size >= 0}
         is_intact = record.state != DONE or left.items() <= record.outputs.items()
         return (is_intact or step.adopts) and record.needs == self.identities(step)

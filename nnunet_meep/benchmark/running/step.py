@@ -6,8 +6,8 @@ A step is shown as a line that can be copied. Paths in it begin with a placehold
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nnunet_meep.benchmark.running.folders import Folders
 
@@ -25,6 +25,8 @@ class Step:
         command: with placeholders; without an executable, words that say what ``action`` does.
         outputs: files that are there when it is done.
         needs: keys of the steps before it.
+        inputs: the user's own files that it reads, which may change at any time.
+        fold: the cases that a training trains and validates on, by nnU-Net's keys.
         clear: folders to delete before it starts anew, that is without ``resume``.
         action: called after the command, or instead of one if ``is_action``.
         is_action: whether there is no command.
@@ -48,6 +50,8 @@ class Step:
     command: tuple[str, ...]
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    fold: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
     clear: tuple[str, ...] = ()
     action: Callable[[Folders], None] | None = None
     is_action: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from nnunet_meep.benchmark.plans.plan import THEN, Data, Plan, Training
 from nnunet_meep.benchmark.plans.trainer_names import n_epochs
@@ -52,7 +52,7 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
     scans = test_scans(data, read_splits(path), training.fold, folders)
     if scans is None:
         _check_references(plan, data)
-    train = steps.train(split["val"], ready)
+    train = steps.train(split, ready)
     found = [train, *steps.evaluate(VALIDATION, steps.references, steps.validation, [train])]
     if scans is None:
         return found
@@ -138,7 +138,7 @@ class _Steps:
     def calibrated(self, method: str) -> str:
         return f"{{work}}/calibrated/{self.training.key}/{method}"
 
-    def train(self, cases: Sequence[str], ready: str) -> Step:
+    def train(self, split: Mapping[str, Sequence[str]], ready: str) -> Step:
         fold = str(self.training.fold)
         command = ["nnUNetv2_train", self.data.dataset, self.data.configuration, fold]
         command += ["-tr", self.training.trainer, "-p", self.plans, "--npz"]
@@ -148,9 +148,10 @@ class _Steps:
             outputs=(
                 f"{self.fold}/checkpoint_final.pth",
                 f"{self.validation}/summary.json",
-                *(f"{self.validation}/{case}.npz" for case in cases),
+                *(f"{self.validation}/{case}.npz" for case in split["val"]),
             ),
             needs=(ready,),
+            fold={name: split[name] for name in ("train", "val")},
             clear=(self.fold,),
             on_device=True,
             progress=training_progress(n_epochs(self.training.trainer)),
@@ -172,6 +173,7 @@ class _Steps:
             key=f"{self.training.key}/predict",
             command=tuple(command),
             outputs=tuple(f"{self.predictions}/{case}.npz" for case in scans.cases),
+            inputs=scans.image_files,
             needs=tuple(step.key for step in needs),
             clear=(self.predictions,),
             on_device=True,
@@ -220,12 +222,14 @@ class _Steps:
             command.append("--no-surface")
         if scans is not None and not scans.is_whole:  # the folder has labels of other scans, too
             command += ["--cases", *scans.cases]
+        inputs = scans.label_files if scans is not None else ()
         key, n = f"{self.training.key}/evaluate/{part}", self.plan.parts
         shares = [
             Step(
                 key=f"{key}/part_{i}_of_{n}",
                 command=(*command, "--part", f"{i}/{n}"),
                 outputs=(),
+                inputs=inputs,
                 needs=tuple(step.key for step in needs),
                 processes="-np",
                 progress=progress_bars,
@@ -236,6 +240,7 @@ class _Steps:
             key=key,
             command=tuple(command),
             outputs=(f"{output}/calibration.json",),
+            inputs=inputs,
             needs=tuple(step.key for step in (*needs, *shares)),
             clear=() if shares else (output,),
             processes="-np",

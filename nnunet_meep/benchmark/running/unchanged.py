@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,28 @@ def check_trained(fold: Path, cases: Sequence[str], raw: Path) -> None:
             f"{validation}: expected the validation cases of the fold, found {others[0]}, which "
             f"{SPLITS} has elsewhere by now; {advice}"
         )
+
+
+def check_fold(
+    fold: Path, before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]
+) -> None:
+    """Check that a fold has the cases that a training began with.
+
+    Args:
+        fold: nnU-Net's ``fold_X``.
+        before: what the training's record says; {} if it says nothing.
+        now: what nnU-Net's splits say.
+
+    Raises:
+        InputError: cases moved into or out of it.
+    """
+    for name, kind in (("train", "training"), ("val", "validation")):
+        if name in before and (moved := sorted(set(before[name]) ^ set(now[name]))):
+            how = "is one no more" if moved[0] in before[name] else "became one"
+            raise InputError(
+                f"{fold}: expected the {kind} cases that it began with, found that {moved[0]} "
+                f"{how} in {SPLITS}; delete {fold}, or restore the fold"
+            )
 
 
 def _other_labels(raw: Path, other: Path) -> list[str]:
