@@ -26,7 +26,8 @@ with fiducio (pip install 'fiducio>=0.2,<0.3'):
 methods that leave the probabilities unchanged:
   threshold         the probability above which a class or region is segmented: for the best mean
                     Dice (--goal dice), or for the smallest segmentation that misses at most a
-                    given share of the voxels, on average over cases (--fnr, conformal risk control)
+                    given share of the voxels, on average over the cases that have the class (--fnr,
+                    conformal risk control)
   volume            an interval around the expected volume that contains the true volume in a
                     given share of the cases (--coverage, split conformal prediction)
   Both can follow another calibrator (--after). The new file then holds both calibrators, so it is
@@ -108,7 +109,8 @@ def _get_parser() -> argparse.ArgumentParser:
         metavar="RATE",
         help=(
             "threshold: miss at most this share of the voxels of a class, on average over further "
-            "cases of the same kind; 0.1 needs at least 9 cases, 0.05 at least 19"
+            "cases of the same kind that have it; 0.1 needs at least 9 cases with the class, 0.05 "
+            "at least 19"
         ),
     )
     derived(

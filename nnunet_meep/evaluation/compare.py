@@ -87,6 +87,7 @@ def compare(
         >>> mean = comparison.summary["MEEP"]["1"]["ece"]["mean"]
     """
     given_models: _Models = {}
+    over: dict[int, Evaluation] = {}  # one evaluation may be given under two names
     for name, given in models.items():
         trainings = (given,) if isinstance(given, Evaluation) else tuple(given or ())
         if not trainings or not all(isinstance(t, Evaluation) for t in trainings):
@@ -94,7 +95,8 @@ def compare(
                 f"{name}: expected an Evaluation or a list of them, got {type(given).__name__}"
             )
         try:
-            given_models[name] = tuple(training.over(roi) for training in trainings)
+            over |= {id(t): t.over(roi) for t in trainings if id(t) not in over}
+            given_models[name] = tuple(over[id(training)] for training in trainings)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
     if not given_models:
@@ -256,7 +258,8 @@ def _warnings(trainings: _Trainings, cases: Sequence[str], common: Sequence[str]
     """
     lines = []
     for i, (name, training) in enumerate(trainings):
-        if twins := [other for other, t in trainings[:i] if _same_numbers(t, training)]:
+        before = [(other, t) for other, t in trainings[:i] if other == name or t is not training]
+        if twins := [other for other, t in before if _same_numbers(t, training)]:
             whose = "another" if twins[0] == name else f"a training of {twins[0]}"
             lines.append(
                 f"{name}: one training has the same numbers as {whose}; was the same folder given "
@@ -276,6 +279,7 @@ def _warnings(trainings: _Trainings, cases: Sequence[str], common: Sequence[str]
                 f"trainings and cases, evaluate each fold on its own"
             )
     lines += _other_files(trainings, cases)
+    lines += _other_crops(trainings, cases)
     names = [(name, ", ".join(t.classes.values())) for name, t in trainings]
     if len({text for _, text in names}) > 1:
         said = "; ".join(f"{name} {text}" for name, text in dict.fromkeys(names))
@@ -308,6 +312,31 @@ def _same_numbers(one: Evaluation, other: Evaluation) -> bool:
 
     equal: bool = numbers(one) == numbers(other)
     return equal
+
+
+def _other_crops(trainings: _Trainings, cases: Sequence[str]) -> list[str]:
+    """Warnings about models whose predictions have another padding than those of the first one."""
+
+    def n_voxels(training: Evaluation) -> dict[str, float]:
+        rois = {case.case: case.rois[training.roi] for case in training.cases}
+        return {case: sum(next(iter(roi.bins.values()))["count"]) for case, roi in rois.items()}
+
+    first, of_first = trainings[0]
+    if of_first.roi != "crop":
+        return []
+    theirs: dict[str, float] = {}
+    for training in (t for name, t in trainings if name == first):
+        theirs = {**n_voxels(training), **theirs}
+    lines = []
+    for name, training in trainings[1:]:
+        mine = n_voxels(training)
+        its_cases = [case for case in cases if case in mine]
+        if differ := [case for case in its_cases if mine[case] != theirs.get(case)]:
+            lines.append(
+                f"{name} has another padding than {first} in {len(differ)} of {len(its_cases)} "
+                f"cases, so that other voxels were evaluated: {named(differ)}"
+            )
+    return lines
 
 
 def _other_files(trainings: _Trainings, cases: Sequence[str]) -> list[str]:

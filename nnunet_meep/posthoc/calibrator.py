@@ -43,6 +43,7 @@ from nnunet_meep.nnunet_files.labels import Labels, read_labels
 from nnunet_meep.nnunet_files.networks import Network
 from nnunet_meep.posthoc.blocks import blocks_of
 from nnunet_meep.posthoc.maps import LOGIT_FLOOR, BinaryMap, JointMap
+from nnunet_meep.posthoc.padding import keep_apart, not_padding
 from nnunet_meep.posthoc.parsed_maps import binary_map, joint_map
 from nnunet_meep.posthoc.scalings import SCALINGS
 from nnunet_meep.posthoc.segmentation import segmentation, thresholded
@@ -94,7 +95,7 @@ class Calibrator:
     ) -> NDArray[np.float32]:
         """Calibrate a case.
 
-        nnU-Net's padding outside the crop that it predicted is not changed.
+        nnU-Net's padding outside the crop that it predicted is not changed, and none is added.
 
         Args:
             probabilities: as in ``CASE.npz``, (C, *shape), in [0, 1]; unless there are regions,
@@ -117,7 +118,8 @@ class Calibrator:
             self.after(out, out=out)
         if self.derived is not None:
             return out
-        crop = bounding_box(self._not_padding(out))
+        has_regions = self.labels.is_region_based
+        crop = bounding_box(not_padding(out, has_regions))
         if crop is None:
             return out
         of_all_channels = (slice(None),)
@@ -126,6 +128,7 @@ class Calibrator:
             values = inside[of_all_channels + block]
             p = np.clip(values.reshape(len(values), -1), 0, 1, dtype=np.float64)
             values[...] = self.of_voxels(p).reshape(values.shape)
+        keep_apart(inside, has_regions)
         return out
 
     @property
@@ -171,15 +174,6 @@ class Calibrator:
     def _mapped(self, key: str, p: NDArray[np.float64]) -> NDArray[np.float64]:
         function = self.binary[key]
         return p if function is None else function(p)
-
-    def _not_padding(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
-        # Padding has p = 1 in the background channel and p = 0 elsewhere; regions have no
-        # background channel.
-        background = 0 if self.labels.is_region_based else 1
-        result: NDArray[np.bool_] = probabilities[0] != background
-        for channel in probabilities[1:]:
-            result |= channel != 0
-        return result
 
     def check_labels(self, labels: Labels, where: Path | str) -> None:
         """Check that the calibrator was fitted for these labels (the ignore label may differ).

@@ -140,8 +140,8 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
     without = [c for c in fit.classes.values() if isinstance(c, ThresholdFit) and 0 < c.n_with < n]
     for c in without:
         lines.append(
-            f"{c.name}: {counted(n - c.n_with, 'reference')} without it; not counted for Dice, "
-            f"and with a false-negative rate of 0"
+            f"{c.name}: {counted(n - c.n_with, 'reference')} without it, not counted for Dice and "
+            f"false-negative rate"
         )
     labels = fit.calibrator.labels
     exclude_each_other = not labels.is_region_based and len(labels.classes) > 1
@@ -168,7 +168,7 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
         )
     lines.append(
         f"{100 * thresholds.fnr:g} % of the voxels of a class at most are to be missed, on average "
-        f"over cases."
+        f"over cases that have it."
     )
     return [*lines, _MARGINAL]
 

@@ -4,6 +4,9 @@ The thresholds to choose from are fixed: 16,385, 0.003 apart in logit, from 3.8e
 1/2 among them. For each of them Dice and false-negative rate of each case are exact. That the
 thresholds do not depend on the cases is what conformal risk control asks for; a finer choice could
 raise a threshold by less than 0.3 % of itself.
+
+Only cases whose reference has the class count for it. With the others, in which nothing can be
+missed, a rare class could be lost in every case that has it, and keep its rate.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from scipy.special import expit
 
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import LOGIT_LIMIT, N_LOGIT_CELLS
+from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.nnunet_files.derived import Thresholds
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import PART
@@ -42,8 +46,7 @@ class ThresholdFit:
         n_with: number of cases whose reference has the class.
         chosen: index of its threshold in :data:`THRESHOLDS`.
         dice: for each threshold, mean Dice over the cases whose reference has the class, (T,).
-        fnr: for each threshold, mean false-negative rate over all cases, (T,); it is 0 in cases
-            without the class.
+        fnr: for each threshold, mean false-negative rate over the same cases, (T,).
         nnunet_dice, nnunet_fnr: the same means for nnU-Net's segmentation, without thresholds.
     """
 
@@ -76,12 +79,12 @@ def learn_thresholds(
         fnr: the false-negative rate to keep; None: choose for the best mean Dice.
 
     Returns:
-        The thresholds; for each class how it was chosen; and, for those that no reference has, why
-        it stays at 1/2, or is that of the others.
+        The thresholds; for each class how it was chosen; and, for those that no reference has, or
+        too few to keep the rate, why it stays at 1/2, or is that of the others.
 
     Raises:
-        InputError: there are too few cases, no threshold keeps the rate, or no reference has any
-            class.
+        InputError: no class is in enough cases, no threshold of one that is keeps the rate, or no
+            reference has any class.
     """
     compete = fnr is not None and not labels.is_region_based and len(labels.classes) > 1
     totals = [_Totals(THRESHOLDS.shape) for _ in labels.classes]
@@ -93,12 +96,13 @@ def learn_thresholds(
             total.add(*counts)
     if not any(total.n_with for total in totals):
         raise InputError("threshold: nothing to learn: the references have none of the classes")
+    fewest = 1 if fnr is None else fewest_for_risk(fnr)
     if fnr is not None:
         _refuse_rate(dict(zip(labels.names, totals, strict=True)), fnr, compete)
     chosen = {
         key: _best_dice(total) if fnr is None else _largest(total, fnr)
         for key, total in zip(labels.keys, totals, strict=True)
-        if total.n_with
+        if total.n_with >= fewest
     }
     if compete:
         chosen = dict.fromkeys(labels.keys, min(chosen.values()))
@@ -112,8 +116,16 @@ def learn_thresholds(
         )
         for key, name, t, nnunet in zip(labels.keys, labels.names, totals, of_nnunet, strict=True)
     }
-    reasons = {key: ABSENT for key, of_class in fits.items() if not of_class.n_with}
+    reasons = {
+        key: _too_few(of_class.n_with, fewest) if of_class.n_with else ABSENT
+        for key, of_class in fits.items()
+        if of_class.n_with < fewest
+    }
     return Thresholds({key: f.threshold for key, f in fits.items()}, fnr), fits, reasons
+
+
+def _too_few(n: int, fewest: int) -> str:
+    return f"only {counted(n, 'case')} with it, of {fewest} that the rate needs"
 
 
 class _Totals:
@@ -124,13 +136,12 @@ class _Totals:
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.n_cases = self.n_with = 0
+        self.n_with = 0
         self.fnr = np.zeros(shape)
         self._dice = np.zeros(shape)
 
     def add(self, tp: NDArray[np.int64], fp: NDArray[np.int64], n_positive: int) -> None:
         """Add a case: true and false positives of each segmentation; voxels of the class."""
-        self.n_cases += 1
         if n_positive:  # otherwise none can be missed, and Dice is 0 or does not exist
             self.n_with += 1
             self.fnr += (n_positive - tp) / n_positive
@@ -138,11 +149,14 @@ class _Totals:
 
     @property
     def mean_dice(self) -> NDArray[np.float64]:
-        return self._dice / self.n_with if self.n_with else np.full_like(self._dice, np.nan)
+        return self._mean(self._dice)
 
     @property
     def mean_fnr(self) -> NDArray[np.float64]:
-        return self.fnr / self.n_cases
+        return self._mean(self.fnr)
+
+    def _mean(self, total: NDArray[np.float64]) -> NDArray[np.float64]:
+        return total / self.n_with if self.n_with else np.full_like(total, np.nan)
 
 
 def _counts(
@@ -196,16 +210,19 @@ def _refuse_rate(totals: dict[str, _Totals], fnr: float, compete: bool) -> None:
     Raises:
         InputError: with the class, by its name, that misses most voxels.
     """
-    name, total = max(totals.items(), key=lambda item: float(item[1].fnr[0]))
-    n = total.n_cases
-    if n < fewest_for_risk(fnr):
+    most = max(total.n_with for total in totals.values())
+    if most < fewest_for_risk(fnr):
         raise InputError(
-            f"fnr {fnr:g}: expected {fewest_for_risk(fnr)} cases at least for a false-negative "
-            f"rate of {100 * fnr:g} %, got {n}; give more cases, or a larger rate"
+            f"fnr {fnr:g}: expected {fewest_for_risk(fnr)} cases at least that have the class, for "
+            f"a false-negative rate of {100 * fnr:g} %, got {most}; give more cases, or a larger "
+            f"rate"
         )
+    enough = {k: t for k, t in totals.items() if t.n_with >= fewest_for_risk(fnr)}
+    name, total = max(enough.items(), key=lambda item: _least_rate(item[1]))
+    n = total.n_with
     if not keeps_risk(total.fnr[:1], n, fnr).any():
         others = " or another class has a larger one" if compete else ""
-        least = math.ceil(1000 * (total.fnr[0] + 1) / (n + 1)) / 1000
+        least = math.ceil(1000 * _least_rate(total)) / 1000
         what_to_do = (
             f"give a rate of {least:g} at least"
             if least < 1
@@ -214,10 +231,15 @@ def _refuse_rate(totals: dict[str, _Totals], fnr: float, compete: bool) -> None:
         raise InputError(
             f"fnr {fnr:g}: expected a threshold that keeps this false-negative rate, found none "
             f"for {name}: the lowest one misses {total.mean_fnr[0]:.1%} of its voxels, on average "
-            f"over {n} cases, as their p is 0{others}; {what_to_do}"
+            f"over {n} cases with it, as their p is 0{others}; {what_to_do}"
         )
+
+
+def _least_rate(total: _Totals) -> float:
+    """The lowest false-negative rate that the lowest threshold keeps; see :func:`keeps_risk`."""
+    return float((total.fnr[0] + 1) / (total.n_with + 1))
 
 
 def _largest(total: _Totals, fnr: float) -> int:
     """The largest threshold that keeps the false-negative rate."""
-    return int(np.flatnonzero(keeps_risk(total.fnr, total.n_cases, fnr))[-1])
+    return int(np.flatnonzero(keeps_risk(total.fnr, total.n_with, fnr))[-1])

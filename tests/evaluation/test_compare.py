@@ -552,6 +552,25 @@ def test_the_same_result_under_two_names_is_said() -> None:
     assert line.startswith("b: one training has the same numbers as a training of a")
 
 
+def test_one_evaluation_may_stand_under_two_names_but_not_twice_under_one() -> None:
+    """As a lambda that was chosen does, beside itself."""
+    evaluation = Evaluation.from_dict(random_result(0))
+    assert compare({"a": evaluation, "b": evaluation}).warnings == ()
+    (line,) = compare({"a": [evaluation, evaluation]}).warnings
+    assert line.startswith("a: one training has the same numbers as another")
+
+
+def test_another_padding_is_said() -> None:
+    """Without it, other voxels were evaluated in case c03."""
+    plain, other = (random_result(seed, roi="crop") for seed in range(2))
+    case = other["cases"][3]
+    case["bins"] = {key: {**bins, "count": [2]} for key, bins in case["bins"].items()}
+    (line,) = compared({"a": plain, "b": [random_result(2, roi="crop"), other]}).warnings
+    assert line == (
+        "b has another padding than a in 1 of 12 cases, so that other voxels were evaluated: c03"
+    )
+
+
 class TestOverAnRoi:
     @pytest.fixture
     def evaluation(self):

@@ -157,6 +157,30 @@ def test_a_case_with_nothing_but_padding_stays_as_it_is(fitted, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "case_0.npz")["probabilities"], p)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_crop_stays_the_crop(kind, make_validation, tmp_path):
+    """Isotonic regression sends its background to exactly 0 and 1, which padding has, too."""
+    shape, box = (8, 9, 10), (slice(1, 7), slice(2, 8), slice(0, 9))
+    val, test = (make_validation(kind, name=name, seed=i) for i, name in enumerate(("v", "t")))
+    p = np.zeros((len(np.load(test.pred / "case_0.npz")["probabilities"]), *shape), np.float32)
+    if kind != "regions":
+        p[0] = 1
+        p[0][box] -= 1e-12
+    p[(slice(kind != "regions", None), *box)] = 1e-12
+    val.add("nothing", p, np.zeros(shape, np.uint8))
+    p[:, 4, 5, 5] = 1 / len(p)
+    test.add("case_0", p, np.eye(1, p[0].size, 300, np.uint8).reshape(shape))
+    path = tmp_path / "isotonic.json"
+    fit("isotonic", val.gt, val.pred).calibrator.save(path)
+    apply(path, test.pred, tmp_path / "out")
+    after = np.load(tmp_path / "out" / "case_0.npz")["probabilities"]
+    assert (after[-1][box] == 0).any()  # the case in question
+    for folder in (test.pred, tmp_path / "out"):
+        found = evaluate(test.gt, folder, rois=["crop"], surface=False, cases=["case_0"])
+        (count,) = {sum(bins["count"]) for bins in found.cases[0].rois["crop"].bins.values()}
+        assert count == p[0][box].size
+
+
 @pytest.mark.parametrize("change", ["float16", "float64", "fortran", "stored"])
 def test_other_arrays_are_read_too(change, fitted, tmp_path):
     path, test = fitted("platt", "three classes")

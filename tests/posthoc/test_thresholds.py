@@ -162,15 +162,41 @@ def test_the_rate_by_hand():
     assert nm.fit_thresholds([p, q, r, s], [y] * 4, fnr=0.25).thresholds.of_class["1"] < 0.3
 
 
-def test_cases_without_a_class_miss_none_and_do_not_count_for_dice():
-    """One of its two voxels may be missed, as (1/2 + 1) / 11 < 0.15, and not both."""
+@pytest.mark.parametrize("fnr", [None, 0.6])
+def test_cases_without_a_class_do_not_count(fnr):
+    """They would let one that has it miss all of it."""
     p, y = of_two([0.3, 0.9], [1, 1])
     empty = [p] * 9, [np.zeros_like(y)] * 9
-    found = nm.fit_thresholds([p, *empty[0]], [y, *empty[1]], fnr=0.15)
-    assert found.thresholds.of_class["1"] == pytest.approx(0.9, rel=0.003)
-    alone = nm.fit_thresholds(p, y).thresholds
-    assert nm.fit_thresholds([p, *empty[0]], [y, *empty[1]]).thresholds == alone
-    assert found.fitted_on["classes"]["1"]["n_cases"] == 1
+    alone = nm.fit_thresholds([p] * 4, [y] * 4, fnr=fnr)
+    found = nm.fit_thresholds([*[p] * 4, *empty[0]], [*[y] * 4, *empty[1]], fnr=fnr)
+    assert found.thresholds == alone.thresholds
+    assert found.fitted_on["classes"] == alone.fitted_on["classes"]
+    assert found.fitted_on["classes"]["1"]["n_cases"] == 4
+
+
+def known(kind: str, code: int) -> ArrayVoxels:
+    """A case with the labels 0, 1 and ``code``, which are what the network finds."""
+    labels, codes = labels_of(kind), np.array([[[0, 0, 1, 1, code, code]]], np.uint8)
+    members = [labels.members(i) for i in range(len(labels.classes))]
+    p = np.array([np.where(np.isin(codes, m), 0.9, 0.05) for m in members], np.float32)
+    if kind != "regions":
+        p = np.concatenate([1 - p.sum(axis=0, keepdims=True), p])
+    return ArrayVoxels(p, codes, labels, WHOLE)
+
+
+@pytest.mark.parametrize("kind", ["three classes", "regions"])
+def test_a_class_in_too_few_cases_has_no_limit(kind):
+    """And changes nothing for the others: it is in three cases, and a rate of 0.2 needs four."""
+    cases = [known(kind, 2 if i < 3 else 1) for i in range(10)]
+    common, rare = cases[0].labels.keys
+    thresholds, fits, reasons = learn_thresholds(cases, cases[0].labels, 0.2)
+    assert reasons == {rare: "only 3 cases with it, of 4 that the rate needs"}
+    assert (fits[common].n_with, fits[rare].n_with) == (10, 3)
+    assert 0.5 < thresholds.of_class[common] < 0.9
+    expected = 0.5 if kind == "regions" else thresholds.of_class[common]
+    assert thresholds.of_class[rare] == expected
+    with pytest.raises(InputError, match="expected 4 cases at least that have the class, .* got 3"):
+        learn_thresholds(cases[:3], cases[0].labels, 0.2)
 
 
 def test_a_case_in_which_nothing_is_predicted_has_a_dice_of_0_and_misses_all():
@@ -201,7 +227,7 @@ def test_a_class_that_no_reference_has_stays_at_a_half():
 
 def test_what_cannot_be_kept_is_refused():
     p, y = of_two([0.0, 0.9], [1, 1])
-    with pytest.raises(InputError, match=r"expected 9 cases at least for a .* 10 %, got 3"):
+    with pytest.raises(InputError, match=r"expected 9 cases at least that have .* 10 %, got 3"):
         nm.fit_thresholds([p] * 3, [y] * 3, fnr=0.1)
     least = r"found none for 1: the lowest one misses 50\.0% .* a rate of 0\.55 at least"
     with pytest.raises(InputError, match=least):  # (9 / 2 + 1) / 10
