@@ -42,8 +42,8 @@ class Network:
             if each case was predicted by one fold, as in a cross-validation.
         average: what was averaged, ``logits`` or ``probabilities``; None if nothing was, if it is
             unknown, or if a calibrator is for both.
-        checkpoints: {fold: identities of its checkpoint (see :mod:`.identity`)}. Several if it is
-            not known which checkpoint was used.
+        checkpoints: {fold: identities of its checkpoint (see :mod:`.identity`)}. If it is not
+            known which checkpoint was used, those of all, the most likely one first.
     """
 
     dataset: str | None = None
@@ -115,6 +115,14 @@ class Network:
                 f"the calibrator was fitted to {self.in_words}; whether these predictions are of "
                 f"the same {', '.join(unknown)} is not checked, because the files do not say"
             )
+        for fold in sorted(set(self.checkpoints) & set(other.checkpoints)):
+            mine, theirs = self.checkpoints[fold], other.checkpoints[fold]
+            if theirs[0] in mine[1:] and theirs[0] != mine[0]:
+                lines.append(
+                    f"the calibrator was fitted to the validation of fold {fold}, which nnU-Net "
+                    f"predicts with {_CHECKPOINTS[0]} unless --val_best is given; these "
+                    f"predictions are of {_CHECKPOINTS[1]}"
+                )
         return lines
 
     @property
@@ -188,7 +196,7 @@ def network_of(pred_folders: Sequence[Path]) -> Network:
 
 
 def refuse_several_networks(pred_folders: Sequence[Path]) -> None:
-    """Refuse predictions of different data sets, trainers, plans or configurations.
+    """Refuse predictions of different data sets, trainers, plans, configurations or averages.
 
     Folds may differ, and what a folder does not say.
 
@@ -205,6 +213,18 @@ def refuse_several_networks(pred_folders: Sequence[Path]) -> None:
                 f"{folder}: expected predictions of one network, got {name} {other}, but {one} in "
                 f"{its_folder}"
             )
+    first = next((n for n in networks if n.folds), None)
+    for network, folder in zip(networks, pred_folders, strict=True):
+        if first is not None and network.folds and _kind(network) != _kind(first):
+            raise InputError(
+                f"{folder}: expected predictions made in one way, got those of "
+                f"{network.folds_in_words}, but of {first.folds_in_words} in another folder"
+            )
+
+
+def _kind(network: Network) -> tuple[bool, str | None]:
+    """Whether its predictions are averages, and of what."""
+    return network.averaged, network.average
 
 
 def average_of(members: Network) -> Network:

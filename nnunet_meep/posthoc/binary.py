@@ -68,11 +68,13 @@ def fit_binary(method: str, voxels: WeightedVoxels) -> BinaryMap:
         return _fit_isotonic(voxels)
     if np.ptp(voxels.p) == 0:
         raise NothingToLearn("its probabilities are all the same")
-    # If a threshold separates the classes perfectly, a steeper sigmoid is always better.
-    border = 0.5 if method == "temperature" else float(voxels.p[voxels.y == 1].min())
-    if (voxels.p[voxels.y == 0] < border).all() and (voxels.p[voxels.y == 1] >= border).all():
-        if method == "temperature":
+    # If a threshold separates the classes perfectly, a steeper sigmoid is always better; also if
+    # some voxels of both lie on it, or if the class is where p is low.
+    of_class, of_rest = (voxels.p[voxels.y == y] for y in (1, 0))
+    if method == "temperature":
+        if of_rest.max() < 0.5 <= of_class.min():
             raise NothingToLearn("its probabilities make no error: there is nothing to correct")
+    elif of_rest.max() <= of_class.min() or of_class.max() <= of_rest.min():
         raise NothingToLearn(
             "a threshold on its probabilities separates the two without error: the best map would "
             "be infinitely steep"

@@ -13,6 +13,7 @@ from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_
 from nnunet_meep.evaluation.report.plots import BLUE, COLORS, GREY, plot_agreement
 from nnunet_meep.evaluation.report.tables import text_table
 from nnunet_meep.nnunet_files.derived import THRESHOLD, VOLUME
+from nnunet_meep.posthoc.calibrator import Calibrator
 from nnunet_meep.posthoc.conformal import rank_of_bound
 from nnunet_meep.posthoc.fit_derived import DerivedFit
 from nnunet_meep.posthoc.report import cross_fitted, unknown_network, write_with_picture
@@ -74,7 +75,20 @@ def table(fit: DerivedFit) -> str:
             * has_bound
         )
     lines += [f"Note: {line}" for line in fold_notes(fit.incomplete_folds)]
-    return "\n".join([*lines, *cross_fitted(fit.calibrator), *unknown_network(fit.calibrator)])
+    lines += [*_several_networks(fit.calibrator), *cross_fitted(fit.calibrator)]
+    return "\n".join([*lines, *unknown_network(fit.calibrator)])
+
+
+def _several_networks(calibrator: Calibrator) -> list[str]:
+    """A line if a bound for one network was fitted to the predictions of several."""
+    network, thresholds = calibrator.network, calibrator.thresholds
+    has_bound = calibrator.method == VOLUME or (thresholds is not None and thresholds.fnr)
+    if not has_bound or network.averaged or len(network.folds) < 2:
+        return []
+    return [
+        f"Note: these cases were predicted by the networks of {len(network.folds)} folds; for "
+        f"cases that one of them predicts,\nthe bound is only an approximation"
+    ]
 
 
 def _title(fit: DerivedFit) -> str:
@@ -134,7 +148,6 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
             numbers += [f"{100 * fnr:.1f}" for fnr in (c.nnunet_fnr, c.fnr[c.chosen])]
             numbers = numbers if c.n_with else ["-"] * len(numbers)
             rows.append([f"{key} {c.name}", f"{c.threshold:.4g}", str(c.n_with), *numbers])
-    thresholds = fit.calibrator.thresholds
     lines = [text_table(rows, n_left=1), "nnU-Net: of its own segmentation, without thresholds."]
     n = _n_cases(fit)
     without = [c for c in fit.classes.values() if isinstance(c, ThresholdFit) and 0 < c.n_with < n]
@@ -145,16 +158,23 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
         )
     labels = fit.calibrator.labels
     exclude_each_other = not labels.is_region_based and len(labels.classes) > 1
-    if thresholds is None or thresholds.fnr is None:
+    rate = _rate(fit)
+    if rate is None or not exclude_each_other:  # else all of them have the same threshold
         lines.append(
             "Dice and FNR are those of each class on its own: where its probability is above the "
             "threshold."
         )
-        if exclude_each_other:
-            lines.append(
-                "Where several are above theirs, one wins: meep-calib-eval computes Dice and FNR "
-                "of that segmentation."
-            )
+    if exclude_each_other and rate is None:
+        lines.append(
+            "Where several are above theirs, one wins: meep-calib-eval computes Dice and FNR of "
+            "that segmentation."
+        )
+    elif labels.is_region_based and len(labels.classes) > 1:
+        lines.append(
+            "A region also gets what is written as one inside it: meep-calib-eval computes Dice "
+            "and FNR of that\nsegmentation."
+        )
+    if rate is None:
         return lines
     if exclude_each_other:
         lines.append(
@@ -167,7 +187,7 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
             f"thresholds,\nthe later one is written, and the rate of the other may be larger"
         )
     lines.append(
-        f"{100 * thresholds.fnr:g} % of the voxels of a class at most are to be missed, on average "
+        f"{100 * rate:g} % of the voxels of a class at most are to be missed, on average "
         f"over cases that have it."
     )
     return [*lines, _MARGINAL]

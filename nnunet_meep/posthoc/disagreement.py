@@ -4,7 +4,8 @@ With p_m the probabilities of member m = 1..M:
 
 - the mutual information ``H(mean_m p_m) - mean_m H(p_m)`` in nats: 0 where all members say the
   same, at most log M. H is the entropy over the classes. Regions, which overlap, are questions of
-  their own: there it is the sum over the regions, each with the entropy of p and 1 - p;
+  their own: there it is the sum over the R regions, each with the entropy of p and 1 - p, and at
+  most R log 2;
 - the standard deviation of p_m over the members (divided by M), of the class or region for which it
   is largest: 0 where all members say the same, at most 1/2.
 """

@@ -103,7 +103,7 @@ def predict(
         calibrator.check_labels(dataset.labels, model / "dataset.json")
         differences = calibrator.check_network(network, model, any_network=any_network)
         if say is not None:
-            for line in _notes(calibrator, network):
+            for line in _notes(calibrator, network, asked.arguments):
                 say(line)
     _check_images(asked, model, dataset.file_ending)
     _check_device(asked.device)
@@ -266,8 +266,17 @@ def _check_folds(asked: Prediction) -> None:
         )
 
 
-def _notes(calibrator: Calibrator, network: Network) -> list[str]:
+#: Arguments of ``nnUNetv2_predict`` that make other probabilities than a validation has.
+_OTHERWISE = ("--disable_tta", "-step_size")
+
+
+def _notes(calibrator: Calibrator, network: Network, arguments: Sequence[str]) -> list[str]:
     lines = calibrator.network.calibrator_notes(network)
+    if other := [flag for flag in _OTHERWISE if flag in arguments]:
+        lines.append(
+            f"nnU-Net validates, and calibrators are fitted, without {' and '.join(other)}; these "
+            f"predictions may need another confidence"
+        )
     if network.averaged:
         folds = ", ".join(network.folds)
         lines.append(

@@ -26,9 +26,8 @@ responded.
 
 **An underconfident network is left alone.** Some are, without any term, such as those of
 cross-entropy alone in short trainings (benchmarks/lambda_auto.md). The term would make them worse,
-so it does not begin, however late, while the network expects more errors than it makes. The same
-wait covers a class that has just been found: until the network trusts what it has learnt, r is
-below 0.
+so it does not begin, however late, while r was below 0 in each epoch of :data:`LASTING`. For a few
+epochs, it is below 0 in other networks, too, when they find a class: those do not wait.
 
 **The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
 clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
@@ -64,6 +63,8 @@ FOUND = 0.5
 #: First lambda of each term: of the MEEP terms, about the value that hippocampus needs.
 STARTS = {name: term.weights["DiceCE"] for name, term in TERMS.items() if not term.not_auto}
 STARTS |= {"MEEP_H": 0.4, "MEEP_KL": 0.15}
+#: How long a network has to be underconfident to count as such, as a fraction of the training.
+LASTING = 0.2
 #: How long the first lambda is kept, as a fraction of the training. In trainings of 2500 iterations
 #: a network needs 0.01 (MEEP-KL) to 0.1 (MEEP-H) of them to respond.
 WAIT = 0.1
@@ -128,16 +129,16 @@ def begins(dice: Sequence[Sequence[float]], epochs: Sequence[ErrorSums], n_epoch
         n_epochs: number of epochs of the whole training.
     """
     over = len(dice) / n_epochs
-    n_last = max(1, round(MEMORY * n_epochs))
-    if over < BEGINS_AT or is_underconfident(epochs[-n_last:]):
+    if over < BEGINS_AT or _is_underconfident(epochs[-max(1, round(LASTING * n_epochs)) :]):
         return False
-    return over >= BEGINS_LATEST or all(map(_is_found, zip(*dice[-n_last:], strict=True)))
+    last = dice[-max(1, round(MEMORY * n_epochs)) :]
+    return over >= BEGINS_LATEST or all(map(_is_found, zip(*last, strict=True)))
 
 
-def is_underconfident(epochs: Sequence[ErrorSums]) -> bool:
-    """Whether the network expected more errors than it made; False if that is unknown."""
+def _is_underconfident(epochs: Sequence[ErrorSums]) -> bool:
+    """Whether the network expected more errors than it made, each time that this is known."""
     usable = [sums for sums in epochs if sums.usable]
-    return sum(e.expected_errors for e in usable) > sum(e.errors for e in usable)
+    return bool(usable) and all(sums.expected_errors > sums.errors for sums in usable)
 
 
 def may_be_too_short(n_epochs: int) -> bool:

@@ -164,17 +164,29 @@ def test_an_underconfident_network_never_gets_the_term(n_epochs):
 
 @every_length
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.8])
-def test_it_begins_once_the_last_epochs_together_have_unexpected_errors(n_epochs, at):
-    """Here r goes from -0.5 to 0.5 at once: more than half of the memory has to be new."""
+def test_it_begins_once_a_network_is_underconfident_no_more(n_epochs, at):
     changes = math.ceil(at * n_epochs)
-    weights = run(lambda _, epoch: epoch_with(0.5 if epoch >= changes else -0.5), n_epochs)
-    memory = max(1, round(MEMORY * n_epochs))
-    assert first_epoch(weights) == max(0.4 * n_epochs, changes + math.ceil(memory / 2))
+    weights = run(lambda _, epoch: epoch_with(0.1 if epoch >= changes else -0.5), n_epochs)
+    assert first_epoch(weights) == max(0.4 * n_epochs, changes + 1)
+
+
+@every_length
+def test_it_does_not_wait_for_a_network_that_was_overconfident_a_fifth_of_the_training_ago(
+    n_epochs,
+):
+    """For a while, r falls below 0 when a class is found; here until the end."""
+    for at, begun in (
+        (round(0.2 * n_epochs), 0.4 * n_epochs),
+        (round(0.2 * n_epochs) - 1, None),
+    ):
+        weights = run(lambda _, e, at=at: epoch_with(0.5 if e == at else -0.5), n_epochs)
+        assert first_epoch(weights) == begun
 
 
 def test_epochs_without_a_signal_do_not_keep_the_term_from_beginning():
     assert begins([[0.8]] * 30, [NO_VOXEL] * 30, 50)
     assert not begins([[0.8]] * 30, [*[NO_VOXEL] * 27, epoch_with(-1), NO_VOXEL, NO_VOXEL], 50)
+    assert begins([[0.8]] * 30, [epoch_with(-1), *[NO_VOXEL] * 29], 50)
 
 
 @pytest.mark.parametrize(
@@ -219,15 +231,11 @@ def test_it_settles_where_errors_are_expected(n_epochs, needed, plain, delay):
 @pytest.mark.parametrize("at", [0.1, 0.3, 0.39])
 def test_what_happens_before_the_term_begins_leaves_no_trace(n_epochs, at):
     """A class that is found: errors change at once, the expected ones do not."""
-    event = int(at * n_epochs)
 
-    def with_event(weight, epoch):
-        return epoch_with(-20, 1e5) if epoch == event else epoch_with(AIM if weight else 0.2)
+    def with_event(_, epoch):
+        return epoch_with(-20, 1e5) if epoch == int(at * n_epochs) else epoch_with(0.2)
 
-    begun = max(0.4 * n_epochs, event + 1 + max(1, round(MEMORY * n_epochs)))
-    weights = run(with_event, n_epochs)
-    assert first_epoch(weights) == begun
-    assert set(weights) == {0, 0.4}
+    assert run(with_event, n_epochs) == run(lambda *_: epoch_with(0.2), n_epochs)
 
 
 def test_one_epoch_of_many_errors_or_of_few_is_no_jump():
