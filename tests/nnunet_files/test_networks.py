@@ -16,6 +16,7 @@ from nnunet_meep.nnunet_files.networks import (
     Network,
     average_of,
     network_of,
+    refuse_several_networks,
 )
 
 NETWORK = Network(
@@ -158,6 +159,25 @@ def test_a_validation_may_be_that_of_either_checkpoint(model) -> None:
     for identity in (final, best):
         assert replace(network, checkpoints={"0": [identity]}).differences(network) == []
     assert replace(network, checkpoints={"0": ["third"]}).differences(network) != []
+    # A validation is taken to be that of the final one.
+    assert network.calibrator_notes(replace(network, checkpoints={"0": [final]})) == []
+    assert network.calibrator_notes(network) == []
+    (line,) = network.calibrator_notes(replace(network, checkpoints={"0": [best]}))
+    assert line.endswith("; these predictions are of checkpoint_best.pth")
+
+
+@pytest.mark.parametrize("average", ["logits", None])
+def test_averages_and_single_folds_are_not_fitted_to_together(model, tmp_path, average) -> None:
+    averaged = Network("Dataset501_LA", folds=("0", "1"), averaged=bool(average), average=average)
+    (tmp_path / "other").mkdir()
+    record = json.dumps({"network": averaged.to_dict()})
+    (tmp_path / "other" / "meep_predict_args.json").write_text(record)
+    folders = [validation(model, 0), tmp_path / "other"]
+    if average is None:  # single folds, too
+        refuse_several_networks(folders)
+        return
+    with pytest.raises(InputError, match=r"other: expected predictions made in one way, got thos"):
+        refuse_several_networks(folders)
 
 
 def test_what_is_not_known_does_not_differ() -> None:

@@ -154,6 +154,19 @@ def test_what_would_get_infinitely_steep_is_not_learnt(method):
         map_of(method, p, y)
 
 
+@pytest.mark.parametrize(
+    ("p", "y"),
+    [
+        ([0.1, 0.2, 0.5, 0.5, 0.8, 0.9], [0, 0, 0, 1, 1, 1]),  # both on the border
+        ([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1]),  # the class is where p is low
+        ([0.9, 0.5, 0.5, 0.1], [0, 0, 1, 1]),
+    ],
+)
+def test_neither_is_what_separates_the_two_but_for_the_border_or_the_other_way_round(p, y):
+    with pytest.raises(NothingToLearn, match="separates the two without error"):
+        map_of("platt", np.array(p, np.float32), np.array(y, bool))
+
+
 def test_a_temperature_learns_of_errors_though_another_border_would_make_none():
     """It leaves p = 1/2 where it is, on whose wrong side a voxel of the class lies."""
     p, y = np.array([0.1, 0.2, 0.3, 0.9], np.float32), np.array([False, False, True, True])

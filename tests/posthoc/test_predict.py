@@ -537,6 +537,14 @@ def test_a_calibrator_is_applied_to_the_average(nnunet, calibrator, capsys):
         assert np.array_equal(found(i), read_calibrator(calibrator)(average))
 
 
+@pytest.mark.parametrize("flags", [["--disable_tta"], ["-step_size", "0.7"]])
+def test_other_predictions_than_a_validation_makes_are_said(nnunet, calibrator, capsys, flags):
+    note = f"calibrators are fitted, without {flags[0]}; these predictions may need another"
+    for more in (["--calibrator", "calibrator.json", *flags, "-o", "b"], [*flags, "-o", "c"]):
+        assert main([*BOTH, *more]) == 0
+        assert (note in capsys.readouterr().out) == ("--calibrator" in more)
+
+
 def test_by_default_nnunet_averages_also_where_the_disagreement_is_asked_for(nnunet):
     assert main([*PLAIN, "--disagreement"]) == 0
     assert nnunet.runs == [("0",), ("1",), ("0", "1")]

@@ -195,7 +195,7 @@ def test_a_class_in_too_few_cases_has_no_limit(kind):
     assert 0.5 < thresholds.of_class[common] < 0.9
     expected = 0.5 if kind == "regions" else thresholds.of_class[common]
     assert thresholds.of_class[rare] == expected
-    with pytest.raises(InputError, match=r"expected 4 cases at least that have the class, .* got 3"):
+    with pytest.raises(InputError, match=r"expected 4 cases at least that have .* got 3"):
         learn_thresholds(cases[:3], cases[0].labels, 0.2)
 
 
