@@ -54,8 +54,8 @@ def of_both(trainer: str, ece: float, dice: float, fold: int = 0, **more: float)
 
 def test_the_best_mean_over_seeds_cases_and_classes(tmp_path) -> None:
     results = [
-        # 0.2 on average; the better one in the first case of the first seed only.
-        trained(f"{KL}0p1", 0, 0, (0.0, 0.9), (0.4, 0.9)),
+        # 0.2 on average, but for the case in which the other one has no value.
+        trained(f"{KL}0p1", 0, 0, (0.2, 0.9), (0.0, 0.9)),
         trained(f"{KL}0p1", 1, 0, (0.2, 0.9), (0.2, 0.9)),
         # 0.15 on average, with a case in which the metric is undefined.
         trained(f"{KL}0p3", 0, 0, (0.1, 0.1), (math.nan, 0.1)),
@@ -84,13 +84,43 @@ def test_the_mean_over_classes_comes_before_that_over_cases(tmp_path) -> None:
     """Case means 0.1 and 0.4, of which the mean is 0.25, and not the 0.2 of the three values."""
     split = {"c0": {"1": {"ece": 0.1, "dice": 1.0}, "2": {"ece": 0.1, "dice": 1.0}}}
     split["c1"] = {"1": {"ece": 0.4, "dice": 1.0}, "2": {"ece": math.nan, "dice": 1.0}}
-    uneven = Evaluation.from_dict(stored_result(split, {case: {} for case in split}))
-    of_uneven = [
-        TrainingResult("la", f"{KL}0p1", seed, 0, {"validation": uneven}) for seed in (0, 1)
-    ]
-    rest = [*of_both(f"{KL}0p3", 0.22, 1.0), *of_both(PLAIN, 0.0, 1.0)]
-    found, _ = choices(plan(tmp_path, 'by = "validation ece"'), "la", [*of_uneven, *rest])
+    even = {case: {key: {**of, "ece": 0.22} for key, of in c.items()} for case, c in split.items()}
+    results = [*of_both(PLAIN, 0.0, 1.0)]
+    for trainer, cases in ((f"{KL}0p1", split), (f"{KL}0p3", even)):
+        made = Evaluation.from_dict(stored_result(cases, {case: {} for case in cases}))
+        results += [TrainingResult("la", trainer, seed, 0, {"validation": made}) for seed in (0, 1)]
+    found, _ = choices(plan(tmp_path, 'by = "validation ece"'), "la", results)
     assert found == {NAME: {0: f"{KL}0p3"}}
+
+
+@pytest.mark.parametrize("metric", ["hd95", "nsd"])
+def test_a_network_that_misses_a_class_is_no_choice(tmp_path, metric) -> None:
+    """It has no distance then, and would be the better one by the only case that it does find.
+
+    Normalised surface Dice is 0 for a missed class, and undefined where it is rightly not found.
+    """
+    values = {"hd95": ([2.0, math.nan], [3.0, 3.0]), "nsd": ([0.9, math.nan], [0.95, 0.0])}
+    results = []
+    for trainer, of_cases in zip((f"{KL}0p1", f"{KL}0p3"), values[metric], strict=True):
+        cases = {f"c{i}": {"1": {metric: value, "dice": 1.0}} for i, value in enumerate(of_cases)}
+        made = Evaluation.from_dict(stored_result(cases, None))
+        results += [TrainingResult("la", trainer, seed, 0, {"validation": made}) for seed in (0, 1)]
+    asked = plan(tmp_path, f'by = "validation {metric}"')
+    found, _ = choices(asked, "la", [*results, *of_both(PLAIN, 0.0, 1.0)])
+    assert found == {NAME: {0: f"{KL}0p3"}}
+
+
+def test_what_cannot_be_compared_is_said(tmp_path) -> None:
+    nan = math.nan
+    results = [*of_both(f"{KL}0p1", nan, 0.7), *of_both(f"{KL}0p3", nan, 0.9)]
+    by_ece = plan(tmp_path, 'by = "validation ece"')
+    (line,) = [text for _, text in choices(by_ece, "la", [*results, *of_both(PLAIN, 0, 0)])[1]]
+    assert line.endswith("by validation ECE, which none of them has, so that it is the first")
+    # Nothing is worse than a plain loss that has no Dice.
+    both = plan(tmp_path, 'by = "validation dice", not_worse = "dice"')
+    found, said = choices(both, "la", [*results, *of_both(PLAIN, 0.0, nan)])
+    assert found == {NAME: {0: f"{KL}0p3"}}
+    assert said[0][1].startswith("fold 0: lambda 0.3 of 0.1, 0.3, by validation Dice, at a")
 
 
 @pytest.mark.parametrize(
