@@ -63,9 +63,13 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
         length=_LENGTH,
         recommended=RECOMMENDED,
     )
-    plan = folder / "plan.toml"
+    plan, raw = folder / "plan.toml", folder / "nnUNet_raw" / dataset
+    if data is not None and raw.is_symlink() and os.path.realpath(raw) != os.path.realpath(data):
+        raise InputError(
+            f"{folder}: expected the folder of an earlier run on {data}, found that of one on "
+            f"{os.path.realpath(raw)}; give another folder with -o"
+        )
     _begin(folder, plan, text)
-    raw = folder / "nnUNet_raw" / dataset
     if not raw.exists():
         synthetic.make_dataset(raw) if data is None else link(data, raw)
     print(

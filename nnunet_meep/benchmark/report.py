@@ -90,6 +90,15 @@ def _models(
     Without a model, and the reason, as long as the reference is missing.
     """
     chosen, notes = choices(plan, data, results)
+    if not all(result.has_test_scans for result in results):
+        chosen = {}
+        notes = [
+            (
+                name,
+                f"{why}; not compared, because there are no other cases with labels (test scans)",
+            )
+            for name, why in notes
+        ]
     asked = compared.models or tuple(plan.names_of_models(data))
     found: _Models = {name: [] for name in (compared.reference, *asked)}
     for result in results:

@@ -134,6 +134,13 @@ def report(state: State, stored: Path | None = None) -> None:
     if not results.trainings:
         print("No training has all its evaluations yet: no report.")
         refuse_problems(state)
+        kept = folder / "results"
+        if stored is None and state.is_unprepared and any(kept.glob("*/*.json.xz")):
+            print(
+                f"The data are not prepared any more, without which nothing can be checked. For a "
+                f"report of the results that are kept: meep-benchmark report {state.plan.path} "
+                f"--results {kept}"
+            )
         return
     pages = write_report(state.plan, results, folder, state.folders, progress=True)
     for path, said in pages:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_meep.benchmark.run import Options, report, run
+from nnunet_meep.benchmark.run import Options, refuse_problems, report, run
 from nnunet_meep.benchmark.running.status import pending_lines
 from nnunet_meep.errors import InputError
 
@@ -91,6 +91,8 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
     if cluster == "slurm" and "time" not in parameters:
         raise InputError("--slurm: expected a time limit of each job too, such as time=24:00:00")
     state = options.state()
+    refuse_problems(state)
+    pending = list(pending_lines(state))
     folder = state.folders.work / "slurm"
     if "%" in str(folder) and cluster == "slurm":
         raise InputError(f"{folder}: expected a work folder without %, which sbatch would replace")
@@ -123,7 +125,7 @@ def submit(options: Options, slurm: Mapping[str, str]) -> dict[str, list[Any]]:
     try:
         names = list(dict.fromkeys(training.data for training in state.trainings))
         batch("prepare", [Line(options, tuple(f"{n}/splits" for n in names))], need="")
-        for name, lines in zip(("train", "evaluate", "join"), pending_lines(state), strict=True):
+        for name, lines in zip(("train", "evaluate", "join"), pending, strict=True):
             jobs = [Line(options, tuple(only)) for only in lines]
             batch(name, jobs, need="afterok" if name == "train" else "afterany")
         batch("report", [Report(options)], need="afterany")

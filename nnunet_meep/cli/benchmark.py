@@ -311,7 +311,9 @@ def _submit(options: Options, text: str) -> None:
     for name, jobs in submitted.items():
         ids = jobs[0].job_id + (f" to {jobs[-1].job_id}" if len(jobs) > 1 else "")
         print(f"{name}: {len(jobs)} job{'s' * (len(jobs) != 1)}, {ids}")
-    print(f"How they get on: meep-benchmark status {options.plan}")
+    status = ["meep-benchmark", "status", str(options.plan)]
+    status += [] if options.work is None else ["--work", str(options.work)]
+    print(f"How they get on: {shlex.join(status)}")
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from nnunet_meep.benchmark.plans.plan import Plan
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.running.folders import Folders
 from nnunet_meep.benchmark.running.folds import cases_left_out
-from nnunet_meep.benchmark.running.prepare import preparation
+from nnunet_meep.benchmark.running.prepare import link, preparation
 from nnunet_meep.benchmark.running.records import DONE, Record
 from nnunet_meep.benchmark.running.state import State
 from nnunet_meep.benchmark.running.steps import training_steps
@@ -57,6 +57,16 @@ def updated(tmp_path: Path, plan: Plan) -> State:
 def write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def test_a_link_to_what_was_moved_is_made_anew(tmp_path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        link(tmp_path / name, tmp_path / "work" / "data")
+        (tmp_path / "work" / "data" / "x").write_text(name)
+        assert (tmp_path / name / "x").read_text() == name
+        if name == "old":
+            (tmp_path / "old").rename(tmp_path / "moved")
 
 
 def test_a_training_that_was_validated_again_is_kept(tmp_path, work) -> None:

@@ -109,6 +109,15 @@ def test_a_plan_is_read(tmp_path) -> None:
     assert [model.trainer for model in choice] == [m.trainer for m in plan.models[2:]]
 
 
+def test_masks_have_different_names(tmp_path) -> None:
+    """In results, an ROI keeps only the name of its folder."""
+    for part in "ab":
+        (tmp_path / part / "masks").mkdir(parents=True)
+    text = PLAN.replace('"boundary:5"', ", ".join(f'"mask:{tmp_path}/{p}/masks"' for p in "ab"))
+    said = "roi: expected masks in folders of different names, got two masks"
+    assert refusal(tmp_path, text).endswith(said)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
@@ -152,6 +161,13 @@ def test_a_plan_is_read(tmp_path) -> None:
         ("lambda{0p1,0p3}", "lambdaauto", 16, "select: expected trainers with a lambda"),
         ("seeds = [0, 1]", 'data = "hop"', 11, "expected one of hip, or a list of them"),
         ("seeds = [0, 1]", "data = [[[1]]]", 11, "expected one of hip, or a list of them"),
+        (
+            '"nnUNetTrainer", "nnUNetTrainerDiceCE_2epochs"]',
+            '"nnUNetTrainerMEEP_KL_lambda0p5_2epochs_paper"]\n'
+            'select = { over = "lambda", by = "validation dice" }',
+            11,
+            "select: expected one for nnUNetTrainerMEEP_KL_lambda*_2epochs_paper on hip, got two",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path, old, new, line, said) -> None:

@@ -90,6 +90,11 @@ def test_data_of_the_user_are_linked_and_left_alone(runs, tmp_path, capsys):
     assert main(["-o", "out", "--data", str(data), "-device", "cpu"]) == 0
     assert contents(data) == before
     assert (tmp_path / "out/nnUNet_raw/Dataset042_Mine").resolve() == data
+    (tmp_path / "other").mkdir()
+    other = raw_data(tmp_path / "other" / data.name)
+    assert main(["-o", "out", "--data", str(other), "-device", "cpu"]) == 1
+    assert f"found that of one on {data}; give another folder" in error(capsys)
+    assert len(runs) == 1
     assert read_plan(runs[0].plan).data["data"].dataset == "Dataset042_Mine"
 
 

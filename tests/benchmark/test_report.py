@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +190,37 @@ def test_the_chosen_lambda_is_a_model(options) -> None:
     ]
     text = (options.work / "report" / "hip" / "comparison.md").read_text()
     assert "fold 0: lambda 0.1 of 0.1, 0.2, by validation ECE" in text  # equal: the first one
+    # All lambdas have the same made-up numbers; that the choice has those of one is no warning.
+    twin = "MEEP_H_lambda* (0.1): one training has the same numbers as a training of MEEP_H_lambda"
+    assert f"{twin}0p2" in text
+    assert f"{twin}0p1" not in text
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_a_lambda_is_not_compared_on_the_cases_it_was_chosen_on(tmp_path) -> None:
+    prepared(tmp_path / "work", n_test=0)
+    grid = f"{MEEP[: MEEP.index('0p1')]}{{0p1,0p2}}_2epochs"
+    select = 'select = { over = "lambda", by = "validation ece" }'
+    options = Options(tmp_path / "plan.toml", tmp_path / "work", device="cpu")
+    text = PLAN.replace(MEEP, grid).replace("[0, 1]", f"[0, 1]\n{select}")
+    options.plan.write_text(text)
+    finish(options.state())
+    report(options.state())
+    assert not [m for m in comparison(options)["models"] if "*" in m]
+    said = (options.work / "report" / "hip" / "comparison.md").read_text()
+    assert "MEEP_H_lambda*: fold 0: lambda 0.1 of 0.1, 0.2, by validation ECE; not compared" in said
+    star = re.sub("0p1", "*", MEEP)
+    options.plan.write_text(f'{text}\n[[compare]]\nreference = "{star}"\n')
+    for problem in options.state().problems.values():
+        assert problem.endswith(f'give reference = "{MEEP}"')
+
+
+def test_results_of_data_that_are_prepared_no_more(options, capsys) -> None:
+    finish(options.state())
+    collect(options.state(), options.work / "report" / "results")
+    shutil.rmtree(options.work / "nnUNet_preprocessed")
+    report(options.state())
+    assert f"--results {options.work / 'report' / 'results'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("unlabelled_test_scans", [False, True])

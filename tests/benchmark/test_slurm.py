@@ -6,13 +6,14 @@ import gc
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import PLAN, TRAINERS, finish, prepared
+from made_up import DATASET, PLAN, TRAINERS, finish, prepared
 
 from nnunet_meep.benchmark.run import Options
 from nnunet_meep.benchmark.slurm import Line, parse_options, submit
@@ -94,7 +95,22 @@ def test_jobs_of_a_fresh_plan_wait_for_each_other(options, calls, capsys) -> Non
     ]
     printed = capsys.readouterr().out
     assert re.search(r"^train: 4 jobs, 102_0 to 102_3$", printed, re.MULTILINE)
-    assert f"meep-benchmark status {options.plan}" in printed
+    assert f"meep-benchmark status {options.plan} --work {options.work}" in printed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (DATASET, "Dataset009_Spleen", "expected nnU-Net raw data Dataset009_Spleen"),
+        ("[calibrate]", "[evaluate]\nparts = 2\n\n[calibrate]", "first run it with --only hip/spl"),
+    ],
+)
+def test_nothing_is_submitted_of_a_plan_that_cannot_run(options, calls, old, new, said) -> None:
+    options.plan.write_text(PLAN.replace(old, new))
+    shutil.rmtree(options.work / "nnUNet_preprocessed")
+    with pytest.raises(InputError, match=re.escape(said)):
+        submit(options, {"time": "1:00:00"})
+    assert not calls.exists()
 
 
 def test_parts_are_jobs_too(options, calls) -> None:

@@ -258,9 +258,12 @@ def _models(file: PlanFile, content: Any, data: dict[str, Data]) -> list[Model]:
         ):
             table.fail("select", "select: expected trainers with a lambda to choose, found none")
     found = list(models.values())
+    selects: dict[tuple[str, str], Select] = {}
     for model in found:
-        if model.select and lambda_of(model.trainer):
+        if model.select and (group := lambda_of(model.trainer)):
             _refuse_lonely_choice(file, found, model)
+            if selects.setdefault((model.data, group[0]), model.select) != model.select:
+                file.fail("select", f"select: expected one for {group[0]} on {model.data}, got two")
     return found
 
 
@@ -311,6 +314,9 @@ def _rois(file: PlanFile, table: Table) -> tuple[str, ...]:
             parse_roi(roi)
         except InputError as error:
             table.fail(roi, str(error))
+    names = [Path(roi).name for roi in rois if roi.startswith("mask:")]
+    if twice := [name for name in names if names.count(name) > 1]:  # results keep only the name
+        table.fail("roi", f"roi: expected masks in folders of different names, got two {twice[0]}")
     return tuple(rois)
 
 

@@ -112,6 +112,8 @@ def test_images(data: Data, fold: int, scans: TestScans, folders: Folders) -> St
 def link(path: Path, target: Path) -> None:
     """A symbolic link to a file or folder; a copy where links are not possible."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() and not target.exists():  # what it led to was moved
+        target.unlink()
     try:
         target.symlink_to(path.absolute(), target_is_directory=path.is_dir())
     except OSError:  # no permission for links on Windows; some network drives

@@ -73,7 +73,9 @@ def training_steps(plan: Plan, training: Training, folders: Folders, ready: str)
 
 
 def _check_references(plan: Plan, data: Data) -> None:
-    """Check that no comparison has a calibrated reference where nothing can be calibrated.
+    """Check that no comparison has a reference that needs test scans, where there are none.
+
+    Calibrators are fitted, and lambda is chosen, on validation cases.
 
     Raises:
         InputError: one has.
@@ -81,11 +83,13 @@ def _check_references(plan: Plan, data: Data) -> None:
     for comparison in plan.comparisons:
         trainer, then, _ = comparison.reference.partition(THEN)
         is_ours = comparison.reference in plan.names_of_models(data.name)
-        if then and is_ours and comparison.data in (None, data.name):
+        is_chosen = trainer in plan.choices(data.name)
+        if (then or is_chosen) and is_ours and comparison.data in (None, data.name):
+            instead = plan.choices(data.name)[trainer][0].trainer if is_chosen else trainer
             raise InputError(
                 f"[[compare]] reference: expected test scans with labels in {data.dataset}, on "
                 f'which "{comparison.reference}" could be evaluated, found none (imagesTs and '
-                f'labelsTs, or scans that each fold leaves out); give reference = "{trainer}"'
+                f'labelsTs, or scans that each fold leaves out); give reference = "{instead}"'
             )
 
 
