@@ -11,10 +11,12 @@ from nnunet_meep.benchmark.plans.plan import Model, Plan, Select, plain_of
 from nnunet_meep.benchmark.plans.trainer_names import lambda_of
 from nnunet_meep.benchmark.results import TrainingResult
 from nnunet_meep.benchmark.running.steps import VALIDATION
-from nnunet_meep.evaluation.counting.surface import METRICS as SURFACE_METRICS
 from nnunet_meep.evaluation.metrics.catalogue import CATALOGUE
 from nnunet_meep.evaluation.metrics.metric import Better
 from nnunet_meep.evaluation.result_format import TOP_LABEL
+
+#: Metrics that a class does not have where the network misses it.
+_DISTANCES = ("hd", "hd95", "assd")
 
 
 def choices(
@@ -118,7 +120,7 @@ def _losses(
     all. A distance that only some of them have is one of a class that the others miss, for which it
     is infinite.
     """
-    is_distance = metric in SURFACE_METRICS and CATALOGUE[metric].better is Better.LOWER
+    is_distance = metric in _DISTANCES
     others = [of for of in values.values() if np.isfinite(list(of.values())).any()]
     losses = {}
     for trainer, of_trainer in values.items():
