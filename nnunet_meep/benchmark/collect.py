@@ -15,7 +15,7 @@ from nnunet_meep.benchmark.results import (
     write_result,
 )
 from nnunet_meep.benchmark.running.state import State
-from nnunet_meep.benchmark.running.steps import evaluation_folder, model_folder
+from nnunet_meep.benchmark.running.steps import evaluation_folder, model_folder, network_of
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.notes import counted
 from nnunet_meep.evaluation.stored_results import read_evaluation
@@ -41,7 +41,7 @@ def collect(state: State, folder: Path) -> Results:
 
 
 def ordered(results: Iterable[TrainingResult], plan: Plan) -> Results:
-    """Results in the order of a plan, without those of other trainings."""
+    """Results in the order of a plan, without those of other trainings or networks."""
     keys = [
         f"{model.data}/{model.trainer}/{seed}/{fold}"
         for model in plan.models
@@ -49,7 +49,8 @@ def ordered(results: Iterable[TrainingResult], plan: Plan) -> Results:
         for fold in plan.data[model.data].folds
     ]
     theirs = [r for r in results if f"{r.data}/{r.trainer}/{r.seed}/{r.fold}" in keys]
-    return in_order(theirs, keys)
+    known = {name: (None, network_of(data)) for name, data in plan.data.items()}
+    return in_order([r for r in theirs if r.network in known[r.data]], keys)
 
 
 def _evaluated(state: State, training: Training) -> list[str]:
@@ -89,6 +90,7 @@ def _result(state: State, training: Training, parts: list[str]) -> TrainingResul
         cost=cost,
         versions=record.versions if record else {},
         temperature=_temperature(state, training),
+        network=network_of(state.plan.data[training.data]),
     )
 
 

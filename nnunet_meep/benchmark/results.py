@@ -40,7 +40,10 @@ _KINDS: dict[str, Any] = {
     **{"data": str, "trainer": str, "seed": (int, type(None)), "fold": int},
     **{"cost": dict, "versions": dict, "evaluations": dict},
     "temperature": (int, float, type(None)),
+    "network": (str, type(None)),
 }
+#: What earlier versions did not keep.
+_KEPT_SINCE = ("temperature", "network")
 _CURVE = [(int, float, type(None))]
 #: Digits that are kept of each number; tables show three.
 _DIGITS, _FEW_DIGITS = 6, 4
@@ -66,6 +69,7 @@ class TrainingResult:
         versions: of the packages that trained.
         temperature: that its validation scans ask for, 1 if none; None if none was fitted, and of
             regions, which have one each.
+        network: nnU-Net's plans and configuration, ``nnUNetPlans__3d_fullres``; None if not kept.
     """
 
     data: str
@@ -77,6 +81,7 @@ class TrainingResult:
     cost: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     temperature: float | None = None
+    network: str | None = None
 
     @property
     def has_test_scans(self) -> bool:
@@ -150,6 +155,7 @@ def write_result(result: TrainingResult, folder: Path, folders: Folders) -> Path
         **{name: getattr(result, name) for name in ("data", "trainer", "seed", "fold")},
         **{name: dict(getattr(result, name)) for name in ("curves", "cost", "versions")},
         "temperature": result.temperature,
+        "network": result.network,
         "evaluations": {part: _compact(e, folders) for part, e in result.evaluations.items()},
     }
     text = json.dumps(nan_to_none(_rounded(content)), separators=(",", ":"), allow_nan=False)
@@ -172,7 +178,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
         content = parse_json(lzma.decompress(path.read_bytes()))
         if content["schema"] != SCHEMA:
             raise InputError(f"expected schema {SCHEMA}, got {content['schema']}")
-        content.setdefault("temperature", None)  # earlier versions did not keep it
+        content = {**dict.fromkeys(_KEPT_SINCE), **content}
         if malformed(content, {**_KINDS, "curves": dict.fromkeys(content["curves"], _CURVE)}, ""):
             raise ValueError
         content["curves"] = none_to_nan(content["curves"])
@@ -183,7 +189,7 @@ def read_result(path: Path, folders: Folders | None = None) -> TrainingResult:
             )
             for part, entry in content["evaluations"].items()
         }
-        names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions", "temperature")
+        names = ("data", "trainer", "seed", "fold", "curves", "cost", "versions", *_KEPT_SINCE)
         result = TrainingResult(evaluations=evaluations, **{name: content[name] for name in names})
         if VALIDATION not in evaluations and TEST not in evaluations:
             raise KeyError(TEST)
@@ -200,12 +206,24 @@ def read_results(folder: Path, folders: Folders | None = None) -> Results:
     """All results in a folder, sorted by name.
 
     Raises:
-        InputError: there are none, or one cannot be read.
+        InputError: there are none, one cannot be read, or those of a data set are of different
+            networks.
     """
     paths = sorted(folder.glob("*/*.json.xz"))
     if not paths:
         raise InputError(f"{folder}: expected results of meep-benchmark, found none")
-    return Results(tuple(read_result(path, folders) for path in paths))
+    results = [read_result(path, folders) for path in paths]
+    first: dict[str, tuple[Path, str]] = {}
+    for path, result in zip(paths, results, strict=True):
+        if result.network is None:
+            continue
+        other, network = first.setdefault(result.data, (path, result.network))
+        if network != result.network:  # the plan was changed, and not all is trained again yet
+            raise InputError(
+                f"{path}: expected a result of {network}, as {other.name}, got one of "
+                f"{result.network}; remove the results of one of both networks"
+            )
+    return Results(tuple(results))
 
 
 def in_order(results: Iterable[TrainingResult], order: Iterable[str]) -> Results:

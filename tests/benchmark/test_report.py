@@ -17,7 +17,7 @@ from predictions import LABELS, PredictionFolder, softmax_case
 
 import nnunet_meep as nm
 from nnunet_meep.benchmark import report as module
-from nnunet_meep.benchmark.collect import collect
+from nnunet_meep.benchmark.collect import collect, ordered
 from nnunet_meep.benchmark.plans.read_plan import read_plan
 from nnunet_meep.benchmark.report import write_report
 from nnunet_meep.benchmark.results import Results, TrainingResult
@@ -213,6 +213,14 @@ def test_a_lambda_is_not_compared_on_the_cases_it_was_chosen_on(tmp_path) -> Non
     options.plan.write_text(f'{text}\n[[compare]]\nreference = "{star}"\n')
     for problem in options.state().problems.values():
         assert problem.endswith(f'give reference = "{MEEP}"')
+
+
+def test_results_of_another_network_are_not_those_of_the_plan(options) -> None:
+    finish(options.state())
+    results = collect(options.state(), options.work / "results").trainings
+    assert {r.network for r in results} == {"nnUNetPlans__3d_fullres"}
+    of_2d = [replace(result, network="nnUNetPlans__2d") for result in results[1:]]
+    assert ordered([results[0], *of_2d], options.state().plan).trainings == results[:1]
 
 
 def test_results_of_data_that_are_prepared_no_more(options, capsys) -> None:

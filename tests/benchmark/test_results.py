@@ -193,9 +193,9 @@ def test_the_temperature_is_a_number_or_was_not_kept_yet(tmp_path, stored) -> No
     path.write_bytes(lzma.compress(json.dumps({**content, "temperature": "hot"}).encode()))
     with pytest.raises(InputError, match="expected the result of a training"):
         read_result(path)
-    del content["temperature"]
+    del content["temperature"], content["network"]
     path.write_bytes(lzma.compress(json.dumps(content).encode()))
-    assert read_result(path).temperature is None
+    assert (read_result(path).temperature, read_result(path).network) == (None, None)
 
 
 def test_a_folder_of_results(tmp_path) -> None:
@@ -218,3 +218,16 @@ def test_a_folder_of_results(tmp_path) -> None:
     assert ece["top_label"] == pytest.approx(made.top_label["ece"], rel=1e-5)
     assert set(frame["seed"]) == {"", 0, 1}
     assert Results(()).to_dataframe().empty
+
+
+def test_results_of_two_networks_are_not_one_model(tmp_path) -> None:
+    """As a changed configuration leaves them behind, until all is trained again."""
+    for seed, network in ((0, "nnUNetPlans__2d"), (1, "nnUNetPlans__3d_fullres"), (2, None)):
+        write_result(replace(result(seed), network=network), tmp_path, folders(tmp_path))
+    with pytest.raises(
+        InputError, match=r"expected a result of nnUNetPlans__2d, as .*fullres; rem"
+    ):
+        read_results(tmp_path)
+    (path,) = tmp_path.glob("*/*seed0*")
+    path.unlink()
+    assert len(read_results(tmp_path).trainings) == 2

@@ -123,9 +123,13 @@ def parts_of(plan: Plan, has_test_scans: bool) -> dict[str, str]:
     return {"": TEST, **{f"{THEN}{method}": f"{TEST}+{method}" for method in plan.methods}}
 
 
+def network_of(data: Data) -> str:
+    """nnU-Net's plans and configuration, as in the name of a model's folder."""
+    return f"{data.network.plans if data.network else data.plans}__{data.configuration}"
+
+
 def model_folder(data: Data, trainer: str) -> str:
-    plans = data.network.plans if data.network else data.plans
-    return f"{{results}}/{data.dataset}/{trainer}__{plans}__{data.configuration}"
+    return f"{{results}}/{data.dataset}/{trainer}__{network_of(data)}"
 
 
 class _Steps:
