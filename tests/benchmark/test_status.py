@@ -92,6 +92,12 @@ def test_without_test_scans_there_is_nothing_to_predict(options) -> None:
     prepared(options.work, n_test=0)
     state = options.state()
     assert cells(state)[f"{PLAIN}_seed0"] == ["pending", "-", "-", "pending"]
+    key = f"hip/{PLAIN}_seed0/fold_0"
+    for what in ("predict", "evaluate/test", "fit/temperature"):
+        ((training, said),) = options.state([f"{key}/{what}"]).problems.items()
+        assert training == key
+        assert "without test scans with labels are train and evaluate/validation" in said
+    assert options.state([f"{key}/evaluate/validation"]).problems == {}
 
 
 def test_predictions_may_be_deleted_once_they_are_evaluated(options) -> None:

@@ -102,6 +102,11 @@ class State:
             return
         if self._only:  # also in part, such as TRAINING/predict
             goals = [s for s in steps if any(_within(s.key, o) for o in self._only)]
+            if not goals:  # the command has checked the names
+                self.problems[training.key] = (
+                    f"--only: expected a step of {training.key} that there is, which without test "
+                    f"scans with labels are train and evaluate/validation"
+                )
         else:
             goals = [s for s in steps if "/evaluate/" in s.key]
         self._add(steps, goals)
