@@ -76,9 +76,11 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
     from nnunet_meep.nnunet_files.paths import real_path
 
     folder = target(dataset, options.dataset_id, overwrite=options.overwrite)
-    if real_path(options.source).is_relative_to(real_path(folder)):
+    replaced = real_path(folder)
+    read = [path for scan in dataset.scans for path in (*scan.channels, scan.mask)]
+    if inside := [path for path in (options.source, *read) if replaced in _places(path)]:
         raise InputError(
-            f"{options.source}: expected a source outside of {folder}, which would be replaced; "
+            f"{inside[0]}: expected a source outside of {folder}, which would be replaced; "
             f"choose another number with -d"
         )
     if options.dry_run:
@@ -100,8 +102,9 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
     )
     if options.dry_run and dataset.problems:
         raise InputError(f"{len(dataset.problems)} problems, see above; nothing would be written")
-    preprocessed = Path(os.environ.get("nnUNet_preprocessed", "")) / folder.name
-    if not options.dry_run and preprocessed.is_absolute() and preprocessed.is_dir():
+    root = os.environ.get("nnUNet_preprocessed")
+    preprocessed = Path(root or ".") / folder.name
+    if not options.dry_run and root and preprocessed.is_dir():
         say(
             f"Warning: {preprocessed} is of other data, converted before; delete it and the "
             f"trainings on them, or convert under another number"
@@ -111,6 +114,13 @@ def convert(dataset: RawDataset, options: argparse.Namespace) -> None:
             f"Next: meep-benchmark init {options.dataset_id}, to compare trainers; or by hand: "
             f"nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity"
         )
+
+
+def _places(path: Path) -> tuple[Path, ...]:
+    """Where a file or folder really is: its path, and the folders above it."""
+    from nnunet_meep.nnunet_files.paths import real_path
+
+    return (real_path(path), *real_path(path).parents)
 
 
 def _dataset_id(text: str) -> int:

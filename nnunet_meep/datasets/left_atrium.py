@@ -125,7 +125,8 @@ def find(source: Path, *, challenge_test: bool = False) -> RawDataset:
     test, training = set(TEST_CASES), set(TRAINING_CASES)
     if challenge_test:
         training = set(listed)
-        test = {case for case, path in where.items() if _TEST_FOLDER in path.parts} - training
+        inside = {case: (source.name, *p.relative_to(source).parts) for case, p in where.items()}
+        test = {case for case, parts in inside.items() if _TEST_FOLDER in parts} - training
     whose = "challenge's" if challenge_test else "paper's"
     skipped = sorted(set(where) - test - training)
     scans = [

@@ -42,9 +42,9 @@ PUBLISHED = {
     "GE3T": (*range(100, 111), *range(112, 117), 126, 132, 137, 144),
 }
 # The paper divides the 60 into 42 for training, 3 for validation and 15 for testing, but does not
-# list them. Here each scanner contributes 14, 1 and 5, drawn once at random: for the scanners in
-# this order, p = RandomState(2017).permutation(PUBLISHED[scanner]); p[:5] is for testing and p[5]
-# for validation.
+# list them. Here each scanner contributes 14, 1 and 5, drawn once at random with r =
+# RandomState(2017): for the scanners in this order, p = r.permutation(PUBLISHED[scanner]); p[:5] is
+# for testing and p[5] for validation.
 TEST = {
     "Utrecht": (2, 11, 27, 33, 49),
     "Singapore": (56, 59, 64, 65, 67),

@@ -184,8 +184,10 @@ def _reader(path: Path, dataset: Dataset) -> Any:
 
 
 def _first_line(text: str) -> str:
+    """The first line of an error, but for the place in C++ with which SimpleITK begins."""
     lines: Iterable[str] = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line), "no reason given")
+    said = (line for line in lines if line and not line.startswith("Exception thrown in SimpleITK"))
+    return next(said, "no reason given")
 
 
 def read_codes(

@@ -163,10 +163,13 @@ def test_an_old_folder_stays_until_it_is_to_be_replaced(
     assert convert(source) == 0
     assert convert(source) == 1
     assert "--overwrite replaces it" in capfd.readouterr().err
-    monkeypatch.setenv("nnUNet_preprocessed", str(source.parent / "preprocessed"))
+    monkeypatch.chdir(source.parent)
     (source.parent / "preprocessed" / "Dataset007_Mine").mkdir(parents=True)
-    assert convert(source, "--overwrite", "--cases", "1") == 0
-    assert "is of other data, converted before; delete it" in capfd.readouterr().err
+    for where in ("", "preprocessed", str(source.parent / "preprocessed")):
+        monkeypatch.setenv("nnUNet_preprocessed", where)
+        assert convert(source, "--overwrite", "--cases", "1") == 0
+        said = "is of other data, converted before; delete it" in capfd.readouterr().err
+        assert said == bool(where)
     assert files(raw / "Dataset007_Mine" / "labelsTr") == {"a.nii.gz"}
 
 
@@ -186,6 +189,20 @@ def test_the_source_is_not_what_is_replaced(
 ) -> None:
     source = raw / "Dataset007_Mine" / inside
     write_cases(source, "a", "b")
+    there = files(raw)
+    assert convert(source, "--overwrite", "--cases", "1") == 1
+    assert "expected a source outside of" in capfd.readouterr().err
+    assert files(raw) == there
+
+
+def test_the_source_may_not_link_to_what_is_replaced(
+    source: Path, raw: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = raw / "Dataset007_Mine" / "original"
+    write_cases(kept, "a", "b")
+    source.mkdir()
+    for folder in kept.iterdir():
+        (source / folder.name).symlink_to(folder)
     there = files(raw)
     assert convert(source, "--overwrite", "--cases", "1") == 1
     assert "expected a source outside of" in capfd.readouterr().err

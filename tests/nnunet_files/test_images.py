@@ -36,6 +36,14 @@ def test_a_name_that_is_no_readers_is_one_line(reader, folder) -> None:
         read_label_map(opened.paired.cases[0].reference, opened.dataset)
 
 
+def test_the_reason_is_what_itk_says_and_not_where_in_its_source(tmp_path) -> None:
+    (tmp_path / "a.nrrd").write_text("no image")
+    with pytest.raises(RuntimeError) as error:
+        sitk.ReadImage(tmp_path / "a.nrrd")
+    assert images._first_line(str(error.value)).startswith("sitk::ERROR: ")
+    assert images._first_line("\n other: \n more") == "other:"
+
+
 def test_a_path_that_is_not_utf8_does_not_end_the_process(folder, tmp_path) -> None:
     """SimpleITK would abort it."""
     opened = Predictions.open(folder.gt, [folder.pred])
