@@ -176,7 +176,7 @@ def test_averages_and_single_folds_are_not_fitted_to_together(model, tmp_path, a
     if average is None:  # single folds, too
         refuse_several_networks(folders)
         return
-    with pytest.raises(InputError, match=r"other: expected predictions made in one way, got thos"):
+    with pytest.raises(InputError, match=r"other: expected predictions made in one way"):
         refuse_several_networks(folders)
 
 
