@@ -159,7 +159,8 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
     labels = fit.calibrator.labels
     exclude_each_other = not labels.is_region_based and len(labels.classes) > 1
     rate = _rate(fit)
-    if rate is None or not exclude_each_other:  # else all of them have the same threshold
+    inside_each_other = labels.is_region_based and len(labels.classes) > 1
+    if rate is None or inside_each_other:
         lines.append(
             "Dice and FNR are those of each class on its own: where its probability is above the "
             "threshold."
@@ -169,7 +170,7 @@ def _of_thresholds(fit: DerivedFit) -> list[str]:
             "Where several are above theirs, one wins: meep-calib-eval computes Dice and FNR of "
             "that segmentation."
         )
-    elif labels.is_region_based and len(labels.classes) > 1:
+    elif inside_each_other:
         lines.append(
             "A region also gets what is written as one inside it: meep-calib-eval computes Dice "
             "and FNR of that\nsegmentation."

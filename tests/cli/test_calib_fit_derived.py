@@ -14,6 +14,7 @@ from predictions import LABELS, PredictionFolder
 from nnunet_meep.cli import calib_apply, calib_eval, calib_fit
 from nnunet_meep.evaluation.evaluate import evaluate
 from nnunet_meep.evaluation.notes import notes
+from nnunet_meep.nnunet_files.networks import Network
 from nnunet_meep.posthoc.calibrator import read_calibrator
 from nnunet_meep.posthoc.segmentation import thresholded
 
@@ -144,6 +145,19 @@ def test_regions_that_exclude_each_other_are_said(tmp_path, monkeypatch, capsys)
     assert calib_fit.main(["threshold", "--fnr", "0.3", *VAL, "-o", "f.json"]) == 0
     said = capsys.readouterr().out
     assert "Note: right is not inside left: where both are above their thresholds" in said
+    assert "A region also gets what is written as one inside it" in said
+
+
+def test_a_bound_of_several_folds_is_said_to_be_approximate(folders, capsys):
+    """Here the folder's record says that its cases were predicted by three folds."""
+    folds = {"network": Network(folds=("0", "1", "2")).to_dict()}
+    Path("val/pred/meep_predict_args.json").write_text(json.dumps(folds))
+    note = "Note: these cases were predicted by the networks of 3 folds"
+    for method, has_bound in (("--fnr=0.4", True), ("--goal=dice", False)):
+        assert calib_fit.main(["threshold", method, *VAL, "-o", "f.json"]) == 0
+        assert (note in capsys.readouterr().out) == has_bound
+    assert calib_fit.main(["volume", *VAL, "-o", "v.json"]) == 0
+    assert note in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
