@@ -77,26 +77,17 @@ def test_a_file_is_known_by_its_content(tmp_path) -> None:
     assert still_there(names, {}, folders)
 
 
-def test_a_scan_more_is_predicted_and_evaluated(work) -> None:
+@pytest.mark.parametrize(("case", "change"), [("t3", Path.touch), ("t2", Path.unlink)])
+def test_a_scan_more_or_less_is_noticed(work, case, change) -> None:
+    """With one more, the prediction goes on; with one less, it starts anew, so that none stays."""
     finished(work)
-    for part in ("imagesTs/t3_0000", "labelsTs/t3"):
-        (work / "nnUNet_raw" / DATASET / f"{part}.nii.gz").touch()
+    for part in (f"imagesTs/{case}_0000", f"labelsTs/{case}"):
+        change(work / "nnUNet_raw" / DATASET / f"{part}.nii.gz")
     assert what_is_pending(work) == {"predict", *AFTER_PREDICTION}
     state = state_of(work)
-    for step in state.pending():
-        if step.key.endswith("predict"):  # goes on with the new one
-            assert state.can_resume(step, state.records.read(step.key))
-
-
-def test_a_scan_less_is_predicted_anew_so_that_none_of_it_stays(work) -> None:
-    finished(work)
-    for part in ("imagesTs/t2_0000", "labelsTs/t2"):
-        (work / "nnUNet_raw" / DATASET / f"{part}.nii.gz").unlink()
-    assert what_is_pending(work) == {"predict", *AFTER_PREDICTION}
-    state = state_of(work)
-    for step in state.pending():
-        if step.key.endswith("predict"):
-            assert not state.can_resume(step, state.records.read(step.key))
+    predictions = [step for step in state.pending() if step.key.endswith("predict")]
+    goes_on = [state.can_resume(step, state.records.read(step.key)) for step in predictions]
+    assert goes_on == [case == "t3"] * 4
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def are_same(files: Iterable[str], before: Mapping[str, object], folders: Folder
 def still_there(files: Iterable[str], before: Mapping[str, object], folders: Folders) -> bool:
     """Whether each file of an earlier :func:`look_at` is among the files, with the same content.
 
-    A file with the same size and time counts as the same, so that a look at many takes no time.
+    A file with the same size and time counts as the same, so that a look at many takes no time:
+    what ``cp -p`` puts in its place has the time of another file.
     """
     return before.keys() <= set(files) and all(
         _is_same(folders.path(text), entry) for text, entry in before.items()
