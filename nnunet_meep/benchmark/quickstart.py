@@ -75,9 +75,9 @@ def quickstart(folder: Path, *, data: Path | None = None, device: str | None = N
     print(
         f"nnU-Net's default loss and MEEP-H with a lambda that the training finds, on "
         f"{data or 'a small synthetic data set'}.\n{CAVEAT}\n"
-        f"It trains both, predicts, evaluates, compares and writes a report: about two minutes on "
-        f"two\nidle cores for the synthetic data, hours for scans of clinical size on a CPU. Your "
-        f"own nnU-Net\nfolders are not used.\n",
+        f"It trains both, predicts, evaluates, compares and writes a report: two to three minutes "
+        f"on two\nidle cores for the synthetic data, hours for scans of clinical size on a CPU. "
+        f"Your own nnU-Net\nfolders are not used.\n",
         flush=True,
     )
     run(Options(plan, work=folder, device=device, jobs=2, environment=ENVIRONMENT))

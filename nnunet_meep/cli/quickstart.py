@@ -15,8 +15,8 @@ def _get_parser() -> argparse.ArgumentParser:
         description=(
             "Test the installation: train nnU-Net with its default loss and with MEEP-H for a few\n"
             "dozen iterations each on a small synthetic data set, predict test scans, and compare\n"
-            "the two in a report. Needs no GPU and no download; takes about two minutes on two\n"
-            "idle cores. Shows each nnU-Net command before running it. Such a short training\n"
+            "the two in a report. Needs no GPU and no download; takes two to three minutes on\n"
+            "two idle cores. Shows each nnU-Net command before running it. Such a short training\n"
             "tests the installation, not the method: nnU-Net trains 1000 epochs of 250 iterations."
         ),
         epilog=(

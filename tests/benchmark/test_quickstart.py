@@ -73,7 +73,7 @@ def test_it_runs_a_plan_of_the_default_and_the_recommended_trainer(runs, capsys)
     raw = Path("out/nnUNet_raw") / plan.data["synthetic"].dataset
     assert len(list((raw / "imagesTr").iterdir())) == 12
     said = capsys.readouterr().out
-    assert said.index("about two minutes") < said.index("Next, on your own data")
+    assert said.index("two to three minutes") < said.index("Next, on your own data")
     assert said.count("tests the\ninstallation, not the method") == 2
 
 
