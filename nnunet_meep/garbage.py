@@ -18,9 +18,10 @@ def collect_rarely() -> None:
 
 
 def collect_as_usual() -> None:
-    """Look for garbage as often as Python does by default, once all is imported.
+    """Look for garbage as often as before :func:`collect_rarely`, once all is imported.
 
     Each case leaves some garbage (numpy reads the header of an array with closures that refer to
     each other). Of thousands of cases it would take more memory than their results.
     """
-    gc.set_threshold(*_USUAL)
+    if gc.get_threshold()[0] == _NEW_OBJECTS:
+        gc.set_threshold(*_USUAL)

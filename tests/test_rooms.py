@@ -39,7 +39,7 @@ ARROWS = {
 }
 ARROWS["cli"] = set(ARROWS)
 #: Modules in the root that every room but ``losses`` may import; they import nothing of ours.
-COMMON = {"errors", "atomic", "cores", "garbage", "json_file"}
+COMMON = {"errors", "atomic", "cores", "garbage", "json_file", "workers"}
 ROOT = {"__init__", "__main__", "_autoload", *COMMON}
 
 

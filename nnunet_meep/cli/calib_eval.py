@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from contextlib import suppress
-from importlib import import_module
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from nnunet_meep.cli._folders import (
@@ -18,12 +16,10 @@ from nnunet_meep.cli._folders import (
 )
 from nnunet_meep.cli._parser import command_parser
 from nnunet_meep.cli._run import run
-from nnunet_meep.garbage import collect_as_usual
+from nnunet_meep.cores import usable_cores
 
 if TYPE_CHECKING:
     from nnunet_meep.evaluation.results import Evaluation
-
-_FOR_PICTURES = ("matplotlib.figure", "matplotlib.backends.backend_svg")
 
 _EPILOG = """\
 written into -o:
@@ -158,7 +154,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from nnunet_meep.errors import InputError
-    from nnunet_meep.evaluation.evaluate import evaluate
+    from nnunet_meep.evaluation.report.drawing import Drawing
     from nnunet_meep.nnunet_files.paths import itk_path, refuse_no_folder
 
     gt_folder, pred_folders = references_and_predictions(options)
@@ -189,16 +185,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.part is not None:
         _count_part(options, arguments)
         return
-    # matplotlib takes a while to load; meanwhile other processes count voxels.
-    preload = Thread(target=_import_for_pictures)
-    evaluation = evaluate(**arguments, meanwhile=preload.start)
-    if preload.is_alive():
-        preload.join()
-    from nnunet_meep.evaluation.notes import counted, notes
-    from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
-    from nnunet_meep.evaluation.report.text import table
+    several = (options.np or usable_cores()) > 1
+    with Drawing.started() if several else nullcontext() as drawing:  # first, it takes longest
+        from nnunet_meep.evaluation.evaluate import evaluate
+        from nnunet_meep.evaluation.notes import counted, notes
+        from nnunet_meep.evaluation.report.evaluation_report import write_evaluation_report
+        from nnunet_meep.evaluation.report.text import table
 
-    paths = write_evaluation_report(evaluation, output)
+        evaluation = evaluate(**arguments)
+        paths = write_evaluation_report(evaluation, output, drawing)
     n, n_kept = len(evaluation.cases), evaluation.n_kept
     print(
         f"{counted(n, 'case')}, {options.bins} bins; {n_kept} taken from {output / 'cases'}, "
@@ -212,13 +207,6 @@ def _evaluate(options: argparse.Namespace) -> None:
     print("\nWritten:")
     for path in paths:
         print(f"  {path}")
-
-
-def _import_for_pictures() -> None:
-    with suppress(Exception):  # what is wrong is said when it is needed
-        for name in _FOR_PICTURES:
-            import_module(name)
-    collect_as_usual()
 
 
 def _count_part(options: argparse.Namespace, arguments: dict[str, Any]) -> None:

@@ -185,6 +185,9 @@ class BinsOfCases(Sequence[dict[str, list[float]]]):
     def __init__(self, cases: Sequence[CaseResult], roi: str, key: str) -> None:
         self._cases, self._roi, self._key = cases, roi, key
 
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[dict[str, list[float]]]]]:
+        return list, (list(self),)  # another process needs no more of the cases
+
     def __len__(self) -> int:
         return len(self._cases)
 

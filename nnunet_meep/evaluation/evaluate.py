@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from nnunet_meep.evaluation.roi_results import risk_coverages, roi_result
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.evaluation.volume_coverage import volume_coverage, with_intervals
+from nnunet_meep.garbage import collect_as_usual
 from nnunet_meep.nnunet_files.calibrated import (
     CALIBRATOR_COPY,
     UNKNOWN_CALIBRATOR,
@@ -59,7 +60,6 @@ def evaluate(
     partial: bool = False,
     progress: bool = False,
     keep: StrPath | None = None,
-    meanwhile: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Evaluate the probabilities of folders of nnU-Net predictions.
 
@@ -91,8 +91,6 @@ def evaluate(
         progress: show a progress bar on stderr.
         keep: folder for the sums of finished cases, which later calls with the same arguments
             reuse; None keeps nothing.
-        meanwhile: called once, as soon as all other processes have a case to count, so that this
-            one can do something else; not called if there are none.
 
     Raises:
         InputError: the folders, an argument or a file cannot be used.
@@ -147,8 +145,9 @@ def evaluate(
     files: dict[str, dict[str, str]] = {}
     n_kept = 0
     totals = {name: _Totals(dataset.labels, grid(bins)) for name in rois}
-    with closing(setup.outcomes(paired.cases, processes, progress, meanwhile)) as outcomes:
+    with closing(setup.outcomes(paired.cases, processes, progress)) as outcomes:
         for case, outcome in outcomes:
+            collect_as_usual()  # all is imported
             if isinstance(outcome, InputError):
                 if not chill:
                     raise outcome

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting import TOLERANCE_MM
 from nnunet_meep.evaluation.counting.reference import FILE
-from nnunet_meep.evaluation.pool import is_small
 from nnunet_meep.evaluation.setup import Setup
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.cases import Case
@@ -111,8 +110,6 @@ def count_part(
     mine = part.of(setup.predictions.paired.cases)
     to_count = [case for case in mine if not setup.job.is_kept(case)]
     n_skipped = 0
-    if len(to_count) == 1 and is_small(to_count[0]):
-        processes = 1  # another process would start for longer than this case takes
     if to_count:
         with closing(setup.outcomes(to_count, processes, progress)) as outcomes:
             for _, outcome in outcomes:

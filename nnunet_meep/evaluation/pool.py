@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +32,7 @@ from nnunet_meep.evaluation.metrics.scores import (
 from nnunet_meep.evaluation.roi_results import roi_result, whole_image
 from nnunet_meep.garbage import collect_as_usual, collect_rarely
 from nnunet_meep.nnunet_files.cases import Case, Dataset, n_voxels_of
+from nnunet_meep.workers import not_for_workers
 
 
 @dataclass(frozen=True)
@@ -80,26 +80,18 @@ class Job:
             except InputError as error:
                 yield error
 
-    def in_processes(
-        self, cases: list[Case], n: int, meanwhile: Callable[[], object] | None
-    ) -> Outcomes:
-        """Evaluate several cases at once; results come in the order of the cases.
-
-        Args:
-            cases: the cases.
-            n: number of other processes.
-            meanwhile: called in this one as soon as the others have enough to do.
-        """
+    def in_processes(self, cases: list[Case], n: int) -> Outcomes:
+        """Evaluate several cases at once, in ``n`` other processes; in the order of the cases."""
         n = max(min(n, len(cases)), 1)
         spawn = multiprocessing.get_context("spawn")
         its_end, ours = spawn.Pipe(duplex=False)
-        with _not_for_workers():
+        with not_for_workers():
             pool = ProcessPoolExecutor(n, spawn, _start_worker, (its_end,))
         waiting: deque[Future[Finished] | InputError] = deque()
         warm = is_done = False
 
         def start(*job: Any) -> Future[Any]:
-            with _not_for_workers():
+            with not_for_workers():
                 return pool.submit(*job)
 
         def submit(case: Case) -> Future[Finished] | InputError:
@@ -119,10 +111,8 @@ class Job:
             return start(self.count_and_finish, case, key, reference)
 
         try:
-            for i, case in enumerate(cases):
+            for case in cases:
                 waiting.append(submit(case))
-                if meanwhile is not None and i == min(n, len(cases) - 1):
-                    meanwhile()
                 # Queue one case more than there are workers, so none waits for a reference.
                 while len(waiting) > n:
                     yield _outcome(waiting.popleft())
@@ -223,22 +213,6 @@ class Job:
         return finished
 
 
-@contextmanager
-def _not_for_workers() -> Iterator[None]:
-    """Keep Ctrl-C and SIGHUP, which a terminal sends to all, from processes that are started here.
-
-    From their first moment: their parent ends them. This process gets such a signal afterwards.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _start_worker(other: Connection) -> None:
     """Make a worker exit when its parent says so.
 
@@ -246,7 +220,7 @@ def _start_worker(other: Connection) -> None:
         other: a pipe whose other end the parent closes; the system does it if the parent is killed.
     """
     collect_rarely()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; see _not_for_workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows; see not_for_workers
 
     def end() -> None:
         other.poll(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from nnunet_meep.errors import InputError
 from nnunet_meep.evaluation.counting.bins import MAX_BINS
 from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
 from nnunet_meep.evaluation.counting.roi import Roi, parse_roi
-from nnunet_meep.evaluation.pool import Finished, Job
+from nnunet_meep.evaluation.pool import Finished, Job, is_small
 from nnunet_meep.evaluation.stored_results import StrPath
 from nnunet_meep.nnunet_files.cases import Case, Folders, refuse_unpaired
 from nnunet_meep.nnunet_files.identity import file_identity
@@ -114,7 +114,6 @@ class Setup:
         cases: list[Case],
         processes: int | None,
         progress: bool,
-        meanwhile: Callable[[], object] | None = None,
     ) -> Generator[tuple[Case, Finished | InputError], None, None]:
         """Evaluate cases; each with its result, or with the error that there is none.
 
@@ -122,15 +121,16 @@ class Setup:
 
         Args:
             cases: some of the cases, in the order of the results.
-            processes, progress, meanwhile: as for :func:`.evaluate`.
+            processes, progress: as for :func:`.evaluate`.
         """
         if self.job.keep is not None:  # where all cases are kept, nothing else would do it
             remove_left_over(self.job.keep)
         n_processes = processes or usable_cores()
+        # Another process would take longer to start than a single small case takes.
         outcomes = (
             self.job.in_this_process(cases)
-            if n_processes == 1
-            else self.job.in_processes(cases, n_processes, meanwhile)
+            if n_processes == 1 or (len(cases) == 1 and is_small(cases[0]))
+            else self.job.in_processes(cases, n_processes)
         )
         bar_of = partial(tqdm, desc=_name(self.given[0]), unit="case", disable=not progress)
         with (

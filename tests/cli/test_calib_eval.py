@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,15 +58,23 @@ def test_a_file_in_place_of_the_predictions_is_not_taken_for_the_output(folders,
     assert not list(pred.glob("calibration"))
 
 
-def test_pictures_that_cannot_be_drawn_are_said_when_they_are_due(folders, monkeypatch, capsys):
+@pytest.mark.slow
+def test_pictures_that_cannot_be_drawn_are_said_when_they_are_due(folders, tmp_path):
     """Where matplotlib has no folder that it may write to; it is loaded beside the counting."""
-
-    def fail(name):
-        raise OSError(f"no writable folder for {name}")
-
-    monkeypatch.setattr(calib_eval, "import_module", fail)
     gt, pred = folders
-    assert calib_eval.main([str(gt), str(pred), "-np", "1", "--no-surface"]) == 1
-    error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith(f"Error: {pred / 'case_0.npz'}: expected an npz file")
-    assert "no writable folder" not in error
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise OSError('no writable folder')")
+    command = [Path(sys.executable).with_name("meep-calib-eval"), gt, pred, "-np", "2"]
+    for chosen, said in ((), "expected an npz file"), (("--cases", "case_1"), "no writable folder"):
+        result = subprocess.run(
+            [*command, *chosen],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1
+        *others, last = result.stderr.splitlines()
+        assert last.startswith("Error: ")
+        assert said in last
+        assert "no writable folder" not in "".join(others)
+    assert {p.name for p in pred.glob("calibration/*")} == {"cases"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from nnunet_meep.atomic import replacing_files
 from nnunet_meep.evaluation.case_results import BinsOfCases
 from nnunet_meep.evaluation.counting.roi import describe
 from nnunet_meep.evaluation.notes import counted
-from nnunet_meep.evaluation.report.figures import Layer, reliability_figure, save_figure
+from nnunet_meep.evaluation.report.drawing import Drawing, Picture, save_pictures
+from nnunet_meep.evaluation.report.figures import Layer, reliability_figure
 from nnunet_meep.evaluation.report.lesion_pictures import (
     by_confidence,
     froc_figure,
@@ -25,14 +27,23 @@ if TYPE_CHECKING:
 
 #: The pictures of lesions, which only some evaluations have.
 _OF_LESIONS = ("froc", "lesion_reliability")
+#: The results of more cases take too much memory and time to be sent to another process.
+_MANY_CASES = 500
 
 
-def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
+def write_evaluation_report(
+    evaluation: Evaluation, folder: Path, drawing: Drawing | None = None
+) -> list[Path]:
     """Write ``calibration.json``, ``.csv`` and pictures as ``.png`` and ``.svg`` into a folder.
 
     The pictures are ``reliability``, and with lesions ``froc`` and ``lesion_reliability``. All are
     complete before the first one replaces an old file; ``calibration.json`` comes last. Older
     pictures of lesions that this evaluation does not have are removed.
+
+    Args:
+        evaluation: what to write.
+        folder: created if missing.
+        drawing: a process that draws the pictures, unless there are many cases; None: this one.
 
     Returns:
         The paths.
@@ -47,12 +58,18 @@ def write_evaluation_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     paths = [folder / name for name in names]
     with replacing_files(paths[::-1]) as reversed_paths:
         json_path, csv_path, *picture_paths = reversed_paths[::-1]
+        to_draw = [
+            Picture(draw, *picture_paths[2 * i : 2 * i + 2])
+            for i, draw in enumerate(pictures.values())
+        ]
+        if len(evaluation.cases) > _MANY_CASES:
+            drawing = None
+        if drawing is not None:
+            drawing.begin(to_draw)
         write_evaluation(evaluation, json_path, folder)
         write_csv(csv_path, evaluation.columns, evaluation.rows())
-        for i, draw in enumerate(pictures.values()):
-            figure = draw()
-            save_figure(figure, picture_paths[2 * i], "png")
-            save_figure(figure, picture_paths[2 * i + 1], "svg")
+        if drawing is None or not drawing.is_done():
+            save_pictures(to_draw)
     for name in set(_OF_LESIONS) - set(pictures):
         for kind in ("png", "svg"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
@@ -63,20 +80,14 @@ def _pictures(evaluation: Evaluation) -> dict[str, Callable[[], Figure]]:
     """The pictures of an evaluation, by name."""
     n_cases = counted(len(evaluation.cases), "case")
     pooled = evaluation.pooled[evaluation.roi]
-
-    def reliability() -> Figure:
-        panels = {
-            f"{name} (label {key})\npooled ECE {1e3 * pooled.classes[key]['ece']:.2f} e-3": [
-                Layer(
-                    "all cases",
-                    pooled.bins[key],
-                    BinsOfCases(evaluation.cases, evaluation.roi, key),
-                )
-            ]
-            for key, name in evaluation.classes.items()
-        }
-        return reliability_figure(panels, f"{describe(evaluation.roi)}, {n_cases}")
-
+    panels = {
+        f"{name} (label {key})\npooled ECE {1e3 * pooled.classes[key]['ece']:.2f} e-3": [
+            Layer("all cases", pooled.bins[key], BinsOfCases(evaluation.cases, evaluation.roi, key))
+        ]
+        for key, name in evaluation.classes.items()
+    }
+    title = f"{describe(evaluation.roi)}, {n_cases}"
+    reliability = partial(reliability_figure, panels, title)
     if evaluation.lesions is None:
         return {"reliability": reliability}
     of_cases = evaluation.lesions.values()
@@ -88,6 +99,6 @@ def _pictures(evaluation: Evaluation) -> dict[str, Callable[[], Figure]]:
     n_bins = evaluation.settings["bins"]
     return {
         "reliability": reliability,
-        "froc": lambda: froc_figure(layers, title),
-        "lesion_reliability": lambda: lesion_reliability_figure(layers, title, n_bins),
+        "froc": partial(froc_figure, layers, title),
+        "lesion_reliability": partial(lesion_reliability_figure, layers, title, n_bins),
     }
