@@ -215,7 +215,17 @@ def test_records(records) -> None:
     records.write(KEY, record)
     records.claim(KEY)
     assert records.read(KEY) == record
-    for damaged in ("", "[]", "null", "{}", '{"state": "done"', '{"state": "done"}', "\0"):
-        (path,) = Path(records._folder).rglob("*.json")
+    (path,) = Path(records._folder).rglob("*.json")
+    other_kind = path.read_text().replace('"inputs": {}', '"inputs": []')
+    for damaged in (
+        "",
+        "[]",
+        "null",
+        "{}",
+        '{"state": "done"',
+        '{"state": "done"}',
+        "\0",
+        other_kind,
+    ):
         path.write_text(damaged)
         assert records.read(KEY) is None

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import psutil
 
@@ -67,6 +67,13 @@ class Record:
     usage: dict[str, Any] = field(default_factory=dict)
 
 
+#: Of each attribute; numbers may be written without a fraction.
+_KINDS: dict[str, Any] = {
+    name: (int, float) if kind is float else get_origin(kind) or kind
+    for name, kind in get_type_hints(Record).items()
+}
+
+
 @dataclass(frozen=True)
 class Claim:
     """Who works on a step.
@@ -102,9 +109,11 @@ class Records:
     def read(self, key: str) -> Record | None:
         """The record of a step; None if there is none, or none that can be read."""
         try:
-            return Record(**read_json(self._path(key)))
+            record = Record(**read_json(self._path(key)))
         except (OSError, ValueError, TypeError):
             return None
+        is_whole = all(isinstance(value, _KINDS[name]) for name, value in vars(record).items())
+        return record if is_whole else None
 
     def write(self, key: str, record: Record) -> None:
         path = self._path(key)
