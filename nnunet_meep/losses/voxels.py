@@ -13,8 +13,8 @@ inside if ``logit > 0``). A voxel is misclassified if that is not its label. Ign
 out of all sums and counts.
 
 The probabilities come from a log-softmax (or log-sigmoid) in at least float32, whatever the
-autocast dtype, so the values and gradients are finite for every finite logit that float16 can hold
-(and up to 1e37 in bfloat16 and float32). A NaN among the logits gives NaN. Sums and counts run over
+autocast dtype, so the values and gradients are finite for every finite logit that float16 can hold.
+A NaN among the logits gives NaN. Sums and counts run over
 the whole batch and, if ``torch.distributed`` is initialised, over all ranks. Every rank must then
 call the loss, even if it has no misclassified voxel.
 """
@@ -170,8 +170,14 @@ def check_target(logits: Tensor, target: Tensor, ignore_label: int | None, regio
     The target of regions has no labels: a value above 0.5 means inside, and any value is accepted.
 
     Raises:
+        TypeError: they are lists, of several resolutions.
         ValueError: ``logits`` and ``target`` do not fit together.
     """
+    if isinstance(logits, list | tuple):
+        raise TypeError(
+            "logits: expected a tensor, got a list; call the loss for each resolution, or wrap it "
+            "in nnU-Net's DeepSupervisionWrapper"
+        )
     check_shapes(logits, target, ignore_label, regions)
     if not regions:
         check_labels(target, logits.shape[1], ignore_label)

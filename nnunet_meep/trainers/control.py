@@ -26,8 +26,9 @@ responded.
 
 **An underconfident network is left alone.** Some are, without any term, such as those of
 cross-entropy alone in short trainings (benchmarks/lambda_auto.md). The term would make them worse,
-so it does not begin, however late, while r was below 0 in each epoch of :data:`LASTING`. For a few
-epochs, it is below 0 in other networks, too, when they find a class: those do not wait.
+so it does not begin, however late, while r was below 0, or unknown, in each epoch of
+:data:`LASTING`. For a few epochs, it is below 0 in other networks, too, when they find a class:
+those do not wait.
 
 **The control** is multiplicative: ``lambda <- lambda exp(g (r - AIM))`` once per epoch, with r
 clipped to [-1, 1]. As lambda rises to the value needed, r falls from r0 to 0, and its slope over
@@ -129,16 +130,16 @@ def begins(dice: Sequence[Sequence[float]], epochs: Sequence[ErrorSums], n_epoch
         n_epochs: number of epochs of the whole training.
     """
     over = len(dice) / n_epochs
-    if over < BEGINS_AT or _is_underconfident(epochs[-max(1, round(LASTING * n_epochs)) :]):
+    lasting = epochs[-max(1, round(LASTING * n_epochs)) :]
+    if over < BEGINS_AT or not any(map(_is_overconfident, lasting)):
         return False
     last = dice[-max(1, round(MEMORY * n_epochs)) :]
     return over >= BEGINS_LATEST or all(map(_is_found, zip(*last, strict=True)))
 
 
-def _is_underconfident(epochs: Sequence[ErrorSums]) -> bool:
-    """Whether the network expected more errors than it made, each time that this is known."""
-    usable = [sums for sums in epochs if sums.usable]
-    return bool(usable) and all(sums.expected_errors > sums.errors for sums in usable)
+def _is_overconfident(sums: ErrorSums) -> bool:
+    """Whether the network made as many errors as it expected, or more; if that is known."""
+    return sums.usable and sums.errors >= sums.expected_errors
 
 
 def may_be_too_short(n_epochs: int) -> bool:

@@ -63,11 +63,13 @@ class LambdaController:
         )
         return list(map(ErrorSums, *values))
 
-    def of_checkpoints(self) -> str:
-        """A sentence on the lambda that each checkpoint was trained with."""
+    def of_training(self, *, saved: bool) -> str:
+        """A sentence on the lambda at the end of the training.
+
+        Args:
+            saved: whether there are checkpoints, of which it says what each was trained with.
+        """
         weights: Sequence[float] = self._logger.get_value("lambda", step=None)
-        averages = np.array(self._logger.get_value("ema_fg_dice", step=None), np.float64)
-        best = int(np.argmax(np.nan_to_num(averages, nan=-np.inf)))  # nnU-Net never takes NaN
         if not weights[-1]:
             n = len(weights)
             if may_be_too_short(n):
@@ -75,13 +77,23 @@ class LambdaController:
                     f"a training of {n} epoch{'s' * (n != 1)} is too short for the term, which "
                     "begins after two fifths of it, three if a class is found late"
                 )
+            elif not any(sums.usable for sums in self._error_sums()):
+                why = (
+                    "nothing could be measured on the validation patches; all their voxels are "
+                    "ignored, or the trainer's validation step does not call the loss"
+                )
             else:
                 why = (
                     "whenever the term could have begun, the network expected more errors than it "
                     "made; such a network is underconfident, and the term would make it worse"
                 )
             return f"lambda was 0 to the end: {why}"
-        text = f"lambda: {weights[-1]:.4g} in the last epoch, of checkpoint_final"
+        text = f"lambda: {weights[-1]:.4g} in the last epoch"
+        if not saved:
+            return text
+        text += ", of checkpoint_final"
+        averages = np.array(self._logger.get_value("ema_fg_dice", step=None), np.float64)
+        best = int(np.argmax(np.nan_to_num(averages, nan=-np.inf)))  # nnU-Net never takes NaN
         if best < len(weights) - 1:
             text += f"; {weights[best]:.4g} in epoch {best}, of checkpoint_best"
             if not weights[best]:

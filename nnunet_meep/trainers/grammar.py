@@ -199,7 +199,7 @@ OPTIONS = {
         re.compile("seed(0|[1-9][0-9]{0,8})"),
         "a whole number of up to nine digits without leading zeros",
         "seed of the network's initialisation; batches are reproducible only with "
-        "nnUNet_n_proc_DA=0, because nnU-Net's background loaders stay random",
+        "nnUNet_n_proc_DA=0, because nnU-Net's background loaders choose patches at random",
     ),
     "paper": Option(
         "_paper",
@@ -240,6 +240,11 @@ class Experiment:
     def active_term(self) -> str | None:
         """The term that is computed; None if lambda is fixed at 0."""
         return self.term if self.weight or self.auto else None
+
+    @property
+    def changes_loss(self) -> bool:
+        """Whether anything is asked for instead of the trainer's own loss, or beside it."""
+        return self.active_term is not None or self.segmentation_loss != "DiceCE"
 
     @property
     def validation_iterations(self) -> int | None:

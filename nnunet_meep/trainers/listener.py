@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.losses.regularized import LossParts
+from nnunet_meep.trainers.loss_choice import made_losses
 from nnunet_meep.trainers.monitor import TrainingMonitor, weighted_parts
 
 
@@ -57,7 +58,7 @@ class LossListener:
         if len(with_term) == 1:
             note = self._parts_of_resolutions.append
             self._hooks.append(with_term[0].register_forward_hook(lambda m, *_: note(m.parts)))
-        self._hooks.append(loss.register_forward_hook(self._on_loss))
+        self._hooks.append(loss.register_forward_hook(self._on_loss, with_kwargs=True))
 
     @contextmanager
     def training_step(self) -> Iterator[None]:
@@ -72,8 +73,16 @@ class LossListener:
         finally:
             self._is_training, self._last = False, None
 
-    def _on_loss(self, module: nn.Module, arguments: tuple[Any, ...], loss: Tensor) -> None:
-        logits, target = arguments[:2]
+    def leave_out(self) -> None:
+        """Leave the batch of this training step out of the monitor's sums."""
+        self._last = None
+
+    def _on_loss(
+        self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Tensor
+    ) -> None:
+        target = named.pop("target", None)
+        logits, *others = [*arguments, *named.values()]
+        target = others[0] if target is None else target
         if isinstance(logits, list | tuple):  # the full resolution comes first
             logits, target = logits[0], target[0]
         if self._is_training:
@@ -104,5 +113,5 @@ class LossListener:
 
 
 def losses_with_term(loss: nn.Module) -> list[RegularizedLoss]:
-    """All losses with a term inside a trainer's loss."""
-    return [m for m in loss.modules() if isinstance(m, RegularizedLoss) and m.term]
+    """The losses with the experiment's term inside a trainer's loss; not those of the user."""
+    return [m for m in made_losses(loss) if isinstance(m, RegularizedLoss) and m.term]

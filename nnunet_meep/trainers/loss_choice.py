@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 
@@ -23,8 +24,18 @@ from nnunet_meep.losses import DSCppLoss, FocalLoss, RegularizedLoss
 from nnunet_meep.losses.compound import IN_CLOSED_FORM, ClosedFormLoss, DiceCE
 from nnunet_meep.trainers.grammar import TERMS, Experiment
 
+#: Attribute of the losses that :func:`choose_loss` has made; copies of them have it, too.
+_MADE = "made_for_an_experiment"
 #: Factors of weight_ce and weight_dice that keep only one part of nnU-Net's loss.
 _PARTS = {"Dice": (0, 1), "CE": (1, 0)}
+
+
+def made_losses(loss: nn.Module) -> list[nn.Module]:
+    """The losses inside a trainer's loss that :func:`choose_loss` has made.
+
+    Usually one. Others of the same classes may be the user's own.
+    """
+    return [module for module in loss.modules() if getattr(module, _MADE, False)]
 
 
 def choose_loss(
@@ -38,6 +49,8 @@ def choose_loss(
 ) -> nn.Module:
     """The loss at one resolution that an experiment asks for.
 
+    It is the trainer's own if nothing else is asked for; any other is among :func:`made_losses`.
+
     Args:
         own_loss: the trainer's own loss at one resolution; it is not changed.
         experiment: which segmentation loss and which term.
@@ -50,6 +63,19 @@ def choose_loss(
             but that is not the trainer's own loss.
     """
     labels: dict[str, Any] = {"ignore_label": ignore_label, "regions": regions}
+    loss = _loss(own_loss, experiment, labels, n_channels, device)
+    if loss is not own_loss:
+        setattr(loss, _MADE, True)
+    return loss
+
+
+def _loss(
+    own_loss: nn.Module,
+    experiment: Experiment,
+    labels: dict[str, Any],
+    n_channels: int,
+    device: torch.device,
+) -> nn.Module:
     asked = experiment.segmentation_loss
     settings = settings_of(own_loss, **labels)
     if asked == "Focal":
@@ -59,7 +85,7 @@ def choose_loss(
             raise _other_loss(asked, own_loss)
         own_loss, settings = _dscpp(settings, experiment.gamma, labels), None
     elif asked in _PARTS:
-        if not isinstance(own_loss, DC_and_CE_loss | DC_and_BCE_loss):
+        if not _is_dice_ce(own_loss):
             raise _other_loss(asked, own_loss)
         own_loss, settings = _one_part(own_loss, settings, *_PARTS[asked])
     term = experiment.active_term
@@ -72,9 +98,15 @@ def choose_loss(
         return _with_term(own_loss, settings, experiment, term, n_channels, device, labels)
     # Without a term, nnU-Net's own object is used. But its CE alone returns a Python 0, which has
     # no backward(), for a batch in which every voxel is ignored.
-    if asked == "CE" and ignore_label is not None:
+    if asked == "CE" and labels["ignore_label"] is not None:
         return RegularizedLoss(own_loss, **labels)
     return own_loss
+
+
+def _is_dice_ce(loss: nn.Module) -> bool:
+    """Whether a loss is the sum of nnU-Net's Dice and cross-entropy; a subclass may add to it."""
+    kinds = (DC_and_CE_loss, DC_and_BCE_loss)
+    return isinstance(loss, kinds) and type(loss).forward in [kind.forward for kind in kinds]
 
 
 def _other_loss(asked: str, own_loss: nn.Module) -> TypeError:
@@ -161,7 +193,8 @@ def settings_of(own_loss: Any, *, ignore_label: int | None, regions: bool) -> Di
         if type(own_loss) is not DC_and_CE_loss or own_loss.ignore_label != ignore_label:
             return None
         ce = own_loss.ce
-        plain = ce.weight is None and not ce.label_smoothing and ce.reduction == "mean"
+        plain = type(ce) in (RobustCrossEntropyLoss, nn.CrossEntropyLoss) and ce.weight is None
+        plain = plain and not ce.label_smoothing and ce.reduction == "mean"
         plain = plain and ce.ignore_index == (ignore_label if ignores else -100)
         activation = softmax_helper_dim1
     dice = getattr(own_loss.dc, "_orig_mod", own_loss.dc)  # nnU-Net compiles it on a GPU

@@ -30,12 +30,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_meep import __version__
 from nnunet_meep.atomic import move_files, temporary_folder
 from nnunet_meep.errors import InputError
-from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers.checkpoints import go_on_from, refuse_torn
 from nnunet_meep.trainers.controller import LambdaController
 from nnunet_meep.trainers.grammar import PAPER_LEARNING_RATE, TERMS, Experiment
 from nnunet_meep.trainers.listener import LossListener, losses_with_term
-from nnunet_meep.trainers.loss_choice import choose_loss
+from nnunet_meep.trainers.loss_choice import choose_loss, made_losses
 from nnunet_meep.trainers.monitor import TrainingMonitor, over_ranks
 from nnunet_meep.trainers.names import explain
 from nnunet_meep.trainers.progress import KEYS, CalibrationLogger
@@ -43,6 +42,9 @@ from nnunet_meep.trainers.report import epoch_lines, not_finite
 from nnunet_meep.trainers.resumed import refuse_other_trainer
 from nnunet_meep.trainers.sampling import oversample_with_probability, unforced_patches
 from nnunet_meep.trainers.schedule import paper_optimizer
+
+#: Batches in a row whose loss is not finite, at which a training in half precision stops.
+MOST_OVERFLOWS = 10
 
 
 class MEEPMixin(nnUNetTrainer):
@@ -60,7 +62,8 @@ class MEEPMixin(nnUNetTrainer):
     An experiment that cannot be trained raises an ``InputError`` of one line, in ``__init__()``,
     ``initialize()`` or ``run_training()``; a checkpoint of another trainer, in
     ``load_checkpoint()``. One that does not fit the other trainer's loss or data loaders raises a
-    ``TypeError``; a loss that is not finite, a ``FloatingPointError``.
+    ``TypeError``. A loss that is not finite raises a ``FloatingPointError``; in half precision, if
+    an image is not, or in :data:`MOST_OVERFLOWS` batches in a row.
 
     Attributes:
         experiment: what :func:`nnunet_meep.trainers.names.parse` returns for a name.
@@ -162,7 +165,7 @@ class MEEPMixin(nnUNetTrainer):
             device=self.device,
         )
         self.listener = LossListener(self.monitor)
-        self._iteration = 0
+        self._iteration = self._n_overflows = 0
         self._follow_loss()
 
     def load_checkpoint(
@@ -174,8 +177,9 @@ class MEEPMixin(nnUNetTrainer):
         """Go on from a whole checkpoint of the same trainer; any other is refused.
 
         Args:
-            filename_or_checkpoint: its file, or what it holds.
-            checkpoint: the same, as versions of nnU-Net after 2.8.1 call it.
+            filename_or_checkpoint: its file; with versions of nnU-Net after 2.8.1 also what it
+                holds.
+            checkpoint: the same, as those versions call it.
         """
         given = checkpoint if filename_or_checkpoint is None else filename_or_checkpoint
         if not isinstance(given, str):
@@ -225,7 +229,9 @@ class MEEPMixin(nnUNetTrainer):
         )
 
     def get_dataloaders(self) -> Any:
-        self._seed(0)  # now a different seed on each rank, which background loaders inherit
+        # Now a different seed on each rank. Background loaders inherit it for much of their
+        # augmentation, so that of a training that goes on is not that of its beginning.
+        self._seed(self.current_epoch)
         loaders = super().get_dataloaders()
         if self.experiment.foreground is not None:
             oversample_with_probability(loaders[0], self.experiment.foreground)
@@ -255,14 +261,13 @@ class MEEPMixin(nnUNetTrainer):
 
     def _follow_loss(self) -> None:
         """Set lambda and listen to the loss; in every epoch, as a trainer may replace its loss."""
-        with_terms = losses_with_term(self.loss)
-        if self.experiment.auto and not with_terms:
+        if self.experiment.changes_loss and not made_losses(self.loss):
+            asked = self.experiment.active_term or self.experiment.segmentation_loss
             raise InputError(
                 f"{type(self).__name__}: the trainer's loss, {type(self.loss).__name__}, does not "
-                "contain the term whose lambda is to be found; let _build_loss wrap what "
-                "super()._build_loss() returns"
+                f"contain {asked}; let _build_loss wrap what super()._build_loss() returns"
             )
-        for loss in with_terms:
+        for loss in losses_with_term(self.loss):
             loss.weight = self._weight()
         self.listener.listen_to(self.loss)
 
@@ -277,10 +282,26 @@ class MEEPMixin(nnUNetTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self.listener.training_step():
             result: dict[str, Any] = super().train_step(batch)
-            if not np.isfinite(result["loss"]):
-                self._stop(result["loss"], batch)
+            if np.isfinite(result["loss"]):
+                self._n_overflows = 0
+            else:
+                self._overflowed(result["loss"], batch)
         self._iteration += 1
         return result
+
+    def _overflowed(self, loss: float, batch: dict[str, Any]) -> None:
+        """Stop, or go on as nnU-Net does where half precision may be why the loss is not finite."""
+        self._n_overflows += 1
+        # Whose weights are sound: the scaler has left this step out.
+        may_go_on = self.grad_scaler is not None and self._n_overflows < MOST_OVERFLOWS
+        if may_go_on and torch.isfinite(batch["data"]).all():
+            self.listener.leave_out()
+            self.print_to_log_file(
+                f"The loss is {float(loss):g} in iteration {self._iteration}, in half precision; "
+                f"the batch is left out"
+            )
+        else:
+            self._stop(loss, batch)
 
     def _stop(self, loss: float, batch: dict[str, Any]) -> None:
         message = not_finite(
@@ -301,9 +322,8 @@ class MEEPMixin(nnUNetTrainer):
         lines = [f"nnunet-meep {__version__}: {self.experiment.name}"]
         if type(self).__name__ == self.experiment.name:
             lines += [f"  {key}: {value}" for key, value in explain(self.experiment).items()]
-        ours = [loss.how for loss in self.loss.modules() if isinstance(loss, RegularizedLoss)]
-        computed = ", ".join(ours) if ours else "nnU-Net's own"
-        lines.append(f"  loss: {computed}")
+        made = [getattr(loss, "how", type(loss).__name__) for loss in made_losses(self.loss)]
+        lines.append("  loss: " + (", ".join(made) or "the trainer's own"))
         for line in lines:
             self.print_to_log_file(line, add_timestamp=False)
 
@@ -347,4 +367,5 @@ class MEEPMixin(nnUNetTrainer):
     def on_train_end(self) -> None:
         super().on_train_end()
         if self.experiment.auto:
-            self.print_to_log_file(self.controller.of_checkpoints())
+            saved = not self.disable_checkpointing
+            self.print_to_log_file(self.controller.of_training(saved=saved))

@@ -257,7 +257,7 @@ def explain(experiment: Experiment) -> dict[str, str]:
     if e.seed is not None:
         seed = (
             f"{e.seed} for the initialisation; with nnUNet_n_proc_DA=0 also for the batches "
-            "(otherwise nnU-Net's background loaders stay random)"
+            "(otherwise nnU-Net's background loaders choose patches at random)"
         )
     return {
         "segmentation loss": loss,

@@ -24,29 +24,31 @@ def make_trainer(experiment: Experiment) -> type[MEEPMixin]:
     """
     weight = "found in training" if experiment.auto else f"{experiment.weight:g}"
     term = f" and {experiment.term} with lambda {weight}" if experiment.term else ""
-    return type(
+    made: type[MEEPMixin] = type(
         experiment.name,
         (MEEPMixin,),
         {
             "__module__": "nnunet_meep.trainers",
             "__doc__": f"nnU-Net's trainer with {experiment.segmentation_loss}{term}.",
             "experiment": experiment,
-            **{name: _one_line(name) for name in _CALLED},
         },
     )
+    for name in _CALLED:
+        setattr(made, name, _one_line(made, name))
+    return made
 
 
-def _one_line(name: str) -> Callable[..., Any]:
-    """A method of ``MEEPMixin`` that ends nnU-Net's commands with one line on an ``InputError``.
+def _one_line(made: type[MEEPMixin], name: str) -> Callable[..., Any]:
+    """A method of a class that ends nnU-Net's commands with one line on an ``InputError``.
 
-    Also if the system reports an error, such as that the disk is full.
+    Also if the system reports an error, such as that the disk is full. It calls the next class,
+    which in a user's subclass may be another one than ``MEEPMixin``.
     """
-    method = getattr(MEEPMixin, name)
 
-    @functools.wraps(method)  # nnU-Net inspects the signature of __init__
-    def calling(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(getattr(MEEPMixin, name))  # nnU-Net inspects the signature of __init__
+    def calling(self: MEEPMixin, *args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
+            return getattr(super(made, self), name)(*args, **kwargs)
         except InputError as error:
             raise SystemExit(f"Error: {error}") from None
         except OSError as error:

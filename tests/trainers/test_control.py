@@ -183,10 +183,10 @@ def test_it_does_not_wait_for_a_network_that_was_overconfident_a_fifth_of_the_tr
         assert first_epoch(weights) == begun
 
 
-def test_epochs_without_a_signal_do_not_keep_the_term_from_beginning():
-    assert begins([[0.8]] * 30, [NO_VOXEL] * 30, 50)
+def test_the_term_begins_only_if_an_epoch_could_be_measured():
+    assert not begins([[0.8]] * 30, [NO_VOXEL] * 30, 50)
     assert not begins([[0.8]] * 30, [*[NO_VOXEL] * 27, epoch_with(-1), NO_VOXEL, NO_VOXEL], 50)
-    assert begins([[0.8]] * 30, [epoch_with(-1), *[NO_VOXEL] * 29], 50)
+    assert begins([[0.8]] * 30, [*[NO_VOXEL] * 27, epoch_with(0.1), NO_VOXEL, NO_VOXEL], 50)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_resuming_goes_on_with_the_same_lambda_and_averages(balls, monkeypatch):
 
 
 @pytest.mark.parametrize(("n_done", "weight"), [(1, 0), (2, 0.4), (3, 0.4)])
-def test_a_log_without_lambda_begins_as_any(balls, n_done, weight):
+def test_a_log_without_lambda_begins_once_an_epoch_is_measured(balls, n_done, weight):
     """A training that plain nnU-Net began, in this trainer's folder."""
     trainer = balls().trainer("nnUNetTrainerMEEP_H_lambdaauto_5epochs_2iters")
     trainer.initialize()
@@ -431,6 +431,9 @@ def test_a_log_without_lambda_begins_as_any(balls, n_done, weight):
         {"train_losses": [1.0] * n_done, "dice_per_class_or_region": [[0.8]] * n_done}
     )
     trainer.current_epoch = n_done
+    assert trainer._weight() == 0
+    for key, value in _keyed(epoch_with(0.5)).items():
+        log.my_fantastic_logging[key] = [*[math.nan] * (n_done - 1), value]
     assert trainer._weight() == weight
 
 
@@ -492,7 +495,21 @@ def test_the_log_tells_the_checkpoints_apart(balls, weights, dice, said):
     trainer.initialize()
     own = trainer.logger.local_logger.my_fantastic_logging
     own["lambda"], own["ema_fg_dice"] = weights, dice
-    assert re.search(said, trainer.controller.of_checkpoints())
+    for key, value in _keyed(epoch_with(-0.5)).items():
+        own[key] = [value] * len(weights)
+    assert re.search(said, trainer.controller.of_training(saved=True))
+    assert "checkpoint" not in trainer.controller.of_training(saved=False)
+
+
+def test_the_log_says_that_nothing_could_be_measured(balls):
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_lambdaauto_5epochs_2iters")
+    trainer.initialize()
+    for epoch in range(5):
+        values = {"lambda": trainer.controller.weight(epoch, 5), **_keyed(NO_VOXEL)}
+        for key, value in {**values, "dice_per_class_or_region": [0.8]}.items():
+            trainer.logger.log(key, value, epoch)
+    said = trainer.controller.of_training(saved=True)
+    assert said.startswith("lambda was 0 to the end: nothing could be measured")
 
 
 def test_lambda_reaches_a_term_inside_of_another_loss(balls):
@@ -522,16 +539,33 @@ def test_lambda_reaches_a_term_inside_of_another_loss(balls):
     assert term.weight == STARTS["MEEP_KL"]
 
 
-def test_a_loss_without_the_term_is_refused(balls):
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("MEEP_KL_lambdaauto", "MEEP_KL"),
+        ("MEEP_KL_lambda0p3", "MEEP_KL"),
+        ("Focal", "Focal"),
+        ("DSCpp", "DSCpp"),
+        ("Dice", "Dice"),
+        ("DiceCE", None),
+        ("MEEP_KL_lambda0", None),
+    ],
+)
+def test_a_loss_without_what_is_asked_for_is_refused(balls, name, lacks):
     class Mine(MEEPMixin):
-        experiment = names.parse("nnUNetTrainerMEEP_KL_lambdaauto_1epochs_1iters")
+        experiment = names.parse(f"nnUNetTrainer{name}_1epochs_1iters")
 
-        def _build_loss(self):
-            super()._build_loss()
-            return torch.nn.CrossEntropyLoss()
+        def initialize(self):
+            super().initialize()
+            self.loss = nnUNetTrainer._build_loss(self)
+            self._follow_loss()  # as each epoch does
 
-    with pytest.raises(InputError, match="CrossEntropyLoss, does not contain the term"):
-        balls().trainer(Mine).initialize()
+    trainer = balls().trainer(Mine)
+    if lacks is None:
+        trainer.initialize()
+    else:
+        with pytest.raises(InputError, match=f"Wrapper, does not contain {lacks}; let _build_loss"):
+            trainer.initialize()
 
 
 def test_all_cases_as_a_fold_are_refused(balls):

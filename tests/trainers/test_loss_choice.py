@@ -10,6 +10,7 @@ from nnunetv2.training.loss.compound_losses import (
     DC_and_topk_loss,
 )
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 
@@ -83,6 +84,28 @@ def test_other_losses_are_composed_with_the_term(own, how):
     assert loss.segmentation_loss is own
 
 
+class Halved(RobustCrossEntropyLoss):
+    def forward(self, input, target):
+        return super().forward(input, target) / 2
+
+
+class Unweighted(nn.Module):
+    def forward(self, logits, target):
+        return logits.mean()
+
+
+@pytest.mark.parametrize("ce", [Halved(), Unweighted()])
+def test_a_cross_entropy_of_ones_own_is_kept(ce):
+    own = of_labels()
+    own.ce = ce
+    assert choose(own, term=None) is own
+    loss = choose(own)
+    assert type(loss) is RegularizedLoss
+    assert loss.segmentation_loss is own
+    with pytest.raises(TypeError, match="LS needs a trainer with nnU-Net's cross-entropy"):
+        choose(own, term="LS")
+
+
 @pytest.mark.filterwarnings("ignore:size_average and reduce args:UserWarning")
 def test_nnunets_top_k_loss_is_composed_with_the_term():
     own = DC_and_topk_loss(dict(DICE), {"k": 10})
@@ -114,6 +137,23 @@ def test_cross_entropy_alone_has_a_gradient_where_all_is_ignored():
     logits = torch.zeros((1, 3, 2, 2), requires_grad=True)
     loss(logits, torch.full((1, 1, 2, 2), 3.0)).backward()
     assert not logits.grad.any()
+
+
+class WithMore(DC_and_CE_loss):
+    def forward(self, net_output, target):
+        return super().forward(net_output, target) + 100
+
+
+class Renamed(DC_and_CE_loss):
+    """As it is."""
+
+
+@pytest.mark.parametrize("part", ["Dice", "CE"])
+def test_one_part_is_taken_only_of_a_loss_that_has_no_more_parts(part):
+    arguments = dict(DICE), {}, 1, 2, None, MemoryEfficientSoftDiceLoss
+    with pytest.raises(TypeError, match=f"{part} needs a trainer .* got WithMore"):
+        choose(WithMore(*arguments), term=None, part=part)
+    assert choose(Renamed(*arguments), term=None, part=part).weight_ce == (part == "CE")
 
 
 @pytest.mark.parametrize("term", [None, "MEEP_KL"])

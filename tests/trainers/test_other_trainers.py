@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small_project import assert_trained, load
 
+from nnunet_meep import trainers
+from nnunet_meep.losses import RegularizedLoss
 from nnunet_meep.trainers import MEEPMixin, parse
+from nnunet_meep.trainers.mixin import MOST_OVERFLOWS
 
 EXPERIMENT = parse("nnUNetTrainerMEEP_KL_2epochs_2iters")
 
@@ -104,6 +108,102 @@ def test_nan_and_both_infinities_stop_a_training(balls, value):
     said = f"^the loss is {value} in epoch 0, iteration 0; the images of the batch are finite "
     with pytest.raises(FloatingPointError, match=said):
         trainer.run_training()
+
+
+class Overflowing(nnUNetTrainer):
+    """In half precision, with some batches whose loss is not finite."""
+
+    n_overflows = MOST_OVERFLOWS - 1
+
+    def initialize(self):
+        super().initialize()
+        self.grad_scaler = torch.amp.GradScaler(self.device.type)
+        self.n = 0
+
+    def train_step(self, batch):
+        scaler, self.grad_scaler = self.grad_scaler, None
+        result = super().train_step(batch)
+        self.grad_scaler = scaler
+        self.n += 1
+        return {"loss": np.asarray(np.inf)} if 1 < self.n <= 1 + self.n_overflows else result
+
+
+def test_batches_that_overflow_in_half_precision_are_left_out(balls):
+    class Mixed(MEEPMixin, Overflowing):
+        experiment = parse("nnUNetTrainerMEEP_KL_1epochs_12iters")
+
+    trainer = balls().trainer(Mixed)
+    trainer.run_training()
+    text = Path(trainer.log_file).read_text()
+    assert len(re.findall(r"The loss is inf in iteration \d+, in half precision", text)) == 9
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    assert np.isfinite(log["segmentation_loss"]).all()
+    assert trainer.monitor.n_batches == 3
+
+    Overflowing.n_overflows = MOST_OVERFLOWS
+    try:
+        with pytest.raises(FloatingPointError, match="the loss is inf in epoch 0, iteration 10:"):
+            balls("regions").trainer(Mixed).run_training()
+    finally:
+        Overflowing.n_overflows = MOST_OVERFLOWS - 1
+
+
+def test_an_image_that_is_not_finite_stops_half_precision_too(balls):
+    trainer = balls().trainer(mixed(Overflowing))
+    trainer.initialize()
+    trainer.n = 1
+    batch = next(trainer.get_dataloaders()[0])
+    batch["data"][0, 0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=r"iteration 0.* the images .* are not finite"):
+        trainer.train_step(batch)
+
+
+class Penalized(nnUNetTrainer):
+    """Has a term of its own in its loss."""
+
+    def _build_loss(self):
+        loss = super()._build_loss()
+        loss.loss = RegularizedLoss(loss.loss, "CP", weight=0.2)
+        return loss
+
+
+@pytest.mark.parametrize("name", ["DiceCE", "MEEP_KL"])
+def test_the_weight_of_a_term_of_ones_own_stays(balls, name):
+    class Mixed(MEEPMixin, Penalized):
+        experiment = parse(f"nnUNetTrainer{name}_1epochs_2iters")
+
+    trainer = balls().trainer(Mixed)
+    trainer.run_training()
+    weights = {m.term: m.weight for m in trainer.loss.modules() if isinstance(m, RegularizedLoss)}
+    assert weights == {"CP": 0.2, **({"MEEP_KL": 0.3} if name == "MEEP_KL" else {})}
+    log = load(trainer, "checkpoint_final.pth")["logging"]
+    assert np.isfinite(log["segmentation_loss"]).all()
+    assert ("loss: the trainer's own" in Path(trainer.log_file).read_text()) == (name == "DiceCE")
+
+
+def test_a_subclass_of_a_made_trainer_keeps_what_its_other_base_does(balls):
+    class Base(nnUNetTrainer):
+        def run_training(self):
+            self.ran = True
+
+    class Mine(trainers.nnUNetTrainerMEEP_KL_2epochs_2iters, Base):
+        pass
+
+    trainer = balls().trainer(Mine)
+    trainer.run_training()
+    assert trainer.ran
+
+
+def test_a_training_that_goes_on_has_other_augmentation_than_at_its_beginning(balls):
+    """Background loaders inherit torch's state, and draw from it."""
+    trainer = balls().trainer("nnUNetTrainerMEEP_KL_9epochs_2iters_seed1")
+    trainer.initialize()
+    seeds = set()
+    for epoch in (0, 0, 3, 5):
+        trainer.current_epoch = epoch
+        trainer.get_dataloaders()
+        seeds.add(torch.initial_seed())
+    assert len(seeds) == 3
 
 
 class Lost(nnUNetTrainer):
