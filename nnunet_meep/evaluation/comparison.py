@@ -261,21 +261,31 @@ class Comparison:
         return pandas.DataFrame(list(self.rows()), columns=list(COLUMNS))
 
     def rows(self) -> Iterator[list[Any]]:
-        """Rows with the columns ``COLUMNS``; NaN where a number does not exist."""
+        """Rows with the columns ``COLUMNS``; NaN where a number does not exist.
+
+        Of several classes, the rows of a model end with the means over them, as ``foreground``.
+        """
+        several = len(self.classes.keys() - {TOP_LABEL}) > 1
+        names = {**self.classes, FOREGROUND: "mean over the classes"}
+        differences = {
+            model: {**keys, FOREGROUND: self.headline_differences[model].get(FOREGROUND, {})}
+            for model, keys in self.differences.items()
+        }
         for model, keys in self.summary.items():
-            for key, metrics in keys.items():
+            means = {FOREGROUND: self.headline[model].get(FOREGROUND, {})} if several else {}
+            for key, metrics in {**keys, **means}.items():
                 for metric, entry in metrics.items():
                     low, high = entry["ci95"]
                     ends = dict(zip(_ENDS, entry["ci95_trainings"], strict=True))
                     values = {**entry, "low": low, "high": high, **ends}
                     row = [values[name] for name in _SUMMARY]
-                    if model in self.differences:
-                        test = self.differences[model][key][metric]
+                    if model in differences:
+                        test = differences[model][key][metric]
                         row += [test["mean"], *test["ci95"], *test["ci95_trainings"]]
                         row += [test["p"], test["p_holm"]]
                     else:
                         row += [math.nan] * len(_DIFFERENCE)
-                    yield [model, self.roi, key, self.classes[key], metric, *row]
+                    yield [model, self.roi, key, names[key], metric, *row]
 
 
 def judged(entry: Mapping[str, Any]) -> float:

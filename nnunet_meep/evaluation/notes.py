@@ -26,6 +26,9 @@ def file_notes(evaluation: Evaluation) -> list[str]:
         lines.append(f"{counted(len(missing), 'reference')} {have} no prediction: {named(missing)}")
     lines += [f"{case} is left out: {reason}" for case, reason in evaluation.skipped]
     lines += _not_argmax(evaluation)
+    settings = evaluation.settings
+    if settings["reader"] == "NaturalImage2DIO" and (settings["surface"] or settings["lesions"]):
+        lines.append("the files have no voxel sizes: distances in mm are in pixels")
     for calibrator in evaluation.calibrators:
         if not calibrator["n_fitted_on"]:
             whose = (

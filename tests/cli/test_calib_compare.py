@@ -179,14 +179,30 @@ def test_the_report_and_slices_are_there(evaluated, tmp_path, capsys) -> None:
     assert "4, whole images" in text
 
 
-def test_old_slices_go_and_what_is_not_ours_stays(evaluated, tmp_path) -> None:
+def test_old_pictures_go_and_what_is_not_ours_stays(evaluated, tmp_path) -> None:
     compared(evaluated, tmp_path, "sharp")
-    (tmp_path / "slices" / "of_another_case.png").write_text("old")
-    (tmp_path / "notes.txt").write_text("mine")
-    compared(evaluated, tmp_path, "sharp", "other")
-    assert not (tmp_path / "slices" / "of_another_case.png").exists()
-    assert (tmp_path / "slices" / "c0.png").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for name in ("volumes.png", "expected_dice.svg", "case_risk.png", "slices/c3.png"):
+        assert (tmp_path / name).exists()
+    mine = [tmp_path / "slices" / "notes.txt", tmp_path / "slices" / "mine" / "c3.png"]
+    mine[1].parent.mkdir()
+    for path in (*mine, tmp_path / "notes.txt"):
+        path.write_text("mine")
+    compared(evaluated, tmp_path, "sharp", "other", options=["--cases", "c0"])
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert "slices/c3.png" not in written
+    assert "slices/c0.png" in written
+    for path in (*mine, tmp_path / "notes.txt"):
+        assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", '{"cases": 3}', '{"cases": ["../mine", 3]}'])
+def test_a_damaged_old_comparison_removes_nothing(evaluated, tmp_path, damaged) -> None:
+    (tmp_path / "mine.png").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "comparison.json").write_text(damaged)
+    compared(evaluated, out, "sharp")
+    assert (tmp_path / "mine.png").read_text() == "mine"
 
 
 def test_a_folder_with_slices_that_is_not_ours_keeps_them(evaluated, tmp_path) -> None:

@@ -875,6 +875,28 @@ class TestTyped:
         assert row["n_trainings"] == 2
         assert np.isnan(table.loc["a", "1", "ece"]["difference"])
 
+    def test_means_over_several_classes_have_rows_of_their_own(self) -> None:
+        rng = np.random.default_rng(0)
+        models = {
+            model: stored_result(
+                {
+                    f"c{i}": {key: {"dice": rng.random(), "ece": rng.random()} for key in "12"}
+                    for i in range(6)
+                }
+            )
+            for model in "ab"
+        }
+        comparison = compared(models)
+        table = comparison.to_dataframe().set_index(["model", "class", "metric"])
+        row = table.loc["b", "foreground", "dice"]
+        assert row["name"] == "mean over the classes"
+        of_classes = [table.loc["b", key, "dice"]["mean"] for key in ("1", "2")]
+        assert row["mean"] == pytest.approx(np.mean(of_classes))
+        test = comparison.headline_differences["b"]["foreground"]["dice"]
+        assert row["difference"] == test["mean"]
+        assert row["p_holm"] == pytest.approx(test["p_holm"], nan_ok=True)
+        assert np.isnan(table.loc["a", "foreground", "dice"]["difference"])
+
     def test_a_case_is_the_mean_over_the_trainings(self) -> None:
         seeds = [random_result(1), random_result(2)]
         comparison = compared({"a": random_result(0), "b": seeds})

@@ -24,6 +24,9 @@ from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice, error_ki
 MOST_VOXELS = 256
 #: Fewer shades than a byte has: half the bytes, and no visible difference.
 _SHADES = 64
+#: The kinds of :func:`.error_kinds` so that the largest is shown: missed, wrongly there, others,
+#: none. Of these ranks, the kinds again.
+_RANKS = np.array([0, 3, 2, 1])
 PROBABILITY_MAP, ENTROPY_MAP = "viridis", "magma"
 
 
@@ -75,23 +78,30 @@ def layers(cut: CaseSlice) -> dict[str, Any]:
     def part(array: NDArray[Any]) -> NDArray[Any]:
         return array[rows, columns][::step, ::step]
 
+    def most(array: NDArray[Any]) -> NDArray[Any]:
+        """The largest value of each block of voxels that is shown as one."""
+        shown = array[rows, columns]
+        for axis, n in enumerate((height, width)):
+            shown = np.maximum.reduceat(shown, range(0, n, step), axis=axis)
+        return shown
+
     def of_model(model: ModelSlice) -> dict[str, Any]:
         return {
             "name": model.model,
             "outline": outline(model.segmented[rows, columns]),
             "probability": _colored(part(model.probability), PROBABILITY_MAP),
-            "errors": _errors(part(error_kinds(cut.reference, model))),
+            "errors": _errors(_RANKS[most(_RANKS[error_kinds(cut.reference, model)])]),
             "entropy": _colored(part(model.entropy), ENTROPY_MAP),
         }
 
     return {
-        "title": cut.plane + f", every {step}. voxel" * (step > 1),
+        "title": cut.plane + f", every {step}. voxel, but all errors" * (step > 1),
         "direction": cut.direction,
         "width": width,
         "height": height,
         "ratio": round(width * width_mm / (height * height_mm), 4),
         "image": None if cut.image is None else _grey(part(cut.image), cut.image),
-        "reference": _webp(Image.fromarray(np.uint8(255) * part(cut.reference)), lossless=True),
+        "reference": _webp(Image.fromarray(np.uint8(255) * most(cut.reference)), lossless=True),
         "outline": outline(reference),
         "models": [of_model(model) for model in cut.models],
     }

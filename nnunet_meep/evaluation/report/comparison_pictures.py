@@ -24,6 +24,7 @@ from nnunet_meep.evaluation.report.lesion_pictures import (
 from nnunet_meep.evaluation.report.lesion_tables import has_lesions, lesions_by_case
 from nnunet_meep.evaluation.report.plots import (
     color_of,
+    line_of,
     marker_of,
     plain,
     plot_agreement,
@@ -34,6 +35,10 @@ from nnunet_meep.evaluation.result_format import TOP_LABEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+#: Those of :func:`comparison_pictures` that not every comparison has.
+OPTIONAL = ("volumes", "errors", "expected_dice", "case_risk", "froc", "lesion_reliability")
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def comparison_pictures(comparison: Comparison) -> dict[str, ComparisonPicture]:
             for i, model in enumerate(models):
                 trainings = comparison.evaluations[model]
                 curve = _mean_curve([t.pooled[t.roi].risk_coverage[key] for t in trainings])
-                plot_risk_coverage(ax, curve, label=plain(model), color=color_of(i))
+                style = {"color": color_of(i), "linestyle": line_of(i)}
+                plot_risk_coverage(ax, curve, label=plain(model), **style)
         label_left_and_legend(figure, axes)
         return figure
 
@@ -144,7 +150,12 @@ def _of_lesions(comparison: Comparison, titles: dict[str, str]) -> dict[str, Com
     def layers(keys: Sequence[str]) -> dict[str, list[LesionLayer]]:
         return {
             titles[key]: [
-                LesionLayer(plain(m), lesions_by_case(comparison, m, key), color=color_of(i))
+                LesionLayer(
+                    plain(m),
+                    lesions_by_case(comparison, m, key),
+                    color=color_of(i),
+                    linestyle=line_of(i),
+                )
                 for i, m in enumerate(comparison.models)
             ]
             for key in keys

@@ -20,7 +20,7 @@ from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import page
 from nnunet_meep.evaluation.report.case_choice import cases_to_show, worst_class
 from nnunet_meep.evaluation.report.case_layers import CasePictures, case_pictures
-from nnunet_meep.evaluation.report.comparison_pictures import comparison_pictures
+from nnunet_meep.evaluation.report.comparison_pictures import OPTIONAL, comparison_pictures
 from nnunet_meep.evaluation.report.figures import save_figure
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut
@@ -28,6 +28,7 @@ from nnunet_meep.evaluation.report.tables import write_text
 from nnunet_meep.evaluation.report.training_panels import Curves, refuse_curves
 from nnunet_meep.evaluation.report.verdict import about
 from nnunet_meep.evaluation.results import Evaluation
+from nnunet_meep.json_file import read_json
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.identity import archive_identity, label_map_identity
 from nnunet_meep.nnunet_files.predictions import Predictions
@@ -149,7 +150,8 @@ def _write_slices(
             how = training.settings["segmentation"]
             predictions.append(Prediction(model, cases[case], dataset, how))
         key = worst_class(comparison, case)
-        planes = cut(key, predictions, images)
+        masks = training.sources.masks.get(comparison.roi)  # as an absolute path
+        planes = cut(key, predictions, images, f"mask:{masks}" if masks else comparison.roi)
         of_cases.append(case_pictures(planes))
         if i < n_worst:
             where = comparison.cases.index(case)
@@ -210,16 +212,24 @@ def _cases(
 
 def _replace(new: Path, folder: Path) -> list[Path]:
     """Move the files of a complete folder into another one, replacing older ones."""
-    # If we wrote this folder, its slices are ours, too, and pictures that not every comparison has.
-    # They go last, so that none is missed if the process is killed here.
-    old: list[Path] = []
-    if ours := (folder / "comparison.json").is_file():
-        old += (folder / _SLICES).glob("*")
-        old += [folder / f"{name}.{kind}" for name in page.PICTURES for kind in ("png", "svg")]
+    # If we wrote this folder, the slices of its cases are ours, too, and pictures that not every
+    # comparison has. They go last, so that none is missed if the process is killed here.
+    cases = _compared_in(folder)
+    names = [f"{_SLICES}/{case}" for case in cases] + [*(OPTIONAL if cases else ())]
+    old = [folder / f"{name}.{kind}" for name in names for kind in ("png", "svg")]
     paths = move_files(new, folder)
     for path in set(old).difference(paths):
         path.unlink(missing_ok=True)
-    if ours:
+    if cases:
         with suppress(OSError):  # it is not there, or not empty
             (folder / _SLICES).rmdir()
     return paths
+
+
+def _compared_in(folder: Path) -> list[str]:
+    """The cases of the comparison that was written into a folder; none if there is none."""
+    try:
+        cases = read_json(folder / "comparison.json")["cases"]
+        return [case for case in cases if Path(case).name == case]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

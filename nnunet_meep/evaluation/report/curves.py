@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.evaluation.report.figures import label_left_and_legend, panels_of
-from nnunet_meep.evaluation.report.plots import GREY, color_of, plain
+from nnunet_meep.evaluation.report.plots import GREY, color_of, line_of, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def curves_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str 
         ValueError: no training has a value.
     """
     trainings = [
-        (color_of(i), _to_draw(training["values"]))
+        ({"color": color_of(i), "linestyle": line_of(i)}, _to_draw(training["values"]))
         for i, model in enumerate(curves)
         for training in curves[model]
     ]
@@ -60,16 +60,16 @@ def curves_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str 
 
     figure, axes = panels_of([TITLES[key] for key in keys], title)
     for (ax,), key in zip(axes, keys, strict=True):
-        for color, values in trainings:
+        for style, values in trainings:
             if key in values:
-                _plot(ax, values[key], color, as_share=as_share)
+                _plot(ax, values[key], style, as_share=as_share)
         ax.set_xlabel("share of the logged epochs, %" if as_share else "epoch")
         if key == "unexpected_errors":
             _mark_sides(ax, [values[key][-1] for _, values in trainings if key in values])
         elif key != "loss":
             ax.set_ylim(bottom=0)
     for i, model in enumerate(curves):
-        axes[0][0].plot([], [], color=color_of(i), label=plain(model))
+        axes[0][0].plot([], [], color=color_of(i), linestyle=line_of(i), label=plain(model))
     label_left_and_legend(figure, axes)
     return figure
 
@@ -79,11 +79,11 @@ def _to_draw(values: Mapping[str, Sequence[float]]) -> dict[str, NDArray[np.floa
     return {key: array for key, array in arrays.items() if np.isfinite(array).any()}
 
 
-def _plot(ax: Axes, values: NDArray[np.float64], color: str, *, as_share: bool) -> None:
+def _plot(ax: Axes, values: NDArray[np.float64], style: dict[str, Any], *, as_share: bool) -> None:
     epochs = np.arange(len(values))
     x = 100 * (epochs + 1) / len(values) if as_share else epochs
     marker = "o" if len(values) == 1 else None  # a line needs two
-    ax.plot(x, values, color=color, alpha=0.8, linewidth=1.2, marker=marker, markersize=4)
+    ax.plot(x, values, alpha=0.8, linewidth=1.2, marker=marker, markersize=4, **style)
 
 
 def _mark_sides(ax: Axes, last: Sequence[float]) -> None:

@@ -31,7 +31,7 @@ class LesionLayer:
         label: in the legend.
         cases: the lesions of one class in each case, once for each training.
         confidence: one of ``CONFIDENCES``.
-        color: of the line.
+        color, linestyle: of the line.
         with_band: show the 95 % interval over cases in a reliability diagram.
     """
 
@@ -39,6 +39,7 @@ class LesionLayer:
     cases: Sequence[Sequence[Lesions]]
     confidence: str = next(iter(CONFIDENCES))
     color: str = BLUE
+    linestyle: str = "-"
     with_band: bool = True
 
     @property
@@ -69,7 +70,8 @@ def froc_figure(panels: Mapping[str, Sequence[LesionLayer]], title: str) -> Figu
             if layer.confidence == "dice_expected":
                 continue
             curve = pooled_lesions(layer.all_cases, 1)["confidence"][layer.confidence]["froc"]
-            plot_froc(ax, curve, label=layer.label, color=layer.color)
+            style = {"color": layer.color, "linestyle": layer.linestyle}
+            plot_froc(ax, curve, label=layer.label, **style)
     label_left_and_legend(figure, axes)
     return figure
 

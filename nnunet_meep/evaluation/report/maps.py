@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_meep.atomic import replacing_folder
+from nnunet_meep.errors import InputError
 from nnunet_meep.nnunet_files.cases import Case, Dataset
-from nnunet_meep.nnunet_files.geometry import geometry
+from nnunet_meep.nnunet_files.geometry import geometry, is_sheared
 from nnunet_meep.nnunet_files.images import read_label_map
 from nnunet_meep.nnunet_files.probabilities import read_channels
 from nnunet_meep.nnunet_files.writing import write_image
@@ -34,9 +35,15 @@ def write_maps(case: Case, dataset: Dataset, folder: Path) -> Path:
         That folder.
 
     Raises:
-        InputError: a file cannot be read, or probabilities and reference differ in shape.
+        InputError: a file cannot be read, probabilities and reference differ in shape, or the axes
+            of the reference are not perpendicular.
         OSError: the maps cannot be written.
     """
+    if is_sheared(case, dataset):
+        raise InputError(
+            f"{case.reference}: expected perpendicular axes for maps (--maps), found oblique ones, "
+            "which SimpleITK cannot write"
+        )
     labels = dataset.labels
     reference = read_label_map(case.reference, dataset)
     shape, spacing_mm = reference.labels.shape, reference.spacing_mm

@@ -57,6 +57,11 @@ def color_of(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
+def line_of(i: int) -> str:
+    """The line of the i-th model where points have no shape: models of one colour differ in it."""
+    return ("-", "--", ":", "-.")[i // len(COLORS) % 4]
+
+
 def marker_of(i: int) -> str:
     """The shape of the i-th model, as matplotlib names it."""
     return MARKERS[i % len(MARKERS)][0]
@@ -191,19 +196,25 @@ def decade(exponent: int) -> str:
 
 
 def plot_risk_coverage(
-    ax: Axes, curve: dict[str, list[float]], *, label: str = "all cases", color: str = BLUE
+    ax: Axes,
+    curve: dict[str, list[float]],
+    *,
+    label: str = "all cases",
+    color: str = BLUE,
+    linestyle: str = "-",
 ) -> None:
     """Plot the error rate of the remaining voxels if the least confident ones are left out.
 
     Args:
         ax: where to draw; call again with another colour to overlay models.
         curve: ``coverage``, ``risk`` as in ``calibration.json``.
-        label, color: of the line.
+        label, color, linestyle: of the line.
     """
     coverage, risk = np.array(curve["coverage"]), np.array(curve["risk"], np.float64)
     aside = 1 - coverage
     shown = aside > 0
-    ax.plot(100 * aside[shown], 100 * risk[shown], color=color, linewidth=1.4, label=label)
+    style: dict[str, Any] = {"color": color, "linestyle": linestyle, "linewidth": 1.4}
+    ax.plot(100 * aside[shown], 100 * risk[shown], label=label, **style)
     ax.set_xscale("log")
     ax.set_xlim(100 * aside[shown].min(), 100)
     highest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in ax.get_lines())
@@ -234,7 +245,12 @@ def plot_case_risk(
 
 
 def plot_froc(
-    ax: Axes, curve: dict[str, list[float]], *, label: str = "all cases", color: str = BLUE
+    ax: Axes,
+    curve: dict[str, list[float]],
+    *,
+    label: str = "all cases",
+    color: str = BLUE,
+    linestyle: str = "-",
 ) -> None:
     """Plot the share of the lesions that are found against false ones, as a threshold falls.
 
@@ -243,10 +259,10 @@ def plot_froc(
     Args:
         ax: where to draw; call again with another colour to overlay models.
         curve: ``false_positives``, ``sensitivity`` as in ``calibration.json``.
-        label, color: of the line.
+        label, color, linestyle: of the line.
     """
     x, y = [0.0, *curve["false_positives"]], [0.0, *curve["sensitivity"]]
-    ax.plot(x, y, color=color, linewidth=1.4, label=label)
+    ax.plot(x, y, color=color, linestyle=linestyle, linewidth=1.4, label=label)
     ax.plot(x[-1:], y[-1:], "o", color=color, markersize=4, clip_on=False)
     highest = max(np.max(line.get_xdata()) for line in ax.get_lines())
     ax.set(xlim=(0, 1.05 * highest or 1.0), ylim=(0, 1))

@@ -59,7 +59,8 @@ def scan_section(comparison: Comparison) -> dict[str, Any]:
         each class ``key``, the axes, and for each model its ``points`` (x, y, text);
         or all in one path ``many`` where there are too many; ``review``, for the first cases to
         review its name and for each model the class with the lowest expected Dice in words;
-        ``n_first``, how many to show at once.
+        ``n_first``, how many to show at once; ``n_nothing``, in how many of all cases a model
+        segments nothing of a class.
     """
     if not comparison.ranking:
         return {}
@@ -70,6 +71,7 @@ def scan_section(comparison: Comparison) -> dict[str, Any]:
         "panels": [_panel(comparison, key) for key in _keys(comparison)],
         "review": _review(comparison),
         "n_first": N_FIRST,
+        "n_nothing": sum(any(v == 0 for _, v in row) for _, row in review_order(comparison)),
     }
 
 

@@ -1,9 +1,9 @@
 """Extract slices of a case that show where models are wrong and how confident they are.
 
-One slice for each plane, at the position where the models together have most errors. The main plane
-is perpendicular to the axis with the largest spacing (axial if voxels are nearly isotropic).
-Orientation: radiological; axial slices have anterior at the top and the patient's right on the
-left, other slices have the head at the top.
+One slice for each plane, at the position where the models together have most errors in the ROI; if
+there are none, where the class is largest. The main plane is perpendicular to the axis with the
+largest spacing (axial if voxels are nearly isotropic). Orientation: radiological; axial slices have
+anterior at the top and the patient's right on the left, other slices have the head at the top.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_meep.errors import InputError
-from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE
+from nnunet_meep.evaluation.counting.reference import ARGMAX, FILE, read_reference
+from nnunet_meep.evaluation.counting.roi import describe, parse_roi
 from nnunet_meep.evaluation.report.maps import minus_p_log_p
 from nnunet_meep.nnunet_files.cases import Case, Dataset
 from nnunet_meep.nnunet_files.geometry import geometry, turn
+from nnunet_meep.nnunet_files.headers import read_grid, refuse_other_grid
 from nnunet_meep.nnunet_files.images import read_codes, read_image
 from nnunet_meep.nnunet_files.labels import Labels
 from nnunet_meep.nnunet_files.probabilities import read_channels
 
-_PLANES = ("axial", "coronal", "sagittal")
+#: Where the slices of each plane are counted from.
+_FROM = {"axial": "feet", "coronal": "front", "sagittal": "right"}
+_PLANES = tuple(_FROM)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class CaseSlice:
     Attributes:
         case: its name.
         class_name: the class that is shown.
-        plane: which slice this is, in words.
+        plane: which slice this is, in words, and where errors count unless that is everywhere.
         direction: ``axial``, ``coronal`` or ``sagittal``; ``2D image`` if there is one slice.
         voxel_mm: height and width of a voxel, in mm.
         image: intensities; None without an image.
@@ -94,13 +98,16 @@ class CaseSlice:
     models: tuple[ModelSlice, ...]
 
 
-def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> list[CaseSlice]:
+def cut(
+    key: str, predictions: Sequence[Prediction], images: Path | None, roi: str = "image"
+) -> list[CaseSlice]:
     """Extract the slices of a case where the models make most errors in a class.
 
     Args:
         key: key of the class to show.
         predictions: those of each model for the same case.
         images: folder with ``CASE_0000<file_ending>``; None: no image.
+        roi: name of the ROI; voxels outside of it are not wrong.
 
     Returns:
         A slice for each plane, the main one first; of a 2D image only that one.
@@ -112,8 +119,10 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> lis
     labels = dataset.labels
     class_index = labels.keys.index(key)
     members = labels.y_of_code(labels.members(class_index))
-    codes, spacing_mm, _ = read_codes(case.reference, dataset)
-    reference, counts = members[codes] == 1, codes != labels.ignored_code
+    whole = read_reference(case, dataset, [parse_roi(roi)])
+    codes, spacing_mm = whole.codes, whole.spacing_mm
+    reference = members[codes] == 1
+    counts = next(iter(whole.restricted.values()), codes) != labels.ignored_code
     axes, mirrored = _anatomical(case, dataset, spacing_mm)
 
     segmented, wrong = [], []
@@ -133,10 +142,13 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> lis
         return np.flip(array.transpose(axes), mirrored)
 
     errors = turned(np.asarray(of_class))
+    if not errors.any():
+        errors = turned(np.any([reference, *segmented], axis=0))
     planes = {}  # the axis to cut across: the index of the slice
     for across in _across(turned_shape, turned_mm):
         others = tuple(axis for axis in range(3) if axis != across)
-        planes[across] = int(np.argmax(errors.sum(axis=others)))
+        n = errors.sum(axis=others)
+        planes[across] = int(np.argmax(n)) if n.any() else len(n) // 2
 
     def slices_of(array: NDArray[Any]) -> list[NDArray[Any]]:
         """A copy of the slice of each plane, so that the array itself need not be kept."""
@@ -152,7 +164,7 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> lis
         probability, entropy = _probability_and_entropy(prediction, class_index, codes.shape)
         parts = zip(*map(slices_of, (probability, mine, differs, entropy)), strict=True)
         of_models.append([ModelSlice(prediction.model, *arrays) for arrays in parts])
-    found = []
+    found, where = [], f"; errors and Dice {describe(roi)}" if whole.restricted else ""
     for i, (across, index) in enumerate(planes.items()):
         n_slices = turned_shape[across]
         direction = _PLANES[across] if n_slices > 1 else "2D image"
@@ -161,7 +173,7 @@ def cut(key: str, predictions: Sequence[Prediction], images: Path | None) -> lis
             CaseSlice(
                 case=case.name,
                 class_name=labels.names[class_index],
-                plane=direction + f" slice {index + 1} of {n_slices}" * (n_slices > 1),
+                plane=_in_words(direction, index, n_slices) + where,
                 direction=direction,
                 voxel_mm=(height_mm, width_mm),
                 image=None if image is None else image[i],
@@ -178,6 +190,12 @@ def error_kinds(reference: NDArray[np.bool_], of_model: ModelSlice) -> NDArray[n
     missed = of_model.wrong & reference & ~of_model.segmented
     added = of_model.wrong & of_model.segmented & ~reference
     return np.where(missed, 1, np.where(added, 2, np.where(of_model.wrong, 3, 0)))
+
+
+def _in_words(direction: str, index: int, n_slices: int) -> str:
+    if n_slices == 1:
+        return direction
+    return f"{direction} slice {index + 1} of {n_slices} from the {_FROM[direction]}"
 
 
 def _across(shape: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
@@ -223,6 +241,8 @@ def _image(folder: Path, case: Case, dataset: Dataset, shape: tuple[int, ...]) -
         raise InputError(
             f"{path}: expected the shape of the reference, {shape}, got {image.shape} (--images)"
         )
+    expected = read_grid(case.reference, dataset.reader)
+    refuse_other_grid(path, read_grid(path, dataset.reader), case.reference, expected)
     return image
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ def scale_around(values: Iterable[float], start: float, end: float) -> Scale:
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """A line through points as the content of an SVG path, interrupted where one is not finite."""
-    parts, move = [], True
-    for x, y in points:
-        if math.isfinite(x) and math.isfinite(y):
-            parts.append(f"{'M' if move else 'L'}{x:g} {y:g}")
-            move = False
-        else:
-            move = True
+    """A line through points as the content of an SVG path, interrupted where one is not finite.
+
+    A point by itself is a line of length 0, which shows if its ends are round.
+    """
+    parts: list[str] = []
+    for is_there, group in groupby(points, lambda point: all(map(math.isfinite, point))):
+        if is_there:
+            (x, y), *others = group
+            parts += [f"M{x:g} {y:g}", *(f"L{x:g} {y:g}" for x, y in others)]
+            parts += [] if others else ["h0"]
     return "".join(parts)

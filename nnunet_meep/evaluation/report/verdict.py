@@ -216,13 +216,15 @@ def _conclusion(comparison: Comparison, model: str, key: str, metric: str) -> st
 
 
 def _how_many(comparison: Comparison, model: str) -> str:
-    """``4 and 5 trainings and 40 cases``, ``40 cases``."""
-    cases = counted(len(comparison.cases), "case")
+    """``4 and 5 trainings and 40 cases``, ``40 cases and 2 classes``."""
+    means = [counted(len(comparison.cases), "case")]
+    if (n := len(comparison.classes.keys() - {TOP_LABEL})) > 1:
+        means.append(f"{n} classes")
     if not comparison.repeated(model):
-        return cases
+        return _listed(means)
     ours, theirs = (comparison.n_trainings[m] for m in (model, comparison.models[0]))
     each = f"{ours} trainings each" if ours == theirs else f"{ours} and {theirs} trainings"
-    return f"{each} and {cases}"
+    return _listed([each, *means])
 
 
 def _is_too_small(comparison: Comparison, model: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from matplotlib.path import Path as Polygon
-from PIL import Image
+from PIL import Image, ImageColor
 
 from nnunet_meep.evaluation.report.case_layers import MOST_VOXELS, case_pictures, layers, outline
+from nnunet_meep.evaluation.report.slice_figures import ERROR_COLORS
 from nnunet_meep.evaluation.report.slices import CaseSlice, ModelSlice
 
 
@@ -99,8 +101,28 @@ def test_a_large_slice_is_shown_with_every_second_voxel() -> None:
     found = layers(cut)
     assert pixels(found["models"][0]["probability"]).shape == (3, MOST_VOXELS, 3)
     assert found["width"] == 2 * MOST_VOXELS  # the coordinates of outlines stay those of voxels
-    assert found["title"].endswith("every 2. voxel")
+    assert found["title"].endswith("every 2. voxel, but all errors")
     assert found["image"] is None
+
+
+def test_no_error_and_no_lesion_is_lost_in_a_large_slice() -> None:
+    """The worst of a block is shown: missed, wrongly there, another class mistaken, none."""
+    cut = a_slice((6, 3 * MOST_VOXELS), image=False)
+    cut.reference[:] = False
+    segmented, wrong = np.zeros_like(cut.reference), np.zeros_like(cut.reference)
+    model = replace(cut.models[0], segmented=segmented, wrong=wrong)
+    cut = replace(cut, models=(model,))
+    cut.reference[0, -1] = model.segmented[0, -1] = True  # right, so that all is shown
+    cut.reference[1, 1] = model.wrong[1, 1] = True  # missed, in the first block
+    model.wrong[2, 2] = True  # and there another class mistaken
+    model.wrong[4, 4] = True  # another class mistaken
+    model.wrong[5, 8] = model.segmented[5, 8] = True  # wrongly there
+    found = layers(cut)
+    kinds = {ImageColor.getrgb(color): kind for kind, color in enumerate(ERROR_COLORS)}
+    errors = pixels(found["models"][0]["errors"])
+    shown = [[kinds[tuple(map(int, rgb))] for rgb in row[:3]] for row in errors]
+    assert shown == [[1, 0, 0], [0, 3, 2]]
+    assert (pixels(found["reference"])[..., 0] > 0).sum() == 2
 
 
 def test_the_bytes_of_a_case_are_about_those_of_its_planes() -> None:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import same_color
 
 from nnunet_meep.evaluation.report.curves import TITLES, curves_figure
-from nnunet_meep.evaluation.report.plots import color_of
+from nnunet_meep.evaluation.report.plots import COLORS, color_of, line_of
 
 
 def training(**values):
@@ -22,6 +22,15 @@ def lines(ax):
 
 def panels(figure):
     return {" ".join(ax.get_title().split()): ax for ax in figure.axes}  # long ones are wrapped
+
+
+def test_of_more_models_than_colours_the_lines_differ() -> None:
+    looks = [(color_of(i), line_of(i)) for i in range(4 * len(COLORS))]
+    assert len(set(looks)) == len(looks)
+    values = {"loss": [1.0, 0.5]}
+    curves = {f"m{i}": [{"name": "1", "values": values}] for i in range(12)}
+    (ax,) = curves_figure(curves, "12 models").axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.get_lines()}) == 12
 
 
 def test_each_kind_of_curve_has_a_panel_and_each_training_its_line_in_it():

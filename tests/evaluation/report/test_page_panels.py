@@ -64,6 +64,7 @@ def test_a_scale_and_its_ticks() -> None:
 def test_a_path_is_interrupted_where_there_is_no_number() -> None:
     points = [(0, 1), (1, 2.5), (2, math.nan), (3, 0), (4, 4)]
     assert path(points) == "M0 1L1 2.5M3 0L4 4"
+    assert path([(0, 1), (1, math.nan), (2, 3)]) == "M0 1h0M2 3h0"  # dots, as ends are round
 
 
 def with_bins(**bins):

@@ -104,6 +104,12 @@ def test_a_panel_has_a_named_point_for_each_case_with_both() -> None:
     assert on[0] - corner[0] == pytest.approx(corner[1] - on[1])
 
 
+def test_cases_in_which_nothing_is_segmented_are_counted() -> None:
+    """The first of them is wrong, in the second the class is not there."""
+    cases = {"v": [(0.0, 0.0), (0.4, 0.4)], "w": [(0.0, None), (0.9, 0.8)], "x": [(0.7, 0.6)] * 2}
+    assert scan_section(compared({"a": result(cases)}))["n_nothing"] == 2
+
+
 def test_results_without_expected_dice_have_no_section() -> None:
     content = stored_result({"x": {"1": {"dice": 0.5}}})
     comparison = compared({"a": content})

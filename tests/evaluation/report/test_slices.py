@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from nnunet_meep.errors import InputError
+from nnunet_meep.evaluation.report.maps import write_maps
 from nnunet_meep.evaluation.report.slice_figures import slices_figure
 from nnunet_meep.evaluation.report.slices import Prediction, cut
 from nnunet_meep.nnunet_files.cases import Case, read_dataset
@@ -94,7 +97,7 @@ def test_a_slice_is_the_same_however_the_patient_is_stored(make_folder, reader, 
     of.image(image)
     prediction = of.predicted("m", p, segmentation)
     found, *_ = cut("2", [prediction], of.images)
-    assert found.plane == "axial slice 3 of 4"
+    assert found.plane == "axial slice 3 of 4 from the feet"
     assert found.voxel_mm == (1, 1)
     assert (found.case, found.class_name, found.image_name) == ("a", "Posterior", "MRI")
     np.testing.assert_allclose(found.image, image[2].astype(np.float32))
@@ -110,10 +113,10 @@ def test_a_slice_is_the_same_however_the_patient_is_stored(make_folder, reader, 
 @pytest.mark.parametrize(
     ("spacing", "plane", "voxel_mm"),
     [
-        ((3, 1, 1), "axial slice 2 of 4", (1, 1)),
-        ((1, 3, 1.1), "coronal slice 4 of 5", (1, 1.1)),
-        ((1, 1.1, 3), "sagittal slice 6 of 6", (1, 1.1)),
-        ((1, 1.1, 1.1), "axial slice 2 of 4", (1.1, 1.1)),
+        ((3, 1, 1), "axial slice 2 of 4 from the feet", (1, 1)),
+        ((1, 3, 1.1), "coronal slice 4 of 5 from the front", (1, 1.1)),
+        ((1, 1.1, 3), "sagittal slice 6 of 6 from the right", (1, 1.1)),
+        ((1, 1.1, 1.1), "axial slice 2 of 4 from the feet", (1.1, 1.1)),
     ],
 )
 def test_slices_lie_across_the_thickest_voxels_with_the_head_on_top(
@@ -146,7 +149,7 @@ def test_the_slice_has_most_errors_of_all_models_together(make_folder) -> None:
         segmentation[3] = 2  # errors, but none of the class that is shown
         predictions.append(of.predicted(name, p, segmentation))
     found, *_ = cut("1", predictions, None)
-    assert found.plane == "axial slice 2 of 4"
+    assert found.plane == "axial slice 2 of 4 from the feet"
     assert [m.model for m in found.models] == ["a", "b"]
     assert found.image is None
 
@@ -161,14 +164,74 @@ def test_each_plane_has_its_own_slice_with_most_errors(make_folder) -> None:
     p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
     planes = cut("1", [of.predicted("m", p, segmentation)], of.images)
     assert [plane.plane for plane in planes] == [
-        "coronal slice 4 of 5",
-        "axial slice 2 of 4",
-        "sagittal slice 6 of 6",
+        "coronal slice 4 of 5 from the front",
+        "axial slice 2 of 4 from the feet",
+        "sagittal slice 6 of 6 from the right",
     ]
     assert [plane.direction for plane in planes] == ["coronal", "axial", "sagittal"]
     for plane, expected in zip(planes, (image[::-1, 3], image[1], image[::-1, :, 5]), strict=True):
         assert np.array_equal(plane.image, expected)
         assert plane.models[0].wrong.sum() == 1
+
+
+def test_only_errors_in_the_roi_count(make_folder) -> None:
+    of = Patient(make_folder())
+    segmentation, mask = np.zeros(SHAPE, int), np.zeros(SHAPE, int)
+    segmentation[3] = 1
+    segmentation[1, 2, 3] = 1
+    mask[:2] = 1
+    of.reference(np.zeros(SHAPE, int))
+    (of.folder.gt.parent / "masks").mkdir()
+    of.write(of.folder.gt.parent / "masks" / "a.nii.gz", mask.astype(np.uint8))
+    p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
+    prediction = of.predicted("m", p, segmentation)
+    whole, *_ = cut("1", [prediction], None)
+    assert whole.plane == "axial slice 4 of 4 from the feet"
+    roi = f"mask:{of.folder.gt.parent / 'masks'}"
+    found, *_, sagittal = cut("1", [prediction], None, roi)
+    said = f"; errors and Dice inside the masks of {of.folder.gt.parent / 'masks'}"
+    assert found.plane == f"axial slice 2 of 4 from the feet{said}"
+    assert found.models[0].wrong.sum() == 1
+    assert sagittal.models[0].segmented.sum() > sagittal.models[0].wrong.sum() == 1
+
+
+@pytest.mark.parametrize("nowhere", [False, True])
+def test_without_errors_the_class_is_shown_where_it_is_largest(make_folder, nowhere) -> None:
+    of = Patient(make_folder())
+    segmentation = np.zeros(SHAPE, int)
+    if not nowhere:
+        segmentation[1:3, 2:4, 2] = 1
+        segmentation[3, 1:4, 2] = 1
+    of.reference(segmentation)
+    p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
+    planes = cut("1", [of.predicted("m", p, segmentation)], None)
+    expected = (3, 3, 4) if nowhere else (4, 3, 3)
+    assert [int(re.search(r"slice (\d)", plane.plane)[1]) for plane in planes] == list(expected)
+
+
+def test_axes_that_are_not_perpendicular_are_those_nearest_to_them(make_folder, tmp_path) -> None:
+    """As of a tilted gantry: ITK refuses them, nnU-Net's NibabelIO does not."""
+    of = Patient(make_folder(), reader="NibabelIO")
+    segmentation = np.zeros(SHAPE, int)
+    segmentation[2, 1, 1] = 1
+    of.reference(np.zeros(SHAPE, int))
+    p = np.stack([np.full(SHAPE, q, np.float32) for q in (0.5, 0.25, 0.25)])
+    prediction = of.predicted("m", p, segmentation)
+    straight = cut("1", [prediction], None)
+    for path in (of.path, prediction.case.segmentation):
+        image = nibabel.load(path)
+        affine = image.affine.copy()
+        affine[0, 1] = 0.05
+        voxels = np.asarray(image.dataobj)
+        path.unlink()
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        sitk.ReadImage(str(of.path))
+    for before, after in zip(straight, cut("1", [prediction], None), strict=True):
+        assert before.plane == after.plane
+        assert np.array_equal(before.models[0].wrong, after.models[0].wrong)
+    with pytest.raises(InputError, match="expected perpendicular axes for maps"):
+        write_maps(prediction.case, of.dataset, tmp_path / "maps")
 
 
 def test_ignored_voxels_are_no_errors(make_folder) -> None:
@@ -180,7 +243,7 @@ def test_ignored_voxels_are_no_errors(make_folder) -> None:
     of.reference(reference)
     p = np.full((2, *SHAPE), 0.5, np.float32)
     found, *_ = cut("1", [of.predicted("m", p, segmentation)], None)
-    assert found.plane == "axial slice 2 of 4"
+    assert found.plane == "axial slice 2 of 4 from the feet"
     assert found.models[0].wrong.all()
 
 
@@ -196,8 +259,8 @@ def test_a_roi_has_errors_and_entropy_of_its_own(make_folder) -> None:
     prediction = of.predicted("m", p, segmentation)
     core, *_ = cut("2", [prediction], None)
     whole, *_ = cut(str((1, 2)), [prediction], None)
-    assert core.plane == "axial slice 2 of 4"
-    assert whole.plane == "axial slice 3 of 4"
+    assert core.plane == "axial slice 2 of 4 from the feet"
+    assert whole.plane == "axial slice 3 of 4 from the feet"
     assert core.models[0].wrong.sum() == 6
     assert whole.models[0].wrong.sum() == 2
     assert whole.models[0].entropy == pytest.approx(np.ones((5, 6)))
@@ -248,7 +311,7 @@ class TestRefused:
     def test_a_segmentation_of_another_shape(self, of) -> None:
         path = of.prediction.case.probabilities.with_name("a.nii.gz")
         of.write(path, np.zeros((4, 5, 7), np.uint8))
-        assert "(4, 5, 6), got (4, 5, 7)" in self.refused(of)
+        assert "shape 6 x 5 x 4, got 7 x 5 x 4" in self.refused(of)
 
     def test_unknown_labels(self, of) -> None:
         path = of.prediction.case.probabilities.with_name("a.nii.gz")
@@ -261,6 +324,15 @@ class TestRefused:
     def test_an_image_of_another_shape(self, of) -> None:
         of.image(np.zeros((4, 5, 7)))
         assert "got (4, 5, 7) (--images)" in self.refused(of, of.images)
+
+    def test_an_image_that_lies_otherwise(self, of) -> None:
+        """Of the same shape: it would be shown mirrored under the outlines."""
+        other = sitk.GetImageFromArray(np.zeros(SHAPE, np.float32))
+        other.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+        sitk.WriteImage(other, str(of.images / "a_0000.nii.gz"))
+        said = self.refused(of, of.images)
+        assert "a_0000.nii.gz: expected the voxel grid of" in said
+        assert "direction" in said
 
     def test_an_image_that_is_none(self, of) -> None:
         (of.images / "a_0000.nii.gz").write_bytes(b"nothing")
