@@ -60,22 +60,26 @@ class Drawing:
     @classmethod
     @contextmanager
     def started(cls) -> Iterator[Drawing | None]:
-        """The process, which ends with the block; None where this one has matplotlib already."""
+        """The process, which ends with the block.
+
+        None where this one has matplotlib already, or where no other can be started.
+        """
         if _TO_DRAW[0] in sys.modules:
             yield None
             return
         spawn = multiprocessing.get_context("spawn")
         ours, its_end = spawn.Pipe()
         process = spawn.Process(target=_draw, args=(its_end,), daemon=True)
-        with not_for_workers():
-            process.start()
-        its_end.close()
         try:
-            yield cls(ours)
+            with suppress(OSError), not_for_workers():
+                process.start()
+            its_end.close()
+            yield cls(ours) if process.pid else None
         finally:
             ours.close()
-            process.terminate()
-            process.join()
+            if process.pid:
+                process.terminate()
+                process.join()
 
     def begin(self, pictures: Sequence[Picture]) -> None:
         """Draw pictures there. Their functions and arguments are pickled."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import subprocess
 import sys
 from functools import partial
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
@@ -49,6 +51,16 @@ def files(folder):
 
 
 def test_a_process_with_matplotlib_needs_no_other() -> None:
+    with Drawing.started() as drawing:
+        assert drawing is None
+
+
+def test_where_no_process_can_be_started_this_one_draws(monkeypatch) -> None:
+    def start(process):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.delitem(sys.modules, "matplotlib.figure")
+    monkeypatch.setattr(SpawnProcess, "start", start)
     with Drawing.started() as drawing:
         assert drawing is None
 
