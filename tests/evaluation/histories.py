@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from nnunet_meep.evaluation.metrics import calibration, statistics
 from nnunet_meep.evaluation.report import comparison_report, evaluation_report, page
 from nnunet_meep.evaluation.report import comparison_tables as tables
 from nnunet_meep.evaluation.report import text as report
+from nnunet_meep.evaluation.report.drawing import Picture
 from nnunet_meep.evaluation.result_format import nan_to_none
 
 DATASET = "Dataset005_Hippo"
@@ -324,6 +325,12 @@ def _same(mine: Any, other: Any, where: str) -> None:
         raise WrongNumber(f"{where}: {mine!r}, from scratch {other!r}")
 
 
+def _touch(pictures: Sequence[Picture]) -> None:
+    for _, png, svg in pictures:
+        png.touch()
+        svg.touch()
+
+
 def run_history(seed: int) -> list[str]:
     """One history in a folder of its own; its steps.
 
@@ -337,12 +344,8 @@ def run_history(seed: int) -> list[str]:
         stack.enter_context(patch.dict(os.environ, new_environment))
         # Pictures, intervals and a fine grid are not what is looked at, and take nearly all of
         # the time.
-        no_picture = patch.object(
-            evaluation_report, "save_figure", lambda figure, path, kind: path.touch()
-        )
         for patched in (
-            no_picture,
-            patch.object(evaluation_report, "reliability_figure", lambda *args: None),
+            patch.object(evaluation_report, "save_pictures", _touch),
             patch.object(comparison_report, "comparison_pictures", lambda *args: {}),
             patch.object(comparison_report, "_write_slices", lambda *args: {}),
             patch.object(page, "render", lambda *args: ""),
